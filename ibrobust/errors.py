@@ -1,0 +1,9 @@
+"""The one exception that means: the caller gave something that cannot work, and here is the remedy."""
+
+
+class IbrobustError(ValueError):
+    """Raised at the boundary for input that cannot be used.
+
+    Its message is one sentence, or two, that names the offending value and the remedy. The command line
+    prints it without a traceback and exits with code 2; any other exception is a defect of ibrobust.
+    """

@@ -1,0 +1,68 @@
+"""The interface that every training objective has: latents and labels in, a loss in nats out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A differentiable loss and the named quantities it is made of.
+
+    Attributes:
+        total: scalar in nats; what is minimised.
+        terms: detached scalars in nats unless their name says otherwise, for example ``H[Z|Y]``, ``H[Z]``.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "terms", MappingProxyType({name: value.detach() for name, value in self.terms.items()})
+        )
+
+
+class Objective(nn.Module):
+    """Base class of objectives. A subclass is one file and one `register_objective` line.
+
+    Its constructor takes, by keyword only, ``latent_dim``, ``num_classes`` and the recipe fields that it
+    names in `options`. Parameters of the objective are trained together with the encoder.
+
+    Attributes:
+        options: names of the recipe fields that the constructor wants.
+        outputs_per_latent: how many encoder outputs the objective needs for each latent dimension: 1 for
+            point latents, 2 where the encoder gives the mean and log standard deviation of a Gaussian.
+        adds_noise: whether the trainer's zero-entropy noise makes sense in front of this objective.
+        head: the decoder (B, latent_dim) -> logits (B, num_classes) that is trained with the encoder, or
+            None where the objective has none and decoders are fitted afterwards.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    outputs_per_latent: ClassVar[int] = 1
+    adds_noise: ClassVar[bool] = False
+    head: nn.Module | None = None
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+        """Return the loss of one batch.
+
+        Args:
+            latents: (B, outputs_per_latent * latent_dim) encoder outputs, noise already added.
+            labels: (B,) int64 class indices.
+        """
+        raise NotImplementedError
+
+    def training_images(self, images: Tensor, labels: Tensor, latents_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the images to train on; adversarial training overrides this, all others keep them.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            labels: (B,) int64.
+            latents_of: images (B, 3, H, W) -> latents, the encoder in training mode, with a graph.
+        """
+        return images
