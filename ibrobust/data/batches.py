@@ -1,0 +1,65 @@
+"""Which images make up each batch of an epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+
+
+def shuffled_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Return (num_batches, batch_size) int64 indices: a random order of all images, the incomplete last batch left out.
+
+    Args:
+        labels: (N,) int64.
+        batch_size: images a batch.
+        generator: CPU generator that decides the order.
+    """
+    check_batch_size(len(labels), batch_size)
+    order = torch.randperm(len(labels), generator=generator)
+    return order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+
+
+def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Return (num_batches, batch_size) int64 indices in which every batch has the same number of images of each class.
+
+    The epoch has N // batch_size batches. Where batch_size is no multiple of the number of classes C, the remaining
+    places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C.
+    Each class is gone through in a random order without repetition; a class smaller than its share begins anew.
+
+    Args:
+        labels: (N,) int64, with at least one image of each class 0..C-1.
+        batch_size: images a batch, at least C.
+        generator: CPU generator that decides the order.
+    """
+    check_batch_size(len(labels), batch_size)
+    num_classes = int(labels.max()) + 1
+    num_batches = len(labels) // batch_size
+    base, extra = divmod(batch_size, num_classes)
+    if base == 0:
+        raise IbrobustError(
+            f"A batch of {batch_size} cannot hold an image of each of the {num_classes} classes: raise the batch "
+            "size or turn balanced batches off."
+        )
+    # counts[b, c]: images of class c in batch b
+    counts = torch.full((num_batches, num_classes), base)
+    if extra:
+        ranks = torch.rand(num_batches, num_classes, generator=generator).argsort(dim=1).argsort(dim=1)
+        counts += ranks < extra
+    columns = []
+    for label in range(num_classes):
+        members = torch.nonzero(labels == label).flatten()
+        needed = int(counts[:, label].sum())
+        rounds = -(-needed // len(members))
+        order = torch.cat([members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)])
+        columns.append(order[:needed].split(counts[:, label].tolist()))
+    return torch.stack([torch.cat([column[batch] for column in columns]) for batch in range(num_batches)])
+
+
+def check_batch_size(num_images: int, batch_size: int) -> None:
+    """Raise IbrobustError where the data set cannot fill one batch."""
+    if batch_size > num_images:
+        raise IbrobustError(
+            f"The batch size {batch_size} is larger than the training set of {num_images} images: lower it."
+        )

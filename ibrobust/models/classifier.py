@@ -1,0 +1,51 @@
+"""Encoder and decoder together: an ordinary image classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.models.encoder import Encoder, fast_memory_format
+
+
+class ImageClassifier(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> logits (B, C). Deterministic and differentiable in evaluation mode.
+
+    Args:
+        encoder: images -> outputs (B, E).
+        decoder: latents (B, latent_dim) -> logits (B, C).
+        latent_dim: how many of the encoder's outputs are the latents; a Gaussian encoder gives the mean first and
+            the log standard deviation after it, so that its first half is the mean. By default all of them.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module, *, latent_dim: int | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim if latent_dim is not None else encoder.latent_dim
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Return latents (B, latent_dim): noise-free, and the mean where the encoder gives a distribution."""
+        return self.encoder(images)[:, : self.latent_dim]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) of images (B, 3, H, W) in [0, 1]."""
+        return self.decoder(self.latents(images))
+
+    def to_fast_memory_format(self) -> ImageClassifier:
+        """Put the weights in the memory format that is fastest on their device; return self."""
+        device = next(self.encoder.parameters()).device
+        return self.to(memory_format=fast_memory_format(self.encoder, device))
+
+
+@torch.no_grad()
+def encode_in_batches(encoder: nn.Module, batches: Iterator[Tensor]) -> Tensor:
+    """Return the encoder's outputs (N, E) for all batches of images (B, 3, H, W) in [0, 1], in evaluation mode."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        return torch.cat([encoder(images) for images in batches])
+    finally:
+        encoder.train(was_training)

@@ -1,0 +1,43 @@
+"""The decoders by name: how each is built for stored weights, and how each is fitted to latents."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
+from ibrobust.models.logistic import LogisticDecoder, fit_logistic
+from ibrobust.models.resfc import ResFCDecoder, fit_resfc
+
+# The decoders that are fitted on a frozen encoder. A model may also have a ``head``, which is trained with it.
+FittedDecoder = Literal["gaussian_mixture", "logistic", "resfc"]
+FITTED_DECODERS: tuple[str, ...] = get_args(FittedDecoder)
+HEAD = "head"
+
+
+def build_decoder(name: str, *, latent_dim: int, num_classes: int) -> nn.Module:
+    """Return the decoder `name` with its weights still to be loaded."""
+    if name == "gaussian_mixture":
+        return GaussianMixtureDecoder(latent_dim, num_classes)
+    if name == "logistic":
+        return LogisticDecoder(latent_dim, num_classes)
+    if name == "resfc":
+        return ResFCDecoder(latent_dim, num_classes)
+    if name == HEAD:
+        # Dropout and DropConnect act in training only: what is left of any head is its linear layer.
+        return nn.Linear(latent_dim, num_classes)
+    raise AssertionError(name)
+
+
+def fit_decoder(
+    name: str, latents: Tensor, labels: Tensor, num_classes: int, *, noise_variance: float, seed: int
+) -> nn.Module:
+    """Return the decoder `name` fitted to clean training latents (N, D) and labels (N,) of a frozen encoder."""
+    if name == "gaussian_mixture":
+        return fit_gaussian_mixture(latents, labels, num_classes, noise_variance=noise_variance)
+    if name == "logistic":
+        return fit_logistic(latents, labels, num_classes)
+    if name == "resfc":
+        return fit_resfc(latents, labels, num_classes, seed=seed)
+    raise AssertionError(name)

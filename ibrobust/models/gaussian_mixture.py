@@ -1,0 +1,89 @@
+"""A decoder with one full-covariance Gaussian for each class, fitted in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+
+RIDGE = 1e-4
+
+
+class GaussianMixtureDecoder(nn.Module):
+    """Logits are the classes' log-likelihoods in nats, log N(z; mu_y, Sigma_y), divided by a temperature.
+
+    With equal class priors, as in CIFAR-10, the softmax at temperature 1 is the posterior p(y | z). The temperature
+    scales all logits alike and so never changes a prediction; see `calibrate_temperature` for why it is there.
+    """
+
+    means: Tensor
+    whitening: Tensor
+    log_normalizers: Tensor
+    temperature: Tensor
+
+    def __init__(self, latent_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(num_classes, latent_dim))  # (C, D)
+        # Inverse Cholesky factors: |W (z - mu)|^2 is the squared Mahalanobis distance.
+        self.register_buffer("whitening", torch.eye(latent_dim).repeat(num_classes, 1, 1))  # (C, D, D)
+        self.register_buffer("log_normalizers", torch.zeros(num_classes))  # (C,)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return logits (B, C) in nats for latents (B, D)."""
+        offsets = latents[:, None, :] - self.means  # (B, C, D)
+        white = torch.einsum("cij,bcj->bci", self.whitening, offsets)  # (B, C, D)
+        return (self.log_normalizers - 0.5 * white.square().sum(-1)) / self.temperature  # (B, C)
+
+
+def fit_gaussian_mixture(
+    latents: Tensor, labels: Tensor, num_classes: int, *, noise_variance: float = 0.0, ridge: float = RIDGE
+) -> GaussianMixtureDecoder:
+    """Return the decoder whose Gaussians have each class's mean and regularised covariance, at temperature 1.
+
+    Sigma_y = S_y + (noise_variance + ridge * tr(S_y) / D) I, with S_y the maximum-likelihood covariance of the clean
+    latents. An encoder trained with latent noise has its decoder fitted with that noise's variance: this is the
+    covariance of the noisy latents in expectation, so none need be drawn.
+
+    Args:
+        latents: (N, D) clean latents.
+        labels: (N,) int64.
+        num_classes: C.
+        noise_variance: variance a dimension of the noise that the encoder was trained with.
+        ridge: share of the mean variance that is added, so that a class with fewer images than dimensions, or a
+            collapsed one, still has an invertible covariance.
+
+    Raises:
+        IbrobustError: a class has fewer than 2 latents, or its latents are all alike and nothing regularises them.
+    """
+    device = latents.device
+    points = latents.detach().double()
+    dim = points.shape[1]
+    decoder = GaussianMixtureDecoder(dim, num_classes).to(device)
+    for label in range(num_classes):
+        members = points[labels == label]
+        if len(members) < 2:
+            raise IbrobustError(
+                f"Class {label} has {len(members)} training images: a Gaussian mixture needs at least 2 of each class."
+            )
+        mean = members.mean(dim=0)
+        centred = members - mean
+        covariance = centred.T @ centred / len(members)
+        added = noise_variance + ridge * float(covariance.diagonal().mean())
+        covariance.diagonal().add_(added)
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        if int(info) != 0:
+            raise IbrobustError(
+                f"The covariance of class {label} is not positive definite in spite of {added:.3g} added to its "
+                "diagonal: raise the ridge."
+            )
+        identity = torch.eye(dim, dtype=torch.float64, device=device)
+        decoder.means[label] = mean
+        decoder.whitening[label] = torch.linalg.solve_triangular(factor, identity, upper=False)
+        decoder.log_normalizers[label] = (
+            -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
+        )
+    return decoder
