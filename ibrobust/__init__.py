@@ -2,3 +2,67 @@
 
 The names below are the public API. They are loaded on first use, so that `import ibrobust` stays instant.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibrobust.data import Dataset, load_dataset
+    from ibrobust.errors import IbrobustError
+    from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
+    from ibrobust.models import Encoder, ImageClassifier
+    from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
+    from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
+    from ibrobust.training.recipe import Recipe
+
+_HOMES = {
+    "Dataset": "ibrobust.data",
+    "Encoder": "ibrobust.models",
+    "IbrobustError": "ibrobust.errors",
+    "ImageClassifier": "ibrobust.models",
+    "ModelCard": "ibrobust.registry",
+    "Recipe": "ibrobust.training.recipe",
+    "SweepResult": "ibrobust.evaluation.sweep",
+    "conditional_knn_entropy": "ibrobust.objectives.entropy",
+    "fgsm_sweep": "ibrobust.evaluation.sweep",
+    "knn_entropy": "ibrobust.objectives.entropy",
+    "list_models": "ibrobust.registry",
+    "load_dataset": "ibrobust.data",
+    "load_model": "ibrobust.registry",
+    "model_card": "ibrobust.registry",
+    "register_model": "ibrobust.registry",
+    "train": "ibrobust.registry",
+}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "Encoder",
+    "IbrobustError",
+    "ImageClassifier",
+    "ModelCard",
+    "Recipe",
+    "SweepResult",
+    "conditional_knn_entropy",
+    "fgsm_sweep",
+    "knn_entropy",
+    "list_models",
+    "load_dataset",
+    "load_model",
+    "model_card",
+    "register_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ibrobust' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

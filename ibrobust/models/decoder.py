@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from ibrobust.errors import IbrobustError
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
 from ibrobust.models.resfc import ResFCDecoder, fit_resfc
@@ -41,3 +42,15 @@ def fit_decoder(
     if name == "resfc":
         return fit_resfc(latents, labels, num_classes, seed=seed)
     raise AssertionError(name)
+
+
+def decoder_name(decoder: nn.Module) -> str:
+    """Return the name under which a decoder is stored; raise IbrobustError where there is none for its kind."""
+    kinds = {GaussianMixtureDecoder: "gaussian_mixture", LogisticDecoder: "logistic", ResFCDecoder: "resfc"}
+    name = kinds.get(type(decoder), HEAD if type(decoder) is nn.Linear else None)
+    if name is None:
+        raise IbrobustError(
+            f"A decoder of type {type(decoder).__name__} cannot be stored: use nn.Linear, GaussianMixtureDecoder, "
+            "LogisticDecoder or ResFCDecoder."
+        )
+    return name

@@ -1,0 +1,72 @@
+"""The command line's entry: commands, and how errors reach the user.
+
+Nothing here imports torch: `ibrobust --help` answers at once. A command's own file is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from ibrobust import __version__
+from ibrobust.cli import attack, demo, listing, train
+from ibrobust.errors import IbrobustError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ibrobust",
+    help="Adversarial-robustness benchmark for information-bottleneck classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("attack")(attack.attack)
+app.command("list")(listing.list_command)
+app.command("show")(listing.show)
+app.command("demo")(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ibrobust {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with 0, with 2 where the user's input cannot be used, with 130 when interrupted."""
+    try:
+        app()
+    except IbrobustError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader, `head` for example, has what it wanted. Python must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    sys.exit(USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The model card: how a model was made, what it scored, and which weights belong to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ibrobust.errors import IbrobustError
+from ibrobust.training.recipe import Recipe
+
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Names that Windows keeps for devices, whatever their ending.
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetRecord(_Record):
+    """The data that a model was trained on and scored with."""
+
+    name: str
+    fingerprint: Annotated[str, Field(description="SHA-256 of class names, labels and pixels")]
+    class_names: tuple[str, ...]
+    num_train: int
+    num_test: int
+
+
+class WeightsRecord(_Record):
+    """The weights file beside the card."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TrainingRecord(_Record):
+    """What the training really was, as against what the recipe asked for."""
+
+    epochs_run: int
+    seconds: float
+    images_per_second: float
+    final_terms: Annotated[dict[str, float], Field(description="means over the last epoch, in nats")]
+    created: Annotated[str, Field(description="UTC, ISO 8601")]
+    hardware: str
+    versions: dict[str, str]
+
+
+class AccuracyRecord(_Record):
+    """An accuracy in [0, 1] as a count, so that its uncertainty is known."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+class ModelCard(_Record):
+    """Everything about a stored model but its weights.
+
+    Attributes:
+        name: its name in the registry, a safe file name.
+        recipe: the recipe it was trained with; None for a model that was registered from outside.
+        width: of the encoder.
+        latent_dim: D.
+        encoder_outputs: outputs of the encoder, 2 * latent_dim where it gives Gaussians.
+        decoders: the decoders it carries; the first is the default.
+        clean_accuracy: on the whole test split, for each decoder.
+        evaluations: results of attacks, audits and benchmarks, by name.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    description: str = ""
+    recipe: Recipe | None
+    dataset: DatasetRecord
+    width: int
+    latent_dim: int
+    encoder_outputs: int
+    decoders: Annotated[tuple[str, ...], Field(min_length=1)]
+    weights: WeightsRecord
+    training: TrainingRecord | None
+    clean_accuracy: dict[str, AccuracyRecord]
+    evaluations: dict[str, Any] = {}
+
+    def to_text(self) -> str:
+        """Return the card as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Return the card in a YAML file.
+
+    Raises:
+        IbrobustError: the file cannot be read, is of a newer schema, or is not a card.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise IbrobustError(f"The model card {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+    version = fields.get("schema_version") if isinstance(fields, dict) else None
+    if not isinstance(version, int):
+        raise IbrobustError(f"{str(path)!r} is not a model card: it has no schema_version. Remove or restore it.")
+    if version > SCHEMA_VERSION:
+        raise IbrobustError(
+            f"The model card {str(path)!r} has schema {version}, and this ibrobust reads up to {SCHEMA_VERSION}: "
+            "pip install --upgrade ibrobust."
+        )
+    try:
+        return ModelCard.model_validate(fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise IbrobustError(
+            f"The model card {str(path)!r} is damaged at {place}: {fault['msg']}. Restore it or train the model again."
+        ) from error
+
+
+def check_name(name: str) -> None:
+    """Raise IbrobustError unless `name` is a file name that is safe on every system."""
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in _RESERVED:
+        raise IbrobustError(
+            f"The model name {name!r} is not a safe file name: use up to 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
+        )

@@ -1,0 +1,39 @@
+"""The metrics of a run as JSON lines, one an epoch, written while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ibrobust.atomic import write_text
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add one line and put it on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def keep_epochs(path: Path, epochs: int) -> None:
+    """Drop the lines of epochs after `epochs`, which a resumed run will do again."""
+    if path.is_file():
+        kept = [record for record in read_records(path) if record["epoch"] <= epochs]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,123 @@
+"""Every knob of a training run: validated once, frozen after that, read from and written to YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ibrobust.atomic import write_text
+from ibrobust.errors import IbrobustError
+from ibrobust.models.decoder import FittedDecoder
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Augmentation = Literal["none", "crop", "crop_flip"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["plateau", "one_cycle", "cosine", "constant"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+class Recipe(BaseModel):
+    """How a model is trained. The defaults are the paper's values wherever the paper gives one.
+
+    Give unknown keys or values out of range and pydantic's ValidationError, a ValueError, names them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: Annotated[str, Field(min_length=1, description="cifar10, digits, or the path of an image folder")] = (
+        "cifar10"
+    )
+    objective: Annotated[str, Field(description="training objective, by its registered name")] = "knn_ib"
+    beta: Annotated[float, Field(ge=0.0, lt=1.0, description="weight of the bottleneck term, in [0, 1)")] = 0.03
+    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator")] = 3
+    average_neighbors: Annotated[
+        bool, Field(description="average the estimators for 1..k instead of using the k-th alone")
+    ] = False
+    noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
+    dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
+    dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0
+    objective_options: Annotated[
+        dict[str, Any], Field(description="further options, for objectives that other packages register")
+    ] = {}
+
+    width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
+    latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 256
+    decoders: Annotated[
+        tuple[FittedDecoder, ...], Field(description="decoders fitted on the frozen encoder, the first is the default")
+    ] = ("gaussian_mixture", "logistic")
+
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 150
+    batch_size: Annotated[int, Field(ge=2, description="images a step")] = 200
+    balanced_batches: Annotated[bool, Field(description="the same number of images of each class in a batch")] = True
+    augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
+    optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adam"
+    learning_rate: Annotated[float, Field(gt=0.0, description="learning rate, the highest of its schedule")] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 0.0
+    schedule: Annotated[
+        Schedule,
+        Field(description="plateau: times sqrt(0.1) when the loss has not improved for more than 10 epochs"),
+    ] = "plateau"
+    mixed_precision: Annotated[Precision, Field(description="autocast on the device")] = "no"
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="decides initial weights, batches, noise")] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.dropout and self.dropconnect:
+            raise ValueError(f"dropout {self.dropout} and dropconnect {self.dropconnect} are both set: choose one")
+        if len(set(self.decoders)) != len(self.decoders):
+            raise ValueError(f"decoders {', '.join(self.decoders)} name one twice")
+        return self
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Recipe:
+        """Return the recipe with these fields; raise IbrobustError, in one sentence, where they are wrong."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise IbrobustError(f"The recipe is wrong: {_sentence(error)}.") from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Recipe:
+        """Return the recipe in a YAML file; raise IbrobustError where it cannot be read or is wrong."""
+        try:
+            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise IbrobustError(f"The recipe {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+        if not isinstance(fields, dict):
+            raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
+        return cls.parse(fields)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the recipe, every field, to a YAML file."""
+        write_text(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    def default_name(self) -> str:
+        """Return a model name that tells what sets this recipe apart, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
+        parts = [self.objective]
+        if self.objective not in ("cross_entropy", "adversarial"):
+            parts.append(f"beta{self.beta:g}")
+        if self.objective == "knn_ib" and not self.noise:
+            parts.append("no_noise")
+        if self.dropout:
+            parts.append(f"dropout{self.dropout:g}")
+        if self.dropconnect:
+            parts.append(f"dropconnect{self.dropconnect:g}")
+        dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(self.dataset).name) or "data"
+        return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
+
+
+def _sentence(error: ValidationError) -> str:
+    faults = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"there is no field {place!r}")
+        elif place:
+            faults.append(f"{place} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
+        else:
+            faults.append(message)
+    return "; ".join(faults)
