@@ -1,10 +1,10 @@
 """AutoAttack under the name and with the signature that RobustBench calls, over the pyautoattack package.
 
 RobustBench imports `autoattack`, which is not on the package index, and requires `pyautoattack`, which has
-another module name and another signature. `install` closes that gap in memory; no file is touched, and a real
-`autoattack` goes first. The attacks and the checks are pyautoattack's own. The loop over them is ours, because
-pyautoattack cannot go on from a state file: it reads the set of attacks back as one string, and the labels that
-it returns are then not defined.
+another module name and another signature. `install` closes that gap in memory: no file is touched, and a
+real `autoattack` goes first. The attacks and the checks are pyautoattack's own. The loop over them is ours:
+pyautoattack's cannot go on from a state file, since it reads the set of attacks back as one string and the
+labels that it returns are then not defined.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         device: where the attacks run, and where the model is.
         log_path: file that every message is appended to.
 
-    `seed`, `attacks_to_run` and the attacks' own attributes (`apgd.n_restarts`, `square.n_queries`, ...) may be
-    set before an evaluation. `flags` holds the checks' warnings about the last evaluation.
+    `seed`, `attacks_to_run` and the attacks' own attributes (`apgd.n_restarts`, `square.n_queries`, ...) may
+    be set before an evaluation. `flags` holds the checks' warnings about the last evaluation.
     """
 
     attacks_to_run: list[str]
@@ -76,8 +76,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             device=device,
             attacks=list(attacks_to_run) or None,
         )
-        if self.attacks_to_run is None:
-            self.attacks_to_run = []
+        self.attacks_to_run = list(self.attacks_to_run or ())
         self.verbose = verbose
         self.flags: list[str] = []
         self.logger = _Log(self, log_path)
@@ -104,6 +103,12 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         Raises:
             IbrobustError: the state file is damaged or belongs to another evaluation.
         """
+        x_adv, y_adv = self._evaluate(x_orig, y_orig, bs, state_path)
+        return (x_adv, y_adv) if return_labels else x_adv
+
+    def _evaluate(
+        self, x_orig: Tensor, y_orig: Tensor, bs: int, state_path: str | Path | None = None
+    ) -> tuple[Tensor, Tensor]:
         settings = (
             self._settings(x_orig, y_orig, bs) if state_path is not None else {"attacks": self.attacks_to_run}
         )
@@ -125,7 +130,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
                 )
             checks.check_square_sr(state.accuracies, logger=self.logger)
         self._report(x_orig, x_adv, state)
-        return (x_adv, y_adv) if return_labels else x_adv
+        return x_adv, y_adv
 
     def run_standard_evaluation_individual(  # type: ignore[override, unused-ignore]
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
@@ -133,17 +138,15 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         """Return, for each attack, what `run_standard_evaluation` returns for it alone on all images."""
         attacks, verbose = self.attacks_to_run, self.verbose
         self.logger.info(f"using {self.version} version including {', '.join(attacks)}")
-        adversarial = {}
+        adversarial: dict[str, Any] = {}
         try:
             for attack in attacks:
                 self.attacks_to_run, self.verbose = [attack], False
                 started = time.monotonic()
-                adversarial[attack] = self.run_standard_evaluation(
-                    x_orig, y_orig, bs=bs, return_labels=return_labels
-                )
+                images, labels = self._evaluate(x_orig, y_orig, bs)
+                adversarial[attack] = (images, labels) if return_labels else images
                 self.verbose = verbose
-                images = adversarial[attack][0] if return_labels else adversarial[attack]
-                accuracy = self._accuracy(images, y_orig, bs)
+                accuracy = int(labels.eq(y_orig).sum()) / len(y_orig)
                 self.logger.info(
                     f"robust accuracy by {attack.upper()}: {accuracy:.2%} "
                     f"(time attack: {time.monotonic() - started:.1f} s)"
@@ -154,12 +157,9 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Return the share of images (N, C, H, W), in [0, 1], that the model gets right."""
-        accuracy = self._accuracy(x_orig, y_orig, bs)
+        accuracy = int(self._predictions(x_orig, bs).eq(y_orig.cpu()).sum()) / len(y_orig)
         self.logger.info(f"clean accuracy: {accuracy:.2%}")
         return accuracy
-
-    def _accuracy(self, images: Tensor, labels: Tensor, bs: int) -> float:
-        return int(self._predictions(images, bs).eq(labels.cpu()).sum()) / len(labels)
 
     @torch.no_grad()
     def _predictions(self, images: Tensor, bs: int) -> Tensor:
@@ -331,7 +331,7 @@ class _Log:
 
 @contextmanager
 def _caller_undisturbed(model: object, x: Tensor, device: str | torch.device) -> Iterator[None]:
-    """Leave random state and parameter gradients as they were: attacks reseed the one, FAB adds to the other."""
+    """Restore random state and parameter gradients: the attacks reseed the one, FAB adds to the other."""
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     gradients = [parameter.grad for parameter in parameters]
     devices = {torch.device(device), x.device}

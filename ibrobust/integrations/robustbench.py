@@ -1,0 +1,329 @@
+"""RobustBench, made to work, with the registered models in it.
+
+Importing this module mends the environment in memory (see `environment`). Then RobustBench's own functions
+work:
+
+    import ibrobust.integrations.robustbench as rb
+    rb.register()
+    from robustbench import load_model
+    model = load_model("NAME", dataset="cifar10", threat_model="Linf")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.errors import IbrobustError
+from ibrobust.home import data_dir as default_data_dir
+from ibrobust.integrations import timm as timm_integration
+from ibrobust.integrations.environment import mend
+from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
+from ibrobust.registry.provenance import hardware, library_versions
+
+mend()
+
+with warnings.catch_warnings():
+    # RobustBench and its dependencies warn of their own use of outdated interfaces.
+    warnings.simplefilter("ignore")
+    import robustbench.data
+    import robustbench.eval
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset
+
+NORMS = ("Linf", "L2")
+CIFAR10_FOLDER = "cifar-10-batches-py"  # torchvision's, and so RobustBench's
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What RobustBench's `benchmark` found, and how.
+
+    Attributes:
+        model: its name, or its class for a module that was given as it is.
+        dataset: where the images come from.
+        threat_model: ``Linf`` or ``L2``.
+        epsilon: radius in [0, 1] pixel scale.
+        total: number of images.
+        clean_correct: images that are right without attack.
+        robust_correct: images that are right after AutoAttack.
+        seed: of the attacks.
+        batch_size: of the attacks, whose random draws depend on it.
+        flags: what AutoAttack's checks warn of; with any of them the robust accuracy is not to be trusted.
+        hardware: processor or GPU.
+        versions: of the libraries.
+    """
+
+    model: str
+    dataset: str
+    threat_model: str
+    epsilon: float
+    total: int
+    clean_correct: int
+    robust_correct: int
+    seed: int
+    batch_size: int
+    flags: tuple[str, ...]
+    hardware: str
+    versions: dict[str, str]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.clean_correct / self.total
+
+    @property
+    def robust_accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.robust_correct / self.total
+
+
+def register() -> dict[str, tuple[str, ...]]:
+    """Make all registered models loadable by RobustBench's `load_model`; return model -> names in timm.
+
+    They also appear in its `model_dicts`, hence in its listings. A model that would hide one of RobustBench's
+    or timm's own is left out with a warning. Nothing is downloaded, and nothing is loaded yet.
+    """
+    reserved = {
+        timm_integration.timm_name(name, dataset.value, threat_model.value)
+        for dataset, listings in model_dicts.items()
+        for threat_model, listing in listings.items()
+        for name, entry in listing.items()
+        if not isinstance(entry["model"], _Loader)
+    }
+    offered = timm_integration.register(reserved=reserved)
+    for name in offered:
+        dataset = timm_integration.dataset_of(len(model_card(name).dataset.class_names))
+        for listing in model_dicts[BenchmarkDataset(dataset)].values():
+            # RobustBench would download from gdrive_id; it asks timm before it looks at this.
+            listing[name] = {"model": _Loader(name), "gdrive_id": None}
+    return offered
+
+
+@dataclass(frozen=True)
+class _Loader:
+    name: str
+
+    def __call__(self) -> nn.Module:
+        return load_model(self.name)
+
+
+def benchmark(
+    model: str | nn.Module,
+    *,
+    eps: float,
+    n_examples: int | None = None,
+    threat_model: str = "Linf",
+    data_dir: str | Path | None = None,
+    batch_size: int = 128,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    state_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> BenchmarkResult:
+    """Return what RobustBench's own `benchmark` finds for a model: clean accuracy, and accuracy under
+    AutoAttack.
+
+    Args:
+        model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+        eps: epsilon, in [0, 1] pixel scale.
+        n_examples: number of test images: the first of CIFAR-10's own files, as RobustBench takes them, or
+            evenly spaced ones of an image folder, which is sorted by class. All by default.
+        threat_model: ``Linf`` or ``L2``.
+        data_dir: folder with CIFAR-10 in RobustBench's layout (it holds ``cifar-10-batches-py``), or an image
+            folder ``train/<class>/*``, ``test/<class>/*``. By default the model's own data set.
+        batch_size: of the attacks.
+        device: where to run; by default where the model is, and the CPU for a name.
+        seed: of the attacks; RobustBench itself takes the time.
+        state_path: JSON file to keep the progress in, and to go on from.
+        log_path: file that AutoAttack's messages are appended to.
+        on_message: called with every line that RobustBench and AutoAttack would print.
+
+    Raises:
+        IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are not
+            there.
+    """
+    if threat_model not in NORMS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
+    if not 0 < eps < math.inf:
+        raise IbrobustError(f"The epsilon {eps} is not a positive number: give one such as 8/255.")
+    if n_examples is not None and n_examples < 1:
+        raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
+    card = model_card(model) if isinstance(model, str) else None
+    module = load_model(model, device=device) if isinstance(model, str) else model
+    target = torch.device(device) if device is not None else _device_of(module)
+    images = _test_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
+    _require_classes(module, card, images, target)
+    adversaries: list[Any] = []
+    genuine = robustbench.eval.AutoAttack
+
+    def seeded(*args: Any, **options: Any) -> Any:
+        adversaries.append(genuine(*args, seed=seed, **options))
+        return adversaries[-1]
+
+    dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
+    loaders = {dataset: lambda *_: (images.images, images.labels)}
+    was_training = module.training
+    module.eval()
+    try:
+        with (
+            patch.dict(robustbench.data._clean_dataset_loaders, loaders),
+            patch.object(robustbench.eval, "AutoAttack", seeded),
+            contextlib.redirect_stdout(_Lines(on_message)),
+        ):
+            clean, robust = robustbench.eval.benchmark(
+                module,
+                n_examples=len(images.labels),
+                dataset=dataset,
+                threat_model=threat_model,
+                eps=eps,
+                device=target,
+                batch_size=batch_size,
+                aa_state_path=None if state_path is None else Path(state_path),
+                log_path=None if log_path is None else str(log_path),
+            )
+    finally:
+        module.train(was_training)
+    return BenchmarkResult(
+        model=model if isinstance(model, str) else type(model).__name__,
+        dataset=images.source,
+        threat_model=threat_model,
+        epsilon=eps,
+        total=len(images.labels),
+        clean_correct=round(clean * len(images.labels)),
+        robust_correct=round(robust * len(images.labels)),
+        seed=seed,
+        batch_size=batch_size,
+        flags=tuple(getattr(adversaries[0], "flags", ())),
+        hardware=hardware(target.type),
+        versions=library_versions(),
+    )
+
+
+def store(result: BenchmarkResult) -> str:
+    """Put a result into the card of the registered model that it is of; return its key there.
+
+    Raises:
+        IbrobustError: the model is not in the registry, or ships with ibrobust.
+    """
+    key = f"robustbench {result.threat_model} {result.epsilon:.6g}"
+    record = asdict(result) | {
+        "flags": list(result.flags),
+        "clean_accuracy": result.clean_accuracy,
+        "robust_accuracy": result.robust_accuracy,
+    }
+    update_metrics(result.model, key, record)
+    return key
+
+
+@dataclass(frozen=True)
+class _TestImages:
+    source: str
+    class_names: tuple[str, ...]
+    images: Tensor  # (N, 3, H, W) float32 in [0, 1]
+    labels: Tensor  # (N,)
+
+
+def _test_images(card: ModelCard | None, folder: Path | None, count: int | None) -> _TestImages:
+    if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
+        images = _from_dataset(str(folder), count)
+    elif folder is None and card is not None and card.dataset.name == "digits":
+        images = _from_dataset("digits", count)
+    elif folder is None and card is not None and card.dataset.class_names != CIFAR10_CLASSES:
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the "
+            "data "
+            "directory (--data-dir)."
+        )
+    else:
+        images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
+    if count is not None and count > len(images.labels):
+        raise IbrobustError(f"{count} images were asked for and {images.source} has {len(images.labels)}.")
+    if len(images.class_names) not in (10, 100):
+        raise IbrobustError(
+            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or "
+            "100 "
+            "classes; for others use ibrobust attack."
+        )
+    return images
+
+
+def _from_dataset(spec: str, count: int | None) -> _TestImages:
+    dataset = load_dataset(spec)
+    test = dataset.test.subset(count)
+    return _TestImages(dataset.name, dataset.class_names, to_unit_range(test.images), test.labels)
+
+
+def _from_cifar10(folder: Path, count: int | None) -> _TestImages:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            images, labels = robustbench.data.load_cifar10(count, str(folder))
+    except (OSError, RuntimeError) as error:
+        raise IbrobustError(
+            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder "
+            "that "
+            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*."
+        ) from error
+    return _TestImages("cifar10", CIFAR10_CLASSES, images, labels)
+
+
+def _require_classes(
+    module: nn.Module, card: ModelCard | None, images: _TestImages, device: torch.device
+) -> None:
+    if card is not None and card.dataset.class_names != images.class_names:
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "
+            f"{images.source!r}: give its own data set as the data directory (--data-dir)."
+        )
+    with torch.no_grad():
+        outputs = module.to(device)(images.images[:2].to(device))
+    if outputs.ndim != 2 or outputs.shape[1] != len(images.class_names):
+        raise IbrobustError(
+            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, "
+            "where "
+            f"logits of shape (2, {len(images.class_names)}) are needed."
+        )
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+class _Lines(io.TextIOBase):
+    """A text stream that hands on whole lines."""
+
+    def __init__(self, receive: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._receive = receive
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if self._receive is not None:
+            for line in lines:
+                self._receive(line)
+        return len(text)

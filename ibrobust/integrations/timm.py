@@ -1,0 +1,119 @@
+"""Registered models by `timm.create_model`, which is where RobustBench looks first."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Collection
+from types import ModuleType
+from typing import Any
+
+import timm
+from torch import nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.registry import list_models, load_model, model_card
+
+DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
+THREAT_MODELS = ("Linf", "L2", "corruptions")
+
+# timm appends every factory's name to its module's __all__, so ours get a module with nothing else in it.
+_MODULE = "ibrobust.integrations.timm.models"
+
+
+def timm_name(name: str, dataset: str, threat_model: str) -> str:
+    """Return the name that RobustBench asks timm for: lower case, with ``_`` for ``-``."""
+    return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model}".lower()
+
+
+def dataset_of(num_classes: int) -> str:
+    """Return the RobustBench data set that a model with so many classes is offered for.
+
+    A model that fits none of them is offered for CIFAR-10, where loading it says what is wrong.
+    """
+    return DATASETS.get(num_classes, "cifar10")
+
+
+def register(*, reserved: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Offer all registered models to `timm.create_model(..., pretrained=True)`; return model -> timm names.
+
+    A model that cannot be offered is left out with a warning: its card is damaged, or it would hide one of
+    timm's own models. Nothing is loaded yet. May be called again after training.
+
+    Args:
+        reserved: timm names that must not be taken.
+    """
+    offered = {}
+    for name in list_models():
+        try:
+            dataset = dataset_of(len(model_card(name).dataset.class_names))
+            names = tuple(timm_name(name, dataset, threat_model) for threat_model in THREAT_MODELS)
+            if not set(names).isdisjoint(reserved):
+                raise IbrobustError(f"{name!r} is the name of another model: give it another one.")
+            _offer(name, names)
+        except IbrobustError as error:
+            warnings.warn(f"The model {name!r} is not offered to timm: {error}", stacklevel=2)
+            continue
+        offered[name] = names
+    return offered
+
+
+def _offer(name: str, full_names: tuple[str, ...]) -> None:
+    # What follows the first dot is a tag to timm: it looks up the part before it and hands the tag on.
+    architectures = sorted({full_name.split(".")[0] for full_name in full_names})
+    for architecture in architectures:
+        if timm.is_model(architecture) and timm.models.model_entrypoint(architecture).__module__ != _MODULE:
+            raise IbrobustError(f"timm has its own {architecture!r}, so {name!r} needs another name.")
+    for architecture in architectures:
+        if not timm.is_model(architecture):
+            timm.models.register_model(_factory(architecture))
+
+
+def _factory(architecture: str) -> Callable[..., nn.Module]:
+    def create(
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Any = None,
+        num_classes: int | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        full_name = f"{architecture}.{pretrained_cfg}" if isinstance(pretrained_cfg, str) else architecture
+        if not pretrained:
+            raise IbrobustError(f"{full_name!r} is a trained model: create it with pretrained=True.")
+        given = [*options, *(["pretrained_cfg_overlay"] if pretrained_cfg_overlay else [])]
+        if given:
+            raise IbrobustError(f"{full_name!r} is a trained model: leave out the option {given[0]!r}.")
+        return _load(full_name, num_classes)
+
+    create.__name__ = create.__qualname__ = architecture
+    create.__module__ = _MODULE
+    sys.modules.setdefault(_MODULE, ModuleType(_MODULE, "The factories of registered models."))
+    return create
+
+
+def _load(full_name: str, num_classes: int | None) -> nn.Module:
+    # Looked up now, not when it was offered: models come and go.
+    endings = [(dataset, threat_model) for dataset in DATASETS.values() for threat_model in THREAT_MODELS]
+    names = [name for name in list_models() if full_name in (timm_name(name, *ending) for ending in endings)]
+    if not names:
+        raise IbrobustError(f"No registered model has the timm name {full_name!r}: ibrobust list shows all.")
+    if len(names) > 1:
+        raise IbrobustError(f"{full_name!r} stands for {' and '.join(names)} alike: rename one of them.")
+    classes = len(model_card(names[0]).dataset.class_names)
+    if num_classes is not None and num_classes != classes:
+        raise IbrobustError(
+            f"The model {names[0]!r} has {classes} classes where {num_classes} were asked for: choose a "
+            "data set "
+            f"with {classes} classes."
+        )
+    model = load_model(names[0])
+    # What timm's own code reads from a model; the normalisation is inside ours.
+    config = {
+        "architecture": full_name,
+        "num_classes": classes,
+        "input_size": (3, 32, 32),
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+    }
+    vars(model).update(num_classes=classes, pretrained_cfg=config, default_cfg=config)
+    return model
