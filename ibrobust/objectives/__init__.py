@@ -1,0 +1,16 @@
+"""Latents (B, D) and labels (B,) to a loss in nats with its named terms."""
+
+from ibrobust.objectives.base import Loss, Objective
+from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
+from ibrobust.objectives.registry import build_objective, list_objectives, objective_class, register_objective
+
+__all__ = [
+    "Loss",
+    "Objective",
+    "build_objective",
+    "conditional_knn_entropy",
+    "knn_entropy",
+    "list_objectives",
+    "objective_class",
+    "register_objective",
+]

@@ -46,7 +46,11 @@ class Objective(nn.Module):
     options: ClassVar[tuple[str, ...]] = ()
     outputs_per_latent: ClassVar[int] = 1
     adds_noise: ClassVar[bool] = False
-    head: nn.Module | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not on the class: a module attribute is looked up on the class before nn.Module's own registry.
+        self.head: nn.Module | None = None
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of one batch.

@@ -1,0 +1,61 @@
+"""`ibrobust attack`: accuracy under attack of one or many models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def attack(
+    models: Annotated[
+        Optional[list[str]], typer.Argument(help="Model names. By default all that were trained on the data set.")
+    ] = None,
+    eps: Annotated[
+        str, typer.Option(help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255.")
+    ] = "1/255,2/255,4/255,8/255",
+    dataset: Annotated[
+        Optional[str],
+        typer.Option(help="cifar10, digits or an image folder. By default the one the first model was trained on."),
+    ] = None,
+    decoder: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Decoder to attack (repeatable), or all. By default each model's own default."),
+    ] = None,
+    n_examples: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    data_dir: Annotated[
+        Optional[Path], typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+    ] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results to this file.")] = None,
+    figure: Annotated[Optional[Path], typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
+) -> None:
+    """Attack models with FGSM at every epsilon and print the table."""
+    from ibrobust.evaluation.epsilon import parse_epsilon
+
+    epsilons = [parse_epsilon(text) for text in eps.split(",")]
+
+    from rich.console import Console
+
+    from ibrobust.cli.attacking import choose_data, choose_models, sweep_rows
+    from ibrobust.reporting.tables import sweep_table
+
+    console = Console()
+    data, spec = choose_data(dataset, models or [], data_dir=data_dir)
+    targets = choose_models(models or [], decoder or [], data, spec)
+    test = data.test.subset(n_examples)
+    rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=Console(stderr=True))
+    console.print(sweep_table(rows, dataset=data.name))
+    if json_file:
+        from ibrobust.reporting.json_results import write_sweeps
+
+        write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
+    if figure:
+        from ibrobust.reporting.figures import save_sweep_figure
+
+        save_sweep_figure(rows, figure, dataset=data.name)

@@ -1,0 +1,41 @@
+"""The paper's objective: an information bottleneck of two kNN entropies."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ibrobust.objectives.base import Loss, Objective
+from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
+
+
+class KnnBottleneck(Objective):
+    """min H[Z | Y] + (beta - 1) H[Z] (Kirsch, Lyle, Gal 2020, eq. 10), both by the kNN estimator, in nats.
+
+    It has no decoder: one is fitted to the frozen encoder afterwards.
+
+    Args:
+        latent_dim: D.
+        num_classes: C.
+        beta: the paper's beta'', in [0, 1).
+        num_neighbors: k of both estimates.
+        average_neighbors: average the estimates for 1..k.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("beta", "num_neighbors", "average_neighbors")
+    adds_noise: ClassVar[bool] = True
+
+    def __init__(
+        self, *, latent_dim: int, num_classes: int, beta: float, num_neighbors: int, average_neighbors: bool
+    ) -> None:
+        super().__init__()
+        self.beta = beta
+        self.num_neighbors = num_neighbors
+        self.average_neighbors = average_neighbors
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+        """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats."""
+        within = conditional_knn_entropy(latents, labels, self.num_neighbors, average=self.average_neighbors)
+        overall = knn_entropy(latents, self.num_neighbors, average=self.average_neighbors)
+        return Loss(within + (self.beta - 1.0) * overall, {"H[Z|Y]": within, "H[Z]": overall})

@@ -1,0 +1,80 @@
+"""The objectives by name: ibrobust's own, and those of other packages through an entry point."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from ibrobust.errors import IbrobustError
+from ibrobust.objectives.base import Objective
+from ibrobust.objectives.cross_entropy import CrossEntropy
+from ibrobust.objectives.knn_bottleneck import KnnBottleneck
+
+ENTRY_POINT_GROUP = "ibrobust.objectives"
+Kind = TypeVar("Kind", bound=type[Objective])
+
+_objectives: dict[str, type[Objective]] = {}
+_plugins_loaded = False
+
+
+def register_objective(name: str) -> Callable[[Kind], Kind]:
+    """Return a class decorator that makes an `Objective` available under `name`.
+
+    Raises:
+        IbrobustError: the name is taken by another class.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if _objectives.get(name, kind) is not kind:
+            raise IbrobustError(f"There is already an objective {name!r}: register this one under another name.")
+        _objectives[name] = kind
+        return kind
+
+    return register
+
+
+def list_objectives() -> list[str]:
+    """Return the names of all objectives, sorted."""
+    _load_plugins()
+    return sorted(_objectives)
+
+
+def objective_class(name: str) -> type[Objective]:
+    """Return the class registered under `name`; raise IbrobustError, with the nearest names, where there is none."""
+    _load_plugins()
+    if name not in _objectives:
+        near = difflib.get_close_matches(name, _objectives, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(_objectives))}."
+        raise IbrobustError(f"There is no objective {name!r}: {hint}")
+    return _objectives[name]
+
+
+def build_objective(name: str, *, latent_dim: int, num_classes: int, **options: Any) -> Objective:
+    """Return a new objective; raise IbrobustError where there is none of this name or it does not take the options."""
+    kind = objective_class(name)
+    try:
+        return kind(latent_dim=latent_dim, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise IbrobustError(f"The objective {name!r} does not take these options: {error}.") from error
+
+
+def _load_plugins() -> None:
+    """Import what other packages register; one that fails is named in a warning and left out."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = point.load()
+            if isinstance(loaded, type) and issubclass(loaded, Objective):
+                register_objective(point.name)(loaded)
+        except Exception as error:  # whatever a plugin does, the others must go on
+            warnings.warn(f"The objective plugin {point.name!r} ({point.value}) was skipped: {error}", stacklevel=2)
+
+
+register_objective("cross_entropy")(CrossEntropy)
+register_objective("knn_ib")(KnnBottleneck)

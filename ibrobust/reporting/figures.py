@@ -1,0 +1,61 @@
+"""Records in, matplotlib figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ibrobust.atomic import atomic_path
+from ibrobust.reporting.tables import UNATTACKED_SHARE, SweepRow
+
+# Okabe and Ito's palette, told apart by colour-blind readers; black is kept for cross-entropy as in the paper.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+
+
+def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> None:
+    """Draw accuracy under FGSM against epsilon, one line a model, as a PNG file (figure 1 of the paper).
+
+    A line whose model had images that FGSM could not attack is dotted and says so in the legend.
+
+    Args:
+        rows: at least one sweep.
+        path: where to write.
+        dataset: name for the title.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no global state, no window, no backend to choose.
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    coloured = 0
+    for row in rows:
+        result = row.result
+        unattacked = result.zero_gradient_share + result.nonfinite_gradient_share
+        points = sorted({0.0: result.clean_accuracy, **dict(zip(result.epsilons, result.accuracy, strict=True))}.items())
+        label = f"{row.model} ({row.decoder})"
+        if unattacked > UNATTACKED_SHARE:
+            label += f", {unattacked:.0%} not attacked"
+        if row.model.startswith("cross_entropy"):
+            colour, marker = "black", "x"
+        else:
+            colour, marker = PALETTE[coloured % len(PALETTE)], MARKERS[coloured % len(MARKERS)]
+            coloured += 1
+        axes.plot(
+            [255 * epsilon for epsilon, _ in points],
+            [100 * accuracy for _, accuracy in points],
+            ":" if unattacked > UNATTACKED_SHARE else "-",
+            color=colour,
+            marker=marker,
+            label=label,
+        )
+    axes.set_xlabel("ε (of 255)")
+    axes.set_ylabel("accuracy under FGSM (%)")
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    axes.set_title(f"{dataset}, n = {rows[0].result.total:,}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=160)

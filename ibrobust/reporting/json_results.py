@@ -1,0 +1,19 @@
+"""Results as a JSON file that other programs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ibrobust.atomic import write_text
+from ibrobust.reporting.tables import SweepRow
+
+
+def write_sweeps(path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str) -> None:
+    """Write one object with the data set and a list of sweeps to `path`."""
+    content = {
+        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "sweeps": [{"model": row.model, "decoder": row.decoder, **row.result.to_dict()} for row in rows],
+    }
+    write_text(path, json.dumps(content, indent=2) + "\n")
