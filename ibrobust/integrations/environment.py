@@ -6,6 +6,9 @@ import base64
 import hashlib
 import importlib.util
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
@@ -95,6 +98,14 @@ def mend() -> None:
     autoattack.install()
 
 
+@contextmanager
+def imported_quietly() -> Iterator[None]:
+    """Silence packages that warn, when they are imported, of their own use of outdated interfaces."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def provide_pkg_resources() -> bool:
     """Let `import pkg_resources` work where setuptools lacks it; return whether a stand-in was needed.
 
@@ -107,6 +118,11 @@ def provide_pkg_resources() -> bool:
     vars(module)["resource_filename"] = _resource_filename
     sys.modules["pkg_resources"] = module
     return True
+
+
+def provides_pkg_resources() -> bool:
+    """Return whether `pkg_resources` is our stand-in in this process."""
+    return getattr(sys.modules.get("pkg_resources"), "resource_filename", None) is _resource_filename
 
 
 def _resource_filename(package_or_module: str, resource: str) -> str:

@@ -12,9 +12,9 @@ work:
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,17 +28,16 @@ from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.integrations import timm as timm_integration
-from ibrobust.integrations.environment import mend
+from ibrobust.integrations.environment import imported_quietly, mend
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
 
 mend()
 
-with warnings.catch_warnings():
-    # RobustBench and its dependencies warn of their own use of outdated interfaces.
-    warnings.simplefilter("ignore")
+with imported_quietly():
     import robustbench.data
     import robustbench.eval
+    import robustbench.utils
     from robustbench.model_zoo import model_dicts
     from robustbench.model_zoo.enums import BenchmarkDataset
 
@@ -238,6 +237,44 @@ def store(result: BenchmarkResult) -> str:
     }
     update_metrics(result.model, key, record)
     return key
+
+
+def find_zoo_model(name: str) -> tuple[str, str, str]:
+    """Return (data set, threat model, name) of a model in RobustBench's zoo.
+
+    Args:
+        name: ``NAME``, which is looked for among the models for CIFAR-10 and Linf first, or
+            ``DATASET/THREAT/NAME``.
+
+    Raises:
+        IbrobustError: there is no such model, or there are several.
+    """
+    zoo = [
+        (dataset.value, threat_model.value, entry)
+        for dataset, listings in model_dicts.items()
+        for threat_model, listing in listings.items()
+        for entry in listing
+    ]
+    found = [place for place in zoo if name in (place[2], "/".join(place))]
+    preferred = [place for place in found if place[:2] == ("cifar10", "Linf")]
+    if len(found) == 1 or preferred:
+        return (preferred or found)[0]
+    if found:
+        choices = " or ".join("robustbench:" + "/".join(place) for place in found)
+        raise IbrobustError(f"RobustBench has several models {name!r}: choose {choices}.")
+    names = sorted({place[2] for place in zoo})
+    near = difflib.get_close_matches(name.rpartition("/")[2], names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(names)}, Standard among them."
+    raise IbrobustError(f"RobustBench has no model {name!r}: {hint}")
+
+
+def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:
+    """Return what RobustBench's `load_model` returns; it downloads weights that are not in `folder`."""
+    with imported_quietly():
+        model: nn.Module = robustbench.utils.load_model(
+            name, model_dir=folder, dataset=dataset, threat_model=threat_model
+        )
+    return model
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
-import timm
 from torch import nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.integrations.environment import imported_quietly
 from ibrobust.registry import list_models, load_model, model_card
+
+with imported_quietly():
+    import timm
 
 DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
 THREAT_MODELS = ("Linf", "L2", "corruptions")

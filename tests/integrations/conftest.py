@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.models import Encoder, ImageClassifier, encode_in_batches, fit_logistic
+from ibrobust.registry import register_model
 
 
 class TinyNet(nn.Module):
@@ -54,3 +58,37 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "ibrobust_home"
     monkeypatch.setenv("IBROBUST_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def digits_classifier() -> ImageClassifier:
+    """A narrow ibrobust model of the digits, made in seconds: a logistic decoder on random features."""
+    train = load_dataset("digits").train
+    images = to_unit_range(train.images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = Encoder(width=4, latent_dim=48)
+    with torch.no_grad():
+        encoder(images[:500])  # for the statistics of batch normalisation
+    latents = encode_in_batches(encoder, iter(images.split(500)))
+    return ImageClassifier(encoder, fit_logistic(latents, train.labels, 10)).eval()
+
+
+@pytest.fixture
+def registered(own_home: Path, digits_classifier: ImageClassifier) -> str:
+    """The name under which that model is registered in the test's own home."""
+    register_model("Digits-Net_b0.03", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    return "Digits-Net_b0.03"
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as an image folder: 200 training and 60 test images, losslessly."""
+    root = tmp_path_factory.mktemp("digits_folder")
+    dataset = load_dataset("digits")
+    for name, split in (("train", dataset.train.subset(200)), ("test", dataset.test.subset(60))):
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = root / name / dataset.class_names[int(label)]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:04d}.png")
+    return root

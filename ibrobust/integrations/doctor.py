@@ -1,0 +1,247 @@
+"""What can and cannot run on this machine, and for each trouble the one command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from ibrobust.errors import IbrobustError
+from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir
+from ibrobust.integrations.environment import imported_quietly
+
+OLDEST_PYTHON = (3, 10)
+NEEDED_BYTES = 2**30
+
+Status = Literal["ok", "note", "trouble"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    Attributes:
+        name: what was looked at.
+        status: ``trouble`` keeps the main job from running, ``note`` does not.
+        detail: what was found.
+        remedy: the command that mends it; empty where nothing needs to be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def run_checks() -> tuple[Check, ...]:
+    """Return the outcomes of all checks, in the order in which they are best read; none of them raises."""
+    with imported_quietly():
+        return tuple(_guarded(name, check) for name, check in CHECKS.items())
+
+
+def main_job_can_run(checks: tuple[Check, ...]) -> bool:
+    """Return whether training, attacking and benchmarking can run."""
+    return all(check.status != "trouble" for check in checks)
+
+
+def check_python() -> Check:
+    """Python's version."""
+    detail = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        return Check("Python", "trouble", detail, f"install Python {needed} or newer and ibrobust in it")
+    return Check("Python", "ok", detail)
+
+
+def check_torch() -> Check:
+    """torch and torchvision, which are of matching releases only if torchvision can be imported."""
+    import torch
+    import torchvision
+
+    threads = torch.get_num_threads()
+    return Check(
+        "torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}, {threads} threads"
+    )
+
+
+def check_cuda() -> Check:
+    """Whether a GPU is there and computes."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("CUDA", "note", "no GPU that torch sees: everything runs on the CPU")
+    torch.ones(2, device="cuda").sum().item()  # raises where the build has no kernels for this GPU
+    names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    return Check(
+        "CUDA", "ok", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, CUDA {torch.version.cuda}"
+    )
+
+
+def check_torchattacks() -> Check:
+    """Whether torchattacks' FGSM moves an image by epsilon."""
+    import torch
+    import torchattacks
+
+    # The fork keeps the caller's random numbers as they were.
+    with torch.random.fork_rng(devices=[]):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+    images = torch.full((1, 3, 2, 2), 0.5)
+    moved = torchattacks.FGSM(model, eps=0.1)(images, torch.zeros(1, dtype=torch.int64))
+    if not torch.allclose((moved - images).abs(), torch.full_like(images, 0.1), atol=1e-6):
+        return _trouble("torchattacks", "its FGSM does not move an image by epsilon", "torchattacks")
+    return Check("torchattacks", "ok", f"{version('torchattacks')}, FGSM works")
+
+
+def check_robustbench_files() -> Check:
+    """Whether RobustBench's files are its own."""
+    from ibrobust.integrations.environment import robustbench_files
+
+    files = robustbench_files()
+    name = "RobustBench files"
+    if files.overwritten:
+        detail = f"{len(files.overwritten)} of {files.checked} overwritten by torchattacks' old copy"
+        return Check(name, "trouble", detail, files.repair)
+    if files.changed:
+        detail = f"{len(files.changed)} of {files.checked} changed since installation: {files.changed[0]}"
+        return Check(name, "note", f"{detail}{', ...' if len(files.changed) > 1 else ''}", files.repair)
+    return Check(name, "ok", f"{files.version}, genuine ({files.checked} files compared)")
+
+
+def check_robustbench() -> Check:
+    """Whether RobustBench can be imported and has its `benchmark`."""
+    from ibrobust.integrations.environment import mend, provides_pkg_resources
+
+    mend()
+    import robustbench
+
+    if not callable(getattr(robustbench, "benchmark", None)):
+        return _trouble("RobustBench", "it has no benchmark to call", "robustbench")
+    stand_in = ", with a stand-in for pkg_resources" if provides_pkg_resources() else ""
+    return Check("RobustBench", "ok", f"imports, benchmark can be called{stand_in}")
+
+
+def check_autoattack() -> Check:
+    """Which AutoAttack RobustBench gets, and whether it breaks a linear model."""
+    import torch
+
+    from ibrobust.integrations import autoattack
+
+    genuine = autoattack.real_autoattack()
+    if genuine is not None:
+        return Check("AutoAttack", "ok", f"the installed autoattack in {genuine}")
+    linear = torch.nn.Linear(12, 4)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(4, 12))
+        linear.bias.copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # class 0, by a hair
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear).eval()
+    adversary = autoattack.AutoAttack(
+        model,
+        eps=0.1,
+        seed=0,
+        verbose=False,
+        version="custom",
+        attacks_to_run=["apgd-ce"],
+        device="cpu",
+    )
+    adversary.apgd.n_iter = 5
+    labels = torch.zeros(1, dtype=torch.int64)
+    images = adversary.run_standard_evaluation(torch.full((1, 3, 2, 2), 0.5), labels)
+    if not isinstance(images, torch.Tensor) or adversary.clean_accuracy(images, labels) != 0:
+        return _trouble("AutoAttack", "it does not break a linear model", "pyautoattack")
+    return Check(
+        "AutoAttack", "ok", f"pyautoattack {version('pyautoattack')} through ibrobust's adapter, works"
+    )
+
+
+def check_data() -> Check:
+    """Which data sets are at hand without a download."""
+    folders = [data_dir(), Path("data").absolute()]
+    found = [folder for folder in folders if (folder / "cifar-10-batches-py").is_dir()]
+    if found:
+        return Check("data", "ok", f"digits (embedded), CIFAR-10 in {found[0]}")
+    detail = f"digits (embedded); no CIFAR-10 in {' or '.join(map(str, folders))}, so it would be downloaded"
+    return Check("data", "note", detail)
+
+
+def check_models() -> Check:
+    """Whether the model folder can be written, and every card in it read."""
+    from ibrobust.registry import list_models, model_card
+
+    folder = models_dir()
+    existing = _nearest_existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        remedy = f"export {HOME_VARIABLE}=FOLDER, with a folder that you can write to"
+        return Check("models", "trouble", f"{folder} cannot be written", remedy)
+    damaged = []
+    names = list_models()
+    for name in names:
+        try:
+            model_card(name)
+        except IbrobustError:
+            damaged.append(name)
+    if damaged:
+        remedy = f"ibrobust show {damaged[0]} says what is wrong"
+        return Check(
+            "models", "note", f"{len(damaged)} of {len(names)} cards in {folder} are damaged", remedy
+        )
+    return Check("models", "ok", f"{len(names)}, your own in {folder}")
+
+
+def check_disk() -> Check:
+    """Free space where models, runs and data go."""
+    free = shutil.disk_usage(_nearest_existing(home())).free
+    detail = f"{free / 2**30:.1f} GiB free for {home()}"
+    if free < NEEDED_BYTES:
+        return Check(
+            "disk", "trouble", detail, f"export {HOME_VARIABLE}=FOLDER, with a folder on a larger disk"
+        )
+    return Check("disk", "ok", detail)
+
+
+CHECKS: dict[str, Callable[[], Check]] = {
+    "Python": check_python,
+    "torch": check_torch,
+    "CUDA": check_cuda,
+    "torchattacks": check_torchattacks,
+    "RobustBench files": check_robustbench_files,
+    "RobustBench": check_robustbench,
+    "AutoAttack": check_autoattack,
+    "data": check_data,
+    "models": check_models,
+    "disk": check_disk,
+}
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        package = {"autoattack": "pyautoattack"}.get(module, module)
+        return Check(
+            name, "trouble", f"the module {module} is not installed", f"python -m pip install {package}"
+        )
+    except IbrobustError as error:
+        problem, colon, command = str(error).rpartition(": ")
+        return Check(name, "trouble", problem if colon else str(error), command.rstrip("."))
+    except Exception as error:  # whatever a broken installation raises is what the user must see
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return _trouble(name, f"{type(error).__name__}: {first}", name.split()[0].lower())
+
+
+def _trouble(name: str, detail: str, package: str) -> Check:
+    try:
+        requirement = f"{package}=={version(package)}"
+    except PackageNotFoundError:
+        requirement = package
+    return Check(name, "trouble", detail, f"python -m pip install --force-reinstall --no-deps {requirement}")
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
