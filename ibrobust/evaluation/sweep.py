@@ -1,0 +1,180 @@
+"""FGSM at many epsilons for the price of one gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchattacks.attack import Attack
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.epsilon import check_epsilon
+from ibrobust.evaluation.inputs import check_images_and_labels, unit_range
+from ibrobust.evaluation.model_state import evaluation_mode, model_device
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Counts of an FGSM sweep.
+
+    Attributes:
+        epsilons: perturbation sizes in [0, 1] pixel scale, in the order they were asked for.
+        correct: images classified correctly under attack, for each epsilon.
+        clean_correct: images classified correctly without an attack.
+        zero_gradient: images whose gradient is exactly zero in every pixel. FGSM leaves them as they are, so they were
+            not attacked.
+        nonfinite_gradient: images with a NaN or infinite gradient in some pixel; not attacked either.
+        total: images in all.
+    """
+
+    epsilons: tuple[float, ...]
+    correct: tuple[int, ...]
+    clean_correct: int
+    zero_gradient: int
+    nonfinite_gradient: int
+    total: int
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """Accuracy under attack in [0, 1], for each epsilon, over all images."""
+        return tuple(count / self.total for count in self.correct)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy in [0, 1] without an attack."""
+        return self.clean_correct / self.total
+
+    @property
+    def zero_gradient_share(self) -> float:
+        """Share in [0, 1] of images whose gradient is exactly zero."""
+        return self.zero_gradient / self.total
+
+    @property
+    def nonfinite_gradient_share(self) -> float:
+        """Share in [0, 1] of images with a gradient that is not finite."""
+        return self.nonfinite_gradient / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, with the accuracies they amount to, as JSON can hold them."""
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {**fields, "accuracy": list(self.accuracy), "clean_accuracy": self.clean_accuracy}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> SweepResult:
+        """Return the record that `to_dict` wrote."""
+        return cls(
+            epsilons=tuple(fields["epsilons"]),
+            correct=tuple(fields["correct"]),
+            clean_correct=fields["clean_correct"],
+            zero_gradient=fields["zero_gradient"],
+            nonfinite_gradient=fields["nonfinite_gradient"],
+            total=fields["total"],
+        )
+
+
+class FGSMSweep(Attack):  # type: ignore[misc]
+    """FGSM (Goodfellow et al. 2015) at several epsilons.
+
+    The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves all,
+    and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch.
+
+    Args:
+        model: images in [0, 1] -> logits.
+        epsilons: in [0, 1] pixel scale.
+    """
+
+    def __init__(self, model: nn.Module, epsilons: Sequence[float]) -> None:
+        super().__init__("FGSMSweep", model)
+        self.epsilons = tuple(epsilons)
+        self.supported_mode = ["default"]
+
+    def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy in nats a unit, and the clean logits (B, K)."""
+        images = images.clone().detach().to(self.device).requires_grad_()
+        labels = labels.to(self.device)
+        with torch.enable_grad():
+            logits = self.get_logits(images)
+            # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the smallest
+            # gradients into zeros, and those must be the same images here.
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), images)
+        return gradient, logits.detach()
+
+    def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
+        """Return adversarial images (B, C, H, W) in [0, 1]."""
+        images = images.to(self.device)
+        return torch.clamp(images + epsilon * gradient.sign(), min=0, max=1).detach()
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return adversarial images (K, B, C, H, W) in [0, 1], one batch for each of the K epsilons."""
+        gradient, _ = self.gradient(images, labels)
+        return torch.stack([self.perturb(images, gradient, epsilon) for epsilon in self.epsilons])
+
+
+def fgsm_sweep(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float],
+    *,
+    batch_size: int = 250,
+    progress: Callable[[int, int], None] | None = None,
+) -> SweepResult:
+    """Return the accuracy of `model` under FGSM at every epsilon, with how many images were not attacked at all.
+
+    An image whose logits are NaN or infinite counts as classified wrongly: argmax would name some class. Model mode,
+    parameter gradients and random state are as before afterwards.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K); it runs on its own device, in evaluation mode.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device.
+        labels: (N,) integers in [0, K).
+        epsilons: in [0, 1] pixel scale, at least one.
+        batch_size: images a gradient.
+        progress: called with (images done, images in all) after each batch.
+
+    Raises:
+        IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
+    """
+    epsilons = [check_epsilon(epsilon) for epsilon in epsilons]
+    if not epsilons:
+        raise IbrobustError("No epsilon was given: give at least one, for example 8/255.")
+    if batch_size < 1:
+        raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
+    check_images_and_labels(images, labels)
+    device = model_device(model)
+    # On the device until the end: reading a count in each batch would wait for the device each time.
+    counts = torch.zeros(len(epsilons) + 3, dtype=torch.long, device=device)
+    with evaluation_mode(model):
+        attack = FGSMSweep(model, epsilons)
+        attack.set_device(device)
+        for start in range(0, len(images), batch_size):
+            batch = unit_range(images[start : start + batch_size], device)
+            targets = labels[start : start + batch_size].to(device).long()
+            gradient, logits = attack.gradient(batch, targets)
+            _check_logits(logits, targets)
+            flat = gradient.flatten(1)
+            finite = flat.isfinite().all(dim=1)
+            zero = (flat == 0).all(dim=1)
+            with torch.no_grad():
+                hits = [_correct(model(attack.perturb(batch, gradient, epsilon)), targets) for epsilon in epsilons]
+            counts += torch.stack([*hits, _correct(logits, targets), zero, ~finite]).sum(dim=1)
+            if progress:
+                progress(min(start + batch_size, len(images)), len(images))
+    *correct, clean, zero_count, nonfinite = counts.tolist()
+    return SweepResult(tuple(epsilons), tuple(correct), clean, zero_count, nonfinite, len(images))
+
+
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)  # (B,)
+
+
+def _check_logits(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or len(logits) != len(labels):
+        raise IbrobustError(
+            f"The model gave an output of shape {tuple(logits.shape)} for {len(labels)} images: (B, classes) logits are "
+            "needed."
+        )
