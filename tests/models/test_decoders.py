@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.models import (
+    FITTED_DECODERS,
+    HEAD,
+    ResFCDecoder,
+    build_decoder,
+    decoder_name,
+    fit_decoder,
+    fit_gaussian_mixture,
+    fit_logistic,
+    fit_resfc,
+)
+
+
+@pytest.fixture(scope="module")
+def clouds() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three overlapping Gaussian clouds in 5 dimensions, each with a covariance of its own."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat_interleave(200)
+    shapes = torch.randn(3, 5, 5, generator=generator)
+    points = torch.einsum("nij,nj->ni", shapes[labels], torch.randn(600, 5, generator=generator))
+    return points + torch.randn(3, 5, generator=generator)[labels], labels
+
+
+def test_gaussian_logits_are_scipys_log_likelihoods(clouds):
+    from scipy.stats import multivariate_normal
+
+    points, labels = clouds
+    decoder = fit_gaussian_mixture(points, labels, 3, ridge=0.0)
+    logits = decoder(points)
+    for label in range(3):
+        members = points[labels == label].double()
+        covariance = torch.cov(members.T, correction=0)
+        expected = multivariate_normal(members.mean(0).numpy(), covariance.numpy()).logpdf(points.double().numpy())
+        torch.testing.assert_close(logits[:, label].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_gaussian_predictions_are_those_of_quadratic_discriminant_analysis(clouds):
+    from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+
+    points, labels = clouds
+    theirs = QuadraticDiscriminantAnalysis(priors=[1 / 3] * 3).fit(points.double().numpy(), labels.numpy())
+    ours = fit_gaussian_mixture(points, labels, 3, ridge=0.0)(points).argmax(1)
+    # scikit-learn divides by n - 1, which moves images on the boundary only.
+    assert int((ours != torch.from_numpy(theirs.predict(points.double().numpy()))).sum()) <= 2
+
+
+def test_the_regulariser_is_what_is_stated(clouds):
+    points, labels = clouds
+    decoder = fit_gaussian_mixture(points, labels, 3, noise_variance=0.2, ridge=0.1)
+    members = points[labels == 1].double()
+    covariance = torch.cov(members.T, correction=0)
+    expected = covariance + (0.2 + 0.1 * covariance.trace() / 5) * torch.eye(5)
+    precision = decoder.whitening[1].T @ decoder.whitening[1]
+    torch.testing.assert_close(precision.double(), expected.inverse(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_noise_variance_equals_fitting_noisy_latents(clouds):
+    points, labels = clouds
+    generator = torch.Generator().manual_seed(1)
+    many, many_labels = points.repeat(200, 1), labels.repeat(200)
+    noisy = many + 0.5 * torch.randn(many.shape, generator=generator)
+    drawn = fit_gaussian_mixture(noisy, many_labels, 3, ridge=0.0)(points)
+    closed = fit_gaussian_mixture(points, labels, 3, noise_variance=0.25, ridge=0.0)(points)
+    torch.testing.assert_close(closed, drawn, rtol=0.02, atol=0.1)
+
+
+def test_a_class_with_fewer_points_than_dimensions_has_finite_logits():
+    points, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(2).repeat(3)
+    assert bool(fit_gaussian_mixture(points, labels, 2)(points).isfinite().all())
+
+
+def test_a_class_with_one_point_is_refused():
+    with pytest.raises(IbrobustError, match="Class 1 has 1"):
+        fit_gaussian_mixture(torch.rand(5, 2), torch.tensor([0, 0, 0, 0, 1]), 2)
+
+
+def test_a_collapsed_class_without_regulariser_is_refused():
+    with pytest.raises(IbrobustError, match="class 0 is not positive definite"):
+        fit_gaussian_mixture(torch.ones(6, 2), torch.arange(2).repeat(3), 2, ridge=0.0)
+
+
+def test_logistic_regression_is_at_the_minimum_of_its_penalised_loss(clouds):
+    points, labels = clouds
+    decoder = fit_logistic(points, labels, 3)
+    scale = points.double().std(0, correction=0)
+    weight = (decoder.weight.detach().double() * scale).requires_grad_()  # in the standardised space of the fit
+    bias = (decoder.bias.detach().double() + decoder.weight.detach().double() @ points.double().mean(0)).requires_grad_()
+    standard = (points.double() - points.double().mean(0)) / scale
+    loss = nn.functional.cross_entropy(standard @ weight.T + bias, labels, reduction="sum") + 0.5 * weight.square().sum()
+    for gradient in torch.autograd.grad(loss, [weight, bias]):
+        assert float(gradient.abs().max()) < 0.05 * len(points) ** 0.5
+
+
+def test_logistic_regression_of_two_classes_separates_them():
+    points = torch.cat([torch.randn(50, 3) - 4, torch.randn(50, 3) + 4])
+    labels = torch.arange(2).repeat_interleave(50)
+    assert torch.equal(fit_logistic(points, labels, 2)(points).argmax(1), labels)
+
+
+def test_a_constant_latent_does_not_spoil_logistic_regression(clouds):
+    points, labels = clouds
+    padded = torch.cat([points, torch.ones(len(points), 1)], dim=1)
+    torch.testing.assert_close(
+        fit_logistic(padded, labels, 3)(padded), fit_logistic(points, labels, 3)(points), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_missing_class_is_refused_by_logistic_regression():
+    with pytest.raises(IbrobustError, match="2 of 3 classes"):
+        fit_logistic(torch.rand(6, 2), torch.arange(2).repeat(3), 3)
+
+
+def test_resfc_has_the_papers_layers():
+    decoder = ResFCDecoder(256, 10)
+    kinds = [type(module).__name__ for module in decoder.modules() if not list(module.children())]
+    block = ["BatchNorm1d", "Linear", "BatchNorm1d", "Linear"]
+    assert kinds == ["Linear", *block * 5, "BatchNorm1d", "Linear"]
+    assert {module.out_features for module in decoder.modules() if isinstance(module, nn.Linear)} == {1024, 10}
+
+
+def test_resfc_computes_the_papers_formula():
+    torch.manual_seed(0)
+    decoder = ResFCDecoder(4, 3, units=8, num_blocks=1).eval()
+    latents = torch.rand(5, 4)
+    hidden = decoder.stem(latents)
+    block = decoder.blocks[0]
+    hidden = hidden + block.linear2(torch.relu(block.bn2(block.linear1(torch.relu(block.bn1(hidden))))))
+    assert torch.equal(decoder(latents), decoder.output(decoder.bn(hidden)))
+
+
+def test_resfc_fits_and_a_seed_gives_the_same_weights_twice(clouds):
+    points, labels = clouds
+    first, second = (fit_resfc(points, labels, 3, seed=5, epochs=3, batch_size=50) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert float((first(points).argmax(1) == labels).float().mean()) > 0.8
+
+
+def test_fitting_resfc_leaves_the_random_state_alone(clouds):
+    points, labels = clouds
+    before = torch.get_rng_state()
+    fit_resfc(points, labels, 3, seed=5, epochs=1, batch_size=50)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", FITTED_DECODERS)
+def test_a_rebuilt_decoder_with_the_fitted_weights_gives_the_same_logits(name, clouds):
+    points, labels = clouds
+    fitted = fit_decoder(name, points, labels, 3, noise_variance=0.0, seed=0).eval()
+    rebuilt = build_decoder(name, latent_dim=5, num_classes=3).eval()
+    rebuilt.load_state_dict(fitted.state_dict())
+    assert torch.equal(rebuilt(points), fitted(points))
+
+
+@pytest.mark.parametrize("name", [*FITTED_DECODERS, HEAD])
+def test_a_decoder_knows_its_name(name):
+    assert decoder_name(build_decoder(name, latent_dim=5, num_classes=3)) == name
+
+
+def test_a_decoder_of_another_kind_has_no_name():
+    with pytest.raises(IbrobustError, match="Sequential cannot be stored"):
+        decoder_name(nn.Sequential(nn.Linear(5, 3)))

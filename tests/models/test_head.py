@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.models import DropConnectLinear, build_head, evaluation_head
+
+
+def test_dropconnect_in_training_averages_to_its_evaluation():
+    torch.manual_seed(0)
+    layer = DropConnectLinear(6, 3, rate=0.3)
+    inputs = torch.rand(1, 6)
+    draws = layer.train()(inputs.expand(40_000, 6))
+    error = draws.std(0) / 200  # standard error of a mean of 40,000
+    assert bool(((draws.mean(0) - layer.eval()(inputs)[0]).abs() < 5 * error).all())
+
+
+def test_dropconnect_masks_weights_each_example_on_its_own():
+    torch.manual_seed(0)
+    layer = DropConnectLinear(2, 1, rate=0.5).train()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 10.0]]))
+        layer.bias.copy_(torch.tensor([100.0]))
+    outputs = layer(torch.ones(200, 2)).flatten()
+    assert outputs.unique().tolist() == [100.0, 101.0, 110.0, 111.0]
+
+
+def test_dropconnect_at_rate_zero_is_a_linear_layer():
+    layer = DropConnectLinear(5, 3, rate=0.0).train()
+    inputs = torch.rand(4, 5)
+    torch.testing.assert_close(layer(inputs), nn.functional.linear(inputs, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_rate_outside_its_range_is_refused(rate):
+    with pytest.raises(IbrobustError, match="rate"):
+        DropConnectLinear(5, 3, rate=rate)
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.4}, {"dropconnect": 0.4}])
+def test_what_is_stored_of_a_head_computes_what_it_does_in_evaluation(options):
+    torch.manual_seed(0)
+    head = build_head(6, 3, **options).eval()
+    inputs = torch.rand(4, 6)
+    torch.testing.assert_close(evaluation_head(head)(inputs), head(inputs))
+
+
+def test_dropout_and_dropconnect_together_are_refused():
+    with pytest.raises(IbrobustError, match="choose one"):
+        build_head(6, 3, dropout=0.1, dropconnect=0.1)
+
+
+def test_a_head_of_two_layers_cannot_be_stored():
+    with pytest.raises(IbrobustError, match="single linear layer"):
+        evaluation_head(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
