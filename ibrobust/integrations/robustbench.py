@@ -62,7 +62,8 @@ class BenchmarkResult:
     """What RobustBench's `benchmark` found, and how.
 
     Attributes:
-        model: its name, or its class for a module that was given as it is.
+        model: its name, or its class for a module that was given without one.
+        decoder: of a registered model.
         dataset: where the images come from.
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
@@ -77,6 +78,7 @@ class BenchmarkResult:
     """
 
     model: str
+    decoder: str | None
     dataset: str
     threat_model: str
     epsilon: float
@@ -98,6 +100,11 @@ class BenchmarkResult:
     def robust_accuracy(self) -> float:
         """In [0, 1]."""
         return self.robust_correct / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it in the plain types of YAML and JSON."""
+        accuracies = {"clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy}
+        return asdict(self) | {"flags": list(self.flags)} | accuracies
 
 
 def register() -> dict[str, tuple[str, ...]]:
@@ -140,6 +147,8 @@ def benchmark(
     batch_size: int = 128,
     device: str | torch.device | None = None,
     seed: int = 0,
+    decoder: str | None = None,
+    name: str | None = None,
     state_path: str | Path | None = None,
     log_path: str | Path | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -158,6 +167,8 @@ def benchmark(
         batch_size: of the attacks.
         device: where to run; by default where the model is, and the CPU for a name.
         seed: of the attacks; RobustBench itself takes the time.
+        decoder: of a registered model; its first by default.
+        name: for the record, of a module.
         state_path: JSON file to keep the progress in, and to go on from.
         log_path: file that AutoAttack's messages are appended to.
         on_message: called with every line that RobustBench and AutoAttack would print.
@@ -173,7 +184,7 @@ def benchmark(
     if n_examples is not None and n_examples < 1:
         raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
     card = model_card(model) if isinstance(model, str) else None
-    module = load_model(model, device=device) if isinstance(model, str) else model
+    module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else _device_of(module)
     images = _test_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
     _require_classes(module, card, images, target)
@@ -208,7 +219,8 @@ def benchmark(
     finally:
         module.train(was_training)
     return BenchmarkResult(
-        model=model if isinstance(model, str) else type(model).__name__,
+        model=model if isinstance(model, str) else name or type(model).__name__,
+        decoder=(decoder or card.decoders[0]) if card is not None else None,
         dataset=images.source,
         threat_model=threat_model,
         epsilon=eps,
@@ -229,13 +241,8 @@ def store(result: BenchmarkResult) -> str:
     Raises:
         IbrobustError: the model is not in the registry, or ships with ibrobust.
     """
-    key = f"robustbench {result.threat_model} {result.epsilon:.6g}"
-    record = asdict(result) | {
-        "flags": list(result.flags),
-        "clean_accuracy": result.clean_accuracy,
-        "robust_accuracy": result.robust_accuracy,
-    }
-    update_metrics(result.model, key, record)
+    key = f"robustbench {result.decoder} {result.threat_model} {result.epsilon:.6g}"
+    update_metrics(result.model, key, result.to_dict())
     return key
 
 

@@ -136,16 +136,16 @@ def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_f
     lines: list[str] = []
     result = rb.benchmark(
         tiny_model,
-        eps=0.1,
-        n_examples=24,
+        eps=0.06,
+        n_examples=10,
         data_dir=digits_folder,
-        batch_size=24,
+        batch_size=10,
         seed=1,
         on_message=lines.append,
     )
     test = load_dataset(str(digits_folder)).test.subset(10)
     images, labels = to_unit_range(test.images), test.labels
-    peer = pyautoattack.AutoAttack(tiny_model, eps=0.1, seed=1)
+    peer = pyautoattack.AutoAttack(tiny_model, eps=0.06, seed=1)
     _, predictions = peer.run_standard_evaluation(images, labels, batch_size=10)
     assert result.total == 10
     assert result.clean_correct == int(tiny_model(images).argmax(dim=1).eq(labels).sum())
@@ -160,6 +160,7 @@ def test_benchmark_of_a_registered_model_is_stored_in_its_card(
 ) -> None:
     result = rb.benchmark(registered, eps=8 / 255, n_examples=16)
     assert capsys.readouterr().out == ""
+    assert (result.model, result.decoder) == (registered, "logistic")
     key = rb.store(result)
     record = model_card(registered).evaluations[key]
     assert (record["total"], record["dataset"], record["seed"]) == (16, "digits", 0)

@@ -1,0 +1,107 @@
+"""`ibrobust benchmark`: RobustBench's own benchmark on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibrobust.integrations.robustbench import BenchmarkResult
+
+
+def benchmark(
+    model: Annotated[
+        str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")
+    ],
+    eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1].")] = "8/255",
+    n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
+    threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    decoder: Annotated[
+        str | None, typer.Option(help="Decoder of a registered model; its first by default.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with cifar-10-batches-py, or an image folder with test/<class>/*. "
+            "By default the model's own data."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that an attack works on at once.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the CPU by default.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="JSON file to keep the progress in, and to go on from.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="File that AutoAttack's messages are added to.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
+) -> None:
+    """Measure clean accuracy and accuracy under AutoAttack with RobustBench; store both in the model's card.
+
+    AutoAttack takes minutes for tens of images on a CPU; with --state an interrupted one goes on.
+    """
+    import json
+
+    from rich.console import Console
+
+    from ibrobust.atomic import write_text
+    from ibrobust.evaluation.epsilon import parse_epsilon
+    from ibrobust.integrations import robustbench
+    from ibrobust.integrations.external import is_reference, load_reference
+
+    epsilon = parse_epsilon(eps)
+    outside = is_reference(model)
+    errors = Console(stderr=True)
+    with errors.status("AutoAttack") as status:
+        result = robustbench.benchmark(
+            load_reference(model, device=device) if outside else model,
+            eps=epsilon,
+            n_examples=n_examples,
+            threat_model=threat_model,
+            data_dir=data_dir,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            decoder=decoder,
+            name=model,
+            state_path=state,
+            log_path=log,
+            on_message=lambda line: status.update(line) if line else None,
+        )
+    _report(result, Console())
+    if json_file:
+        write_text(json_file, json.dumps(result.to_dict(), indent=2) + "\n")
+    if not outside:
+        _store(result, errors)
+
+
+def _report(result: BenchmarkResult, console: Console) -> None:
+    from rich.table import Table
+
+    from ibrobust.evaluation.epsilon import format_epsilon
+
+    where = f"n = {result.total:,} test images of {result.dataset}"
+    how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}"
+    table = Table(
+        title="RobustBench", title_justify="left", caption=f"{where}; {how}", caption_justify="left"
+    )
+    table.add_column("model", overflow="fold")
+    table.add_column("clean %", justify="right")
+    table.add_column("robust %", justify="right")
+    table.add_row(result.model, f"{100 * result.clean_accuracy:.2f}", f"{100 * result.robust_accuracy:.2f}")
+    console.print(table)
+    for flag in result.flags:
+        console.print(f"AutoAttack warns: {flag}", style="yellow", markup=False)
+
+
+def _store(result: BenchmarkResult, errors: Console) -> None:
+    from ibrobust.errors import IbrobustError
+    from ibrobust.integrations.robustbench import store
+
+    try:
+        store(result)
+    except IbrobustError as error:  # a model that ships with ibrobust keeps its card; the result stands
+        errors.print(f"Not stored: {error}", style="yellow", markup=False)
