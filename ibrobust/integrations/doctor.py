@@ -88,8 +88,7 @@ def check_torchattacks() -> Check:
     import torch
     import torchattacks
 
-    # The fork keeps the caller's random numbers as they were.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
     images = torch.full((1, 3, 2, 2), 0.5)
     moved = torchattacks.FGSM(model, eps=0.1)(images, torch.zeros(1, dtype=torch.int64))
@@ -135,8 +134,9 @@ def check_autoattack() -> Check:
     genuine = autoattack.real_autoattack()
     if genuine is not None:
         return Check("AutoAttack", "ok", f"the installed autoattack in {genuine}")
-    linear = torch.nn.Linear(12, 4)
-    with torch.no_grad():
+    # The fork keeps the caller's random numbers as they were.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        linear = torch.nn.Linear(12, 4)
         linear.weight.copy_(torch.eye(4, 12))
         linear.bias.copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # class 0, by a hair
     model = torch.nn.Sequential(torch.nn.Flatten(), linear).eval()

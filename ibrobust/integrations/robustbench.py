@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.integrations import timm as timm_integration
 from ibrobust.integrations.environment import imported_quietly, mend
@@ -185,7 +186,7 @@ def benchmark(
         raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
     card = model_card(model) if isinstance(model, str) else None
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
-    target = torch.device(device) if device is not None else _device_of(module)
+    target = torch.device(device) if device is not None else model_device(module)
     images = _test_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
     _require_classes(module, card, images, target)
     adversaries: list[Any] = []
@@ -197,27 +198,23 @@ def benchmark(
 
     dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
     loaders = {dataset: lambda *_: (images.images, images.labels)}
-    was_training = module.training
-    module.eval()
-    try:
-        with (
-            patch.dict(robustbench.data._clean_dataset_loaders, loaders),
-            patch.object(robustbench.eval, "AutoAttack", seeded),
-            contextlib.redirect_stdout(_Lines(on_message)),
-        ):
-            clean, robust = robustbench.eval.benchmark(
-                module,
-                n_examples=len(images.labels),
-                dataset=dataset,
-                threat_model=threat_model,
-                eps=eps,
-                device=target,
-                batch_size=batch_size,
-                aa_state_path=None if state_path is None else Path(state_path),
-                log_path=None if log_path is None else str(log_path),
-            )
-    finally:
-        module.train(was_training)
+    with (
+        evaluation_mode(module),
+        patch.dict(robustbench.data._clean_dataset_loaders, loaders),
+        patch.object(robustbench.eval, "AutoAttack", seeded),
+        contextlib.redirect_stdout(_Lines(on_message)),
+    ):
+        clean, robust = robustbench.eval.benchmark(
+            module,
+            n_examples=len(images.labels),
+            dataset=dataset,
+            threat_model=threat_model,
+            eps=eps,
+            device=target,
+            batch_size=batch_size,
+            aa_state_path=None if state_path is None else Path(state_path),
+            log_path=None if log_path is None else str(log_path),
+        )
     return BenchmarkResult(
         model=model if isinstance(model, str) else name or type(model).__name__,
         decoder=(decoder or card.decoders[0]) if card is not None else None,
@@ -351,10 +348,6 @@ def _require_classes(
             "where "
             f"logits of shape (2, {len(images.class_names)}) are needed."
         )
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 class _Lines(io.TextIOBase):

@@ -1,0 +1,49 @@
+"""`ibrobust benchmark`: what it prints, writes and stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ibrobust.cli.benchmark import benchmark
+from ibrobust.errors import IbrobustError
+from ibrobust.registry import model_card
+
+
+def invoke(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(benchmark)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_registered_model(registered: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    done = invoke(registered, "--eps", "8/255", "--n-examples", "8", "--json", str(file))
+    assert done.exit_code == 0, done.output
+    record = json.loads(file.read_text())
+    assert f"{100 * record['clean_accuracy']:.2f}" in done.stdout
+    assert "n = 8 test images of digits" in done.stdout
+    assert list(model_card(registered).evaluations.values()) == [record]
+
+
+def test_an_outside_model_is_not_looked_for_in_the_registry(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside.py").write_text(
+        "from torch import nn\ndef model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = invoke("outside:model", "--eps", "0.3", "--n-examples", "2", "--data-dir", str(digits_folder))
+    assert done.exit_code == 0, done.output
+    assert "outside:model" in done.stdout
+    assert done.stderr.strip() == ""
+
+
+def test_an_unknown_model_is_one_sentence() -> None:
+    done = invoke("no-such-model")
+    assert isinstance(done.exception, IbrobustError)
