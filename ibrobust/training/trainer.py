@@ -119,8 +119,8 @@ def train_encoder(
             another run, or the loss is not finite.
     """
     _check_fit(recipe, dataset)
-    _prepare_run_dir(run_dir, recipe, resume=resume)
     accelerator = _accelerator(recipe, run_dir, device=device, log_with=log_with)
+    _prepare_run_dir(run_dir, recipe, resume=resume)
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=cuda):

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from ibrobust.errors import IbrobustError
+from ibrobust.training.recipe import Recipe
+
+
+def test_the_defaults_are_the_papers():
+    recipe = Recipe()
+    assert (recipe.objective, recipe.optimizer, recipe.learning_rate) == ("knn_ib", "adam", 5e-4)
+    assert (recipe.schedule, recipe.epochs, recipe.width, recipe.latent_dim) == ("plateau", 150, 64, 256)
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().beta = 0.5
+
+
+def test_a_recipe_survives_yaml(tmp_path):
+    recipe = Recipe(beta=0.1 + 0.2, decoders=("resfc",), noise=False, learning_rate=1e-5, objective_options={"a": [1]})
+    recipe.to_yaml(tmp_path / "recipe.yaml")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("beta", [-0.01, 1.0, math.nan, math.inf])
+def test_beta_outside_its_range_is_named(beta):
+    with pytest.raises(IbrobustError, match=f"beta = {beta}"):
+        Recipe.parse({"beta": beta})
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(IbrobustError, match="no field 'betta'"):
+        Recipe.parse({"betta": 0.1})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"num_neighbors": 0},
+        {"learning_rate": 0.0},
+        {"optimizer": "adagrad"},
+        {"decoders": ["svm"]},
+        {"seed": -1},
+        {"dropout": 1.0},
+    ],
+)
+def test_a_value_out_of_range_is_named(fields):
+    with pytest.raises(IbrobustError, match=next(iter(fields))):
+        Recipe.parse(fields)
+
+
+def test_dropout_and_dropconnect_together_are_refused():
+    with pytest.raises(IbrobustError, match="choose one"):
+        Recipe.parse({"dropout": 0.1, "dropconnect": 0.1})
+
+
+def test_a_decoder_named_twice_is_refused():
+    with pytest.raises(IbrobustError, match="twice"):
+        Recipe.parse({"decoders": ["resfc", "resfc"]})
+
+
+def test_a_recipe_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(IbrobustError, match="none.yaml"):
+        Recipe.from_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "beta: [", "just text", ""])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(IbrobustError, match="recipe.yaml"):
+        Recipe.from_yaml(tmp_path / "recipe.yaml")
+
+
+def test_names_tell_recipes_apart():
+    names = {
+        recipe.default_name()
+        for recipe in (
+            Recipe(),
+            Recipe(beta=0.1),
+            Recipe(noise=False),
+            Recipe(width=16),
+            Recipe(seed=1),
+            Recipe(dataset="digits"),
+            Recipe(objective="cross_entropy"),
+            Recipe(objective="cross_entropy", dropout=0.5),
+            Recipe(objective="cross_entropy", dropconnect=0.5),
+        )
+    }
+    assert len(names) == 9
+
+
+def test_a_name_made_from_a_path_is_a_safe_file_name():
+    from ibrobust.registry.card import check_name
+
+    check_name(Recipe(dataset="/some where/my data!/").default_name())

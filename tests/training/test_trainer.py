@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ibrobust.data import Dataset, Split
+from ibrobust.errors import IbrobustError
+from ibrobust.models import Encoder
+from ibrobust.training import trainer
+from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.trainer import train_encoder
+
+
+def weights(encoder: Encoder) -> dict[str, torch.Tensor]:
+    return encoder.state_dict()
+
+
+def assert_same_weights(first: Encoder, second: Encoder) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+
+
+class Stop(Exception):
+    """Stands for a kill: nothing in the trainer catches it."""
+
+
+def stop_in(epoch: int):
+    def callback(progress) -> None:
+        if progress.epoch == epoch:
+            raise Stop
+
+    return callback
+
+
+def test_a_seed_gives_the_same_encoder_twice(tiny_recipe, digits, tmp_path):
+    first = train_encoder(tiny_recipe, digits, tmp_path / "a")
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # the caller's random state must not matter
+    second = train_encoder(tiny_recipe, digits, tmp_path / "b")
+    assert_same_weights(first.encoder, second.encoder)
+
+
+def test_another_seed_gives_another_encoder(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    first = train_encoder(recipe, digits, tmp_path / "a")
+    second = train_encoder(recipe.model_copy(update={"seed": 1}), digits, tmp_path / "b")
+    assert not torch.equal(first.encoder.conv1.weight, second.encoder.conv1.weight)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path, schedule, epoch):
+    recipe = tiny_recipe.model_copy(update={"schedule": schedule})
+    whole = train_encoder(recipe, digits, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(epoch))
+    resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
+    assert_same_weights(whole.encoder, resumed.encoder)
+
+
+def test_a_resumed_run_of_a_stochastic_head_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"objective": "cross_entropy", "dropconnect": 0.5})
+    whole = train_encoder(recipe, digits, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
+    resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
+    assert torch.equal(whole.objective.head.weight, resumed.objective.head.weight)
+
+
+def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits, tmp_path):
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(3))
+    # As a kill between the metrics and the checkpoint of an epoch would leave it, with a line cut short.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 3, "loss": 0.0}) + '\n{"epoch": 4, "lo')
+    trained = train_encoder(tiny_recipe, digits, tmp_path, resume=True)
+    assert [record["epoch"] for record in trained.history] == [1, 2, 3]
+    assert trained.history[2]["loss"] != 0.0
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tiny_recipe, digits, tmp_path, monkeypatch):
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
+    before = latest_checkpoint(tmp_path / "checkpoints")
+
+    def full_disk(accelerator, folder, **kwargs):
+        Path(folder, "model.safetensors").write_bytes(b"the first bytes")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("accelerate.Accelerator.save_state", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        train_encoder(tiny_recipe, digits, tmp_path, resume=True)
+    assert latest_checkpoint(tmp_path / "checkpoints") == before
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == [before.name]
+
+
+def test_resuming_with_another_recipe_names_the_difference(tiny_recipe, digits, tmp_path):
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
+    with pytest.raises(IbrobustError, match=r"beta = 0.03, now 0.1"):
+        train_encoder(tiny_recipe.model_copy(update={"beta": 0.1}), digits, tmp_path, resume=True)
+
+
+def test_the_callers_random_state_is_left_alone(tiny_recipe, digits, tmp_path):
+    before = torch.get_rng_state()
+    train_encoder(tiny_recipe.model_copy(update={"epochs": 1}), digits, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_training_images_are_used(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    other = Dataset(digits.name, digits.class_names, digits.train, Split(digits.train.images[:50], digits.train.labels[:50]))
+    first = train_encoder(recipe, digits, tmp_path / "a")
+    assert_same_weights(first.encoder, train_encoder(recipe, other, tmp_path / "b").encoder)
+
+
+def test_the_noise_can_be_left_out(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    first = train_encoder(recipe, digits, tmp_path / "a")
+    second = train_encoder(recipe.model_copy(update={"noise": False}), digits, tmp_path / "b")
+    assert not torch.equal(first.encoder.latent.weight, second.encoder.latent.weight)
+
+
+def test_the_loss_terms_make_up_the_loss(tiny_recipe, digits, tmp_path):
+    (record,) = train_encoder(tiny_recipe.model_copy(update={"epochs": 1}), digits, tmp_path).history
+    assert record["loss"] == pytest.approx(record["H[Z|Y]"] + (0.03 - 1) * record["H[Z]"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe, digits, tmp_path, monkeypatch):
+    calls = 0
+
+    def poisoned(images):
+        nonlocal calls
+        calls += 1
+        return torch.full(images.shape, float("nan")) if calls == 10 else images.float() / 255
+
+    monkeypatch.setattr(trainer, "to_unit_range", poisoned)
+    recipe = tiny_recipe.model_copy(update={"objective": "cross_entropy"})  # 7 steps an epoch
+    with pytest.raises(IbrobustError, match="not finite in step 3 of epoch 2"):
+        train_encoder(recipe, digits, tmp_path)
+
+
+def test_a_batch_too_small_for_the_neighbours_is_refused_before_anything_is_written(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"batch_size": 30})
+    with pytest.raises(IbrobustError, match=r"batch of 30 has 3 images .* raise the batch size to 40"):
+        train_encoder(recipe, digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny_recipe, digits, tmp_path):
+    with pytest.raises(IbrobustError, match="2000 is larger than the training set of 1437"):
+        train_encoder(tiny_recipe.model_copy(update={"batch_size": 2000}), digits, tmp_path)
+
+
+def test_dropout_without_a_head_is_refused(tiny_recipe, digits, tmp_path):
+    with pytest.raises(IbrobustError, match="trains no linear head"):
+        train_encoder(tiny_recipe.model_copy(update={"dropout": 0.5}), digits, tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_refused(tiny_recipe, digits, tmp_path, device):
+    with pytest.raises(IbrobustError, match=f"device '{device}'"):
+        train_encoder(tiny_recipe, digits, tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_tracker_is_refused(tiny_recipe, digits, tmp_path):
+    with pytest.raises(IbrobustError, match="no tracker 'notes'.*tensorboard"):
+        train_encoder(tiny_recipe, digits, tmp_path, log_with="notes")
+
+
+def test_an_unknown_objective_names_the_nearest(tiny_recipe, digits, tmp_path):
+    with pytest.raises(IbrobustError, match="'knn_bi'.*knn_ib"):
+        train_encoder(tiny_recipe.model_copy(update={"objective": "knn_bi"}), digits, tmp_path)
