@@ -61,9 +61,7 @@ def test_images_equal_those_of_pyautoattack(
     assert 0 < int(found_labels.eq(labels).sum()) < len(labels)  # else the test would say little
 
 
-def test_each_attack_alone_equals_pyautoattack(
-    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor]
-) -> None:
+def test_each_attack_alone_equals_pyautoattack(tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor]) -> None:
     images, labels = digits_images
     version = {"version": "custom", "seed": 1}
     attacks = ["apgd-dlr", "fab", "square"]
@@ -77,17 +75,13 @@ def test_each_attack_alone_equals_pyautoattack(
         assert torch.equal(found[attack], expected[attack][0]), attack
 
 
-def test_attributes_set_by_the_user_are_used(
-    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor]
-) -> None:
+def test_attributes_set_by_the_user_are_used(tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor]) -> None:
     images, labels = digits_images
     adversary = ours(tiny_model, version="custom")
     adversary.attacks_to_run = ["apgd-ce"]
     adversary.apgd.n_restarts = 2
     adversary.seed = 5
-    peer = shortened(
-        pyautoattack.AutoAttack(tiny_model, eps=EPSILON, version="custom", attacks=["apgd-ce"], seed=5)
-    )
+    peer = shortened(pyautoattack.AutoAttack(tiny_model, eps=EPSILON, version="custom", attacks=["apgd-ce"], seed=5))
     peer.apgd.n_restarts = 2
     expected, _ = peer.run_standard_evaluation(images, labels, batch_size=32)
     assert torch.equal(adversary.run_standard_evaluation(images, labels), expected)
@@ -129,10 +123,7 @@ def test_a_resumed_evaluation_equals_an_uninterrupted_one(
     )
     assert torch.equal(resumed[0], expected[0])
     assert torch.equal(resumed[1], expected[1])
-    assert (
-        EvaluationState.from_disk(path).robust_flags.mean().item()
-        == resumed[1].eq(labels).float().mean().item()
-    )
+    assert EvaluationState.from_disk(path).robust_flags.mean().item() == resumed[1].eq(labels).float().mean().item()
 
 
 def test_a_finished_state_runs_nothing_again(

@@ -38,9 +38,7 @@ def test_a_working_machine_has_no_trouble() -> None:
 
 
 def test_overwritten_files_are_a_trouble_with_the_repairing_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = environment.InstalledFiles(
-        "1.1.1", 61, ("robustbench/__init__.py",), (), "python -m pip install it"
-    )
+    report = environment.InstalledFiles("1.1.1", 61, ("robustbench/__init__.py",), (), "python -m pip install it")
     monkeypatch.setattr(environment, "robustbench_files", lambda: report)
     found = by_name("RobustBench files")
     assert (found.status, found.remedy) == ("trouble", "python -m pip install it")

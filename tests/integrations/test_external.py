@@ -167,9 +167,7 @@ def test_a_zoo_model_whose_weights_are_there(no_download: None, own_home: Path) 
 
 def test_a_zoo_model_whose_weights_are_not_there(no_download: None, own_home: Path) -> None:
     for _ in range(2):  # what the broken download left must not be taken for the weights the second time
-        with pytest.raises(
-            IbrobustError, match=r"not in .*Wong2020Fast.pt' and could not be downloaded"
-        ) as caught:
+        with pytest.raises(IbrobustError, match=r"not in .*Wong2020Fast.pt' and could not be downloaded") as caught:
             load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
         assert "\n" not in str(caught.value)
     assert list(own_home.rglob("*.pt")) == []

@@ -96,9 +96,7 @@ def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, own_home:
         assert list(rb.register()) == [registered]
 
 
-def test_names_that_timm_cannot_tell_apart_are_refused(
-    own_home: Path, digits_classifier: ImageClassifier
-) -> None:
+def test_names_that_timm_cannot_tell_apart_are_refused(own_home: Path, digits_classifier: ImageClassifier) -> None:
     for name in ("same-name", "same_name"):
         register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     rb.register()
@@ -124,9 +122,7 @@ def test_another_number_of_classes_is_refused(own_home: Path, digits_classifier:
     ("options", "message"),
     [({}, "pretrained=True"), ({"pretrained": True, "in_chans": 1}, "leave out the option 'in_chans'")],
 )
-def test_timm_options_that_mean_nothing_are_refused(
-    registered: str, options: dict[str, Any], message: str
-) -> None:
+def test_timm_options_that_mean_nothing_are_refused(registered: str, options: dict[str, Any], message: str) -> None:
     rb.register()
     with pytest.raises(IbrobustError, match=message):
         timm.create_model("digits_net_b0.03_cifar10_linf", **options)
@@ -171,9 +167,7 @@ def test_benchmark_of_a_registered_model_is_stored_in_its_card(
     assert repeated == result
 
 
-def test_benchmark_goes_on_from_a_state_file(
-    tiny_model: nn.Module, digits_folder: Path, tmp_path: Path
-) -> None:
+def test_benchmark_goes_on_from_a_state_file(tiny_model: nn.Module, digits_folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"eps": 0.2, "n_examples": 8, "data_dir": digits_folder}
     expected = rb.benchmark(tiny_model, **options)
     state, log = tmp_path / "state.json", tmp_path / "log.txt"
@@ -238,9 +232,7 @@ def test_missing_cifar10_that_cannot_be_downloaded_is_one_sentence(
         rb.benchmark(tiny_model, eps=0.01, n_examples=2, data_dir=tmp_path)
 
 
-def test_a_model_of_other_classes_is_refused(
-    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     monkeypatch.setattr("robustbench.data.datasets.CIFAR10", FakeCifar10)
     with pytest.raises(IbrobustError, match="trained on 'digits', whose classes are not those of 'cifar10'"):
