@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def attack(
     models: Annotated[
-        Optional[list[str]], typer.Argument(help="Model names. By default all that were trained on the data set.")
+        list[str] | None,
+        typer.Argument(help="Model names. By default all that were trained on the data set."),
     ] = None,
     eps: Annotated[
-        str, typer.Option(help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255.")
+        str,
+        typer.Option(help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255."),
     ] = "1/255,2/255,4/255,8/255",
     dataset: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="cifar10, digits or an image folder. By default the one the first model was trained on."),
     ] = None,
     decoder: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="Decoder to attack (repeatable), or all. By default each model's own default."),
     ] = None,
     n_examples: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
     data_dir: Annotated[
-        Optional[Path], typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
     ] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the results to this file.")] = None,
-    figure: Annotated[Optional[Path], typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
 ) -> None:
     """Attack models with FGSM at every epsilon and print the table."""
     from ibrobust.evaluation.epsilon import parse_epsilon

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
+from torch import nn
 
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.sweep import fgsm_sweep
-from ibrobust.registry import ModelCard, list_models, load_model, model_card
+from ibrobust.integrations.external import is_reference, load_reference
+from ibrobust.registry import list_models, load_model, model_card
 from ibrobust.reporting.tables import SweepRow
 
 DEFAULT_DATASET = "cifar10"
-Target = tuple[ModelCard, str]  # a model and one of its decoders
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to attack.
+
+    Attributes:
+        name: as the user gave it.
+        decoder: of a registered model; a dash for a model from elsewhere.
+        load: makes the model on a device.
+        verdict: of an audit, where the model's card holds one.
+    """
+
+    name: str
+    decoder: str
+    load: Callable[[str], nn.Module]
+    verdict: str | None = None
 
 
 def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
     """Return the data set that was asked for, else the one the first model was trained on, with what names it."""
     if dataset is None:
-        recipe = model_card(names[0]).recipe if names else None
+        own = [name for name in names if not is_reference(name)]
+        recipe = model_card(own[0]).recipe if own else None
         dataset = recipe.dataset if recipe else DEFAULT_DATASET
     return load_dataset(dataset, data_dir=data_dir), dataset
 
 
 def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
-    """Return every model and decoder to attack.
+    """Return every model and decoder to attack: those named, else all that were trained on the data set.
 
     Raises:
         IbrobustError: there is none, or a model does not have the data set's classes, or not that decoder.
@@ -38,22 +59,43 @@ def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, 
         raise IbrobustError(
             f"There is no model trained on {spec}: make one with ibrobust train --dataset {spec}, or name a model."
         )
-    targets = []
+    targets: list[Target] = []
     for name in chosen:
-        card = model_card(name)
-        if card.dataset.class_names != data.class_names:
-            raise IbrobustError(
-                f"The model {name!r} was trained on the classes of {card.dataset.name}, which are not those of "
-                f"{data.name}: give its own data set (--dataset)."
-            )
-        wanted = list(card.decoders) if "all" in decoders else list(dict.fromkeys(decoders)) or [card.decoders[0]]
-        for decoder in wanted:
-            if decoder not in card.decoders:
-                raise IbrobustError(
-                    f"The model {name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
-                )
-            targets.append((card, decoder))
+        targets += [_reference(name, data)] if is_reference(name) else _registered(name, decoders, data)
     return targets
+
+
+def _reference(name: str, data: Dataset) -> Target:
+    height, width = data.test.images.shape[-2:]
+
+    def load(device: str) -> nn.Module:
+        return load_reference(name, device=device, image_size=(height, width), num_classes=data.num_classes)
+
+    return Target(name, "-", load)
+
+
+def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Target]:
+    card = model_card(name)
+    if card.dataset.class_names != data.class_names:
+        raise IbrobustError(
+            f"The model {name!r} was trained on the classes of {card.dataset.name}, which are not those of "
+            f"{data.name}: give its own data set (--dataset)."
+        )
+    wanted = list(card.decoders) if "all" in decoders else list(dict.fromkeys(decoders)) or [card.decoders[0]]
+    targets = []
+    for decoder in wanted:
+        if decoder not in card.decoders:
+            raise IbrobustError(
+                f"The model {name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
+            )
+        audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
+        load = partial(_load_registered, name, decoder)
+        targets.append(Target(name, decoder, load, audit.get("verdict")))
+    return targets
+
+
+def _load_registered(name: str, decoder: str, device: str) -> nn.Module:
+    return load_model(name, decoder=decoder, device=device)
 
 
 def default_device(device: str | None) -> str:
@@ -73,17 +115,19 @@ def sweep_rows(
     """Return one sweep for each target, with a progress bar while they run."""
     rows = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for card, decoder in targets:
-            task = bar.add_task(f"{card.name} ({decoder})", total=len(test))
-            model = load_model(card.name, decoder=decoder, device=default_device(device))
+        for target in targets:
+            show = partial(_show, bar, bar.add_task(f"{target.name} ({target.decoder})", total=len(test)))
             result = fgsm_sweep(
-                model,
+                target.load(default_device(device)),
                 test.images,
                 test.labels,
                 epsilons,
                 batch_size=batch_size,
-                progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),
+                progress=show,
             )
-            verdict = (card.evaluations.get("audit") or {}).get(decoder, {}).get("verdict")
-            rows.append(SweepRow(card.name, decoder, result, verdict))
+            rows.append(SweepRow(target.name, target.decoder, result, target.verdict))
     return rows
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)

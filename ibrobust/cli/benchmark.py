@@ -14,15 +14,11 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[
-        str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")
-    ],
+    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1].")] = "8/255",
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    decoder: Annotated[
-        str | None, typer.Option(help="Decoder of a registered model; its first by default.")
-    ] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model; its first by default.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -33,9 +29,7 @@ def benchmark(
     batch_size: Annotated[int, typer.Option(min=1, help="Images that an attack works on at once.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the CPU by default.")] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="JSON file to keep the progress in, and to go on from.")
-    ] = None,
+    state: Annotated[Path | None, typer.Option(help="JSON file to keep the progress in, and to go on from.")] = None,
     log: Annotated[Path | None, typer.Option(help="File that AutoAttack's messages are added to.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
 ) -> None:
@@ -85,9 +79,7 @@ def _report(result: BenchmarkResult, console: Console) -> None:
 
     where = f"n = {result.total:,} test images of {result.dataset}"
     how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}"
-    table = Table(
-        title="RobustBench", title_justify="left", caption=f"{where}; {how}", caption_justify="left"
-    )
+    table = Table(title="RobustBench", title_justify="left", caption=f"{where}; {how}", caption_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("clean %", justify="right")
     table.add_column("robust %", justify="right")

@@ -39,12 +39,16 @@ def demo(
     from ibrobust.reporting.tables import SweepRow, accuracy_table, sweep_table
     from ibrobust.training.recipe import Recipe
 
-    output.mkdir(parents=True, exist_ok=True)  # before the trainings, so that a folder that cannot be written is told now
+    output.mkdir(
+        parents=True, exist_ok=True
+    )  # before the trainings, so that a folder that cannot be written is told now
     console = Console()
     errors = Console(stderr=True)
     recipes = {
-        "demo-knn_ib": Recipe(**SHARED, objective="knn_ib", beta=0.03, average_neighbors=True, num_neighbors=9),
-        "demo-cross_entropy": Recipe(**SHARED, objective="cross_entropy"),
+        "demo-knn_ib": Recipe.parse(
+            {**SHARED, "objective": "knn_ib", "beta": 0.03, "average_neighbors": True, "num_neighbors": 9}
+        ),
+        "demo-cross_entropy": Recipe.parse({**SHARED, "objective": "cross_entropy"}),
     }
     for name, recipe in recipes.items():
         with TrainingProgress(errors, name) as progress:

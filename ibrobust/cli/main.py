@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__
-from ibrobust.cli import attack, demo, listing, train
+from ibrobust.cli import attack, benchmark, demo, doctor, listing, train
 from ibrobust.errors import IbrobustError
 
 USAGE_ERROR = 2
@@ -30,6 +30,8 @@ app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)
+app.command("benchmark")(benchmark.benchmark)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
 

@@ -46,9 +46,7 @@ class TrainingProgress:
         """Show the state of a training."""
         terms = "  ".join(f"{name} {value:.3f}" for name, value in state.terms.items())
         left = timedelta(seconds=round(state.seconds_left))
-        text = (
-            f"epoch {state.epoch}/{state.epochs}  {terms}  {state.images_per_second:,.0f} images/s  {left} left"
-        )
+        text = f"epoch {state.epoch}/{state.epochs}  {terms}  {state.images_per_second:,.0f} images/s  {left} left"
         if self._console.is_terminal:
             total = state.epochs * state.steps
             done = (state.epoch - 1) * state.steps + state.step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,79 +17,79 @@ RECIPE = "Recipe"
 
 def train(
     recipe: Annotated[
-        Optional[Path], typer.Option(help="YAML file with recipe fields; options given here come on top.")
+        Path | None, typer.Option(help="YAML file with recipe fields; options given here come on top.")
     ] = None,
     dataset: Annotated[
-        Optional[str],
-        typer.Option(help="cifar10, digits, or an image folder with train/<class>/* and test/<class>/*. [cifar10]", rich_help_panel=RECIPE),
+        str | None,
+        typer.Option(
+            help="cifar10, digits, or an image folder with train/<class>/* and test/<class>/*. [cifar10]",
+            rich_help_panel=RECIPE,
+        ),
     ] = None,
-    objective: Annotated[
-        Optional[str], typer.Option(help="Training objective. [knn_ib]", rich_help_panel=RECIPE)
-    ] = None,
+    objective: Annotated[str | None, typer.Option(help="Training objective. [knn_ib]", rich_help_panel=RECIPE)] = None,
     beta: Annotated[
-        Optional[float], typer.Option(help="Weight of the bottleneck term, in [0, 1). [0.03]", rich_help_panel=RECIPE)
+        float | None,
+        typer.Option(help="Weight of the bottleneck term, in [0, 1). [0.03]", rich_help_panel=RECIPE),
     ] = None,
     num_neighbors: Annotated[
-        Optional[int], typer.Option(help="Neighbours k of the entropy estimator. [3]", rich_help_panel=RECIPE)
+        int | None, typer.Option(help="Neighbours k of the entropy estimator. [3]", rich_help_panel=RECIPE)
     ] = None,
     average_neighbors: Annotated[
-        Optional[bool],
+        bool | None,
         typer.Option(help="Average the estimators for 1..k instead of using the k-th alone.", rich_help_panel=RECIPE),
     ] = None,
     noise: Annotated[
-        Optional[bool], typer.Option(help="Zero-entropy noise on the latents in training. [noise]", rich_help_panel=RECIPE)
+        bool | None,
+        typer.Option(help="Zero-entropy noise on the latents in training. [noise]", rich_help_panel=RECIPE),
     ] = None,
     dropout: Annotated[
-        Optional[float], typer.Option(help="Dropout rate before the linear head. [0]", rich_help_panel=RECIPE)
+        float | None, typer.Option(help="Dropout rate before the linear head. [0]", rich_help_panel=RECIPE)
     ] = None,
     dropconnect: Annotated[
-        Optional[float], typer.Option(help="DropConnect rate of the linear head. [0]", rich_help_panel=RECIPE)
+        float | None, typer.Option(help="DropConnect rate of the linear head. [0]", rich_help_panel=RECIPE)
     ] = None,
     width: Annotated[
-        Optional[int], typer.Option(help="Channels of the first stage; 64 is ResNet18. [64]", rich_help_panel=RECIPE)
+        int | None,
+        typer.Option(help="Channels of the first stage; 64 is ResNet18. [64]", rich_help_panel=RECIPE),
     ] = None,
-    latent_dim: Annotated[Optional[int], typer.Option(help="Latent dimensions. [256]", rich_help_panel=RECIPE)] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions. [256]", rich_help_panel=RECIPE)] = None,
     decoder: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(
             help="Decoder to fit on the frozen encoder (repeatable): gaussian_mixture, logistic, resfc. "
             "[gaussian_mixture, logistic]",
             rich_help_panel=RECIPE,
         ),
     ] = None,
-    epochs: Annotated[Optional[int], typer.Option(help="Passes over the images. [150]", rich_help_panel=RECIPE)] = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="Images a step. [200]", rich_help_panel=RECIPE)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images. [150]", rich_help_panel=RECIPE)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step. [200]", rich_help_panel=RECIPE)] = None,
     augment: Annotated[
-        Optional[str], typer.Option(help="none, crop or crop_flip. [crop_flip]", rich_help_panel=RECIPE)
+        str | None, typer.Option(help="none, crop or crop_flip. [crop_flip]", rich_help_panel=RECIPE)
     ] = None,
-    optimizer: Annotated[
-        Optional[str], typer.Option(help="adam, adamw or sgd. [adam]", rich_help_panel=RECIPE)
-    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd. [adam]", rich_help_panel=RECIPE)] = None,
     learning_rate: Annotated[
-        Optional[float], typer.Option("--learning-rate", "--lr", help="Learning rate. [0.0005]", rich_help_panel=RECIPE)
+        float | None,
+        typer.Option("--learning-rate", "--lr", help="Learning rate. [0.0005]", rich_help_panel=RECIPE),
     ] = None,
     schedule: Annotated[
-        Optional[str], typer.Option(help="plateau, one_cycle, cosine or constant. [plateau]", rich_help_panel=RECIPE)
+        str | None,
+        typer.Option(help="plateau, one_cycle, cosine or constant. [plateau]", rich_help_panel=RECIPE),
     ] = None,
-    weight_decay: Annotated[Optional[float], typer.Option(help="Weight decay. [0]", rich_help_panel=RECIPE)] = None,
-    mixed_precision: Annotated[
-        Optional[str], typer.Option(help="no, bf16 or fp16. [no]", rich_help_panel=RECIPE)
-    ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random. [0]", rich_help_panel=RECIPE)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay. [0]", rich_help_panel=RECIPE)] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16. [no]", rich_help_panel=RECIPE)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. [0]", rich_help_panel=RECIPE)] = None,
     set_: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--set", help="Any other recipe field, as FIELD=VALUE (repeatable).", rich_help_panel=RECIPE),
     ] = None,
-    name: Annotated[Optional[str], typer.Option(help="Name of the model. By default made from the recipe.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. By default made from the recipe.")] = None,
     data_dir: Annotated[
-        Optional[Path], typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
     ] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or cuda:N. By default what is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default what is there.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of this name.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
-    log_with: Annotated[
-        Optional[str], typer.Option(help="Also log to a tracker: tensorboard, wandb, mlflow, ...")
-    ] = None,
+    log_with: Annotated[str | None, typer.Option(help="Also log to a tracker: tensorboard, wandb, mlflow, ...")] = None,
 ) -> None:
     """Train a model, fit its decoders, score it and store it in the registry.
 

@@ -28,7 +28,8 @@ class ImageClassifier(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Return latents (B, latent_dim): noise-free, and the mean where the encoder gives a distribution."""
-        return self.encoder(images)[:, : self.latent_dim]
+        outputs: Tensor = self.encoder(images)
+        return outputs[:, : self.latent_dim]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of images (B, 3, H, W) in [0, 1]."""

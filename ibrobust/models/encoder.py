@@ -87,9 +87,7 @@ class Encoder(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(in_channels, channels, stride=stride), BasicBlock(channels, channels, stride=1)
-    )
+    return nn.Sequential(BasicBlock(in_channels, channels, stride=stride), BasicBlock(channels, channels, stride=1))
 
 
 def fast_memory_format(encoder: Encoder, device: torch.device) -> torch.memory_format:

@@ -83,7 +83,5 @@ def fit_gaussian_mixture(
         identity = torch.eye(dim, dtype=torch.float64, device=device)
         decoder.means[label] = mean
         decoder.whitening[label] = torch.linalg.solve_triangular(factor, identity, upper=False)
-        decoder.log_normalizers[label] = (
-            -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
-        )
+        decoder.log_normalizers[label] = -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
     return decoder

@@ -37,9 +37,7 @@ def evaluation_head(head: nn.Module) -> nn.Linear:
         IbrobustError: the head is not one linear layer, alone, after dropout, or with DropConnect.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-    others = [
-        layer for layer in head.modules() if not isinstance(layer, (nn.Linear, nn.Dropout, nn.Sequential))
-    ]
+    others = [layer for layer in head.modules() if not isinstance(layer, (nn.Linear, nn.Dropout, nn.Sequential))]
     if len(layers) != 1 or others:
         raise IbrobustError(
             f"The objective's head {type(head).__name__} is not a single linear layer, so it cannot be stored: give "

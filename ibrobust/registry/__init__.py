@@ -1,6 +1,21 @@
 """List, train, load and register models: a YAML card and safetensors weights each."""
 
 from ibrobust.registry.card import ModelCard
-from ibrobust.registry.registry import list_models, load_model, model_card, register_model, train, update_metrics
+from ibrobust.registry.registry import (
+    list_models,
+    load_model,
+    model_card,
+    register_model,
+    train,
+    update_metrics,
+)
 
-__all__ = ["ModelCard", "list_models", "load_model", "model_card", "register_model", "train", "update_metrics"]
+__all__ = [
+    "ModelCard",
+    "list_models",
+    "load_model",
+    "model_card",
+    "register_model",
+    "train",
+    "update_metrics",
+]

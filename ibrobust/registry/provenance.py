@@ -7,7 +7,16 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("ibrobust", "torch", "torchvision", "torchattacks", "robustbench", "accelerate", "scikit-learn", "numpy")
+PACKAGES = (
+    "ibrobust",
+    "torch",
+    "torchvision",
+    "torchattacks",
+    "robustbench",
+    "accelerate",
+    "scikit-learn",
+    "numpy",
+)
 
 
 def library_versions() -> dict[str, str]:

@@ -83,9 +83,7 @@ def load_model(name: str, *, decoder: str | None = None, device: str | torch.dev
     card = read_card(path)
     chosen = decoder if decoder is not None else card.decoders[0]
     if chosen not in card.decoders:
-        raise IbrobustError(
-            f"The model {name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}."
-        )
+        raise IbrobustError(f"The model {name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}.")
     target = _device(device)
     weights = read_weights(card, path)
     # Nothing is computed for weights that the file is about to replace.
@@ -188,7 +186,8 @@ def register_model(
     _refuse_duplicate(name, overwrite=overwrite)
     if not isinstance(model, ImageClassifier) or not isinstance(model.encoder, Encoder):
         raise IbrobustError(
-            f"A {type(model).__name__} cannot be stored: give an ibrobust.ImageClassifier, or attack the module as it is."
+            f"A {type(model).__name__} cannot be stored: give an ibrobust.ImageClassifier, or attack the "
+            "module as it is."
         )
     return _store(
         name,
@@ -326,13 +325,13 @@ def _clean_accuracy(
     records = {}
     for kind, decoder in decoders.items():
         decoder.eval()
-        predictions = torch.cat([decoder(part).argmax(dim=1) for part in latents.split(ENCODING_BATCH)])
+        predictions = torch.cat([decoder(part).argmax(dim=1) for part in torch.split(latents, ENCODING_BATCH)])
         records[kind] = AccuracyRecord(correct=int((predictions == labels).sum()), total=len(labels))
     return records
 
 
 def _batches(split: Split, device: torch.device) -> Iterator[Tensor]:
-    for images in split.images.split(ENCODING_BATCH):
+    for images in torch.split(split.images, ENCODING_BATCH):
         yield to_unit_range(images.to(device))
 
 

@@ -33,7 +33,9 @@ def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> 
     for row in rows:
         result = row.result
         unattacked = result.zero_gradient_share + result.nonfinite_gradient_share
-        points = sorted({0.0: result.clean_accuracy, **dict(zip(result.epsilons, result.accuracy, strict=True))}.items())
+        points = sorted(
+            {0.0: result.clean_accuracy, **dict(zip(result.epsilons, result.accuracy, strict=True))}.items()
+        )
         label = f"{row.model} ({row.decoder})"
         if unattacked > UNATTACKED_SHARE:
             label += f", {unattacked:.0%} not attacked"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -39,45 +40,62 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:
     """Return accuracies in per cent: models down, epsilons across, the best of each column marked.
 
     Args:
-        rows: at least one; all with the same epsilons and images.
+        rows: at least one; all with the same epsilons and images. A model with more than 1% of images that FGSM could
+            not attack gets daggers, and cannot be the best under attack.
         dataset: name for the caption.
     """
     first = rows[0].result
-    marked = any(_unattacked(row.result) > UNATTACKED_SHARE for row in rows)
-    caption = f"n = {first.total:,} test images of {dataset}; accuracy in % under attack, 95% within ±{_half_width(first.total):.1f}"
-    if len(rows) > 1:
-        caption += "; best of a column in bold and starred"
-    if marked:
-        caption += (
-            f"\n{DAGGER} more than {UNATTACKED_SHARE:.0%} of the images have a zero or non-finite gradient: FGSM did not "
-            "attack them, and the accuracy is no sign of robustness. See ibrobust audit."
-        )
-    table = Table(title="Accuracy under FGSM", caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("model", overflow="fold")
-    table.add_column("decoder")
-    table.add_column("clean", justify="right")
-    for epsilon in first.epsilons:
-        table.add_column(f"ε {format_epsilon(epsilon)}", justify="right")
-    table.add_column("zero gradient", justify="right")
-    table.add_column("not finite", justify="right")
+    some_nonfinite = any(row.result.nonfinite_gradient for row in rows)
     audited = any(row.verdict for row in rows)
+    table = Table(
+        title="Accuracy under FGSM, %",
+        caption=_caption(rows, dataset),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("model (decoder)", overflow="fold", min_width=18)
+    table.add_column("clean", justify="right", no_wrap=True)
+    for epsilon in first.epsilons:
+        table.add_column(f"ε {format_epsilon(epsilon)}".replace(" (", "\n("), justify="right", no_wrap=True)
+    table.add_column("zero\ngradient", justify="right", no_wrap=True)
+    if some_nonfinite:
+        table.add_column("NaN or inf\ngradient", justify="right", no_wrap=True)
     if audited:
-        table.add_column("audit")
+        table.add_column("audit", no_wrap=True)
     columns = [[row.result.clean_accuracy for row in rows]]
     columns += [[row.result.accuracy[index] for row in rows] for index in range(len(first.epsilons))]
+    unattacked = [_unattacked(row.result) > UNATTACKED_SHARE for row in rows]
     for index, row in enumerate(rows):
-        dagger = DAGGER if _unattacked(row.result) > UNATTACKED_SHARE else ""
-        cells: list[str | Text] = [row.model, row.decoder]
+        cells: list[str | Text] = [f"{row.model} ({row.decoder})"]
         for place, column in enumerate(columns):
-            best = len(rows) > 1 and column[index] == max(column)
-            text = f"{'*' if best else ''}{100 * column[index]:.1f}{dagger if place else ''}"
+            # A model that was not attacked cannot be the best under attack.
+            contenders = [value for value, out in zip(column, unattacked, strict=True) if place == 0 or not out]
+            excluded = place > 0 and unattacked[index]
+            best = len(rows) > 1 and not excluded and column[index] == max(contenders)
+            text = f"{'*' if best else ''}{100 * column[index]:.1f}{DAGGER if excluded else ''}"
             cells.append(Text(text, style="bold" if best else ""))
         cells.append(f"{row.result.zero_gradient_share:.1%}")
-        cells.append(f"{row.result.nonfinite_gradient_share:.1%}")
+        if some_nonfinite:
+            cells.append(f"{row.result.nonfinite_gradient_share:.1%}")
         if audited:
             cells.append(row.verdict or "-")
         table.add_row(*cells)
     return table
+
+
+def _caption(rows: Sequence[SweepRow], dataset: str) -> str:
+    total = rows[0].result.total
+    caption = f"n = {total:,} test images of {dataset}; 95% intervals within ±{_half_width(total):.1f} points"
+    if len(rows) > 1:
+        caption += "; * best of its column"
+    if any(_unattacked(row.result) > UNATTACKED_SHARE for row in rows):
+        caption += (
+            f"\n{DAGGER} not a sign of robustness: FGSM left more than {UNATTACKED_SHARE:.0%} of the images as they "
+            "were, their gradient being zero or not finite"
+        )
+    return caption
 
 
 def accuracy_table(card: Any) -> Table:
@@ -87,6 +105,7 @@ def accuracy_table(card: Any) -> Table:
         title_justify="left",
         caption=f"clean accuracy on {card.dataset.num_test:,} test images of {card.dataset.name}",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("decoder")
     table.add_column("accuracy %", justify="right")
@@ -97,22 +116,21 @@ def accuracy_table(card: Any) -> Table:
 
 def models_table(cards: Sequence[Any]) -> Table:
     """Return one row a card: what it is, how long it trained, how well it does on clean images."""
-    table = Table(title="Models", title_justify="left")
+    table = Table(title="Models", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("name", overflow="fold")
-    table.add_column("objective")
-    table.add_column("data set")
+    table.add_column("objective", overflow="fold")
+    table.add_column("data set", overflow="fold")
     table.add_column("width", justify="right")
     table.add_column("epochs", justify="right")
-    table.add_column("decoder: clean accuracy %")
+    table.add_column("clean accuracy, %", no_wrap=True)
     for card in cards:
-        scores = ", ".join(f"{kind}: {100 * record.accuracy:.1f}" for kind, record in card.clean_accuracy.items())
         table.add_row(
             card.name,
             card.recipe.objective if card.recipe else "-",
             card.dataset.name,
             str(card.width),
             str(card.training.epochs_run) if card.training else "-",
-            scores,
+            "\n".join(f"{100 * record.accuracy:.1f} {kind}" for kind, record in card.clean_accuracy.items()),
         )
     return table
 

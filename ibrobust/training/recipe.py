@@ -46,7 +46,8 @@ class Recipe(BaseModel):
     width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
     latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 256
     decoders: Annotated[
-        tuple[FittedDecoder, ...], Field(description="decoders fitted on the frozen encoder, the first is the default")
+        tuple[FittedDecoder, ...],
+        Field(description="decoders fitted on the frozen encoder, the first is the default"),
     ] = ("gaussian_mixture", "logistic")
 
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 150
@@ -95,7 +96,7 @@ class Recipe(BaseModel):
         write_text(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     def default_name(self) -> str:
-        """Return a model name that tells what sets this recipe apart, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
+        """Return a model name that tells recipes apart, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
         parts = [self.objective]
         if self.objective not in ("cross_entropy", "adversarial"):
             parts.append(f"beta{self.beta:g}")

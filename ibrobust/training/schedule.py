@@ -26,11 +26,19 @@ class LearningRateSchedule:
             # The kNN objective is a difference of entropies and may be negative, where a relative threshold would
             # take a small worsening for an improvement; hence an absolute one.
             self._plateau = ReduceLROnPlateau(
-                optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, threshold=0.0, threshold_mode="abs"
+                optimizer,
+                factor=PLATEAU_FACTOR,
+                patience=PLATEAU_PATIENCE,
+                threshold=0.0,
+                threshold_mode="abs",
             )
         elif recipe.schedule == "one_cycle":
             self._by_batch = OneCycleLR(
-                optimizer, recipe.learning_rate, total_steps=total, pct_start=ONE_CYCLE_WARM_UP, cycle_momentum=False
+                optimizer,
+                recipe.learning_rate,
+                total_steps=total,
+                pct_start=ONE_CYCLE_WARM_UP,
+                cycle_momentum=False,
             )
         elif recipe.schedule == "cosine":
             self._by_batch = CosineAnnealingLR(optimizer, total)

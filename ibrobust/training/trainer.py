@@ -27,7 +27,7 @@ from ibrobust.training.recipe import Recipe
 from ibrobust.training.schedule import LearningRateSchedule
 from ibrobust.training.seeds import derive_seed
 
-# Looking at the loss waits for the device. A non-finite one is remembered there with its step, and looked for this often.
+# Looking at the loss waits for the device. A non-finite one is remembered there, and looked for this often.
 STEPS_BETWEEN_LOOKS = 20
 
 # The file of a checkpoint with what is neither weights nor optimiser state.
@@ -249,9 +249,7 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
     """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
     kind = objective_class(recipe.objective)
     mean, std = channel_statistics(dataset.train.images)
-    encoder = Encoder(
-        width=recipe.width, latent_dim=recipe.latent_dim * kind.outputs_per_latent, mean=mean, std=std
-    )
+    encoder = Encoder(width=recipe.width, latent_dim=recipe.latent_dim * kind.outputs_per_latent, mean=mean, std=std)
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(

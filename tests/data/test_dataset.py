@@ -15,9 +15,7 @@ def test_channel_statistics_equal_the_float64_definition():
     mean, std = channel_statistics(images)
     values = images.double() / 255
     torch.testing.assert_close(torch.tensor(mean).double(), values.mean((0, 2, 3)), rtol=0, atol=1e-7)
-    torch.testing.assert_close(
-        torch.tensor(std).double(), values.std((0, 2, 3), correction=0), rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(torch.tensor(std).double(), values.std((0, 2, 3), correction=0), rtol=0, atol=1e-7)
 
 
 def test_digits_are_split_without_overlap_and_completely():

@@ -91,9 +91,13 @@ def test_logistic_regression_is_at_the_minimum_of_its_penalised_loss(clouds):
     decoder = fit_logistic(points, labels, 3)
     scale = points.double().std(0, correction=0)
     weight = (decoder.weight.detach().double() * scale).requires_grad_()  # in the standardised space of the fit
-    bias = (decoder.bias.detach().double() + decoder.weight.detach().double() @ points.double().mean(0)).requires_grad_()
+    bias = (
+        decoder.bias.detach().double() + decoder.weight.detach().double() @ points.double().mean(0)
+    ).requires_grad_()
     standard = (points.double() - points.double().mean(0)) / scale
-    loss = nn.functional.cross_entropy(standard @ weight.T + bias, labels, reduction="sum") + 0.5 * weight.square().sum()
+    loss = (
+        nn.functional.cross_entropy(standard @ weight.T + bias, labels, reduction="sum") + 0.5 * weight.square().sum()
+    )
     for gradient in torch.autograd.grad(loss, [weight, bias]):
         assert float(gradient.abs().max()) < 0.05 * len(points) ** 0.5
 
@@ -122,7 +126,10 @@ def test_resfc_has_the_papers_layers():
     kinds = [type(module).__name__ for module in decoder.modules() if not list(module.children())]
     block = ["BatchNorm1d", "Linear", "BatchNorm1d", "Linear"]
     assert kinds == ["Linear", *block * 5, "BatchNorm1d", "Linear"]
-    assert {module.out_features for module in decoder.modules() if isinstance(module, nn.Linear)} == {1024, 10}
+    assert {module.out_features for module in decoder.modules() if isinstance(module, nn.Linear)} == {
+        1024,
+        10,
+    }
 
 
 def test_resfc_computes_the_papers_formula():

@@ -77,7 +77,10 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
 
 def test_a_finished_run_leaves_metrics_and_no_checkpoints(home):
     train(TINY, name="tiny")
-    assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == ["metrics.jsonl", "recipe.yaml"]
+    assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == [
+        "metrics.jsonl",
+        "recipe.yaml",
+    ]
 
 
 def test_a_registered_classifier_gives_the_same_logits_when_loaded(classifier, digits):

@@ -112,7 +112,12 @@ def test_the_callers_random_state_is_left_alone(tiny_recipe, digits, tmp_path):
 
 def test_only_training_images_are_used(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
-    other = Dataset(digits.name, digits.class_names, digits.train, Split(digits.train.images[:50], digits.train.labels[:50]))
+    other = Dataset(
+        digits.name,
+        digits.class_names,
+        digits.train,
+        Split(digits.train.images[:50], digits.train.labels[:50]),
+    )
     first = train_encoder(recipe, digits, tmp_path / "a")
     assert_same_weights(first.encoder, train_encoder(recipe, other, tmp_path / "b").encoder)
 
