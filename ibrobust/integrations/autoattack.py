@@ -109,9 +109,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
     def _evaluate(
         self, x_orig: Tensor, y_orig: Tensor, bs: int, state_path: str | Path | None = None
     ) -> tuple[Tensor, Tensor]:
-        settings = (
-            self._settings(x_orig, y_orig, bs) if state_path is not None else {"attacks": self.attacks_to_run}
-        )
+        settings = self._settings(x_orig, y_orig, bs) if state_path is not None else {"attacks": self.attacks_to_run}
         with _caller_undisturbed(self.model, x_orig, self.device):
             state = self._begin(x_orig, y_orig, bs, settings, state_path)
             x_adv = x_orig.clone().detach()
@@ -172,9 +170,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
     ) -> EvaluationState:
         unknown = sorted(set(self.attacks_to_run) - set(ATTACKS))
         if unknown or not self.attacks_to_run:
-            raise IbrobustError(
-                f"AutoAttack cannot run {unknown or 'no attack'}: choose among {', '.join(ATTACKS)}."
-            )
+            raise IbrobustError(f"AutoAttack cannot run {unknown or 'no attack'}: choose among {', '.join(ATTACKS)}.")
         path = Path(state_path) if state_path is not None else None
         if path is not None and path.exists():
             state = EvaluationState.from_disk(path)
@@ -242,8 +238,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             state.batches_done += 1
             state.to_disk()
             self.logger.info(
-                f"{attack} - {number + 1}/{len(batches)} - "
-                f"{len(fallen)} out of {len(indices)} successfully perturbed"
+                f"{attack} - {number + 1}/{len(batches)} - {len(fallen)} out of {len(indices)} successfully perturbed"
             )
         state.finished.append(attack)
         state.accuracies[attack] = state.robust_accuracy
@@ -321,9 +316,7 @@ class _Log:
 
     def _emit(self, message: str, *, shown: bool) -> None:
         if shown:
-            print(
-                message, flush=True
-            )  # `verbose` promises it, and RobustBench prints its own lines between ours
+            print(message, flush=True)  # `verbose` promises it, and RobustBench prints its own lines between ours
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(message + "\n")
@@ -354,11 +347,7 @@ def real_autoattack() -> str | None:
     """Return the file of an `autoattack` package that is really installed, or None."""
     loaded = sys.modules.get(MODULE)
     if loaded is not None:
-        return (
-            None
-            if getattr(loaded, "AutoAttack", None) is AutoAttack
-            else str(getattr(loaded, "__file__", MODULE))
-        )
+        return None if getattr(loaded, "AutoAttack", None) is AutoAttack else str(getattr(loaded, "__file__", MODULE))
     spec = importlib.util.find_spec(MODULE)
     # A folder without __init__.py, of results say, has no origin: it is no package.
     return spec.origin if spec is not None else None

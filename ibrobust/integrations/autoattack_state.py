@@ -135,9 +135,7 @@ class EvaluationState:
             "images": images.cpu().contiguous(),
             "predictions": predictions.cpu(),
         }
-        with atomic_path(
-            self._images_folder / f"{self.attack}-{self.batches_done:06d}.safetensors"
-        ) as temporary:
+        with atomic_path(self._images_folder / f"{self.attack}-{self.batches_done:06d}.safetensors") as temporary:
             save_file(tensors, temporary)
 
     def kept_images(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -147,9 +145,7 @@ class EvaluationState:
         kept = []
         for file in sorted(self._images_folder.glob("*.safetensors")):
             attack, _, number = file.stem.rpartition("-")
-            if attack not in self.finished and not (
-                attack == self.attack and int(number) < self.batches_done
-            ):
+            if attack not in self.finished and not (attack == self.attack and int(number) < self.batches_done):
                 continue  # written just before an interruption; that batch runs again
             try:
                 part = load_file(file)

@@ -65,9 +65,7 @@ def check_torch() -> Check:
     import torchvision
 
     threads = torch.get_num_threads()
-    return Check(
-        "torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}, {threads} threads"
-    )
+    return Check("torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}, {threads} threads")
 
 
 def check_cuda() -> Check:
@@ -78,9 +76,7 @@ def check_cuda() -> Check:
         return Check("CUDA", "note", "no GPU that torch sees: everything runs on the CPU")
     torch.ones(2, device="cuda").sum().item()  # raises where the build has no kernels for this GPU
     names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
-    return Check(
-        "CUDA", "ok", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, CUDA {torch.version.cuda}"
-    )
+    return Check("CUDA", "ok", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, CUDA {torch.version.cuda}")
 
 
 def check_torchattacks() -> Check:
@@ -154,9 +150,7 @@ def check_autoattack() -> Check:
     images = adversary.run_standard_evaluation(torch.full((1, 3, 2, 2), 0.5), labels)
     if not isinstance(images, torch.Tensor) or adversary.clean_accuracy(images, labels) != 0:
         return _trouble("AutoAttack", "it does not break a linear model", "pyautoattack")
-    return Check(
-        "AutoAttack", "ok", f"pyautoattack {version('pyautoattack')} through ibrobust's adapter, works"
-    )
+    return Check("AutoAttack", "ok", f"pyautoattack {version('pyautoattack')} through ibrobust's adapter, works")
 
 
 def check_data() -> Check:
@@ -187,9 +181,7 @@ def check_models() -> Check:
             damaged.append(name)
     if damaged:
         remedy = f"ibrobust show {damaged[0]} says what is wrong"
-        return Check(
-            "models", "note", f"{len(damaged)} of {len(names)} cards in {folder} are damaged", remedy
-        )
+        return Check("models", "note", f"{len(damaged)} of {len(names)} cards in {folder} are damaged", remedy)
     return Check("models", "ok", f"{len(names)}, your own in {folder}")
 
 
@@ -198,9 +190,7 @@ def check_disk() -> Check:
     free = shutil.disk_usage(_nearest_existing(home())).free
     detail = f"{free / 2**30:.1f} GiB free for {home()}"
     if free < NEEDED_BYTES:
-        return Check(
-            "disk", "trouble", detail, f"export {HOME_VARIABLE}=FOLDER, with a folder on a larger disk"
-        )
+        return Check("disk", "trouble", detail, f"export {HOME_VARIABLE}=FOLDER, with a folder on a larger disk")
     return Check("disk", "ok", detail)
 
 
@@ -224,9 +214,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         package = {"autoattack": "pyautoattack"}.get(module, module)
-        return Check(
-            name, "trouble", f"the module {module} is not installed", f"python -m pip install {package}"
-        )
+        return Check(name, "trouble", f"the module {module} is not installed", f"python -m pip install {package}")
     except IbrobustError as error:
         problem, colon, command = str(error).rpartition(": ")
         return Check(name, "trouble", problem if colon else str(error), command.rstrip("."))

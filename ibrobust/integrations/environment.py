@@ -62,9 +62,7 @@ def robustbench_files() -> InstalledFiles:
             overwritten.append(str(file))
         else:
             changed.append(str(file))
-    return InstalledFiles(
-        installed.version, checked, tuple(overwritten), tuple(changed), reinstall_command(installed)
-    )
+    return InstalledFiles(installed.version, checked, tuple(overwritten), tuple(changed), reinstall_command(installed))
 
 
 def reinstall_command(installed: Distribution) -> str:
@@ -92,9 +90,7 @@ def mend() -> None:
     try:
         from ibrobust.integrations import autoattack
     except ModuleNotFoundError as error:
-        raise IbrobustError(
-            f"{error.name} is not installed: pip install 'pyautoattack>=0.2,<0.3'."
-        ) from error
+        raise IbrobustError(f"{error.name} is not installed: pip install 'pyautoattack>=0.2,<0.3'.") from error
     autoattack.install()
 
 

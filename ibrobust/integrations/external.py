@@ -57,9 +57,7 @@ def load_reference(
     try:
         model = model.to(device if device is not None else "cpu").eval()
     except (RuntimeError, AssertionError) as error:
-        raise IbrobustError(
-            f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees."
-        ) from error
+        raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
     if image_size is not None:
         _require_fit(reference, model, image_size, num_classes)
     return model
@@ -128,9 +126,7 @@ def _load_timm(name: str) -> nn.Module:
         ) from error
     config = model.pretrained_cfg
     if not config.get("mean") or not config.get("std") or not config.get("input_size"):
-        raise IbrobustError(
-            f"timm does not say how timm:{name} wants its images normalised: wrap it in a function."
-        )
+        raise IbrobustError(f"timm does not say how timm:{name} wants its images normalised: wrap it in a function.")
     height, width = config["input_size"][1:]
     return UnitRangeInput(
         model,
@@ -199,13 +195,9 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     try:
         model = function()
     except Exception as error:
-        raise IbrobustError(
-            f"{reference} fails when it is called without arguments: {_short(error)}"
-        ) from error
+        raise IbrobustError(f"{reference} fails when it is called without arguments: {_short(error)}") from error
     if not isinstance(model, nn.Module):
-        raise IbrobustError(
-            f"{reference} returns a {type(model).__name__}, where a torch.nn.Module is needed."
-        )
+        raise IbrobustError(f"{reference} returns a {type(model).__name__}, where a torch.nn.Module is needed.")
     return model
 
 
@@ -223,9 +215,7 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _require_fit(
-    reference: str, model: nn.Module, image_size: tuple[int, int], num_classes: int | None
-) -> None:
+def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], num_classes: int | None) -> None:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.full((2, 3, *image_size), 0.5, device=device)
     try:
@@ -235,8 +225,7 @@ def _require_fit(
         raise
     except Exception as error:
         raise IbrobustError(
-            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: "
-            f"{_short(error)}"
+            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {_short(error)}"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     expected = (2, num_classes) if num_classes is not None else (2, "C")

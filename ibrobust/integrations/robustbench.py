@@ -332,9 +332,7 @@ def _from_cifar10(folder: Path, count: int | None) -> _TestImages:
     return _TestImages("cifar10", CIFAR10_CLASSES, images, labels)
 
 
-def _require_classes(
-    module: nn.Module, card: ModelCard | None, images: _TestImages, device: torch.device
-) -> None:
+def _require_classes(module: nn.Module, card: ModelCard | None, images: _TestImages, device: torch.device) -> None:
     if card is not None and card.dataset.class_names != images.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "

@@ -1,0 +1,200 @@
+"""Stored models in the form of the Hugging Face Hub: a folder with config.json, model.safetensors and README.md.
+
+config.json is the model's card. Loading reads these two files and nothing else: nothing is unpickled, and no code
+is looked up by a name in them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard as HubReadme
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ibrobust.atomic import atomic_path, write_text
+from ibrobust.errors import IbrobustError
+from ibrobust.models import Encoder, ImageClassifier, build_decoder
+from ibrobust.registry import ModelCard, list_models, model_card
+from ibrobust.registry.card import check_name, read_card
+from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+README = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+An image classifier of ibrobust: images (B, 3, H, W) in [0, 1] to logits.
+{{ description }}
+
+Trained on {{ dataset }} with the objective `{{ objective }}`. Clean accuracy: {{ accuracy }}.
+
+    from ibrobust.integrations.huggingface import load_pretrained
+    model = load_pretrained("REPOSITORY OR FOLDER")
+"""
+
+
+class HubModel(  # type: ignore[call-arg, unused-ignore]
+    ModelHubMixin,
+    library_name="ibrobust",
+    tags=["adversarial-robustness", "information-bottleneck"],
+    model_card_template=README,
+):
+    """A stored model, card and weights, which `save_pretrained` and `push_to_hub` write and `from_pretrained` reads.
+
+    Args:
+        record: the model's card.
+        tensors: its weights.
+    """
+
+    # Not `card` and `weights`: the mixin fills parameters with what config.json has under their names.
+    def __init__(self, record: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+        self.record = record
+        self.tensors = dict(tensors)
+
+    def classifier(self, *, decoder: str | None = None, device: str | torch.device | None = None) -> ImageClassifier:
+        """Return the model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode."""
+        card = self.record
+        chosen = decoder if decoder is not None else card.decoders[0]
+        if chosen not in card.decoders:
+            raise IbrobustError(
+                f"The model {card.name!r} has no decoder {chosen!r}: it has {', '.join(card.decoders)}."
+            )
+        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs)
+        module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
+        try:
+            encoder.load_state_dict(_part(self.tensors, "encoder."))
+            module.load_state_dict(_part(self.tensors, f"decoders.{chosen}."))
+        except RuntimeError as error:
+            fault = str(error).splitlines()[-1].strip()
+            raise IbrobustError(
+                f"The weights of {card.name!r} do not fit its card ({fault}): fetch both again."
+            ) from error
+        model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
+        return model.to(device if device is not None else "cpu").to_fast_memory_format().eval()
+
+    def generate_model_card(self, **fields: Any) -> HubReadme:
+        """Return the README of the repository."""
+        card = self.record
+        accuracies = [f"{kind} {100 * record.accuracy:.2f}%" for kind, record in card.clean_accuracy.items()]
+        own = {
+            "name": card.name,
+            "description": card.description,
+            "dataset": card.dataset.name,
+            "objective": card.recipe.objective if card.recipe else "unknown",
+            "accuracy": ", ".join(accuracies) or "not measured",
+        }
+        return super().generate_model_card(**{**own, **fields})
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with atomic_path(save_directory / WEIGHTS) as temporary:
+            save_file(self.tensors, temporary)
+        weights = self.record.weights.model_copy(update={"file": WEIGHTS})
+        fields = self.record.model_copy(update={"weights": weights}).model_dump(mode="json")
+        write_text(save_directory / CONFIG, json.dumps(fields, indent=2) + "\n")  # last: it names the weights
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubModel:  # type: ignore[override, unused-ignore]
+        download = {
+            key: options[key] for key in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        folder = Path(model_id)
+        paths = [
+            folder / file if folder.is_dir() else Path(hf_hub_download(repo_id=model_id, filename=file, **download))
+            for file in (CONFIG, WEIGHTS)
+        ]
+        record = read_card(paths[0])  # JSON is YAML
+        return cls(record, read_weights(record, paths[0]))
+
+
+def save_pretrained(name: str, folder: str | Path) -> Path:
+    """Write a registered model to a folder in the Hugging Face form; return the folder.
+
+    Raises:
+        IbrobustError: there is no such model, or its weights are damaged.
+    """
+    folder = Path(folder)
+    hub_model(name).save_pretrained(folder)
+    return folder
+
+
+def load_pretrained(
+    folder_or_repo: str | Path,
+    *,
+    decoder: str | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> ImageClassifier:
+    """Return a model from a folder or a repository of the Hub: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+
+    Args:
+        folder_or_repo: a local folder, else ``OWNER/NAME`` on the Hub.
+        decoder: one of the card's decoders; its first by default.
+        device: where to put the model; the CPU by default.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        IbrobustError: it is not there, cannot be downloaded, or the weights do not have the card's SHA-256.
+    """
+    return _fetch(folder_or_repo, revision).classifier(decoder=decoder, device=device)
+
+
+def add_pretrained(
+    folder_or_repo: str | Path, *, name: str | None = None, revision: str | None = None, overwrite: bool = False
+) -> ModelCard:
+    """Put a model from a folder or the Hub into the registry; return its card there.
+
+    Args:
+        folder_or_repo: as for `load_pretrained`.
+        name: in the registry; the card's own by default.
+        revision: branch, tag or commit on the Hub.
+        overwrite: replace a model of this name.
+
+    Raises:
+        IbrobustError: as for `load_pretrained`, or the name is taken or unsafe.
+    """
+    fetched = _fetch(folder_or_repo, revision)
+    name = name if name is not None else fetched.record.name
+    check_name(name)
+    if name in list_models() and not overwrite:
+        raise IbrobustError(f"There is already a model {name!r}: give another name, or overwrite it.")
+    for decoder in fetched.record.decoders:
+        fetched.classifier(decoder=decoder)  # raises where the weights do not fit
+    file, digest = write_weights(name, fetched.tensors)
+    weights = fetched.record.weights.model_copy(update={"file": file, "sha256": digest})
+    card = fetched.record.model_copy(update={"name": name, "weights": weights})
+    write_card(card)
+    return card
+
+
+def hub_model(name: str) -> HubModel:
+    """Return a registered model in the form that `push_to_hub` sends."""
+    card = model_card(name)
+    return HubModel(card, read_weights(card, card_paths()[name]))
+
+
+def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
+    try:
+        return HubModel.from_pretrained(str(folder_or_repo), revision=revision)
+    except IbrobustError:
+        raise
+    # Validation, HTTP and connection errors of the Hub share no base class.
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise IbrobustError(
+            f"{str(folder_or_repo)!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository that can be "
+            f"downloaded ({first})."
+        ) from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,144 @@
+"""The Hugging Face form on local folders: there and back, and what must not be loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+from ibrobust.integrations.huggingface import HubModel, add_pretrained, hub_model, load_pretrained, save_pretrained
+from ibrobust.registry import list_models, load_model, model_card
+
+
+@pytest.fixture
+def folder(registered: str, tmp_path: Path) -> Path:
+    return save_pretrained(registered, tmp_path / "saved")
+
+
+def edit(folder: Path, **fields: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def test_a_model_comes_back_bit_for_bit(folder: Path, registered: str, digits_images: tuple[Tensor, Tensor]) -> None:
+    images, _ = digits_images
+    loaded = load_pretrained(folder)
+    assert torch.equal(loaded(images), load_model(registered)(images))
+    assert not loaded.training
+
+
+def test_the_folder_holds_what_the_hub_expects(folder: Path, registered: str) -> None:
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith("---\nlibrary_name: ibrobust\n")
+    assert registered in readme
+    assert json.loads((folder / "config.json").read_text())["name"] == registered
+
+
+def test_a_folder_that_was_moved_can_be_loaded_without_the_registry(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_images: tuple[Tensor, Tensor]
+) -> None:
+    expected = load_pretrained(folder)(digits_images[0])
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "empty"))
+    assert torch.equal(load_pretrained(str(moved))(digits_images[0]), expected)
+    assert list_models("Digits*") == []
+
+
+def test_a_model_can_be_added_to_another_registry(
+    folder: Path, registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_images: tuple[Tensor, Tensor]
+) -> None:
+    before, expected = model_card(registered), load_model(registered)(digits_images[0])
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "another"))
+    add_pretrained(folder, name="pulled")
+    assert torch.equal(load_model("pulled")(digits_images[0]), expected)
+    assert model_card("pulled").clean_accuracy == before.clean_accuracy
+    with pytest.raises(IbrobustError, match="already a model 'pulled'"):
+        add_pretrained(folder, name="pulled")
+    assert add_pretrained(folder, name="pulled", overwrite=True).name == "pulled"
+    with pytest.raises(IbrobustError, match="not a safe file name"):
+        add_pretrained(folder, name="../escaped")
+
+
+def test_what_is_sent_to_the_hub_is_this_folder(registered: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = {}
+
+    class FakeApi:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> str:
+            sent.update({file.name: file.read_bytes() for file in folder_path.iterdir()})
+            return repo_id
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", FakeApi)
+    assert hub_model(registered).push_to_hub("someone/something") == "someone/something"
+    assert sent == {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_changed_weights_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(IbrobustError, match="SHA-256"):
+        load_pretrained(folder)
+
+
+def test_a_config_cannot_point_outside_its_folder(folder: Path, tmp_path: Path) -> None:
+    outside = Path(shutil.move(folder / "model.safetensors", tmp_path / "model.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder, weights={**config["weights"], "file": f"../{outside.name}"})
+    with pytest.raises(IbrobustError, match="cannot be read"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schema_version": 99}, "schema 99"),
+        ({"_target_": "os.system"}, "damaged at _target_"),
+        ({"record": {"a": 1}}, "damaged at record"),
+        ({"tensors": [1]}, "damaged at tensors"),
+        ({"width": 8}, "do not fit"),
+        ({"decoders": ["resfc"]}, "do not fit"),
+    ],
+)
+def test_a_config_that_is_no_card_of_these_weights_is_refused(
+    folder: Path, fields: dict[str, Any], message: str
+) -> None:
+    edit(folder, **fields)
+    with pytest.raises(IbrobustError, match=message):
+        load_pretrained(folder)
+
+
+def test_pickled_weights_are_not_looked_at(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(IbrobustError, match="cannot be read"):
+        load_pretrained(folder)
+
+
+def test_an_unknown_decoder_is_refused(folder: Path) -> None:
+    with pytest.raises(IbrobustError, match="has no decoder 'resfc'"):
+        load_pretrained(folder, decoder="resfc")
+
+
+def test_what_is_neither_folder_nor_repository_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for place in (tmp_path / "no" / "such" / "folder", "nobody/nothing"):
+        with pytest.raises(IbrobustError, match="neither a folder with config.json"):
+            load_pretrained(place)
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(IbrobustError, match="cannot be read"):
+        HubModel.from_pretrained(str(tmp_path))
