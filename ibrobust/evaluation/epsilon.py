@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ibrobust.errors import IbrobustError
 
 
@@ -24,14 +22,14 @@ def parse_epsilon(text: str) -> float:
 def check_epsilon(value: float) -> float:
     """Return `value` as a float; raise IbrobustError unless it is in [0, 1], NaN included."""
     number = float(value)
-    if math.isnan(number) or not 0.0 <= number <= 1.0:
+    if not 0.0 <= number <= 1.0:  # NaN fails as well
         hint = " (did you mean a fraction of 255?)" if 1.0 < number <= 255.0 else ""
         raise IbrobustError(f"The epsilon {number:g} is outside [0, 1], the scale of the pixels{hint}: write 8/255.")
     return number
 
 
 def format_epsilon(value: float) -> str:
-    """Return an epsilon as n/255 where n is a whole number, with the decimal; else the decimal with n/255 rounded."""
+    """Return an epsilon as n/255 where n is a whole number, else as the decimal with n/255 rounded."""
     steps = 255.0 * value
     whole = round(steps)
     return f"{whole}/255" if abs(steps - whole) < 1e-6 else f"{value:g} ({steps:.1f}/255)"

@@ -9,13 +9,16 @@ from ibrobust.errors import IbrobustError
 
 
 def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
-    """Raise IbrobustError unless images are (N, C, H, W) in range and labels (N,) integers, with N > 0."""
+    """Raise IbrobustError unless images are (N, C, H, W) in range and labels (N,) integers >= 0, with N > 0."""
     if images.dim() != 4 or len(images) == 0:
         raise IbrobustError(f"The images have shape {tuple(images.shape)}: (N, C, H, W) with N > 0 is needed.")
     if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise IbrobustError(
-            f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(images)},) integers are needed."
+            f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: "
+            f"({len(images)},) integers are needed."
         )
+    if int(labels.min()) < 0:
+        raise IbrobustError(f"The labels begin at {int(labels.min())}: classes are counted from 0.")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
@@ -23,12 +26,18 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):  # NaN fails as well
         raise IbrobustError(
-            f"The images range from {low:g} to {high:g}: values in [0, 1] are needed, with any normalisation inside the "
-            "model."
+            f"The images range from {low:g} to {high:g}: values in [0, 1] are needed, with any normalisation "
+            "inside the model."
         )
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise IbrobustError unless the batch size is at least 1."""
+    if batch_size < 1:
+        raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
+
+
 def unit_range(images: Tensor, device: torch.device) -> Tensor:
-    """Return images (B, C, H, W) on `device` as floats in [0, 1]; uint8 is divided by 255, floats stay as they are."""
+    """Return images (B, C, H, W) on `device` as floats in [0, 1]; uint8 is divided by 255."""
     images = images.to(device)
     return images.float() / 255.0 if images.dtype == torch.uint8 else images

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,19 +20,47 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode and gradients on; afterwards restore each module's own mode and the RNG.
+def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
+    """Put every module in evaluation mode and gradients on; afterwards restore each module's mode and the RNGs.
 
-    torchattacks alone would call `train()` on everything if the model was training, also on parts that were frozen in
-    evaluation mode. Works inside a caller's `no_grad` and `inference_mode`.
+    torchattacks alone would call `train()` on everything if the model was training, also on parts that were
+    frozen in evaluation mode. Works inside a caller's `no_grad` and `inference_mode`.
+
+    Args:
+        model: any module.
+        seed: of the global generators within; by default they go on from where they are.
     """
     modes = [(module, module.training) for module in model.modules()]
-    device = model_device(model)
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+    with isolated_rng(seed), torch.inference_mode(False), torch.enable_grad():
         try:
             model.eval()
             yield
         finally:
             for module, training in modes:
                 module.training = training
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None) -> Iterator[None]:
+    """Restore the global generators of torch (every device), NumPy and Python afterwards; seed them within.
+
+    APGD, FAB and Square reseed torch's, and a few of torchattacks' attacks draw from the other two.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)
+                random.seed(seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def derive_seed(seed: int, *parts: object) -> int:
+    """Return a seed in [0, 2^31) that depends on all parts, so that no two pieces of work share one."""
+    text = "\x1f".join([str(seed), *(repr(part) for part in parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +15,9 @@ from torchattacks.attack import Attack
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.epsilon import check_epsilon
-from ibrobust.evaluation.inputs import check_images_and_labels, unit_range
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.evaluation.predictions import check_logits, count_classes, is_correct
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class SweepResult:
         epsilons: perturbation sizes in [0, 1] pixel scale, in the order they were asked for.
         correct: images classified correctly under attack, for each epsilon.
         clean_correct: images classified correctly without an attack.
-        zero_gradient: images whose gradient is exactly zero in every pixel. FGSM leaves them as they are, so they were
-            not attacked.
-        nonfinite_gradient: images with a NaN or infinite gradient in some pixel; not attacked either.
+        zero_gradient: images whose gradient is exactly zero in every pixel. FGSM leaves them as they are, so
+            they were not attacked.
+        nonfinite_gradient: images with a NaN or infinite gradient in some pixel. A NaN makes the adversarial pixel
+            NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
         total: images in all.
     """
 
@@ -60,8 +64,13 @@ class SweepResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, with the accuracies they amount to, as JSON can hold them."""
-        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {**fields, "accuracy": list(self.accuracy), "clean_accuracy": self.clean_accuracy}
+        return {
+            **asdict(self),
+            "epsilons": list(self.epsilons),
+            "correct": list(self.correct),
+            "accuracy": list(self.accuracy),
+            "clean_accuracy": self.clean_accuracy,
+        }
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> SweepResult:
@@ -79,8 +88,8 @@ class SweepResult:
 class FGSMSweep(Attack):  # type: ignore[misc]
     """FGSM (Goodfellow et al. 2015) at several epsilons.
 
-    The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves all,
-    and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch.
+    The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves
+    all, and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch.
 
     Args:
         model: images in [0, 1] -> logits.
@@ -88,18 +97,20 @@ class FGSMSweep(Attack):  # type: ignore[misc]
     """
 
     def __init__(self, model: nn.Module, epsilons: Sequence[float]) -> None:
-        super().__init__("FGSMSweep", model)
+        with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell the device
+            super().__init__("FGSMSweep", model)
+        self.set_device(model_device(model))
         self.epsilons = tuple(epsilons)
         self.supported_mode = ["default"]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy in nats a unit, and the clean logits (B, K)."""
+        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K)."""
         images = images.clone().detach().to(self.device).requires_grad_()
         labels = labels.to(self.device)
         with torch.enable_grad():
-            logits = self.get_logits(images)
-            # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the smallest
-            # gradients into zeros, and those must be the same images here.
+            logits = check_logits(self.get_logits(images), labels)
+            # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the
+            # smallest gradients into zeros, and those must be the same images here.
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), images)
         return gradient, logits.detach()
 
@@ -125,14 +136,14 @@ def fgsm_sweep(
 ) -> SweepResult:
     """Return the accuracy of `model` under FGSM at every epsilon, with how many images were not attacked at all.
 
-    An image whose logits are NaN or infinite counts as classified wrongly: argmax would name some class. Model mode,
-    parameter gradients and random state are as before afterwards.
+    An image with NaN logits, or an infinite one for its own class, counts as wrong: argmax would name some class.
+    Model mode, parameter gradients and random state are as before afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K); it runs on its own device, in evaluation mode.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device.
         labels: (N,) integers in [0, K).
-        epsilons: in [0, 1] pixel scale, at least one.
+        epsilons: in [0, 1] pixel scale, at least one; one that comes twice gets two rows.
         batch_size: images a gradient.
         progress: called with (images done, images in all) after each batch.
 
@@ -142,39 +153,28 @@ def fgsm_sweep(
     epsilons = [check_epsilon(epsilon) for epsilon in epsilons]
     if not epsilons:
         raise IbrobustError("No epsilon was given: give at least one, for example 8/255.")
-    if batch_size < 1:
-        raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
+    check_batch_size(batch_size)
     check_images_and_labels(images, labels)
     device = model_device(model)
-    # On the device until the end: reading a count in each batch would wait for the device each time.
-    counts = torch.zeros(len(epsilons) + 3, dtype=torch.long, device=device)
     with evaluation_mode(model):
+        # On the device until the end: reading a count in each batch would wait for the device each time.
+        counts = torch.zeros(len(epsilons) + 3, dtype=torch.long, device=device)
+        count_classes(model, unit_range(images[:1], device), labels)
         attack = FGSMSweep(model, epsilons)
-        attack.set_device(device)
         for start in range(0, len(images), batch_size):
             batch = unit_range(images[start : start + batch_size], device)
             targets = labels[start : start + batch_size].to(device).long()
             gradient, logits = attack.gradient(batch, targets)
-            _check_logits(logits, targets)
             flat = gradient.flatten(1)
             finite = flat.isfinite().all(dim=1)
             zero = (flat == 0).all(dim=1)
-            with torch.no_grad():
-                hits = [_correct(model(attack.perturb(batch, gradient, epsilon)), targets) for epsilon in epsilons]
-            counts += torch.stack([*hits, _correct(logits, targets), zero, ~finite]).sum(dim=1)
+            rows = []
+            for epsilon in epsilons:
+                adversarial = attack.perturb(batch, gradient, epsilon)
+                with torch.no_grad():
+                    rows.append(is_correct(model(adversarial), targets))
+            counts += torch.stack([*rows, is_correct(logits, targets), zero, ~finite]).sum(dim=1)
             if progress:
                 progress(min(start + batch_size, len(images)), len(images))
-    *correct, clean, zero_count, nonfinite = counts.tolist()
+        *correct, clean, zero_count, nonfinite = counts.tolist()
     return SweepResult(tuple(epsilons), tuple(correct), clean, zero_count, nonfinite, len(images))
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)  # (B,)
-
-
-def _check_logits(logits: Tensor, labels: Tensor) -> None:
-    if logits.dim() != 2 or len(logits) != len(labels):
-        raise IbrobustError(
-            f"The model gave an output of shape {tuple(logits.shape)} for {len(labels)} images: (B, classes) logits are "
-            "needed."
-        )

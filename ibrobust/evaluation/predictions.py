@@ -1,0 +1,62 @@
+"""When a classification counts as correct."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+
+
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (B,) bool: the label's logit is the largest, and it is a number.
+
+    argmax names some class even where every logit is NaN or -inf, so such an image would be right by luck. It counts
+    as wrong. Other classes' logits may be -inf, which rules those classes out.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) in [0, K).
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]  # (B,)
+    return (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits; raise IbrobustError unless they are (B, K), a row for each of the B labels."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise IbrobustError(
+            f"The model gave an output of shape {shape} for {len(labels)} images: (B, classes) logits are needed."
+        )
+    return logits
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Return K, from the model's logits for one image.
+
+    Asked once, since a look at the labels of every batch would make the host wait for the device.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        images: (N, C, H, W) in [0, 1], on the model's device.
+        labels: (N,), all of those to be used.
+
+    Raises:
+        IbrobustError: the output is not (B, K) logits, or a label is not below K.
+    """
+    num_classes = check_logits(model(images[:1]), labels[:1]).shape[1]
+    if int(labels.max()) >= num_classes:
+        raise IbrobustError(
+            f"The labels go up to {int(labels.max())} and the model has {num_classes} classes: "
+            "give it images of its own data set."
+        )
+    return num_classes
+
+
+@torch.no_grad()
+def correct_in_batches(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
+    """Return (N,) bool, which of the images (N, C, H, W) in [0, 1] the model classifies correctly."""
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return torch.cat([is_correct(check_logits(model(batch), targets), targets) for batch, targets in parts])
