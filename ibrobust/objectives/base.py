@@ -61,7 +61,12 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def training_images(self, images: Tensor, labels: Tensor, latents_of: Callable[[Tensor], Tensor]) -> Tensor:
+    def training_images(
+        self,
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        latents_of: Callable[[Tensor], Tensor],  # noqa: ARG002
+    ) -> Tensor:
         """Return the images to train on; adversarial training overrides this, all others keep them.
 
         Args:

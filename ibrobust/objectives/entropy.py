@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.neighbors import TILE, nearest_neighbors, nearest_within_classes, rows_at_once
 
-# Points that coincide have the distance 0 and the log-distance minus infinity. Squared distances are counted as at least
+# Points that coincide have the distance 0 and the log-distance minus infinity. A squared distance counts as at least
 # this share of the points' mean squared distance from their centre: about what float32 can still tell apart.
 SMALLEST_SHARE = 1e-12
 
-# Rows of the distance matrix that are held at once.
-CHUNK_ROWS = 1024
+# Powers of two up to this have a reciprocal that is a normal number in float32 as well.
+LARGEST_EXPONENT = 120
+
+# Up to this many points on a GPU, H[Z | Y] comes from one matrix of all distances with the other classes masked: the
+# host never has to look at the labels in a training step then.
+ONE_MATRIX_ON_GPU = 2048
 
 
-def knn_entropy(z: Tensor, num_neighbors: int = 3, *, average: bool = False, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+def knn_entropy(
+    z: Tensor, num_neighbors: int = 3, *, average: bool = False, chunk_size: int = TILE, validate: bool = True
+) -> Tensor:
     """Return the Kozachenko-Leonenko estimate of the differential entropy of the points, a scalar in nats.
 
     H = psi(N) - psi(k) + log V_d + d / (2 N) * sum_i log r_k(i)^2, with r_k(i) the Euclidean distance from point i to
@@ -26,116 +34,163 @@ def knn_entropy(z: Tensor, num_neighbors: int = 3, *, average: bool = False, chu
     Leonenko 1987; Kraskov et al. 2004, eq. 20; the squared form of Kirsch, Lyle, Gal 2020, eq. 13, with its constants
     corrected). Neighbours are found without a graph; only the N * k chosen distances are differentiated, eq. 14.
 
-    Coinciding points: a squared distance below `SMALLEST_SHARE` of the mean squared distance from the centre counts as
-    that, with no gradient, so that the estimate is finite. Where all points are equal the estimate is minus infinity.
-    A point with NaN or infinite coordinates makes the estimate NaN or infinite: it is not looked for here, since that
-    would wait for the device in every training step.
+    Coinciding points: a squared distance below `SMALLEST_SHARE` of the mean squared distance from the centre (below the
+    smallest normal number where all points coincide) counts as that and has no gradient. So the estimate is finite, for
+    duplicated points very low, and no gradient is infinite.
 
     Args:
-        z: (N, D) points, any floating dtype; computed in float32, or float64 if given so. N > k.
-        num_neighbors: k, at least 1.
-        average: the mean of the estimates for 1..k in place of that for k. It is as consistent, and varies less.
-        chunk_rows: rows of the distance matrix to hold at once; the value does not depend on it.
+        z: (N, D) points, any floating dtype; computed in float32, or float64 if given so, never in autocast's type.
+        num_neighbors: k, at least 1 and less than N.
+        average: the mean of the estimates for 1..k in place of that for k. It is as consistent, and its gradient varies
+            less, because it does not hang on one neighbour.
+        chunk_size: edge of the tiles of the distance matrix that are held at once, beyond twice of which it is never
+            held as a whole. The value does not depend on it.
+        validate: look whether all coordinates are finite. On a GPU the host has to wait for the answer, so a training
+            step leaves it out: the estimate is NaN then where it would have raised.
 
     Raises:
-        IbrobustError: z is not (N, D) floating, k < 1, or N <= k.
+        IbrobustError: z is not (N, D) floating or not finite, k < 1, N <= k, or chunk_size < 1.
     """
-    _check(z, num_neighbors)
-    points = z if z.dtype == torch.float64 else z.float()
+    points, log_scale = _checked(z, num_neighbors, chunk_size, validate)
+    if len(points) <= num_neighbors:
+        raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
     with torch.autocast(z.device.type, enabled=False):
-        squared = _squared_distances(points, num_neighbors, chunk_rows)  # (N, k), ascending
-        return _estimate(squared, z.shape[1], num_neighbors, average=average)
+        distances, neighbors = nearest_neighbors(points.detach(), num_neighbors, tile=_tile(chunk_size))
+        log_distances = _log_distances(points, distances, neighbors, average=average)  # (N,)
+        constant = _digamma(len(points)) - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
+        return constant + z.shape[1] * (0.5 * log_distances.mean() + log_scale)
 
 
 def conditional_knn_entropy(
-    z: Tensor, labels: Tensor, num_neighbors: int = 3, *, average: bool = False, chunk_rows: int = CHUNK_ROWS
+    z: Tensor,
+    labels: Tensor,
+    num_neighbors: int = 3,
+    *,
+    average: bool = False,
+    chunk_size: int = TILE,
+    validate: bool = True,
 ) -> Tensor:
     """Return the estimate of H[Z | Y] = sum_y n_y / N * H[Z | y], a scalar in nats.
 
-    Each H[Z | y] is `knn_entropy` of the points of that class. With equally many points of each class, as in the
-    paper, the weights are 1 / C. Classes that have no points at all count for nothing.
+    Each H[Z | y] is the `knn_entropy` of the n_y points of that class. The weights n_y / N are the plug-in estimate of
+    p(y); with equally many points of each class, as in the paper, they are its 1 / C. Classes without points count for
+    nothing. What counts as coinciding is measured by the spread of all the points, so that a class that has collapsed
+    to one point is as far down as any other.
 
     Args:
         z: (N, D) points.
-        labels: (N,) integer classes.
+        labels: (N,) integer classes, any integers.
         num_neighbors: k; every class that is there needs more than k points.
         average: as in `knn_entropy`.
-        chunk_rows: as in `knn_entropy`.
+        chunk_size: as in `knn_entropy`.
+        validate: as in `knn_entropy`, and look whether every class has points enough; the estimate is NaN where not.
 
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
     """
-    _check(z, num_neighbors)
+    points, log_scale = _checked(z, num_neighbors, chunk_size, validate)
     if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
         raise IbrobustError(
             f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(z)},) integers are needed."
         )
-    classes, counts = labels.unique(return_counts=True)
-    if int(counts.min()) <= num_neighbors:
-        smallest = int(classes[counts.argmin()])
-        raise IbrobustError(
-            f"Class {smallest} has {int(counts.min())} points, too few for {num_neighbors} neighbours: raise the batch "
-            "size, balance the batches, or lower num_neighbors."
+    if validate:
+        check_class_sizes(labels, num_neighbors)
+    labels = labels.to(points.device)
+    with torch.autocast(z.device.type, enabled=False):
+        one_matrix = points.is_cuda and len(points) <= ONE_MATRIX_ON_GPU
+        distances, neighbors, sizes = nearest_within_classes(
+            points.detach(), labels, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
         )
-    parts = [
-        knn_entropy(z[labels == label], num_neighbors, average=average, chunk_rows=chunk_rows) for label in classes
-    ]
-    weights = (counts / len(z)).to(parts[0].dtype)
-    return (torch.stack(parts) * weights).sum()
+        log_distances = _log_distances(points, distances, neighbors, average=average)  # (N,)
+        sizes = sizes.to(points.dtype)
+        constants = sizes.digamma() - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
+        # (N,), with H[Z | y] as mean over the points of a class
+        entropies = constants + z.shape[1] * (0.5 * log_distances + log_scale)
+        return entropies.where(sizes > num_neighbors, math.nan).mean()
 
 
-def _estimate(squared: Tensor, dim: int, num_neighbors: int, *, average: bool) -> Tensor:
-    count = len(squared)
-    log_volume = 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1.0)
-    if average:
-        psi_k = sum(_digamma(k) for k in range(1, num_neighbors + 1)) / num_neighbors
-        mean_log = squared.log().mean()
-    else:
-        psi_k = _digamma(num_neighbors)
-        mean_log = squared[:, -1].log().mean()
-    return _digamma(count) - psi_k + log_volume + 0.5 * dim * mean_log
+def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
+    """Raise IbrobustError, with the class and the remedy, where one has too few of the labels (N,) for k neighbours."""
+    classes, counts = labels.unique(return_counts=True)
+    if len(classes) == 0 or int(counts.min()) > num_neighbors:
+        return
+    smallest = int(counts.argmin())
+    raise IbrobustError(
+        f"Class {int(classes[smallest])} has {int(counts[smallest])} points, too few for {num_neighbors} neighbours: "
+        "raise the batch size, balance the batches, or lower num_neighbors."
+    )
 
 
-def _squared_distances(points: Tensor, num_neighbors: int, chunk_rows: int) -> Tensor:
-    """Return (N, k) differentiable squared distances to the k nearest other points, ascending."""
-    neighbors = _nearest(points.detach(), num_neighbors, chunk_rows)  # (N, k)
-    # As differences, not through the matrix product of the search: exact for points far from the origin.
-    squared = (points[:, None, :] - points[neighbors]).square().sum(-1)  # (N, k)
-    centred = points.detach() - points.detach().mean(dim=0)
-    smallest = SMALLEST_SHARE * centred.square().sum(-1).mean()
-    return squared.clamp(min=smallest)
+def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return the points in the dtype to compute in, divided by a power of two, and its logarithm.
 
-
-@torch.no_grad()
-def _nearest(points: Tensor, num_neighbors: int, chunk_rows: int) -> Tensor:
-    """Return (N, k) indices of the nearest other points, by ascending distance."""
-    # |a - b|^2 as |a|^2 + |b|^2 - 2 a.b loses what is small beside |a|^2; float64 about the centre loses nothing that
-    # float32 points can tell apart.
-    centred = points.double()
-    centred = centred - centred.mean(dim=0)
-    norms = centred.square().sum(-1)
-    found = []
-    for start in range(0, len(points), chunk_rows):
-        rows = centred[start : start + chunk_rows]
-        distances = torch.addmm(norms, rows, centred.T, alpha=-2.0)  # (R, N), less |row|^2
-        own = torch.arange(len(rows), device=points.device)
-        distances[own, start + own] = math.inf
-        found.append(distances.topk(num_neighbors, dim=1, largest=False).indices)
-    return torch.cat(found)
-
-
-def _check(z: Tensor, num_neighbors: int) -> None:
-    if z.dim() != 2 or not z.is_floating_point():
+    The division is exact, and keeps squares from overflow and underflow.
+    """
+    if z.dim() != 2 or not z.is_floating_point() or z.shape[1] < 1:
         raise IbrobustError(f"The points have shape {tuple(z.shape)} and dtype {z.dtype}: (N, D) floats are needed.")
     if num_neighbors < 1:
         raise IbrobustError(f"num_neighbors is {num_neighbors}: at least 1 is needed.")
-    if len(z) <= num_neighbors:
-        raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
-    if z.shape[1] < 1:
-        raise IbrobustError("The points have no dimensions.")
+    if chunk_size < 1:
+        raise IbrobustError(f"chunk_size is {chunk_size}: at least 1 is needed.")
+    if validate and not bool(z.detach().isfinite().all()):
+        bad = int((~z.detach().isfinite().all(dim=1)).sum())
+        raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
+    if len(z) == 0:
+        raise IbrobustError("There are no points.")
+    points = z if z.dtype == torch.float64 else z.float()
+    exponent = torch.frexp(points.detach().abs().amax()).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    return torch.ldexp(points, -exponent), exponent.to(points.dtype) * math.log(2.0)
 
 
-@cache
+def _log_distances(points: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool) -> Tensor:
+    """Return log r_k^2 (N,) of each point, or the mean of log r_1^2 .. log r_k^2, differentiable."""
+    if not average:
+        distances, neighbors = distances[:, -1:], neighbors[:, -1:]
+    detached = points.detach()
+    spread = (detached - detached.mean(dim=0)).square().sum(dim=1).mean()
+    smallest = (SMALLEST_SHARE * spread).clamp(min=torch.finfo(points.dtype).tiny)
+    squared: Tensor = _ChosenDistances.apply(points, distances, neighbors)
+    return torch.maximum(squared, smallest).log().mean(dim=1)
+
+
+class _ChosenDistances(torch.autograd.Function):
+    """Known squared distances (N, k) as a function of the points (N, D); in memory few differences at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, distances: Tensor, neighbors: Tensor) -> Tensor:
+        ctx.save_for_backward(points, neighbors)
+        return distances.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        points, neighbors = ctx.saved_tensors
+        result = torch.zeros_like(points)
+        step = rows_at_once(points, neighbors)
+        for start in range(0, len(points), step):
+            rows = slice(start, start + step)
+            pull = points[rows, None, :] - points[neighbors[rows]]  # (R, k, D)
+            pull *= 2.0 * gradient[rows, :, None]
+            result[rows] += pull.sum(dim=1)
+            result.index_add_(0, neighbors[rows].flatten(), pull.flatten(0, 1), alpha=-1.0)
+        return result, None, None
+
+
+def _log_volume(dim: int) -> float:
+    """Return log V_d of the unit-radius ball."""
+    return 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1.0)
+
+
 def _digamma(n: int) -> float:
     """Return psi(n) for a positive integer."""
     return float(torch.digamma(torch.tensor(float(n), dtype=torch.float64)))
+
+
+def _mean_digamma(num_neighbors: int, average: bool) -> float:
+    """Return psi(k), or the mean of psi(1) .. psi(k)."""
+    lowest = 1 if average else num_neighbors
+    return float(torch.digamma(torch.arange(lowest, num_neighbors + 1, dtype=torch.float64)).mean())
+
+
+def _tile(chunk_size: int) -> int:
+    return -(-chunk_size // 32) * 32

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ibrobust.objectives.base import Loss, Objective
-from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
+from ibrobust.objectives.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
 
 
 class KnnBottleneck(Objective):
@@ -27,7 +27,13 @@ class KnnBottleneck(Objective):
     adds_noise: ClassVar[bool] = True
 
     def __init__(
-        self, *, latent_dim: int, num_classes: int, beta: float, num_neighbors: int, average_neighbors: bool
+        self,
+        *,
+        latent_dim: int,  # noqa: ARG002
+        num_classes: int,  # noqa: ARG002
+        beta: float,
+        num_neighbors: int,
+        average_neighbors: bool,
     ) -> None:
         super().__init__()
         self.beta = beta
@@ -36,6 +42,9 @@ class KnnBottleneck(Objective):
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats."""
-        within = conditional_knn_entropy(latents, labels, self.num_neighbors, average=self.average_neighbors)
-        overall = knn_entropy(latents, self.num_neighbors, average=self.average_neighbors)
+        if not labels.is_cuda:  # a look at labels on a GPU would hold up every step; the loss is NaN there instead
+            check_class_sizes(labels, self.num_neighbors)
+        options: dict[str, Any] = {"average": self.average_neighbors, "validate": False}
+        within = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
+        overall = knn_entropy(latents, self.num_neighbors, **options)
         return Loss(within + (self.beta - 1.0) * overall, {"H[Z|Y]": within, "H[Z]": overall})

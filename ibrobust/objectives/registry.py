@@ -54,9 +54,9 @@ def objective_class(name: str) -> type[Objective]:
 
 def build_objective(name: str, *, latent_dim: int, num_classes: int, **options: Any) -> Objective:
     """Return a new objective; raise IbrobustError where there is none of this name or it does not take the options."""
-    kind = objective_class(name)
+    make: Callable[..., Objective] = objective_class(name)
     try:
-        return kind(latent_dim=latent_dim, num_classes=num_classes, **options)
+        return make(latent_dim=latent_dim, num_classes=num_classes, **options)
     except TypeError as error:
         raise IbrobustError(f"The objective {name!r} does not take these options: {error}.") from error
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from ibrobust.objectives import neighbors
+from ibrobust.objectives.neighbors import nearest_neighbors, nearest_within_classes
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("count", [65, 96, 700, 1501])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_symmetric_search_finds_what_the_k_d_tree_does(count: int, k: int):
+    z = draw(count, 6)
+    distances, indices = nearest_neighbors(z, k, tile=32)
+    expected, tree_indices = KDTree(z.double().numpy()).query(z.double().numpy(), k + 1)
+    assert torch.equal(indices, torch.from_numpy(tree_indices[:, 1:]))
+    assert torch.allclose(distances.double(), torch.from_numpy(expected[:, 1:]).square(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_searches_propose_the_same_candidates(dtype: torch.dtype):
+    z = draw(1000, 24).to(dtype)
+    rows = neighbors._search_rows(z, None, 5, 128)
+    symmetric = neighbors._search_symmetric(z, 5, 128)
+    assert torch.equal(rows[1], symmetric[1])
+    assert torch.allclose(rows[0], symmetric[0], rtol=1e-4)
+
+
+def test_rows_that_rounding_may_have_spoilt_are_searched_again(monkeypatch: pytest.MonkeyPatch):
+    # A planted defect: a product form with errors as large as those of bfloat16 products.
+    search = neighbors._search_symmetric
+
+    def coarse(points: Tensor, kept: int, tile: int) -> tuple[Tensor, Tensor]:
+        return search(points.bfloat16().float(), kept, tile)
+
+    z = draw(1000, 24)
+    expected = nearest_neighbors(z, 3)[1]
+    monkeypatch.setattr(neighbors, "_search_symmetric", coarse)
+    assert torch.equal(nearest_neighbors(z, 3, tile=64)[1], expected)
+
+
+def test_few_rows_of_ordinary_points_are_searched_again(monkeypatch: pytest.MonkeyPatch):
+    searched = []
+    search = neighbors._search_rows
+
+    def count(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> tuple[Tensor, Tensor]:
+        searched.append(len(points) if rows is None else len(rows))
+        return search(points, rows, kept, tile)
+
+    monkeypatch.setattr(neighbors, "_search_rows", count)
+    nearest_neighbors(draw(3000, 64), 3, tile=256)
+    assert sum(searched) < 300
+
+
+@pytest.mark.parametrize("one_matrix", [False, True])
+def test_within_classes(one_matrix: bool):
+    z, labels = draw(300, 5), torch.randint(4, (300,), generator=torch.Generator().manual_seed(1))
+    distances, indices, sizes = nearest_within_classes(z, labels, 3, one_matrix=one_matrix)
+    for label in range(4):
+        members = (labels == label).nonzero().squeeze(1)
+        own, local = nearest_neighbors(z[members], 3)
+        assert torch.equal(distances[members], own)
+        assert torch.equal(indices[members], members[local])
+        assert bool((sizes[members] == len(members)).all())
+
+
+def test_one_matrix_never_takes_a_neighbour_from_another_class():
+    # Class 1 lies amid class 0, and has one point fewer than needed.
+    z, labels = draw(40, 2), torch.tensor([0] * 37 + [1] * 3)
+    distances = nearest_within_classes(z, labels, 3, one_matrix=True)[0]
+    assert bool(distances[37:, 2].isinf().all())
+    assert bool(distances[37:, :2].isfinite().all())
