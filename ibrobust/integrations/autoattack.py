@@ -123,8 +123,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
                     break
                 self._run_attack(attack, state, x_orig, y_orig, bs, x_adv, y_adv)
                 self.logger.info(
-                    f"robust accuracy after {attack.upper()}: {state.robust_accuracy:.2%} "
-                    f"(total time {time.monotonic() - started:.1f} s)"
+                    f"robust accuracy after {attack.upper()}: {state.robust_accuracy:.2%} (total time "
+                    f"{time.monotonic() - started:.1f} s)"
                 )
             checks.check_square_sr(state.accuracies, logger=self.logger)
         self._report(x_orig, x_adv, state)
@@ -146,8 +146,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
                 self.verbose = verbose
                 accuracy = int(labels.eq(y_orig).sum()) / len(y_orig)
                 self.logger.info(
-                    f"robust accuracy by {attack.upper()}: {accuracy:.2%} "
-                    f"(time attack: {time.monotonic() - started:.1f} s)"
+                    f"robust accuracy by {attack.upper()}: {accuracy:.2%} (time attack: "
+                    f"{time.monotonic() - started:.1f} s)"
                 )
         finally:
             self.attacks_to_run, self.verbose = attacks, verbose
@@ -177,9 +177,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             state.require(settings)
             self.flags = state.flags
             self.logger.info(
-                f"restored state from {path}: clean accuracy {state.clean_accuracy:.2%}, "
-                f"robust accuracy so far {state.robust_accuracy:.2%}, "
-                f"finished: {', '.join(state.finished) or 'none'}"
+                f"restored state from {path}: clean accuracy {state.clean_accuracy:.2%}, robust accuracy so far "
+                f"{state.robust_accuracy:.2%}, finished: {', '.join(state.finished) or 'none'}"
             )
             return state
         self.logger.info(f"using {self.version} version including {', '.join(self.attacks_to_run)}")
@@ -292,8 +291,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         order = {"Linf": float("inf"), "L2": 2, "L1": 1}[self.norm]
         size = torch.linalg.vector_norm(difference, ord=order, dim=1).max()
         self.logger.info(
-            f"max {self.norm} perturbation: {size:.5f}, nan in tensor: {int(x_adv.isnan().sum())}, "
-            f"max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
+            f"max {self.norm} perturbation: {size:.5f}, nan in tensor: {int(x_adv.isnan().sum())}, max: "
+            f"{x_adv.max():.5f}, min: {x_adv.min():.5f}"
         )
         self.logger.info(f"robust accuracy: {state.robust_accuracy:.2%}")
 

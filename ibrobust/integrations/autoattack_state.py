@@ -119,8 +119,8 @@ class EvaluationState:
             stored = self.settings.get(key)
             if stored != value:
                 raise IbrobustError(
-                    f"The AutoAttack state {str(self.path)!r} belongs to another evaluation ({key} is "
-                    f"{stored!r} there and {value!r} here): give another file, or delete this one."
+                    f"The AutoAttack state {str(self.path)!r} belongs to another evaluation ({key} is {stored!r} "
+                    f"there and {value!r} here): give another file, or delete this one."
                 )
 
     def keep_images(self, indices: Tensor, images: Tensor, predictions: Tensor) -> None:
@@ -152,8 +152,8 @@ class EvaluationState:
                 kept.append((part["indices"], part["images"], part["predictions"]))
             except (OSError, SafetensorError, KeyError) as error:
                 raise IbrobustError(
-                    f"{str(file)!r} of the AutoAttack state {str(self.path)!r} cannot be read ({error}): "
-                    "delete both to begin again."
+                    f"{str(file)!r} of the AutoAttack state {str(self.path)!r} cannot be read ({error}): delete both "
+                    "to begin again."
                 ) from error
         return kept
 

@@ -82,9 +82,8 @@ def mend() -> None:
     files = robustbench_files()
     if files.overwritten:
         raise IbrobustError(
-            f"torchattacks has overwritten {len(files.overwritten)} files of RobustBench {files.version} "
-            "with an "
-            f"old copy: {files.repair}"
+            f"torchattacks has overwritten {len(files.overwritten)} files of RobustBench {files.version} with an old "
+            f"copy: {files.repair}"
         )
     provide_pkg_resources()
     try:

@@ -98,8 +98,7 @@ class UnitRangeInput(nn.Module):
         if tuple(images.shape[-2:]) != self.image_size:
             height, width = self.image_size
             raise IbrobustError(
-                f"{self.name} was trained on {width}x{height} images and got "
-                f"{images.shape[-1]}x{images.shape[-2]}: "
+                f"{self.name} was trained on {width}x{height} images and got {images.shape[-1]}x{images.shape[-2]}: "
                 "give a data set of that size."
             )
         logits: Tensor = self.model((images - self.mean) / self.std)
@@ -171,8 +170,7 @@ def _load_robustbench(name: str) -> nn.Module:
                 f"The weights in {where!r} cannot be loaded ({_short(error)}): replace them."
             ) from error
         raise IbrobustError(
-            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded "
-            f"({_short(error)}): "
+            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded ({_short(error)}): "
             "check the network, or put the file there."
         ) from error
 
@@ -184,8 +182,7 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
             function = getattr(importlib.import_module(module_name), function_name)
     except ModuleNotFoundError as error:
         raise IbrobustError(
-            f"The model {reference!r} needs the Python module {error.name!r}, which cannot be imported: the "
-            "form is "
+            f"The model {reference!r} needs the Python module {error.name!r}, which cannot be imported: the form is "
             f"{FORMS}."
         ) from error
     except AttributeError as error:
@@ -231,9 +228,8 @@ def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], 
     expected = (2, num_classes) if num_classes is not None else (2, "C")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and shape != expected):
         raise IbrobustError(
-            f"The model {reference!r} gives {shape} for 2 images, where logits of shape {expected} are "
-            "needed: choose a "
-            "data set with the model's classes."
+            f"The model {reference!r} gives {shape} for 2 images, where logits of shape {expected} are needed: "
+            "choose a data set with the model's classes."
         )
 
 

@@ -290,14 +290,14 @@ class _TestImages:
 
 
 def _test_images(card: ModelCard | None, folder: Path | None, count: int | None) -> _TestImages:
+    own = _own_dataset(card)
     if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
         images = _from_dataset(str(folder), count)
-    elif folder is None and card is not None and card.dataset.name == "digits":
-        images = _from_dataset("digits", count)
+    elif folder is None and own is not None:
+        images = _from_dataset(own, count)
     elif folder is None and card is not None and card.dataset.class_names != CIFAR10_CLASSES:
         raise IbrobustError(
-            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the "
-            "data "
+            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
             "directory (--data-dir)."
         )
     else:
@@ -306,11 +306,20 @@ def _test_images(card: ModelCard | None, folder: Path | None, count: int | None)
         raise IbrobustError(f"{count} images were asked for and {images.source} has {len(images.labels)}.")
     if len(images.class_names) not in (10, 100):
         raise IbrobustError(
-            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or "
-            "100 "
+            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or 100 "
             "classes; for others use ibrobust attack."
         )
     return images
+
+
+def _own_dataset(card: ModelCard | None) -> str | None:
+    """Return what names the data set of a card, unless it is CIFAR-10, which RobustBench reads, or not there."""
+    if card is None:
+        return None
+    if card.dataset.name == "digits":
+        return "digits"
+    path = Path(card.recipe.dataset).expanduser() if card.recipe is not None else None
+    return str(path) if path is not None and (path / "test").is_dir() else None
 
 
 def _from_dataset(spec: str, count: int | None) -> _TestImages:
@@ -325,8 +334,7 @@ def _from_cifar10(folder: Path, count: int | None) -> _TestImages:
             images, labels = robustbench.data.load_cifar10(count, str(folder))
     except (OSError, RuntimeError) as error:
         raise IbrobustError(
-            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder "
-            "that "
+            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
             f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*."
         ) from error
     return _TestImages("cifar10", CIFAR10_CLASSES, images, labels)
@@ -342,8 +350,7 @@ def _require_classes(module: nn.Module, card: ModelCard | None, images: _TestIma
         outputs = module.to(device)(images.images[:2].to(device))
     if outputs.ndim != 2 or outputs.shape[1] != len(images.class_names):
         raise IbrobustError(
-            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, "
-            "where "
+            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, where "
             f"logits of shape (2, {len(images.class_names)}) are needed."
         )
 

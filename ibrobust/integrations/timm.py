@@ -105,8 +105,7 @@ def _load(full_name: str, num_classes: int | None) -> nn.Module:
     classes = len(model_card(names[0]).dataset.class_names)
     if num_classes is not None and num_classes != classes:
         raise IbrobustError(
-            f"The model {names[0]!r} has {classes} classes where {num_classes} were asked for: choose a "
-            "data set "
+            f"The model {names[0]!r} has {classes} classes where {num_classes} were asked for: choose a data set "
             f"with {classes} classes."
         )
     model = load_model(names[0])

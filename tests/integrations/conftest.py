@@ -52,14 +52,6 @@ def digits_images() -> tuple[Tensor, Tensor]:
     return to_unit_range(test.images), test.labels
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty ibrobust home for every test."""
-    home = tmp_path / "ibrobust_home"
-    monkeypatch.setenv("IBROBUST_HOME", str(home))
-    return home
-
-
 @pytest.fixture(scope="session")
 def digits_classifier() -> ImageClassifier:
     """A narrow ibrobust model of the digits, made in seconds: a logistic decoder on random features."""
@@ -75,7 +67,7 @@ def digits_classifier() -> ImageClassifier:
 
 
 @pytest.fixture
-def registered(own_home: Path, digits_classifier: ImageClassifier) -> str:
+def registered(home: Path, digits_classifier: ImageClassifier) -> str:
     """The name under which that model is registered in the test's own home."""
     register_model("Digits-Net_b0.03", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     return "Digits-Net_b0.03"

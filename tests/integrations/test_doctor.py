@@ -115,17 +115,17 @@ def test_a_home_that_cannot_be_written_is_a_trouble(tmp_path: Path, monkeypatch:
     assert doctor.check_models().status == "trouble"
 
 
-def test_a_damaged_card_is_noted(registered: str, own_home: Path) -> None:
-    (own_home / "models" / "broken.yaml").write_text("schema_version: 1\n")
+def test_a_damaged_card_is_noted(registered: str, home: Path) -> None:
+    (home / "models" / "broken.yaml").write_text("schema_version: 1\n")
     found = doctor.check_models()
     assert found.status == "note"
     assert "ibrobust show broken" in found.remedy
 
 
-def test_cifar10_that_is_there_is_found(own_home: Path) -> None:
-    (own_home / "data" / "cifar-10-batches-py").mkdir(parents=True)
+def test_cifar10_that_is_there_is_found(home: Path) -> None:
+    (home / "data" / "cifar-10-batches-py").mkdir(parents=True)
     found = doctor.check_data()
-    assert (found.status, str(own_home) in found.detail) == ("ok", True)
+    assert (found.status, str(home) in found.detail) == ("ok", True)
 
 
 def test_the_checks_leave_random_numbers_alone() -> None:

@@ -154,10 +154,10 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robustbench.utils, "download_gdrive_new", offline)
 
 
-def test_a_zoo_model_whose_weights_are_there(no_download: None, own_home: Path) -> None:
+def test_a_zoo_model_whose_weights_are_there(no_download: None, home: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         network = model_dicts[BenchmarkDataset.cifar_10][ThreatModel.Linf][SMALL_ZOO_MODEL]["model"]().eval()
-    file = own_home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
+    file = home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
     file.parent.mkdir(parents=True)
     torch.save(network.state_dict(), file)
     loaded = load_reference(f"robustbench:{SMALL_ZOO_MODEL}", image_size=(32, 32), num_classes=10)
@@ -165,16 +165,16 @@ def test_a_zoo_model_whose_weights_are_there(no_download: None, own_home: Path) 
     assert torch.equal(loaded(images), network(images))
 
 
-def test_a_zoo_model_whose_weights_are_not_there(no_download: None, own_home: Path) -> None:
+def test_a_zoo_model_whose_weights_are_not_there(no_download: None, home: Path) -> None:
     for _ in range(2):  # what the broken download left must not be taken for the weights the second time
         with pytest.raises(IbrobustError, match=r"not in .*Wong2020Fast.pt' and could not be downloaded") as caught:
             load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
         assert "\n" not in str(caught.value)
-    assert list(own_home.rglob("*.pt")) == []
+    assert list(home.rglob("*.pt")) == []
 
 
-def test_damaged_zoo_weights_are_named_and_kept(no_download: None, own_home: Path) -> None:
-    file = own_home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
+def test_damaged_zoo_weights_are_named_and_kept(no_download: None, home: Path) -> None:
+    file = home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a checkpoint")
     with pytest.raises(IbrobustError, match=r"Wong2020Fast.pt' cannot be loaded \(UnpicklingError"):
@@ -192,13 +192,13 @@ class Planted:
         return Path.touch, (self.path,)
 
 
-def test_code_in_zoo_weights_is_not_run(no_download: None, own_home: Path) -> None:
-    file = own_home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
+def test_code_in_zoo_weights_is_not_run(no_download: None, home: Path) -> None:
+    file = home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
     file.parent.mkdir(parents=True)
-    torch.save({"state_dict": Planted(own_home / "planted")}, file)
+    torch.save({"state_dict": Planted(home / "planted")}, file)
     with pytest.raises(IbrobustError, match="cannot be loaded"):
         load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
-    assert not (own_home / "planted").exists()
+    assert not (home / "planted").exists()
 
 
 def test_zoo_names_are_found_in_every_listing() -> None:

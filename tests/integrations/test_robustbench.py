@@ -19,6 +19,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.integrations.environment import imported_quietly
 from ibrobust.models import ImageClassifier
 from ibrobust.registry import load_model, model_card, register_model
+from ibrobust.training.recipe import Recipe
 
 with imported_quietly():
     import robustbench
@@ -75,14 +76,14 @@ def test_a_model_trained_after_registration_needs_no_second_factory(
     assert isinstance(robustbench.load_model("Digits-Net_b0.5"), ImageClassifier)
 
 
-def test_a_name_of_robustbench_is_not_hidden(own_home: Path, digits_classifier: ImageClassifier) -> None:
+def test_a_name_of_robustbench_is_not_hidden(home: Path, digits_classifier: ImageClassifier) -> None:
     register_model("standard", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     with pytest.warns(UserWarning, match="'standard' is not offered"):
         assert rb.register() == {}
     assert not timm.is_model("standard_cifar10_linf")
 
 
-def test_a_name_of_timm_is_not_hidden(own_home: Path, digits_classifier: ImageClassifier) -> None:
+def test_a_name_of_timm_is_not_hidden(home: Path, digits_classifier: ImageClassifier) -> None:
     register_model("resnet18.mine", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     before = timm.models.model_entrypoint("resnet18")
     with pytest.warns(UserWarning, match="timm has its own 'resnet18'"):
@@ -90,13 +91,13 @@ def test_a_name_of_timm_is_not_hidden(own_home: Path, digits_classifier: ImageCl
     assert timm.models.model_entrypoint("resnet18") is before
 
 
-def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, own_home: Path) -> None:
-    (own_home / "models" / "broken.yaml").write_text("schema_version: 1\n")
+def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, home: Path) -> None:
+    (home / "models" / "broken.yaml").write_text("schema_version: 1\n")
     with pytest.warns(UserWarning, match=r"'broken' is not offered.*damaged"):
         assert list(rb.register()) == [registered]
 
 
-def test_names_that_timm_cannot_tell_apart_are_refused(own_home: Path, digits_classifier: ImageClassifier) -> None:
+def test_names_that_timm_cannot_tell_apart_are_refused(home: Path, digits_classifier: ImageClassifier) -> None:
     for name in ("same-name", "same_name"):
         register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     rb.register()
@@ -104,7 +105,7 @@ def test_names_that_timm_cannot_tell_apart_are_refused(own_home: Path, digits_cl
         robustbench.load_model("same_name")
 
 
-def test_another_number_of_classes_is_refused(own_home: Path, digits_classifier: ImageClassifier) -> None:
+def test_another_number_of_classes_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
     def two_classes(split: Split) -> Split:
         chosen = split.labels < 2
         return Split(split.images[chosen], split.labels[chosen])
@@ -260,3 +261,12 @@ def test_a_module_with_other_outputs_is_refused(digits_folder: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
     with pytest.raises(IbrobustError, match=r"outputs of shape \(2, 7\)"):
         rb.benchmark(model, eps=0.1, data_dir=digits_folder)
+
+
+def test_the_image_folder_that_a_model_was_trained_on_is_its_own_data(
+    home: Path, digits_classifier: ImageClassifier, digits_folder: Path
+) -> None:
+    dataset = load_dataset(str(digits_folder))
+    recipe = Recipe(dataset=str(digits_folder))
+    register_model("from-a-folder", copy.deepcopy(digits_classifier), dataset=dataset, recipe=recipe)
+    assert rb.benchmark("from-a-folder", eps=0.3, n_examples=2).dataset == digits_folder.name
