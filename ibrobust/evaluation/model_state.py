@@ -21,23 +21,29 @@ def model_device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
-    """Put every module in evaluation mode and gradients on; afterwards restore each module's mode and the RNGs.
+    """Put every module in evaluation mode and freeze its parameters; afterwards all is as before, the RNGs too.
 
     torchattacks alone would call `train()` on everything if the model was training, also on parts that were
-    frozen in evaluation mode. Works inside a caller's `no_grad` and `inference_mode`.
+    frozen in evaluation mode, and those of its attacks that call `backward` would add to the parameters'
+    gradients. Gradients are on, also inside a caller's `no_grad` and `inference_mode`.
 
     Args:
         model: any module.
         seed: of the global generators within; by default they go on from where they are.
     """
     modes = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with isolated_rng(seed), torch.inference_mode(False), torch.enable_grad():
         try:
             model.eval()
+            for parameter in trainable:
+                parameter.requires_grad_(False)
             yield
         finally:
             for module, training in modes:
                 module.training = training
+            for parameter in trainable:
+                parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""What an attack did to every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ibrobust.errors import IbrobustError
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One attack at one epsilon.
+
+    Attributes:
+        attack: as it is written on the command line; a worst case names the attacks that are in it.
+        norm: Linf, L2, L1, or L0 as the share of pixels changed.
+        epsilon: radius in that norm.
+        clean_correct: for each image, whether it is classified correctly without an attack.
+        attacked_correct: for each image, whether it is under attack. Attacks that skip images that are wrong
+            already leave them wrong.
+        nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
+        seed: of the evaluation.
+    """
+
+    attack: str
+    norm: str
+    epsilon: float
+    clean_correct: tuple[bool, ...]
+    attacked_correct: tuple[bool, ...]
+    nonfinite_gradient: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Images in all."""
+        return len(self.clean_correct)
+
+    @property
+    def robust_correct(self) -> tuple[bool, ...]:
+        """For each image, whether it is classified correctly both without an attack and under it."""
+        return tuple(a and b for a, b in zip(self.clean_correct, self.attacked_correct, strict=True))
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share in [0, 1] of all images that are right without an attack."""
+        return sum(self.clean_correct) / self.total
+
+    @property
+    def accuracy_under_attack(self) -> float:
+        """Share in [0, 1] of all images that are right under attack."""
+        return sum(self.attacked_correct) / self.total
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share in [0, 1] of all images that are right both without an attack and under it."""
+        return sum(self.robust_correct) / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON can hold it, each image a 0 or 1 in a string."""
+        return {
+            "attack": self.attack,
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "total": self.total,
+            "clean_accuracy": self.clean_accuracy,
+            "accuracy_under_attack": self.accuracy_under_attack,
+            "robust_accuracy": self.robust_accuracy,
+            "nonfinite_gradient": self.nonfinite_gradient,
+            "seed": self.seed,
+            "clean_correct": to_bits(self.clean_correct),
+            "attacked_correct": to_bits(self.attacked_correct),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> AttackResult:
+        """Return the record that `to_dict` wrote."""
+        return cls(
+            attack=fields["attack"],
+            norm=fields["norm"],
+            epsilon=fields["epsilon"],
+            clean_correct=from_bits(fields["clean_correct"]),
+            attacked_correct=from_bits(fields["attacked_correct"]),
+            nonfinite_gradient=fields["nonfinite_gradient"],
+            seed=fields["seed"],
+        )
+
+
+def to_bits(values: tuple[bool, ...]) -> str:
+    """Return a string of 0 and 1."""
+    return "".join("1" if value else "0" for value in values)
+
+
+def from_bits(text: str) -> tuple[bool, ...]:
+    """Return what `to_bits` wrote; raise IbrobustError where it is something else."""
+    if set(text) - {"0", "1"}:
+        raise IbrobustError(f"{text[:40]!r} is not a string of 0 and 1: the record is damaged.")
+    return tuple(character == "1" for character in text)

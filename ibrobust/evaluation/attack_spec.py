@@ -1,0 +1,173 @@
+"""Attacks by name, as people write them: PGD:steps=50,random_start=true."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.losses import LOSSES
+
+Value = bool | int | float | str
+
+# Our own, with their options' defaults. FGSM and PGD replace torchattacks' classes of that name: they have three
+# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps.
+OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
+    "FGSM": {"loss": "cross_entropy"},
+    "PGD": {"steps": 10, "alpha": None, "random_start": True, "restarts": 1, "loss": "cross_entropy"},
+    "AutoAttack": {"version": "standard", "n_iter": 100, "n_queries": 5000},
+}
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("FGSM", "loss"): tuple(LOSSES),
+    ("PGD", "loss"): tuple(LOSSES),
+    ("AutoAttack", "version"): ("standard", "rand"),
+}
+_NORMS = {
+    **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
+    "EADL1": "L1",
+    **dict.fromkeys(("SparseFool", "OnePixel", "Pixle", "JSMA"), "L0"),
+}
+# The names under which torchattacks' classes take their radius.
+RADIUS_OPTIONS = ("eps", "max_epsilon")
+# Filled in by ibrobust: the radius from the list of epsilons, the number of classes from the model.
+_RESERVED = (*RADIUS_OPTIONS, "model", "n_classes", "verbose", "seed")
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack with the options that were given for it.
+
+    Attributes:
+        name: of ours (FGSM, PGD, AutoAttack) or of a torchattacks class.
+        options: in alphabetical order; options that are not there have their defaults.
+    """
+
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The attack as it is written on the command line."""
+        written = ",".join(f"{key}={_written(value)}" for key, value in self.options)
+        return f"{self.name}:{written}" if written else self.name
+
+    @property
+    def norm(self) -> str:
+        """The norm that epsilon is a radius in: Linf, L2, L1, or L0 as the share of pixels changed."""
+        return str(dict(self.options).get("norm", _NORMS.get(self.name, "Linf")))
+
+    @property
+    def skips_misclassified(self) -> bool:
+        """Whether images that are wrong already are left alone: all attacks but FGSM, so as to equal the sweep."""
+        return self.name != "FGSM"
+
+
+def parse_attack(text: str) -> AttackSpec:
+    """Return the attack that `text` names, NAME or NAME:option=value,option=value.
+
+    Raises:
+        IbrobustError: there is no such attack or option, or a value is not of the option's kind. The nearest names
+            are offered.
+    """
+    name, _, written = text.strip().partition(":")
+    known = attack_names()
+    exact = {entry.lower(): entry for entry in known}.get(name.strip().lower())
+    if exact is None:
+        raise IbrobustError(
+            f"There is no attack {name!r}: {_nearest(name, known)} ibrobust's own are "
+            f"{', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names."
+        )
+    defaults = attack_options(exact)
+    options: dict[str, Value] = {}
+    for part in filter(None, written.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key in RADIUS_OPTIONS:
+            raise IbrobustError(f"{text!r} gives {key}: the radii come from the list of epsilons (--eps).")
+        if not equals or key not in defaults:
+            raise IbrobustError(
+                f"The attack {exact} has no option {key!r}: {_nearest(key, list(defaults))} "
+                f"It takes {', '.join(defaults) or 'none'}."
+            )
+        if key in options:
+            raise IbrobustError(f"{text!r} gives {key} twice: give it once.")
+        options[key] = _read(exact, key, value, defaults[key])
+    return AttackSpec(exact, tuple(sorted(options.items())))
+
+
+def attack_names() -> list[str]:
+    """Return the names of all attacks: ours and torchattacks' classes, less those that wrap other attacks."""
+    import torchattacks
+
+    wrapping = {"MultiAttack", "LGV"}
+    return sorted({*OWN_ATTACKS, *(set(torchattacks.__all__) - wrapping)})
+
+
+def attack_options(name: str) -> Mapping[str, Value | None]:
+    """Return the options that an attack takes, with their defaults."""
+    if name in OWN_ATTACKS:
+        return OWN_ATTACKS[name]
+    return {key: value for key, value in torchattacks_signature(name).items() if key not in _RESERVED}
+
+
+def torchattacks_signature(name: str) -> dict[str, Any]:
+    """Return every argument of a torchattacks class but the model, with its default."""
+    import torchattacks
+
+    parameters = inspect.signature(getattr(torchattacks, name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
+
+
+def _read(attack: str, key: str, text: str, default: Value | None) -> Value:
+    value = _literal(text)
+    if (attack, key) in CHOICES and value not in CHOICES[attack, key]:
+        choices = CHOICES[attack, key]
+        raise IbrobustError(
+            f"{attack} has no {key} {text!r}: {_nearest(text, list(choices))} Choose {' or '.join(choices)}."
+        )
+    kind = float if default is None else type(default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    # torchattacks writes defaults such as c=1 and scale=10 for numbers that need not be whole.
+    fits = type(value) is kind or (kind is int and type(value) is float and not _counts(key))
+    if not fits:
+        raise IbrobustError(
+            f"{attack}'s option {key} is {text!r}: a value like {_written(default) if default is not None else 0.01} "
+            "is needed."
+        )
+    if _counts(key) and isinstance(value, int) and value < 1:
+        raise IbrobustError(f"{attack}'s option {key} is {value}: at least 1 is needed.")
+    return value
+
+
+def _counts(key: str) -> bool:
+    return any(word in key for word in ("step", "restart", "iter", "quer", "sample", "size", "pixels", "popsize"))
+
+
+def _literal(text: str) -> Value:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    numerator, slash, denominator = text.partition("/")
+    try:
+        if slash:
+            return float(numerator) / float(denominator)
+        return int(text)
+    except (ValueError, ZeroDivisionError):
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    lowered = {entry.lower(): entry for entry in known}
+    close = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(close)}?" if close else ""

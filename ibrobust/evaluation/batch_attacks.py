@@ -1,0 +1,194 @@
+"""One attack on one batch: ibrobust's own, torchattacks' by class name, AutoAttack by its parts."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attack_spec import OWN_ATTACKS, RADIUS_OPTIONS, AttackSpec, torchattacks_signature
+from ibrobust.evaluation.losses import LOSSES
+from ibrobust.evaluation.model_state import isolated_rng, model_device
+from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
+from ibrobust.evaluation.predictions import is_correct
+
+# Rounding in x + delta and back; float32 keeps pixels to 6e-8, and longer norms add up more of it.
+_TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
+_GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
+
+
+def attack_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, *, epsilon: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return adversarial images (B, C, H, W) and (B,) bool, which had a gradient or a result that is no number.
+
+    An attack that takes no radius searches for the smallest perturbation; where that is larger than epsilon it has
+    failed, and the image comes back unchanged. The random generators are as before afterwards.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, C, H, W) in [0, 1], on the model's device.
+        labels: (B,).
+        spec: the attack.
+        epsilon: radius in the attack's norm.
+        seed: of everything random.
+
+    Raises:
+        IbrobustError: the attack's result is outside [0, 1] or the ball: it must not be counted.
+    """
+    if len(images) == 0:
+        return images, torch.zeros(0, dtype=torch.bool, device=images.device)
+    with isolated_rng(seed), torch.enable_grad():
+        if spec.name in OWN_ATTACKS:
+            adversarial, nonfinite = _OWN[spec.name](
+                model, images, labels, epsilon, seed, {**OWN_ATTACKS[spec.name], **dict(spec.options)}
+            )
+            bounded = True
+        else:
+            adversarial, bounded = _torchattacks(model, images, labels, spec, epsilon, seed)
+            nonfinite = ~adversarial.flatten(1).isfinite().all(dim=1)
+            if spec.name not in _GRADIENT_FREE:
+                nonfinite |= _nonfinite_gradient(model, images, labels)
+    adversarial = adversarial.detach()
+    size = perturbation_size(adversarial - images, spec.norm)  # (B,)
+    outside = (size > epsilon + _TOLERANCE[spec.norm]) & ~nonfinite
+    if bounded and bool(outside.any()):
+        raise IbrobustError(
+            f"{spec.label} went to {float(size[outside].max()):.6g} in {spec.norm}, beyond epsilon {epsilon:.6g}: "
+            "its result is not counted. Leave this attack out."
+        )
+    beyond = ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1) & ~nonfinite
+    if bool(beyond.any()):
+        raise IbrobustError(
+            f"{spec.label} gave pixels outside [0, 1] for {int(beyond.sum())} images: its result is not counted. "
+            "Leave this attack out."
+        )
+    return torch.where(outside[:, None, None, None], images, adversarial), nonfinite
+
+
+def perturbation_size(delta: Tensor, norm: str) -> Tensor:
+    """Return (B,) sizes of perturbations (B, C, H, W): Linf, L2, L1, or L0 as the share of pixels changed."""
+    if norm == "L0":
+        return (delta != 0).any(dim=1).flatten(1).float().mean(dim=1)
+    order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}.get(norm)
+    if order is None:
+        raise IbrobustError(f"There is no norm {norm!r}: choose Linf, L2 or L1.")
+    return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+
+
+def _fgsm(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    del seed  # nothing in it is random
+    run = pgd(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        steps=1,
+        step_size=epsilon,
+        loss=options["loss"],
+        stop_when_broken=False,
+    )
+    return run.last, run.nonfinite
+
+
+def _pgd(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    adversarial = images.clone()
+    nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    left = torch.arange(len(images), device=images.device)
+    for restart in range(options["restarts"]):
+        # From the second on, a start at the image would only repeat the first.
+        moved = options["random_start"] or restart > 0
+        run = pgd(
+            model,
+            images[left],
+            labels[left],
+            epsilon=epsilon,
+            steps=options["steps"],
+            step_size=options["alpha"],
+            loss=options["loss"],
+            start=random_start(images[left], epsilon, generator) if moved else None,
+        )
+        adversarial[left] = run.adversarial
+        nonfinite[left] |= run.nonfinite
+        left = left[~run.broken]
+        if len(left) == 0:
+            break
+    return adversarial, nonfinite
+
+
+def _autoattack(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Croce and Hein 2020: each attack on the images that all before it have left.
+
+    The attacks and their settings are pyautoattack's. Its own loop also runs five checks a batch, one of them with
+    a global trace function, and writes warnings to a logger; the audit makes those checks and more.
+    """
+    from pyautoattack import AutoAttack
+
+    suite = AutoAttack(model, eps=epsilon, version=options["version"], device=images.device, seed=seed)
+    with torch.no_grad():
+        num_classes = model(images[:1]).shape[1]
+    suite.apgd.n_iter = suite.apgd_targeted.n_iter = suite.fab.n_iter = options["n_iter"]
+    suite.apgd.n_iter_orig = suite.apgd_targeted.n_iter_orig = options["n_iter"]
+    suite.square.n_queries = options["n_queries"]
+    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(9, num_classes - 1)
+    suite.fab.targeted = True
+    # The losses need that many classes: DLR the third largest logit, its targeted form the fourth.
+    fewest = {"apgd-dlr": 3, "apgd-t": 4}
+    adversarial, left = images.clone(), torch.arange(len(images), device=images.device)
+    for name in suite.attacks_to_run:
+        if len(left) == 0:
+            break
+        if num_classes < fewest.get(name, 2):
+            continue
+        if name.startswith("apgd-") and name != "apgd-t":
+            suite.apgd.loss = name.removeprefix("apgd-")
+        attack = {"apgd-t": suite.apgd_targeted, "fab-t": suite.fab, "square": suite.square}.get(name, suite.apgd)
+        found = attack.perturb(images[left].clone(), labels[left].clone()).detach()
+        with torch.no_grad():
+            wrong = ~is_correct(model(found), labels[left])
+        adversarial[left[wrong]] = found[wrong]
+        left = left[~wrong]
+    return adversarial, _nonfinite_gradient(model, images, labels)
+
+
+def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return (B,) bool. The libraries' own steps turn a NaN into no step at all, and the image would look robust."""
+    gradient, _, _ = loss_gradient(model, images, labels, LOSSES["cross_entropy"])
+    return ~gradient.flatten(1).isfinite().all(dim=1)
+
+
+_OWN = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack}
+
+
+def _torchattacks(
+    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, epsilon: float, seed: int
+) -> tuple[Tensor, bool]:
+    """Return adversarial images, and whether the attack was told the radius."""
+    import torchattacks
+
+    signature = torchattacks_signature(spec.name)
+    arguments: dict[str, Any] = dict(spec.options)
+    radius = next((option for option in RADIUS_OPTIONS if option in signature), None)
+    if radius is not None:
+        arguments[radius] = epsilon
+    if "seed" in signature:
+        arguments["seed"] = seed
+    if "n_classes" in signature:
+        with torch.no_grad():
+            arguments["n_classes"] = model(images[:1]).shape[1]
+    with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
+        attack = getattr(torchattacks, spec.name)(model, **arguments)
+        attack.set_device(model_device(model))
+        adversarial: Tensor = attack(images, labels)
+    return adversarial.to(images), radius is not None

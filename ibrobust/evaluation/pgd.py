@@ -1,0 +1,124 @@
+"""Projected gradient descent in the L-infinity ball, watched at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.losses import LOSSES, AttackLoss
+from ibrobust.evaluation.predictions import is_correct
+
+
+@dataclass(frozen=True)
+class PGDResult:
+    """One run on N images.
+
+    Attributes:
+        adversarial: (N, C, H, W) the first misclassified iterate, else the last one.
+        last: (N, C, H, W) the last iterate.
+        broken: (N,) bool, some iterate was misclassified.
+        last_broken: (N,) bool, the last iterate was. Without stopping, images that are broken but not here are
+            successes that torchattacks' PGD, which returns its last iterate, would keep silent about.
+        nonfinite: (N,) bool, a gradient was NaN or infinite at some step.
+        losses: (steps + 1, N) the loss at every iterate, NaN after an image was left alone.
+    """
+
+    adversarial: Tensor
+    last: Tensor
+    broken: Tensor
+    last_broken: Tensor
+    nonfinite: Tensor
+    losses: Tensor
+
+
+def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient (B, C, H, W) of each image's own loss, the losses (B,) and the logits (B, K).
+
+    The losses are summed, not averaged: an average divides each gradient by the batch size, and the smallest of
+    them underflow to zero.
+    """
+    points = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(points)
+        values = loss(logits, labels)
+        # A model that cuts the graph has no gradient to give, which is a zero one: FGSM would move nothing.
+        total = values.sum() + 0.0 * points[:0].sum()
+        (gradient,) = torch.autograd.grad(total, points)
+    return gradient, values.detach(), logits.detach()
+
+
+def default_step_size(epsilon: float, steps: int) -> float:
+    """Return 2.5 epsilon / steps, with which PGD reaches the boundary from anywhere (Madry et al. 2018)."""
+    return 2.5 * epsilon / max(steps, 1)
+
+
+def random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W) moved uniformly within the ball and [0, 1]."""
+    # Drawn on the generator's device, so that every device starts from the same points.
+    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
+    return (images + (2.0 * noise - 1.0) * epsilon).clamp(0.0, 1.0)
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    steps: int,
+    step_size: float | None = None,
+    loss: str = "cross_entropy",
+    start: Tensor | None = None,
+    stop_when_broken: bool = True,
+) -> PGDResult:
+    """Return the outcome of `steps` steps x <- clip(x + step_size * sign(grad)) from `start` (Madry et al. 2018).
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
+        images: (N, C, H, W) in [0, 1], on the model's device; one batch.
+        labels: (N,).
+        epsilon: radius in [0, 1] pixel scale.
+        steps: gradients an image.
+        step_size: in pixel scale; 2.5 epsilon / steps by default.
+        loss: cross_entropy, margin or dlr.
+        start: (N, C, H, W) within the ball; the images themselves by default.
+        stop_when_broken: leave an image alone once it is misclassified.
+    """
+    size = default_step_size(epsilon, steps) if step_size is None else step_size
+    lower, upper = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
+    last = (images if start is None else start).clone()
+    adversarial = last.clone()
+    broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    last_broken, nonfinite = broken.clone(), broken.clone()
+    losses = images.new_full((steps + 1, len(images)), float("nan"))
+    active = torch.arange(len(images), device=images.device)
+    for step in range(steps + 1):
+        if len(active) == 0:
+            break
+        points = last[active]
+        if step < steps:
+            gradient, values, logits = loss_gradient(model, points, labels[active], LOSSES[loss])
+        else:
+            with torch.no_grad():
+                logits = model(points)
+                values = LOSSES[loss](logits, labels[active])
+        losses[step, active] = values
+        wrong = ~is_correct(logits, labels[active])
+        fresh = active[wrong & ~broken[active]]
+        adversarial[fresh] = last[fresh]
+        broken[fresh] = True
+        last_broken[active] = wrong
+        if step == steps:
+            break
+        finite = gradient.isfinite()
+        nonfinite[active] |= ~finite.flatten(1).all(dim=1)
+        moved = points + size * gradient.sign().nan_to_num(0.0)
+        moved = torch.minimum(torch.maximum(moved, lower[active]), upper[active])
+        if stop_when_broken:
+            moved, active = moved[~wrong], active[~wrong]
+        last[active] = moved
+    unbroken = ~broken
+    adversarial[unbroken] = last[unbroken]
+    return PGDResult(adversarial, last, broken, last_broken, nonfinite, losses)
