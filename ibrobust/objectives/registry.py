@@ -6,12 +6,17 @@ import difflib
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any, TypeVar
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.adversarial import AdversarialTraining
 from ibrobust.objectives.base import Objective
+from ibrobust.objectives.conditional_bottleneck import ConditionalBottleneck
 from ibrobust.objectives.cross_entropy import CrossEntropy
+from ibrobust.objectives.deterministic_bottleneck import DeterministicBottleneck
 from ibrobust.objectives.knn_bottleneck import KnnBottleneck
+from ibrobust.objectives.variational import VariationalBottleneck
 
 ENTRY_POINT_GROUP = "ibrobust.objectives"
 Kind = TypeVar("Kind", bound=type[Objective])
@@ -70,11 +75,18 @@ def _load_plugins() -> None:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = point.load()
-            if isinstance(loaded, type) and issubclass(loaded, Objective):
-                register_objective(point.name)(loaded)
+            if isinstance(loaded, ModuleType):  # its own decorators have registered what it has
+                continue
+            if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
+                raise IbrobustError("it is no Objective and no module.")
+            register_objective(point.name)(loaded)
         except Exception as error:  # whatever a plugin does, the others must go on
             warnings.warn(f"The objective plugin {point.name!r} ({point.value}) was skipped: {error}", stacklevel=2)
 
 
+register_objective("adversarial")(AdversarialTraining)
+register_objective("ceb")(ConditionalBottleneck)
 register_objective("cross_entropy")(CrossEntropy)
+register_objective("dib")(DeterministicBottleneck)
+register_objective("dvib")(VariationalBottleneck)
 register_objective("knn_ib")(KnnBottleneck)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+from ibrobust.objectives import (
+    Loss,
+    Objective,
+    build_objective,
+    list_objectives,
+    objective_class,
+    register_objective,
+    registry,
+)
+
+
+class Mine(Objective):
+    def __init__(self, *, latent_dim: int, num_classes: int, sharpness: float = 1.0) -> None:
+        super().__init__()
+        self.sharpness = sharpness
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+        return Loss(latents.square().mean(), {})
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_objectives", dict(registry._objectives))
+    monkeypatch.setattr(registry, "_plugins_loaded", True)
+    return
+
+
+def with_plugins(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
+    monkeypatch.setattr(registry, "_plugins_loaded", False)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in points if p.group == group])
+
+
+def point(name: str, value: str) -> EntryPoint:
+    return EntryPoint(name=name, value=value, group="ibrobust.objectives")
+
+
+def test_the_objectives_of_the_paper_are_there():
+    assert list_objectives() == ["adversarial", "ceb", "cross_entropy", "dib", "dvib", "knn_ib"]
+
+
+def test_registered_objective_is_built_with_its_options():
+    register_objective("mine")(Mine)
+    objective = build_objective("mine", latent_dim=3, num_classes=2, sharpness=4.0)
+    assert isinstance(objective, Mine)
+    assert objective.sharpness == 4.0
+    assert "mine" in list_objectives()
+
+
+def test_duplicate_name_is_refused():
+    with pytest.raises(IbrobustError, match="already an objective 'knn_ib'"):
+        register_objective("knn_ib")(Mine)
+
+
+def test_unknown_name_offers_the_nearest():
+    with pytest.raises(IbrobustError, match="no objective 'knn-ib': did you mean knn_ib"):
+        objective_class("knn-ib")
+
+
+def test_unknown_option_is_refused():
+    with pytest.raises(IbrobustError, match="'cross_entropy' does not take these options: .*'sharpness'"):
+        build_objective("cross_entropy", latent_dim=3, num_classes=2, sharpness=4.0)
+
+
+def test_plugin_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch):
+    module = ModuleType("a_plugin")
+    module.Mine = Mine
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    with_plugins(monkeypatch, point("mine", "a_plugin:Mine"))
+    assert objective_class("mine") is Mine
+
+
+def test_plugin_that_raises_is_named_and_skipped(monkeypatch: pytest.MonkeyPatch):
+    with_plugins(monkeypatch, point("broken", "no_such_plugin:Thing"))
+    with pytest.warns(UserWarning, match=r"'broken' \(no_such_plugin:Thing\) was skipped: No module named"):
+        names = list_objectives()
+    assert "broken" not in names
+    assert "knn_ib" in names
+
+
+def test_plugin_that_is_no_objective_is_named_and_skipped(monkeypatch: pytest.MonkeyPatch):
+    module = ModuleType("a_plugin")
+    module.Thing = object
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    with_plugins(monkeypatch, point("thing", "a_plugin:Thing"))
+    with pytest.warns(UserWarning, match="'thing' .* was skipped: it is no Objective"):
+        assert "thing" not in list_objectives()
+
+
+def test_loss_terms_are_detached_and_frozen():
+    value = torch.ones((), requires_grad=True)
+    loss = Loss(value * 2, {"H[Z]": value * 3})
+    assert not loss.terms["H[Z]"].requires_grad
+    with pytest.raises(TypeError):
+        loss.terms["H[Z]"] = value
