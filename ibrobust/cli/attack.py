@@ -45,14 +45,14 @@ def attack(
     from rich.console import Console
 
     from ibrobust.cli.attacking import choose_data, choose_models, sweep_rows
+    from ibrobust.cli.printing import print_table
     from ibrobust.reporting.tables import sweep_table
 
-    console = Console()
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     test = data.test.subset(n_examples)
     rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=Console(stderr=True))
-    console.print(sweep_table(rows, dataset=data.name))
+    print_table(sweep_table(rows, dataset=data.name))
     if json_file:
         from ibrobust.reporting.json_results import write_sweeps
 

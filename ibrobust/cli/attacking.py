@@ -43,8 +43,9 @@ def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | N
     """Return the data set that was asked for, else the one the first model was trained on, with what names it."""
     if dataset is None:
         own = [name for name in names if not is_reference(name)]
-        recipe = model_card(own[0]).recipe if own else None
-        dataset = recipe.dataset if recipe else DEFAULT_DATASET
+        card = model_card(own[0]) if own else None
+        # A model that was registered from outside has no recipe, only the name of its data set.
+        dataset = (card.recipe.dataset if card.recipe else card.dataset.name) if card else DEFAULT_DATASET
     return load_dataset(dataset, data_dir=data_dir), dataset
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-EPSILONS = tuple(n / 255 for n in (2, 4, 8, 16, 32))
+EPSILONS = tuple(n / 255 for n in (2, 4, 8, 16))
 SHARED = {
     "dataset": "digits",
     "width": 8,
@@ -31,6 +31,7 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
+    from ibrobust.cli.printing import print_table
     from ibrobust.cli.progress import TrainingProgress
     from ibrobust.data import load_dataset
     from ibrobust.evaluation.sweep import fgsm_sweep
@@ -55,14 +56,14 @@ def demo(
             card = registry.train(
                 recipe, name=name, overwrite=True, on_progress=progress.update, on_stage=progress.stage
             )
-        console.print(accuracy_table(card))
+        print_table(accuracy_table(card))
     test = load_dataset("digits").test
     rows = []
     for name in recipes:
         for decoder in registry.model_card(name).decoders:
             model = registry.load_model(name, decoder=decoder)
             rows.append(SweepRow(name, decoder, fgsm_sweep(model, test.images, test.labels, EPSILONS)))
-    console.print(sweep_table(rows, dataset="digits"))
+    print_table(sweep_table(rows, dataset="digits"))
     figure = output / "fgsm.png"
     save_sweep_figure(rows, figure, dataset="digits")
     lines = (

@@ -11,8 +11,7 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, for example 'knn_ib*'.")] = "*",
 ) -> None:
     """List the models: yours and those that ship with ibrobust."""
-    from rich.console import Console
-
+    from ibrobust.cli.printing import print_table
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
     from ibrobust.reporting.tables import models_table
@@ -25,7 +24,7 @@ def list_command(
         except IbrobustError as error:
             damaged.append(str(error))
     if cards:
-        Console().print(models_table(cards))
+        print_table(models_table(cards))
     elif not damaged:
         kind = "There are no models yet" if pattern == "*" else f"No model matches {pattern!r}"
         typer.echo(f"{kind}. Make one: ibrobust train --dataset digits --epochs 10 --width 16")

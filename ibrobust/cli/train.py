@@ -153,11 +153,11 @@ def train(
 def _report(card: ModelCard) -> None:
     from rich.console import Console
 
+    from ibrobust.cli.printing import print_table
     from ibrobust.reporting.tables import accuracy_table
 
-    console = Console()
-    console.print(accuracy_table(card))
-    console.print(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255", markup=False, soft_wrap=True)
+    print_table(accuracy_table(card))
+    Console().print(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255", markup=False, soft_wrap=True)
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:

@@ -56,12 +56,12 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("model (decoder)", overflow="fold", min_width=18)
-    table.add_column("clean", justify="right", no_wrap=True)
+    _add_number_column(table, "clean")
     for epsilon in first.epsilons:
-        table.add_column(f"ε {format_epsilon(epsilon)}".replace(" (", "\n("), justify="right", no_wrap=True)
-    table.add_column("zero\ngradient", justify="right", no_wrap=True)
+        _add_number_column(table, f"ε {format_epsilon(epsilon)}".replace(" (", "\n("))
+    _add_number_column(table, "zero\ngradient")
     if some_nonfinite:
-        table.add_column("NaN or inf\ngradient", justify="right", no_wrap=True)
+        _add_number_column(table, "NaN or inf\ngradient")
     if audited:
         table.add_column("audit", no_wrap=True)
     columns = [[row.result.clean_accuracy for row in rows]]
@@ -83,6 +83,11 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:
             cells.append(row.verdict or "-")
         table.add_row(*cells)
     return table
+
+
+def _add_number_column(table: Table, header: str) -> None:
+    # rich takes a header's longest word for the least width that a column can have, and cuts the header to it.
+    table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split("\n"))))
 
 
 def _caption(rows: Sequence[SweepRow], dataset: str) -> str:

@@ -1,0 +1,22 @@
+"""Tables on the terminal or in a pipe, with no number ever cut off."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+# Wider than any table; what a table would need if nothing held it back.
+UNBOUNDED = 10_000
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout in the width there is, or in the width it needs where that is more.
+
+    rich would shorten the cells of a table that is too wide, numbers included, and takes 80 columns where it writes
+    to a file. A terminal that is too narrow breaks the lines instead.
+    """
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=UNBOUNDED)).minimum
+    if needed > console.width:
+        console = Console(width=needed)
+    console.print(table)

@@ -1,0 +1,141 @@
+"""One sentence with the remedy on stderr, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from ibrobust.cli.main import main
+
+TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1"]
+
+
+def refused(run, arguments: list[str], *expected: str) -> None:
+    finished = run(*arguments)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    assert "Traceback" not in finished.stderr
+    message = " ".join(finished.stderr.replace("│", " ").split())
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize("beta", ["-0.1", "1", "nan"])
+def test_beta_outside_its_range(run, beta):
+    refused(run, [*TRAIN, f"--beta={beta}"], "Error: The recipe is wrong: beta")
+
+
+def test_a_batch_too_small_for_the_neighbours(run, home):
+    refused(run, [*TRAIN, "--batch-size", "20"], "batch of 20", "raise the batch size to 40")
+    assert not (home / "runs").exists()
+
+
+def test_a_device_that_is_not_there(run, home):
+    refused(run, [*TRAIN, "--device", "cuda:7"], "device 'cuda:7' is not there: use cpu")
+    assert not (home / "runs").exists()
+
+
+def test_a_missing_data_folder(run):
+    refused(run, ["train", "--dataset", "no/such/folder"], "no/such/folder", "a folder with train")
+
+
+def test_an_unsafe_name(run):
+    refused(run, [*TRAIN, "--name", "a/b"], "'a/b' is not a safe file name")
+
+
+def test_an_unknown_recipe_field(run):
+    refused(run, [*TRAIN, "--set", "depth=3"], "no field 'depth'")
+
+
+def test_an_assignment_without_value(run):
+    refused(run, [*TRAIN, "--set", "depth"], "'depth' is not of the form FIELD=VALUE")
+
+
+def test_a_recipe_file_that_is_not_there(run):
+    refused(run, ["train", "--recipe", "none.yaml"], "none.yaml", "cannot be read")
+
+
+def test_an_unknown_objective(run):
+    refused(run, [*TRAIN, "--objective", "crossentropy"], "no objective 'crossentropy'", "cross_entropy")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that not even root may write to")
+def test_a_home_without_write_permission(run, monkeypatch):
+    monkeypatch.setenv("IBROBUST_HOME", "/sys/kernel/ibrobust")
+    refused(run, TRAIN, "not permitted: /sys/kernel/ibrobust")
+
+
+def test_a_home_that_is_a_file(run, home):
+    home.write_text("")
+    refused(run, TRAIN, "Not a directory")
+
+
+@pytest.mark.parametrize("eps", ["-0.1", "nan", "1.5", "x", "8/0", "0.1,,0.2", ""])
+def test_a_wrong_epsilon(run, mine, eps):
+    refused(run, ["attack", mine, f"--eps={eps}"], "epsilon")
+
+
+def test_an_epsilon_of_whole_steps_says_what_was_meant(run, mine):
+    refused(run, ["attack", mine, "--eps", "8"], "8 is outside [0, 1]", "fraction of 255", "8/255")
+
+
+def test_an_unknown_model_offers_the_nearest(run, mine):
+    refused(run, ["attack", "mien"], "no model 'mien'", "did you mean mine")
+
+
+def test_no_model_for_the_data_set(run):
+    refused(run, ["attack", "--dataset", "digits"], "no model trained on digits", "ibrobust train")
+
+
+def test_an_unknown_decoder(run, mine):
+    refused(run, ["attack", mine, "--decoder", "resfc"], "no decoder 'resfc'", "head")
+
+
+def test_damaged_weights(run, mine, home):
+    (weights,) = (home / "models").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    refused(run, ["attack", mine], "SHA-256", "--overwrite")
+
+
+def test_a_damaged_card_does_not_hide_the_other_models(run, mine, home):
+    (home / "models" / "odd.yaml").write_text("a: [")
+    finished = run("list")
+    assert finished.returncode == 2
+    assert "mine" in finished.stdout
+    assert "odd.yaml" in finished.stderr
+
+
+def test_a_json_file_that_cannot_be_written(run, mine, tmp_path):
+    (tmp_path / "file").write_text("")
+    finished = run(
+        "attack", mine, "--eps", "0", "--n-examples", "10", "--json", str(tmp_path / "file" / "results.json")
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("Error: ")
+    assert str(tmp_path / "file") in finished.stderr
+
+
+def test_the_number_of_images_must_be_positive(run, mine):
+    refused(run, ["attack", mine, "--n-examples", "0"], "--n-examples")
+
+
+def test_no_command_shows_the_help(run):
+    finished = run()
+    assert "Usage" in finished.stdout + finished.stderr
+
+
+def test_a_defect_of_ours_is_not_dressed_up_as_the_users_error(run, monkeypatch):
+    def broken() -> None:
+        raise ZeroDivisionError("a defect")
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(broken)
+    monkeypatch.setattr("ibrobust.cli.main.app", app)
+    monkeypatch.setattr(sys, "argv", ["ibrobust"])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with pytest.raises(ZeroDivisionError):
+        main()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibrobust import fgsm_sweep, load_model, model_card
+
+TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["attack", "--help"]])
+def test_help_needs_neither_torch_nor_robustbench(arguments):
+    code = (
+        "import sys; sys.argv = ['ibrobust', *%r]\n"
+        "from ibrobust.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'robustbench', 'torchattacks', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code % arguments], check=True, capture_output=True)
+
+
+def test_importing_the_package_needs_neither_torch_nor_robustbench():
+    code = "import sys, ibrobust; assert not {'torch', 'robustbench'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_train_list_show_and_attack_as_a_user_types_them(run):
+    trained = run(*TRAIN, "--beta", "0.03", "--name", "first")
+    assert trained.returncode == 0, trained.stderr
+    assert "clean accuracy on 360 test images" in trained.stdout
+    assert "first" in run("list").stdout
+    assert "beta: 0.03" in run("show", "first").stdout
+    attacked = run("attack", "--dataset", "digits", "--eps", "0.01,8/255", "--json", "out/results.json")
+    assert attacked.returncode == 0, attacked.stderr
+    assert "first" in attacked.stdout
+    assert "n = 360 test images of digits" in attacked.stdout
+
+
+def test_the_table_holds_the_numbers_of_the_json_file_and_of_the_library(run, mine, digits, tmp_path):
+    result = run("attack", mine, "--eps", "0.01,8/255", "--n-examples", "100", "--json", "results.json")
+    assert result.returncode == 0, result.stderr
+    (sweep,) = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["sweeps"]
+    test = digits.test.subset(100)
+    expected = fgsm_sweep(load_model(mine), test.images, test.labels, [0.01, 8 / 255])
+    assert (sweep["correct"], sweep["clean_correct"]) == (list(expected.correct), expected.clean_correct)
+    row = next(line for line in result.stdout.splitlines() if "mine" in line)
+    assert re.findall(r"\d+\.\d", row)[:3] == [
+        f"{100 * value:.1f}" for value in (expected.clean_accuracy, *expected.accuracy)
+    ]
+
+
+def test_two_attacks_print_the_same(run, mine):
+    arguments = ("attack", mine, "--eps", "8/255", "--n-examples", "60")
+    assert run(*arguments).stdout == run(*arguments).stdout
+
+
+def test_a_table_with_many_epsilons_loses_no_number(run, mine):
+    epsilons = ",".join(f"{n}/255" for n in range(1, 21))
+    result = run("attack", mine, "--eps", epsilons, "--n-examples", "20")
+    row = next(line for line in result.stdout.splitlines() if "mine" in line)
+    assert len(re.findall(r"\d+\.\d", row)) == 22
+
+
+def test_a_figure_is_a_png_file(run, mine, tmp_path):
+    assert run("attack", mine, "--eps", "8/255", "--n-examples", "20", "--figure", "fgsm.png").returncode == 0
+    assert (tmp_path / "elsewhere" / "fgsm.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recipe_file_with_an_option_on_top(run, tmp_path):
+    (tmp_path / "elsewhere" / "recipe.yaml").write_text(
+        "dataset: digits\nwidth: 2\nlatent_dim: 8\nepochs: 1\nbeta: 0.1\n"
+    )
+    result = run("train", "--recipe", "recipe.yaml", "--beta", "0.2", "--name", "first")
+    assert result.returncode == 0, result.stderr
+    shown = run("show", "first").stdout
+    assert "beta: 0.2" in shown
+    assert "width: 2" in shown
+
+
+def test_a_second_training_of_one_name_is_refused_unless_it_overwrites(run, mine):
+    assert run(*TRAIN, "--name", mine).returncode == 2
+    assert run(*TRAIN, "--name", mine, "--overwrite").returncode == 0
+
+
+def test_a_killed_training_goes_on_with_resume(run):
+    """kill -9 in the second epoch; the finished weights are those of a training that was left alone."""
+    arguments = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "4"]
+    whole = run(*arguments, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "ibrobust", *arguments, "--name", "cut"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "epoch 1/4" in line:
+                process.kill()
+    resumed = run(*arguments, "--name", "cut", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 4/4" in resumed.stderr
+    assert model_card("cut").weights.sha256 == model_card("whole").weights.sha256
+
+
+def test_a_checkout_has_a_launcher():
+    launcher = Path(__file__).parents[2] / "cli.py"
+    result = subprocess.run([sys.executable, launcher, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("ibrobust ")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ibrobust.evaluation.sweep import SweepResult
+from ibrobust.reporting.figures import save_sweep_figure
+from ibrobust.reporting.tables import SweepRow, sweep_table
+
+
+def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str | None = None):
+    result = SweepResult((0.01, 8 / 255), correct, 90, zero, nonfinite, 100)
+    return SweepRow(name, "head", result, verdict)
+
+
+def text(*rows: SweepRow) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(sweep_table(rows, dataset="digits"))
+    return console.file.getvalue()
+
+
+
+def line(of: str, name: str) -> list[str]:
+    return next(line for line in of.splitlines() if f"{name} (head)" in line).split()[2:]
+
+
+def test_cells_are_accuracies_in_per_cent():
+    assert line(text(row("a", (50, 7))), "a") == ["90.0", "50.0", "7.0", "0.0%"]
+
+
+def test_the_best_of_each_column_is_starred():
+    printed = text(row("a", (50, 7)), row("b", (40, 9)))
+    assert line(printed, "a") == ["*90.0", "*50.0", "7.0", "0.0%"]
+    assert line(printed, "b") == ["*90.0", "40.0", "*9.0", "0.0%"]
+
+
+def test_a_model_that_was_not_attacked_has_daggers_and_is_not_the_best():
+    printed = text(row("masked", (88, 88), zero=2), row("honest", (40, 9)))
+    assert line(printed, "masked") == ["*90.0", "88.0†", "88.0†", "2.0%"]
+    assert line(printed, "honest") == ["*90.0", "*40.0", "*9.0", "0.0%"]
+    assert "† not a sign of robustness" in printed
+
+
+def test_one_per_cent_of_zero_gradients_is_no_dagger():
+    assert "†" not in text(row("a", (50, 7), zero=1))
+
+
+def test_gradients_that_are_not_finite_have_a_column_where_there_are_some():
+    assert "NaN or inf" not in text(row("a", (50, 7)))
+    printed = text(row("a", (50, 7), nonfinite=5))
+    assert line(printed, "a") == ["90.0", "50.0†", "7.0†", "0.0%", "5.0%"]
+
+
+def test_a_stored_verdict_is_shown():
+    assert line(text(row("a", (50, 7), verdict="masked"), row("b", (40, 9))), "a")[-1] == "masked"
+
+
+def test_the_caption_says_how_many_images_of_which_data_and_how_sure():
+    assert "n = 100 test images of digits; 95% intervals within ±9.8 points" in " ".join(text(row("a", (50, 7))).split())
+
+
+@pytest.mark.parametrize("zero", [0, 50])
+def test_a_figure_is_written_whole_and_nothing_beside_it(tmp_path, zero):
+    save_sweep_figure([row("a", (50, 7), zero=zero)], tmp_path / "figure.png", dataset="digits")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
+    assert (tmp_path / "figure.png").stat().st_size > 5000

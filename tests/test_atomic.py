@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from ibrobust.atomic import atomic_folder, atomic_path, write_text
+
+
+def test_a_file_appears_whole(tmp_path):
+    write_text(tmp_path / "new" / "file.txt", "content ψ")
+    assert (tmp_path / "new" / "file.txt").read_text(encoding="utf-8") == "content ψ"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file.txt", "old")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_file_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "file.txt", "")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "file.txt")]
+    assert modes[0] == modes[1]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "file").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "file").write_text("all")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "file").read_text() == "all"

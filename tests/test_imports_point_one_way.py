@@ -1,0 +1,53 @@
+"""The house rule on which package may import which, held over the import statements themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ibrobust"
+FOUNDATION = {"errors", "home", "atomic"}
+ALLOWED = {
+    "data": set(),
+    "models": set(),
+    "objectives": set(),
+    "evaluation": set(),
+    "training": {"data", "models", "objectives"},
+    "registry": {"data", "models", "training"},
+    "reporting": {"evaluation"},
+    "integrations": {"data", "models", "evaluation", "registry"},
+    "cli": {"data", "evaluation", "integrations", "models", "registry", "reporting", "training"},
+}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Return the parts of ibrobust that a file imports, wherever in the file it does."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            if node.module == "ibrobust":
+                names |= {f"ibrobust.{alias.name}" for alias in node.names}
+            elif node.module:
+                names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("ibrobust.")}
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_it_may(room):
+    for file in sorted((PACKAGE / room).rglob("*.py")):
+        found = imported_rooms(file) - FOUNDATION - {room, "__version__"}
+        assert found <= ALLOWED[room], f"{file.relative_to(PACKAGE)} imports {sorted(found - ALLOWED[room])}"
+
+
+def test_every_room_has_its_rule():
+    rooms = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert rooms == set(ALLOWED)
+
+
+def test_the_model_zoo_holds_no_code():
+    assert not list((PACKAGE.parent / "model_zoo").rglob("*.py"))
