@@ -11,12 +11,18 @@ from ibrobust.errors import IbrobustError
 
 RIDGE = 1e-4
 
+# The gradient of cross-entropy is the difference of softmax probabilities from 0 and 1. At a margin of m nats between
+# the two highest logits it is about exp(-m): float32 keeps three digits of it at 10 nats, none from 17 nats on, and it
+# is exactly zero beyond 104.
+LARGEST_MARGIN = 10.0
+MARGIN_QUANTILE = 0.99
+
 
 class GaussianMixtureDecoder(nn.Module):
     """Logits are the classes' log-likelihoods in nats, log N(z; mu_y, Sigma_y), divided by a temperature.
 
     With equal class priors, as in CIFAR-10, the softmax at temperature 1 is the posterior p(y | z). The temperature
-    scales all logits alike and so never changes a prediction; see `calibrate_temperature` for why it is there.
+    divides all logits alike and so changes no prediction; see `margin_temperature` for why it is there.
     """
 
     means: Tensor
@@ -40,9 +46,15 @@ class GaussianMixtureDecoder(nn.Module):
 
 
 def fit_gaussian_mixture(
-    latents: Tensor, labels: Tensor, num_classes: int, *, noise_variance: float = 0.0, ridge: float = RIDGE
+    latents: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    noise_variance: float = 0.0,
+    ridge: float = RIDGE,
+    attackable: bool = True,
 ) -> GaussianMixtureDecoder:
-    """Return the decoder whose Gaussians have each class's mean and regularised covariance, at temperature 1.
+    """Return the decoder whose Gaussians have each class's mean and regularised covariance.
 
     Sigma_y = S_y + (noise_variance + ridge * tr(S_y) / D) I, with S_y the maximum-likelihood covariance of the clean
     latents. An encoder trained with latent noise has its decoder fitted with that noise's variance: this is the
@@ -55,6 +67,8 @@ def fit_gaussian_mixture(
         noise_variance: variance a dimension of the noise that the encoder was trained with.
         ridge: share of the mean variance that is added, so that a class with fewer images than dimensions, or a
             collapsed one, still has an invertible covariance.
+        attackable: set the temperature by `margin_temperature` of the latents; otherwise it is 1, and the logits are
+            the log-likelihoods themselves.
 
     Raises:
         IbrobustError: a class has fewer than 2 latents, or its latents are all alike and nothing regularises them.
@@ -84,4 +98,22 @@ def fit_gaussian_mixture(
         decoder.means[label] = mean
         decoder.whitening[label] = torch.linalg.solve_triangular(factor, identity, upper=False)
         decoder.log_normalizers[label] = -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
+    if attackable:
+        logits = torch.cat([decoder(part) for part in torch.split(latents.detach().float(), 1000)])
+        decoder.temperature.fill_(margin_temperature(logits))
     return decoder
+
+
+def margin_temperature(logits: Tensor) -> float:
+    """Return the temperature, at least 1, that leaves 99% of the logits with a margin of 10 nats or less.
+
+    A Gaussian in 256 dimensions separates classes by log-likelihoods of tens to hundreds of nats. The gradient of
+    cross-entropy then vanishes in float32, and every attack that follows it moves nothing: the model looks robust and
+    is not (Korshunova et al. 2021). Dividing by a temperature brings the gradient back and changes no prediction.
+
+    Args:
+        logits: (N, C) at temperature 1, in nats.
+    """
+    top = logits.topk(2, dim=1).values
+    margin = float((top[:, 0] - top[:, 1]).double().quantile(MARGIN_QUANTILE))
+    return max(1.0, margin / LARGEST_MARGIN)

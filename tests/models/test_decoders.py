@@ -32,7 +32,7 @@ def test_gaussian_logits_are_scipys_log_likelihoods(clouds):
     from scipy.stats import multivariate_normal
 
     points, labels = clouds
-    decoder = fit_gaussian_mixture(points, labels, 3, ridge=0.0)
+    decoder = fit_gaussian_mixture(points, labels, 3, ridge=0.0, attackable=False)
     logits = decoder(points)
     for label in range(3):
         members = points[labels == label].double()
@@ -66,8 +66,8 @@ def test_the_noise_variance_equals_fitting_noisy_latents(clouds):
     generator = torch.Generator().manual_seed(1)
     many, many_labels = points.repeat(200, 1), labels.repeat(200)
     noisy = many + 0.5 * torch.randn(many.shape, generator=generator)
-    drawn = fit_gaussian_mixture(noisy, many_labels, 3, ridge=0.0)(points)
-    closed = fit_gaussian_mixture(points, labels, 3, noise_variance=0.25, ridge=0.0)(points)
+    drawn = fit_gaussian_mixture(noisy, many_labels, 3, ridge=0.0, attackable=False)(points)
+    closed = fit_gaussian_mixture(points, labels, 3, noise_variance=0.25, ridge=0.0, attackable=False)(points)
     torch.testing.assert_close(closed, drawn, rtol=0.02, atol=0.1)
 
 
@@ -173,3 +173,46 @@ def test_a_decoder_knows_its_name(name):
 def test_a_decoder_of_another_kind_has_no_name():
     with pytest.raises(IbrobustError, match="Sequential cannot be stored"):
         decoder_name(nn.Sequential(nn.Linear(5, 3)))
+
+
+@pytest.fixture(scope="module")
+def far_clouds() -> tuple[torch.Tensor, torch.Tensor]:
+    """Ten clouds in 64 dimensions whose log-likelihoods lie hundreds of nats apart."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(10).repeat_interleave(100)
+    centres = 4.0 * torch.randn(10, 64, generator=generator)
+    return centres[labels] + torch.randn(1000, 64, generator=generator), labels
+
+
+def cross_entropy_gradient(decoder: nn.Module, points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    points = points.clone().requires_grad_()
+    return torch.autograd.grad(nn.functional.cross_entropy(decoder(points), labels), points)[0]
+
+
+def test_log_likelihoods_as_logits_hide_the_gradient(far_clouds):
+    """The trap itself: without a temperature most gradients are exactly zero."""
+    decoder = fit_gaussian_mixture(*far_clouds, 10, attackable=False)
+    zero = (cross_entropy_gradient(decoder, *far_clouds) == 0).all(dim=1)
+    assert float(zero.float().mean()) > 0.9
+
+
+def test_the_temperature_brings_every_gradient_back(far_clouds):
+    decoder = fit_gaussian_mixture(*far_clouds, 10)
+    zero = (cross_entropy_gradient(decoder, *far_clouds) == 0).all(dim=1)
+    assert not bool(zero.any())
+
+
+def test_the_temperature_changes_no_prediction(far_clouds, clouds):
+    for (points, labels), count in ((far_clouds, 10), (clouds, 3)):
+        plain = fit_gaussian_mixture(points, labels, count, attackable=False)(points)
+        assert torch.equal(fit_gaussian_mixture(points, labels, count)(points).argmax(1), plain.argmax(1))
+
+
+def test_the_temperature_brings_the_99th_percentile_of_margins_to_ten_nats(far_clouds):
+    top = fit_gaussian_mixture(*far_clouds, 10)(far_clouds[0]).topk(2, dim=1).values
+    assert float((top[:, 0] - top[:, 1]).quantile(0.99)) == pytest.approx(10.0, rel=1e-4)
+
+
+def test_small_margins_are_left_as_they_are():
+    points, labels = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)), torch.arange(2).repeat(200)
+    assert float(fit_gaussian_mixture(points, labels, 2).temperature) == 1.0
