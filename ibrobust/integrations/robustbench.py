@@ -17,6 +17,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -228,7 +229,7 @@ def benchmark(
         batch_size=batch_size,
         flags=tuple(getattr(adversaries[0], "flags", ())),
         hardware=hardware(target.type),
-        versions=library_versions(),
+        versions={**library_versions(), "pyautoattack": version("pyautoattack")},
     )
 
 
