@@ -241,4 +241,4 @@ def _short(error: BaseException) -> str:
     """Return an error's type and first line, as far as they fit into one sentence."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= 120 else f"{text[:117]}..."
