@@ -16,6 +16,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external import is_reference, load_reference
+from ibrobust.models import HEAD
 from ibrobust.registry import list_models, load_model, model_card
 from ibrobust.reporting.tables import SweepRow
 
@@ -31,12 +32,14 @@ class Target:
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
         verdict: of an audit, where the model's card holds one.
+        is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
     """
 
     name: str
     decoder: str
     load: Callable[[str], nn.Module]
     verdict: str | None = None
+    is_baseline: bool = False
 
 
 def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
@@ -91,7 +94,8 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
             )
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
         load = partial(_load_registered, name, decoder)
-        targets.append(Target(name, decoder, load, audit.get("verdict")))
+        is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
+        targets.append(Target(name, decoder, load, audit.get("verdict"), is_baseline))
     return targets
 
 
@@ -126,7 +130,7 @@ def sweep_rows(
                 batch_size=batch_size,
                 progress=show,
             )
-            rows.append(SweepRow(target.name, target.decoder, result, target.verdict))
+            rows.append(SweepRow(target.name, target.decoder, result, target.verdict, target.is_baseline))
     return rows
 
 

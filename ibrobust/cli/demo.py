@@ -31,13 +31,13 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
+    from ibrobust.cli.attacking import choose_models, sweep_rows
     from ibrobust.cli.printing import print_table
     from ibrobust.cli.progress import TrainingProgress
     from ibrobust.data import load_dataset
-    from ibrobust.evaluation.sweep import fgsm_sweep
     from ibrobust.home import models_dir
     from ibrobust.reporting.figures import save_sweep_figure
-    from ibrobust.reporting.tables import SweepRow, accuracy_table, sweep_table
+    from ibrobust.reporting.tables import accuracy_table, sweep_table
     from ibrobust.training.recipe import Recipe
 
     output.mkdir(
@@ -57,12 +57,9 @@ def demo(
                 recipe, name=name, overwrite=True, on_progress=progress.update, on_stage=progress.stage
             )
         print_table(accuracy_table(card))
-    test = load_dataset("digits").test
-    rows = []
-    for name in recipes:
-        for decoder in registry.model_card(name).decoders:
-            model = registry.load_model(name, decoder=decoder)
-            rows.append(SweepRow(name, decoder, fgsm_sweep(model, test.images, test.labels, EPSILONS)))
+    data = load_dataset("digits")
+    targets = choose_models(list(recipes), ["all"], data, "digits")
+    rows = sweep_rows(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)
     print_table(sweep_table(rows, dataset="digits"))
     figure = output / "fgsm.png"
     save_sweep_figure(rows, figure, dataset="digits")

@@ -4,6 +4,7 @@ from ibrobust.models.classifier import ImageClassifier, encode_in_batches
 from ibrobust.models.decoder import FITTED_DECODERS, HEAD, build_decoder, decoder_name, fit_decoder
 from ibrobust.models.dropconnect import DropConnectLinear
 from ibrobust.models.encoder import Encoder
+from ibrobust.models.fixed_power import FixedPower
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
 from ibrobust.models.head import build_head, evaluation_head
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
@@ -16,6 +17,7 @@ __all__ = [
     "ZERO_ENTROPY_VARIANCE",
     "DropConnectLinear",
     "Encoder",
+    "FixedPower",
     "GaussianMixtureDecoder",
     "ImageClassifier",
     "LogisticDecoder",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.models.fixed_power import FixedPower
 
 # Up to this width the CPU's convolutions run faster in channels_last, above it in the default format. On CUDA
 # channels_last is what the tensor cores want at every width.
@@ -45,6 +46,7 @@ class Encoder(nn.Module):
             outputs are the 8 * width pooled features themselves.
         mean: mean of each input channel, in [0, 1] scale.
         std: standard deviation of each input channel, in [0, 1] scale.
+        fixed_power: centre the latents and fix their power, see `FixedPower`.
     """
 
     mean: Tensor
@@ -57,6 +59,7 @@ class Encoder(nn.Module):
         latent_dim: int | None = 256,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        fixed_power: bool = False,
     ) -> None:
         super().__init__()
         if width < 1 or (latent_dim is not None and latent_dim < 1):
@@ -74,6 +77,7 @@ class Encoder(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, stride=2)
         self.layer4 = _stage(4 * width, 8 * width, stride=2)
         self.latent: nn.Module = nn.Identity() if latent_dim is None else nn.Linear(8 * width, latent_dim)
+        self.power: nn.Module = FixedPower(self.latent_dim) if fixed_power else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -83,7 +87,7 @@ class Encoder(nn.Module):
         x = (images - self.mean) / self.std
         x = F.relu(self.bn1(self.conv1(x)))  # (B, width, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 8 * width, H / 8, W / 8)
-        return self.latent(x.mean(dim=(2, 3)))  # (B, latent_dim)
+        return self.power(self.latent(x.mean(dim=(2, 3))))  # (B, latent_dim)
 
 
 def _stage(in_channels: int, channels: int, *, stride: int) -> nn.Sequential:

@@ -71,6 +71,7 @@ class ModelCard(_Record):
         width: of the encoder.
         latent_dim: D.
         encoder_outputs: outputs of the encoder, 2 * latent_dim where it gives Gaussians.
+        fixed_power: whether the encoder's latents have fixed power.
         decoders: the decoders it carries; the first is the default.
         clean_accuracy: on the whole test split, for each decoder.
         evaluations: results of attacks, audits and benchmarks, by name.
@@ -84,6 +85,7 @@ class ModelCard(_Record):
     width: int
     latent_dim: int
     encoder_outputs: int
+    fixed_power: bool = False
     decoders: Annotated[tuple[str, ...], Field(min_length=1)]
     weights: WeightsRecord
     training: TrainingRecord | None

@@ -20,6 +20,7 @@ from ibrobust.models import (
     HEAD,
     ZERO_ENTROPY_VARIANCE,
     Encoder,
+    FixedPower,
     ImageClassifier,
     build_decoder,
     decoder_name,
@@ -88,7 +89,7 @@ def load_model(name: str, *, decoder: str | None = None, device: str | torch.dev
     weights = read_weights(card, path)
     # Nothing is computed for weights that the file is about to replace.
     with torch.device("meta"):
-        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs)
+        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
         module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
     try:
         encoder.load_state_dict(_part(weights, "encoder."), assign=True)
@@ -306,6 +307,7 @@ def _store(
         width=encoder.width,
         latent_dim=latent_dim,
         encoder_outputs=encoder.latent_dim,
+        fixed_power=isinstance(encoder.power, FixedPower),
         decoders=tuple(decoders),
         weights=WeightsRecord(file=file, sha256=digest),
         training=training,

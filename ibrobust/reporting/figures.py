@@ -39,7 +39,7 @@ def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> 
         label = f"{row.model} ({row.decoder})"
         if unattacked > UNATTACKED_SHARE:
             label += f", {unattacked:.0%} not attacked"
-        if row.model.startswith("cross_entropy"):
+        if row.is_baseline:
             colour, marker = "black", "x"
         else:
             colour, marker = PALETTE[coloured % len(PALETTE)], MARKERS[coloured % len(MARKERS)]

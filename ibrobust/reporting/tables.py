@@ -28,12 +28,14 @@ class SweepRow:
         decoder: the decoder it was attacked with.
         result: the sweep.
         verdict: of an audit, where the model's card holds one.
+        is_baseline: trained with plain cross-entropy; drawn in black.
     """
 
     model: str
     decoder: str
     result: SweepResult
     verdict: str | None = None
+    is_baseline: bool = False
 
 
 def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:

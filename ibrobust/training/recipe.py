@@ -45,6 +45,9 @@ class Recipe(BaseModel):
 
     width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
     latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 256
+    fixed_power: Annotated[
+        bool, Field(description="centre the latents and fix their power, by one scalar for all dimensions")
+    ] = False
     decoders: Annotated[
         tuple[FittedDecoder, ...],
         Field(description="decoders fitted on the frozen encoder, the first is the default"),

@@ -249,7 +249,13 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
     """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
     kind = objective_class(recipe.objective)
     mean, std = channel_statistics(dataset.train.images)
-    encoder = Encoder(width=recipe.width, latent_dim=recipe.latent_dim * kind.outputs_per_latent, mean=mean, std=std)
+    encoder = Encoder(
+        width=recipe.width,
+        latent_dim=recipe.latent_dim * kind.outputs_per_latent,
+        mean=mean,
+        std=std,
+        fixed_power=recipe.fixed_power,
+    )
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(

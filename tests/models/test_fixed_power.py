@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ibrobust.models import Encoder, FixedPower
+
+
+@pytest.fixture
+def latents() -> torch.Tensor:
+    return 100.0 + 7.0 * torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 7.0)
+
+
+def test_a_training_batch_has_no_mean_and_unit_power(latents):
+    z = FixedPower(6).train()(latents)
+    torch.testing.assert_close(z.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.square().mean(), torch.tensor(1.0))
+
+
+def test_dimensions_keep_their_proportions(latents):
+    z = FixedPower(6).train()(latents)
+    torch.testing.assert_close(z.std(0) / z.std(0)[0], latents.std(0) / latents.std(0)[0])
+
+
+def test_evaluation_uses_the_statistics_of_training(latents):
+    layer = FixedPower(6).train()
+    for _ in range(200):
+        expected = layer(latents)
+    torch.testing.assert_close(layer.eval()(latents), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_encodes_each_image_on_its_own(latents):
+    layer = FixedPower(6).eval()
+    assert torch.equal(layer(latents)[3:4], layer(latents[3:4]))
+
+
+def test_equal_latents_stay_finite():
+    assert bool(FixedPower(6).train()(torch.ones(4, 6)).isfinite().all())
+
+
+def test_the_encoder_has_it_where_asked_for():
+    torch.manual_seed(0)
+    z = Encoder(width=2, latent_dim=8, fixed_power=True).train()(torch.rand(16, 3, 32, 32))
+    torch.testing.assert_close(z.square().mean(), torch.tensor(1.0))
