@@ -99,6 +99,8 @@ def check_robustbench_files() -> Check:
 
     files = robustbench_files()
     name = "RobustBench files"
+    if files.checked == 0:
+        return Check(name, "note", f"{files.version}, installed without recorded hashes: cannot be compared")
     if files.overwritten:
         detail = f"{len(files.overwritten)} of {files.checked} overwritten by torchattacks' old copy"
         return Check(name, "trouble", detail, files.repair)

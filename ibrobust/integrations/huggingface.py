@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
-from ibrobust.models import Encoder, ImageClassifier, build_decoder
+from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard, list_models, model_card
+from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import check_name, read_card
 from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
 
@@ -63,24 +64,10 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
 
     def classifier(self, *, decoder: str | None = None, device: str | torch.device | None = None) -> ImageClassifier:
         """Return the model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode."""
-        card = self.record
-        chosen = decoder if decoder is not None else card.decoders[0]
-        if chosen not in card.decoders:
-            raise IbrobustError(
-                f"The model {card.name!r} has no decoder {chosen!r}: it has {', '.join(card.decoders)}."
-            )
-        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs)
-        module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
-        try:
-            encoder.load_state_dict(_part(self.tensors, "encoder."))
-            module.load_state_dict(_part(self.tensors, f"decoders.{chosen}."))
-        except RuntimeError as error:
-            fault = str(error).splitlines()[-1].strip()
-            raise IbrobustError(
-                f"The weights of {card.name!r} do not fit its card ({fault}): fetch both again."
-            ) from error
-        model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
-        return model.to(device if device is not None else "cpu").to_fast_memory_format().eval()
+        target = torch.device(device if device is not None else "cpu")
+        # A copy: the weights become the model's own parameters.
+        weights = {key: tensor.clone() for key, tensor in self.tensors.items()}
+        return build_classifier(self.record, weights, decoder=decoder, device=target)
 
     def generate_model_card(self, **fields: Any) -> HubReadme:
         """Return the README of the repository."""
@@ -194,7 +181,3 @@ def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
             f"{str(folder_or_repo)!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository that can be "
             f"downloaded ({first})."
         ) from error
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.huggingface import HubModel, add_pretrained, hub_model, load_pretrained, save_pretrained
-from ibrobust.registry import list_models, load_model, model_card
+from ibrobust.models import Encoder, ImageClassifier
+from ibrobust.registry import list_models, load_model, model_card, register_model
 
 
 @pytest.fixture
@@ -31,6 +33,16 @@ def test_a_model_comes_back_bit_for_bit(folder: Path, registered: str, digits_im
     loaded = load_pretrained(folder)
     assert torch.equal(loaded(images), load_model(registered)(images))
     assert not loaded.training
+
+
+def test_an_encoder_of_fixed_power_comes_back_as_one(
+    home: Path, digits_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = ImageClassifier(Encoder(width=2, latent_dim=8, fixed_power=True), nn.Linear(8, 10)).eval()
+    register_model("fixed", model, dataset=load_dataset("digits"))
+    loaded = load_pretrained(save_pretrained("fixed", tmp_path / "saved"))
+    assert torch.equal(loaded(digits_images[0]), load_model("fixed")(digits_images[0]))
 
 
 def test_the_folder_holds_what_the_hub_expects(folder: Path, registered: str) -> None:

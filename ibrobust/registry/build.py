@@ -1,0 +1,49 @@
+"""From a card and its weights to the classifier, for whatever place they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+from ibrobust.models import Encoder, ImageClassifier, build_decoder
+from ibrobust.registry.card import ModelCard
+
+
+def build_classifier(
+    card: ModelCard, weights: Mapping[str, Tensor], *, decoder: str | None = None, device: torch.device
+) -> ImageClassifier:
+    """Return the model of a card: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
+
+    Args:
+        card: of the model.
+        weights: its tensors, already checked against the card's SHA-256.
+        decoder: one of the card's decoders; its first by default.
+        device: where to put the model.
+
+    Raises:
+        IbrobustError: there is no such decoder, or the weights do not fit the card.
+    """
+    chosen = decoder if decoder is not None else card.decoders[0]
+    if chosen not in card.decoders:
+        raise IbrobustError(
+            f"The model {card.name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}."
+        )
+    # Nothing is computed for weights that are about to be replaced.
+    with torch.device("meta"):
+        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
+        module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
+    try:
+        encoder.load_state_dict(_part(weights, "encoder."), assign=True)
+        module.load_state_dict(_part(weights, f"decoders.{chosen}."), assign=True)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise IbrobustError(f"The weights of {card.name!r} do not fit its card ({fault}): restore both.") from error
+    model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
+    return model.to(device).to_fast_memory_format().eval()
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
