@@ -36,6 +36,12 @@ class Recipe(BaseModel):
     average_neighbors: Annotated[
         bool, Field(description="average the estimators for 1..k instead of using the k-th alone")
     ] = False
+    neighbor_sharpness: Annotated[
+        float | None,
+        Field(
+            gt=0.0, description="take all points of a batch for neighbours, weighted by this power; k is not used then"
+        ),
+    ] = None
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0

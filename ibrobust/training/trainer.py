@@ -283,7 +283,8 @@ def _check_fit(recipe: Recipe, dataset: Dataset) -> None:
             "lower it."
         )
     per_class = recipe.batch_size // dataset.num_classes
-    if "num_neighbors" in objective_class(recipe.objective).options and per_class <= recipe.num_neighbors:
+    needs_neighbors = "num_neighbors" in objective_class(recipe.objective).options
+    if needs_neighbors and recipe.neighbor_sharpness is None and per_class <= recipe.num_neighbors:
         raise IbrobustError(
             f"A batch of {recipe.batch_size} has {per_class} images of each of the {dataset.num_classes} classes, too "
             f"few for {recipe.num_neighbors} neighbours in every class: raise the batch size to "

@@ -1,0 +1,55 @@
+"""Entropies from all neighbours at once, the nearer the more: what a batch can train on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+
+# A squared distance counts as at least this share of the mean squared distance, so that coinciding points stay finite.
+SMALLEST_SHARE = 1e-6
+
+
+def soft_entropies(z: Tensor, labels: Tensor, *, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Return estimates of H[Z | Y] and H[Z], two scalars in nats, each up to a constant of its own.
+
+    The Kozachenko-Leonenko estimate is d/2 times the mean logarithm of a squared distance to a neighbour. Any mean of
+    the squared distances to several neighbours that is homogeneous of degree one can take the place of the k-th, and
+    changes the estimate by a constant only, as long as the density is smooth over the neighbourhood. Here
+
+        H[Z | Y]:  d/2 * mean_i mean_{j: y_j = y_i} log r_ij^2           (the mean of the estimates for k = 1..n_y - 1)
+        H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)  (a power mean; tau to infinity is the nearest)
+
+    Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
+    their class, and pushed from all others in proportion to their nearness. The constants, and the bias over so wide a
+    neighbourhood, differ from those of `knn_entropy`: use that one to report an entropy.
+
+    Args:
+        z: (N, D) points.
+        labels: (N,) integer classes; a point whose class has no other is left out of H[Z | Y].
+        sharpness: tau > 0.
+
+    Raises:
+        IbrobustError: tau is not positive and finite.
+    """
+    if not 0.0 < sharpness < math.inf:
+        raise IbrobustError(f"The neighbour sharpness is {sharpness}: a positive number is needed.")
+    with torch.autocast(z.device.type, enabled=False):
+        points = z if z.dtype == torch.float64 else z.float()
+        points = points - points.mean(dim=0).detach()
+        count, dim = points.shape
+        norms = points.square().sum(dim=1)
+        squared = norms[:, None] + norms - 2.0 * points @ points.T  # (N, N)
+        logs = squared.clamp(min=SMALLEST_SHARE * 2.0 * norms.detach().mean()).log()
+        own = torch.eye(count, dtype=torch.bool, device=z.device)
+        same = (labels[:, None] == labels) & ~own
+        others = same.sum(dim=1)
+        within = torch.where(same, logs, 0.0).sum(dim=1) / others.clamp(min=1)  # (N,)
+        present = others > 0
+        conditional = torch.where(present, within, 0.0).sum() / present.sum().clamp(min=1)
+        power = torch.logsumexp((-sharpness * logs).masked_fill(own, -math.inf), dim=1) - math.log(count - 1)  # (N,)
+        overall = -power.mean() / sharpness
+        return 0.5 * dim * conditional, 0.5 * dim * overall

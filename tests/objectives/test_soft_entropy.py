@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ibrobust.errors import IbrobustError
+from ibrobust.objectives.soft_entropy import soft_entropies
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(24, 5, generator=generator, dtype=torch.float64), torch.arange(3).repeat(8)
+
+
+def slow_twin(z: torch.Tensor, labels: torch.Tensor, tau: float) -> tuple[float, float]:
+    """The two formulas of the docstring, point by point."""
+    count, dim = z.shape
+    within, overall = [], []
+    for i in range(count):
+        squared = {j: float((z[i] - z[j]).square().sum()) for j in range(count) if j != i}
+        same = [math.log(r) for j, r in squared.items() if labels[j] == labels[i]]
+        within.append(sum(same) / len(same))
+        overall.append(-math.log(sum(r**-tau for r in squared.values()) / len(squared)) / tau)
+    return dim / 2 * sum(within) / count, dim / 2 * sum(overall) / count
+
+
+@pytest.mark.parametrize("tau", [0.5, 2.0, 8.0])
+def test_it_is_the_slow_twins(batch, tau):
+    z, labels = batch
+    got = [float(value) for value in soft_entropies(z, labels, sharpness=tau)]
+    assert got == pytest.approx(slow_twin(z, labels, tau), rel=1e-9)
+
+
+def test_scaling_adds_d_log_of_the_factor(batch):
+    z, labels = batch
+    before, after = soft_entropies(z, labels, sharpness=2.0), soft_entropies(7.0 * z, labels, sharpness=2.0)
+    for a, b in zip(before, after, strict=True):
+        assert float(b - a) == pytest.approx(5 * math.log(7.0))
+
+
+def test_translation_changes_nothing(batch):
+    z, labels = batch
+    for a, b in zip(
+        soft_entropies(z, labels, sharpness=2.0), soft_entropies(z + 1e3, labels, sharpness=2.0), strict=True
+    ):
+        assert float(a) == pytest.approx(float(b), rel=1e-7)
+
+
+def test_a_large_sharpness_is_the_nearest_neighbour(batch):
+    z, labels = batch
+    distances = torch.cdist(z, z).fill_diagonal_(math.inf).min(dim=1).values
+    nearest = 5 * float(distances.log().mean())
+    # The power mean over n - 1 neighbours is above the smallest by at most d / (2 tau) * log(n - 1).
+    overall = float(soft_entropies(z, labels, sharpness=500.0)[1])
+    assert 0.0 <= overall - nearest <= 5 / 1000 * math.log(23) + 1e-9
+
+
+def test_the_gradients_are_those_of_central_differences(batch):
+    z, labels = batch
+
+    def loss(points: torch.Tensor) -> torch.Tensor:
+        within, overall = soft_entropies(points, labels, sharpness=2.0)
+        return within - 0.9 * overall
+
+    assert torch.autograd.gradcheck(loss, z.clone().requires_grad_())
+
+
+def test_coinciding_points_have_finite_values_and_gradients():
+    z = torch.ones(6, 4).index_fill_(0, torch.tensor([5]), 0.0).requires_grad_()
+    within, overall = soft_entropies(z, torch.arange(2).repeat(3), sharpness=2.0)
+    (gradient,) = torch.autograd.grad(within - overall, z)
+    assert all(bool(tensor.isfinite().all()) for tensor in (within, overall, gradient))
+
+
+def test_a_class_of_one_is_left_out_of_the_conditional_entropy(batch):
+    z, labels = batch
+    alone = torch.cat([labels, torch.tensor([9])])
+    far = torch.cat([z, 50.0 + z[:1]])
+    assert float(soft_entropies(far, alone, sharpness=2.0)[0]) == pytest.approx(
+        float(soft_entropies(z, labels, sharpness=2.0)[0]), rel=1e-9
+    )
+
+
+def test_half_precision_is_computed_in_single(batch):
+    z, labels = batch
+    half = z.bfloat16()
+    for a, b in zip(
+        soft_entropies(half, labels, sharpness=2.0), soft_entropies(half.float(), labels, sharpness=2.0), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
+def test_a_sharpness_that_is_not_positive_is_refused(batch, tau):
+    with pytest.raises(IbrobustError, match="sharpness"):
+        soft_entropies(*batch, sharpness=tau)
