@@ -1,33 +1,29 @@
 """AutoAttack under the name and with the signature that RobustBench calls, over the pyautoattack package.
 
 RobustBench imports `autoattack`, which is not on the package index, and requires `pyautoattack`, which has
-another module name and another signature. `install` closes that gap in memory: no file is touched, and a
-real `autoattack` goes first. The attacks and the checks are pyautoattack's own. The loop over them is ours:
+another module name and another signature. `autoattack_module.install` closes that gap in memory: no file is touched,
+and a real `autoattack` goes first. The attacks and the checks are pyautoattack's own. The loop over them is ours:
 pyautoattack's cannot go on from a state file, since it reads the set of attacks back as one string and the
 labels that it returns are then not defined.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyautoattack
 import torch
-from pyautoattack import autopgd_base, checks, fab_base, fab_projections, fab_pt, other_utils, square
+from pyautoattack import checks
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.autoattack_state import EvaluationState, tensors_digest
 
-MODULE = "autoattack"
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
@@ -340,39 +336,3 @@ def _caller_undisturbed(model: object, x: Tensor, device: str | torch.device) ->
     finally:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-
-
-def real_autoattack() -> str | None:
-    """Return the file of an `autoattack` package that is really installed, or None."""
-    loaded = sys.modules.get(MODULE)
-    if loaded is not None:
-        return None if getattr(loaded, "AutoAttack", None) is AutoAttack else str(getattr(loaded, "__file__", MODULE))
-    spec = importlib.util.find_spec(MODULE)
-    # A folder without __init__.py, of results say, has no origin: it is no package.
-    return spec.origin if spec is not None else None
-
-
-def install() -> bool:
-    """Let `import autoattack` give this adapter, in this process; return False where a real one is used."""
-    if real_autoattack() is not None:
-        return False
-    modules = {
-        "": _module(MODULE, AutoAttack=AutoAttack),
-        ".autoattack": _module(f"{MODULE}.autoattack", AutoAttack=AutoAttack),
-        ".state": _module(f"{MODULE}.state", EvaluationState=EvaluationState),
-    }
-    for module in (autopgd_base, checks, fab_base, fab_projections, fab_pt, other_utils, square):
-        modules["." + module.__name__.rpartition(".")[2]] = module
-    for suffix, module in modules.items():
-        sys.modules[MODULE + suffix] = module
-        if suffix:
-            setattr(modules[""], suffix[1:], module)
-    modules[""].__path__ = []
-    return True
-
-
-def _module(name: str, **contents: object) -> ModuleType:
-    module = ModuleType(name, f"Stands in for {name}: ibrobust.integrations.autoattack over pyautoattack.")
-    module.__spec__ = ModuleSpec(name, loader=None, origin=__file__)
-    vars(module).update(contents)
-    return module

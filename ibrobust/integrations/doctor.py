@@ -127,9 +127,10 @@ def check_autoattack() -> Check:
     """Which AutoAttack RobustBench gets, and whether it breaks a linear model."""
     import torch
 
-    from ibrobust.integrations import autoattack
+    from ibrobust.integrations.autoattack import AutoAttack
+    from ibrobust.integrations.autoattack_module import real_autoattack
 
-    genuine = autoattack.real_autoattack()
+    genuine = real_autoattack()
     if genuine is not None:
         return Check("AutoAttack", "ok", f"the installed autoattack in {genuine}")
     # The fork keeps the caller's random numbers as they were.
@@ -138,7 +139,7 @@ def check_autoattack() -> Check:
         linear.weight.copy_(torch.eye(4, 12))
         linear.bias.copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # class 0, by a hair
     model = torch.nn.Sequential(torch.nn.Flatten(), linear).eval()
-    adversary = autoattack.AutoAttack(
+    adversary = AutoAttack(
         model,
         eps=0.1,
         seed=0,

@@ -87,10 +87,10 @@ def mend() -> None:
         )
     provide_pkg_resources()
     try:
-        from ibrobust.integrations import autoattack
+        from ibrobust.integrations import autoattack_module
     except ModuleNotFoundError as error:
         raise IbrobustError(f"{error.name} is not installed: pip install 'pyautoattack>=0.2,<0.3'.") from error
-    autoattack.install()
+    autoattack_module.install()
 
 
 @contextmanager

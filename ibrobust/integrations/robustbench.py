@@ -23,13 +23,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
-from ibrobust.home import data_dir as default_data_dir
 from ibrobust.integrations import timm as timm_integration
+from ibrobust.integrations.benchmark_images import BenchmarkImages, benchmark_images
 from ibrobust.integrations.environment import imported_quietly, mend
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
@@ -44,19 +43,6 @@ with imported_quietly():
     from robustbench.model_zoo.enums import BenchmarkDataset
 
 NORMS = ("Linf", "L2")
-CIFAR10_FOLDER = "cifar-10-batches-py"  # torchvision's, and so RobustBench's
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 
 
 @dataclass(frozen=True)
@@ -188,7 +174,7 @@ def benchmark(
     card = model_card(model) if isinstance(model, str) else None
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else model_device(module)
-    images = _test_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
+    images = benchmark_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
     _require_classes(module, card, images, target)
     adversaries: list[Any] = []
     genuine = robustbench.eval.AutoAttack
@@ -282,66 +268,7 @@ def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> 
     return model
 
 
-@dataclass(frozen=True)
-class _TestImages:
-    source: str
-    class_names: tuple[str, ...]
-    images: Tensor  # (N, 3, H, W) float32 in [0, 1]
-    labels: Tensor  # (N,)
-
-
-def _test_images(card: ModelCard | None, folder: Path | None, count: int | None) -> _TestImages:
-    own = _own_dataset(card)
-    if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
-        images = _from_dataset(str(folder), count)
-    elif folder is None and own is not None:
-        images = _from_dataset(own, count)
-    elif folder is None and card is not None and card.dataset.class_names != CIFAR10_CLASSES:
-        raise IbrobustError(
-            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
-            "directory (--data-dir)."
-        )
-    else:
-        images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
-    if count is not None and count > len(images.labels):
-        raise IbrobustError(f"{count} images were asked for and {images.source} has {len(images.labels)}.")
-    if len(images.class_names) not in (10, 100):
-        raise IbrobustError(
-            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or 100 "
-            "classes; for others use ibrobust attack."
-        )
-    return images
-
-
-def _own_dataset(card: ModelCard | None) -> str | None:
-    """Return what names the data set of a card, unless it is CIFAR-10, which RobustBench reads, or not there."""
-    if card is None:
-        return None
-    if card.dataset.name == "digits":
-        return "digits"
-    path = Path(card.recipe.dataset).expanduser() if card.recipe is not None else None
-    return str(path) if path is not None and (path / "test").is_dir() else None
-
-
-def _from_dataset(spec: str, count: int | None) -> _TestImages:
-    dataset = load_dataset(spec)
-    test = dataset.test.subset(count)
-    return _TestImages(dataset.name, dataset.class_names, to_unit_range(test.images), test.labels)
-
-
-def _from_cifar10(folder: Path, count: int | None) -> _TestImages:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            images, labels = robustbench.data.load_cifar10(count, str(folder))
-    except (OSError, RuntimeError) as error:
-        raise IbrobustError(
-            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
-            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*."
-        ) from error
-    return _TestImages("cifar10", CIFAR10_CLASSES, images, labels)
-
-
-def _require_classes(module: nn.Module, card: ModelCard | None, images: _TestImages, device: torch.device) -> None:
+def _require_classes(module: nn.Module, card: ModelCard | None, images: BenchmarkImages, device: torch.device) -> None:
     if card is not None and card.dataset.class_names != images.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations import autoattack
+from ibrobust.integrations import autoattack_module
 from ibrobust.integrations.autoattack import AutoAttack
 from ibrobust.integrations.autoattack_state import EvaluationState
 
@@ -271,12 +271,12 @@ def test_impossible_requests_are_refused(tiny_model: nn.Module, digits_images: t
 def test_it_can_be_imported_as_robustbench_does(without_autoattack: None) -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("autoattack")
-    assert autoattack.install()
+    assert autoattack_module.install()
     assert importlib.import_module("autoattack").AutoAttack is AutoAttack
     assert importlib.import_module("autoattack.state").EvaluationState is EvaluationState
     assert importlib.import_module("autoattack.square").SquareAttack is not None
-    assert autoattack.install()  # again is no trouble
-    assert autoattack.real_autoattack() is None
+    assert autoattack_module.install()  # again is no trouble
+    assert autoattack_module.real_autoattack() is None
 
 
 def test_a_real_autoattack_goes_first(
@@ -286,9 +286,9 @@ def test_a_real_autoattack_goes_first(
     package.mkdir()
     (package / "__init__.py").write_text("AutoAttack = 'the real one'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert not autoattack.install()
+    assert not autoattack_module.install()
     assert importlib.import_module("autoattack").AutoAttack == "the real one"
-    assert autoattack.real_autoattack() == str(package / "__init__.py")
+    assert autoattack_module.real_autoattack() == str(package / "__init__.py")
 
 
 def test_a_mere_folder_of_that_name_does_not_count(
@@ -296,4 +296,4 @@ def test_a_mere_folder_of_that_name_does_not_count(
 ) -> None:
     (tmp_path / "autoattack").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert autoattack.install()
+    assert autoattack_module.install()
