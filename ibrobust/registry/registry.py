@@ -22,12 +22,12 @@ from ibrobust.models import (
     Encoder,
     FixedPower,
     ImageClassifier,
-    build_decoder,
     decoder_name,
     encode_in_batches,
     evaluation_head,
     fit_decoder,
 )
+from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import (
     AccuracyRecord,
     DatasetRecord,
@@ -82,24 +82,8 @@ def load_model(name: str, *, decoder: str | None = None, device: str | torch.dev
     """
     path = _card_path(name)
     card = read_card(path)
-    chosen = decoder if decoder is not None else card.decoders[0]
-    if chosen not in card.decoders:
-        raise IbrobustError(f"The model {name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}.")
     target = _device(device)
-    weights = read_weights(card, path)
-    # Nothing is computed for weights that the file is about to replace.
-    with torch.device("meta"):
-        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
-        module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
-    try:
-        encoder.load_state_dict(_part(weights, "encoder."), assign=True)
-        module.load_state_dict(_part(weights, f"decoders.{chosen}."), assign=True)
-    except RuntimeError as error:
-        raise IbrobustError(
-            f"The weights of {name!r} do not fit its card ({str(error).splitlines()[-1].strip()}): restore both."
-        ) from error
-    model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
-    return model.to(target).to_fast_memory_format().eval()
+    return build_classifier(card, read_weights(card, path), decoder=decoder, device=target)
 
 
 def train(
@@ -206,11 +190,11 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any]) -> ModelCard:
     """Put the result of an evaluation into a model's card under `key`, in place of an earlier one; return the card.
 
     Raises:
-        IbrobustError: there is no such model, or it ships with ibrobust and its card is not the user's to change.
+        IbrobustError: there is no such model, or it ships with a package and its card is not the user's to change.
     """
     path = _card_path(name)
     if path.parent != models_dir():
-        raise IbrobustError(f"The model {name!r} ships with ibrobust: its card is not changed.")
+        raise IbrobustError(f"The model {name!r} is not in your own model folder: its card is not changed.")
     card = read_card(path)
     changed = card.model_copy(update={"evaluations": {**card.evaluations, key: dict(record)}})
     write_card(changed)
@@ -246,10 +230,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
     return target
-
-
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
 
 
 def _decoders(

@@ -12,15 +12,18 @@ from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.registry.card import ModelCard, check_name, read_card
+from ibrobust.registry.plugins import plugin_card_paths
 
 
 def card_paths() -> dict[str, Path]:
-    """Return the card file of every model by name, the user's own before those that ship with ibrobust."""
+    """Return the card file of every model by name, the user's own before those that ship with ibrobust or with others."""
     found: dict[str, Path] = {}
     for folder in (models_dir(), zoo_dir()):
         if folder.is_dir():
             for path in sorted(folder.glob("*.yaml")):
                 found.setdefault(path.stem, path)
+    for name, path in plugin_card_paths().items():
+        found.setdefault(name, path)
     return found
 
 
