@@ -16,7 +16,7 @@ from ibrobust.registry.plugins import plugin_card_paths
 
 
 def card_paths() -> dict[str, Path]:
-    """Return every model's card file by name: the user's own first, then those that ship with ibrobust or with plugins."""
+    """Return the card file of every model by name: the user's own first, then those of ibrobust and of plugins."""
     found: dict[str, Path] = {}
     for folder in (models_dir(), zoo_dir()):
         if folder.is_dir():
