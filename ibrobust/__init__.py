@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ibrobust.data import Dataset, load_dataset
     from ibrobust.errors import IbrobustError
+    from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.models import Encoder, ImageClassifier
     from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ibrobust.training.recipe import Recipe
 
 _HOMES = {
+    "AuditReport": "ibrobust.evaluation.audit",
     "Dataset": "ibrobust.data",
     "Encoder": "ibrobust.models",
     "IbrobustError": "ibrobust.errors",
@@ -25,6 +27,7 @@ _HOMES = {
     "ModelCard": "ibrobust.registry",
     "Recipe": "ibrobust.training.recipe",
     "SweepResult": "ibrobust.evaluation.sweep",
+    "audit": "ibrobust.evaluation.audit",
     "conditional_knn_entropy": "ibrobust.objectives.entropy",
     "fgsm_sweep": "ibrobust.evaluation.sweep",
     "knn_entropy": "ibrobust.objectives.entropy",
@@ -39,6 +42,7 @@ _HOMES = {
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuditReport",
     "Dataset",
     "Encoder",
     "IbrobustError",
@@ -46,6 +50,7 @@ __all__ = [
     "ModelCard",
     "Recipe",
     "SweepResult",
+    "audit",
     "conditional_knn_entropy",
     "fgsm_sweep",
     "knn_entropy",

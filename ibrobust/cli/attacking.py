@@ -14,10 +14,11 @@ from torch import nn
 
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external import is_reference, load_reference
 from ibrobust.models import HEAD
-from ibrobust.registry import list_models, load_model, model_card
+from ibrobust.registry import list_models, load_model, model_card, update_metrics
 from ibrobust.reporting.tables import SweepRow
 
 DEFAULT_DATASET = "cifar10"
@@ -132,6 +133,62 @@ def sweep_rows(
             )
             rows.append(SweepRow(target.name, target.decoder, result, target.verdict, target.is_baseline))
     return rows
+
+
+def choose_surrogate(name: str | None, model: str, data: Dataset, *, device: str) -> nn.Module | None:
+    """Return the model to transfer from: the one named, else the first other cross-entropy model of the data set."""
+    if name is not None:
+        return choose_models([name], [], data, data.name)[0].load(device)
+    for candidate in list_models(dataset_fingerprint=data.fingerprint):
+        recipe = model_card(candidate).recipe
+        if candidate != model and recipe is not None and recipe.objective == "cross_entropy":
+            return load_model(candidate, decoder=HEAD, device=device)
+    return None
+
+
+def run_audit(
+    target: Target,
+    test: Split,
+    *,
+    epsilon: float,
+    quick: bool,
+    surrogate: nn.Module | None,
+    batch_size: int,
+    seed: int,
+    device: str | None,
+    console: Console,
+) -> AuditReport:
+    """Return the audit of a target, with a progress bar while it runs."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{target.name} ({target.decoder})", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{target.name} ({target.decoder}): {stage}", completed=done, total=total)
+
+        return audit(
+            target.load(default_device(device)),
+            test.images,
+            test.labels,
+            epsilon=epsilon,
+            quick=quick,
+            surrogate=surrogate,
+            batch_size=batch_size,
+            seed=seed,
+            progress=show,
+        )
+
+
+def store_audit(target: Target, report: AuditReport, data: Dataset) -> str | None:
+    """Put a report into the model's card; return a note where there is none to put it into."""
+    if is_reference(target.name):
+        return None
+    stored = model_card(target.name).evaluations.get("audit") or {}
+    record = {**report.to_dict(), "dataset": data.name, "dataset_fingerprint": data.fingerprint}
+    try:
+        update_metrics(target.name, "audit", {**stored, target.decoder: record})
+    except IbrobustError as error:  # a model that a package ships keeps its card; the report stands
+        return f"Note: {error}"
+    return None
 
 
 def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:

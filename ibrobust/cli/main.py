@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__
-from ibrobust.cli import attack, benchmark, demo, doctor, listing, train
+from ibrobust.cli import attack, audit, benchmark, demo, doctor, listing, train
 from ibrobust.errors import IbrobustError
 
 USAGE_ERROR = 2
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("attack")(attack.attack)
+app.command("audit")(audit.audit)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)
 app.command("benchmark")(benchmark.benchmark)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ibrobust.atomic import write_text
+from ibrobust.evaluation.audit.report import AuditReport
 from ibrobust.reporting.tables import SweepRow
 
 
@@ -15,5 +16,17 @@ def write_sweeps(path: Path, rows: Sequence[SweepRow], *, data_name: str, finger
     content = {
         "dataset": {"name": data_name, "fingerprint": fingerprint},
         "sweeps": [{"model": row.model, "decoder": row.decoder, **row.result.to_dict()} for row in rows],
+    }
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_audits(
+    path: Path, reports: Mapping[str, AuditReport], *, model: str, data_name: str, fingerprint: str
+) -> None:
+    """Write one object with the data set and a model's audit reports, by decoder, to `path`."""
+    content = {
+        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "model": model,
+        "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
     }
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ibrobust.evaluation.audit.report import AuditReport
 from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import SweepResult
 
@@ -103,6 +104,33 @@ def _caption(rows: Sequence[SweepRow], dataset: str) -> str:
             "were, their gradient being zero or not finite"
         )
     return caption
+
+
+def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str) -> Table:
+    """Return an audit's checks, one a row, what the failed ones mean, and the headline above them all."""
+    table = Table(
+        title=f"{model} ({decoder}): {report.headline}",
+        caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
+        f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("check", no_wrap=True, min_width=max(len(check.name) for check in report.checks))
+    _add_number_column(table, "figure")
+    table.add_column("threshold", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for check in report.checks:
+        outcomes = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
+        table.add_row(
+            check.name, "-" if check.figure is None else f"{check.figure:.4g}", check.threshold, outcomes[check.passed]
+        )
+    if report.failed:
+        table.add_section()
+        for check in report.failed:
+            table.add_row(check.name, "", f"{check.meaning} [{check.reference}]".replace("[", "\\["), "")
+    return table
 
 
 def accuracy_table(card: Any) -> Table:

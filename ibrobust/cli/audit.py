@@ -1,0 +1,82 @@
+"""`ibrobust audit`: is the robustness real, or did the gradient vanish?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
+    eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
+    quick: Annotated[bool, typer.Option("--quick", help="256 images and less effort for each.")] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="cifar10, digits or an image folder. By default what the model was trained on.")
+    ] = None,
+    decoder: Annotated[
+        list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
+    ] = None,
+    n_examples: Annotated[
+        int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
+    ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(help="Model to transfer from. By default a cross-entropy model of the same data set, if any."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
+) -> None:
+    """Audit a model's robustness: every check, the verdict, and the worst case that replaces the FGSM figure.
+
+    The verdict is stored in the card of a registered model and shown by ibrobust attack.
+    """
+    from ibrobust.evaluation.epsilon import parse_epsilon
+
+    epsilon = parse_epsilon(eps)
+
+    from rich.console import Console
+
+    from ibrobust.cli.attacking import (
+        choose_data,
+        choose_models,
+        choose_surrogate,
+        default_device,
+        run_audit,
+        store_audit,
+    )
+    from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.tables import audit_table
+
+    data, spec = choose_data(dataset, [model], data_dir=data_dir)
+    targets = choose_models([model], decoder or [], data, spec)
+    other = choose_surrogate(surrogate, model, data, device=default_device(device))
+    test = data.test.subset(n_examples)
+    reports = {}
+    for target in targets:
+        report = run_audit(
+            target,
+            test,
+            epsilon=epsilon,
+            quick=quick,
+            surrogate=other,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            console=Console(stderr=True),
+        )
+        print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name))
+        reports[target.decoder] = report
+        note = store_audit(target, report, data)
+        if note:
+            typer.echo(note, err=True)
+    if json_file:
+        from ibrobust.reporting.json_results import write_audits
+
+        write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)

@@ -1,0 +1,236 @@
+"""Do the attacks behave as attacks do on a model whose gradient tells the truth?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor
+
+from ibrobust.evaluation.audit.attack_runs import AttackRuns
+from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
+from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
+from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.epsilon import format_epsilon
+
+MISSED = 0.005  # of all images; AutoAttack warns at 0.002 of 10,000
+FEWEST_SURVIVORS = 10
+
+
+def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
+    """Return the checks that compare attacks, each from counts of the same images."""
+    return [
+        check_iterative_not_weaker(runs),
+        check_losses_agree(runs),
+        check_silent_success(runs),
+        check_loss_rises(runs),
+        check_loss_converged(runs),
+        check_more_effort(runs),
+        check_accuracy_falls(runs),
+        check_large_epsilon(subject, runs),
+        check_unbounded(subject, runs),
+        check_square(runs),
+        check_random_search(runs),
+        check_transfer(runs),
+        check_averaged_draws(runs),
+    ]
+
+
+def check_iterative_not_weaker(runs: AttackRuns) -> Check:
+    """Count what FGSM breaks and PGD on the same loss does not."""
+    return _share(
+        "iterative_not_weaker",
+        runs.fgsm & ~runs.cross_entropy,
+        0.01,
+        "images are broken by one step of FGSM and by no step of PGD on the same loss: the gradient misleads once "
+        "it is followed.",
+        ATHALYE,
+    )
+
+
+def check_losses_agree(runs: AttackRuns) -> Check:
+    """Count what PGD breaks with the margin and not with cross-entropy."""
+    return _share(
+        "losses_agree",
+        runs.margin & ~runs.cross_entropy,
+        0.05,
+        "images are broken by PGD on the logit margin and not by PGD on cross-entropy: the softmax hides them from "
+        "the usual loss.",
+        f"{CROCE}; {KORSHUNOVA}",
+    )
+
+
+def check_silent_success(runs: AttackRuns) -> Check:
+    """Count successes along the path that the last iterate has lost."""
+    return _share(
+        "no_silent_success",
+        runs.cross_entropy & ~runs.cross_entropy_last,
+        0.05,
+        "images were broken on PGD's way and not at its end: an attack that reports its last iterate misses them.",
+        PINTOR,
+    )
+
+
+def check_loss_rises(runs: AttackRuns) -> Check:
+    """Count survivors whose loss never rose above its start."""
+    losses = runs.survivor_losses
+    name, threshold = "loss_rises", "at most 0.05, with 95% confidence"
+    total = losses.shape[1]
+    if total == 0:
+        return Check(name, None, threshold, None, "PGD left no image.", PINTOR)
+    stuck = int((losses[1:].amax(dim=0) <= losses[0]).sum())
+    return Check(
+        name,
+        stuck / total,
+        threshold,
+        not exceeds(stuck, total, 0.05),
+        f"{stuck} of {total} images that PGD left have a loss that never rose above where it started: a plateau, "
+        "not robustness, may have kept them.",
+        PINTOR,
+    )
+
+
+def check_loss_converged(runs: AttackRuns) -> Check:
+    """Measure how much of its rise the survivors' loss makes in the last quarter of the steps."""
+    losses = runs.survivor_losses
+    name, threshold = "loss_converged", "at most 0.1"
+    if losses.shape[1] < FEWEST_SURVIVORS:
+        return Check(name, None, threshold, None, f"PGD left fewer than {FEWEST_SURVIVORS} images.", PINTOR)
+    best = losses.cummax(dim=0).values
+    quarter = len(best) - 1 - (len(best) - 1) // 4
+    gain = (best[-1] - best[quarter]) / (best[-1] - best[0]).clamp(min=1e-12)
+    figure = float(gain.median())
+    return Check(
+        name,
+        figure,
+        threshold,
+        figure <= 0.1,
+        f"In the median of {losses.shape[1]} images that PGD left, this share of the loss's rise came in the last "
+        "quarter of the steps; where it is large, more steps would break more.",
+        f"{PINTOR}; {CARLINI}",
+    )
+
+
+def check_more_effort(runs: AttackRuns) -> Check:
+    """Count what twice the steps and new starts break beyond the ordinary effort."""
+    return _share(
+        "more_effort_changes_little",
+        runs.harder,
+        0.02,
+        "images fall only to twice the steps from new starts: the attack has not converged.",
+        CARLINI,
+    )
+
+
+def check_accuracy_falls(runs: AttackRuns) -> Check:
+    """Count the images that a larger ball protects."""
+    radii = list(runs.by_epsilon)
+    pairs = list(pairwise(radii))
+    lost = [runs.by_epsilon[small] & ~runs.by_epsilon[large] for small, large in pairs]
+    counts = [int(found.sum()) for found in lost]
+    worst = max(range(len(pairs)), key=counts.__getitem__)
+    small, large = pairs[worst]
+    return _share(
+        "accuracy_falls_with_epsilon",
+        lost[worst],
+        0.02,
+        f"images are broken at epsilon {format_epsilon(small)} and not at {format_epsilon(large)}, where the same "
+        "adversarial image is allowed.",
+        f"{CARLINI}; {ATHALYE}",
+    )
+
+
+def check_large_epsilon(subject: Subject, runs: AttackRuns) -> Check:
+    """Compare the accuracy at epsilon 0.5, where every image can be made grey, with guessing."""
+    left, total = int((subject.clean & ~runs.large).sum()), len(subject.clean)
+    # A constant answer is right as often as its class comes.
+    most_frequent = float(subject.labels.bincount().max()) / total
+    ceiling = chance_ceiling(total, max(most_frequent, 1.0 / subject.num_classes))
+    return Check(
+        "large_epsilon_reaches_chance",
+        left / total,
+        f"at most {ceiling / total:.3g}",
+        left <= ceiling,
+        f"{left} of {total} images withstand PGD at epsilon 0.5, where any image can be made grey; a guesser exceeds "
+        "the threshold once in 100 trials.",
+        f"{CARLINI}; {ATHALYE}",
+    )
+
+
+def check_unbounded(subject: Subject, runs: AttackRuns) -> Check:
+    """Count the images that withstand PGD without a bound."""
+    left, total = int((subject.clean & ~runs.unbounded).sum()), len(subject.clean)
+    return Check(
+        "unbounded_reaches_zero",
+        left / total,
+        "at most 0.01",
+        left / total <= 0.01,
+        f"{left} of {total} images withstand PGD that may change every pixel to anything, which no image can.",
+        f"{CARLINI}; {ATHALYE}",
+    )
+
+
+def check_square(runs: AttackRuns) -> Check:
+    """Count what the black-box Square attack finds and PGD missed."""
+    return _share(
+        "square_not_stronger",
+        runs.square,
+        MISSED,
+        "images that PGD left are broken by the Square attack, which sees no gradient.",
+        f"{CROCE}; {ATHALYE}",
+    )
+
+
+def check_random_search(runs: AttackRuns) -> Check:
+    """Count what random corners of the ball break and PGD missed."""
+    return _share(
+        "random_search_not_stronger",
+        runs.random,
+        MISSED,
+        "images that PGD left are broken by random corners of the ball.",
+        f"{CARLINI}; {ATHALYE}",
+    )
+
+
+def check_transfer(runs: AttackRuns) -> Check:
+    """Count what another model's adversarial images break and PGD missed."""
+    name = "transfer_not_stronger"
+    if runs.transfer is None:
+        return Check(name, None, _threshold(MISSED), None, "There was no surrogate to transfer from.", TRAMER)
+    return _share(
+        name,
+        runs.transfer,
+        MISSED,
+        "images that PGD left are broken by adversarial images made for the surrogate.",
+        f"{ATHALYE}; {TRAMER}",
+    )
+
+
+def check_averaged_draws(runs: AttackRuns) -> Check:
+    """Count what an attack on a stochastic model's average breaks beyond one on single draws."""
+    name = "averaged_draws_not_stronger"
+    if runs.plain is None:
+        return Check(name, None, _threshold(0.02), None, "The model is deterministic.", ATHALYE)
+    return _share(
+        name,
+        runs.white_box & ~runs.plain,
+        0.02,
+        "images are broken when the gradient is averaged over draws (EOT) and not when each step sees one draw: the "
+        "randomness hid them.",
+        ATHALYE,
+    )
+
+
+def _share(name: str, found: Tensor, tolerated: float, sentence: str, reference: str) -> Check:
+    count, total = int(found.sum()), len(found)
+    return Check(
+        name,
+        count / total,
+        _threshold(tolerated),
+        not exceeds(count, total, tolerated),
+        f"{count} of {total} {sentence}",
+        reference,
+    )
+
+
+def _threshold(tolerated: float) -> str:
+    return f"at most {tolerated:g}, with 95% confidence"

@@ -1,0 +1,111 @@
+"""Is the model what an attack takes it for: deterministic, batch-independent, with logits, and any good?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
+from ibrobust.evaluation.audit.statistics import chance_ceiling
+from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.predictions import is_correct
+
+SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
+
+
+@torch.no_grad()
+def check_determinism(model: nn.Module, images: Tensor) -> Check:
+    """Compare five passes over the same images (B, C, H, W)."""
+    passes = [_unit(model(images)) for _ in range(5)]
+    distance = max(_distance(passes[0], other) for other in passes[1:])
+    return Check(
+        "determinism",
+        distance,
+        f"at most {SAME:g}",
+        distance <= SAME,
+        "Five passes over the same images give the same logits, so that one pass tells whether an image is broken.",
+        CROCE,
+    )
+
+
+@torch.no_grad()
+def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
+    """Count the images (B, C, H, W) whose outputs are a probability distribution."""
+    outputs = model(images)
+    distribution = ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)
+    share = float(distribution.float().mean())
+    return Check(
+        "logits_not_probabilities",
+        share,
+        "at most 0.5",
+        share <= 0.5,
+        f"{int(distribution.sum())} of {len(images)} outputs are numbers in [0, 1] that sum to 1: cross-entropy of "
+        "a softmax flattens the loss.",
+        CROCE,
+    )
+
+
+@torch.no_grad()
+def check_batch_invariance(model: nn.Module, images: Tensor) -> Check:
+    """Compare the logits of images (B, C, H, W) together and each alone."""
+    together = _unit(model(images))
+    alone = torch.cat([_unit(model(image)) for image in images.split(1)])
+    distance = _distance(together, alone)
+    return Check(
+        "batch_invariance",
+        distance,
+        f"at most {SAME:g}",
+        distance <= SAME,
+        "An image's logits do not depend on the images beside it, so that an attack may stop some and go on "
+        "with others.",
+        CARLINI,
+    )
+
+
+@torch.no_grad()
+def check_clean_accuracy(subject: Subject) -> Check:
+    """Compare the clean accuracy with guessing."""
+    correct, total = int(subject.clean.sum()), len(subject.clean)
+    ceiling = chance_ceiling(total, 1.0 / subject.num_classes) / total
+    return Check(
+        "clean_accuracy",
+        correct / total,
+        f"above {ceiling:.3g}",
+        correct / total > ceiling,
+        f"{correct} of {total} images are right without an attack, more than a guesser gets in 99 of 100 trials; "
+        "only those can be attacked.",
+        CARLINI,
+    )
+
+
+@torch.no_grad()
+def check_epsilon_zero(subject: Subject) -> Check:
+    """Run the attack with no room to move."""
+    run = subject.pgd(torch.ones_like(subject.clean), "epsilon zero", loss="margin", epsilon=0.0, steps=1)
+    assert run is not None  # there is at least one image
+    right = is_correct_in_batches(subject, run.adversarial)
+    differing = int((right != subject.clean).sum())
+    return Check(
+        "epsilon_zero_equals_clean",
+        differing / len(right),
+        "at most 0",
+        differing == 0,
+        f"{differing} of {len(right)} images change under an attack of epsilon 0, which shows whether the way from "
+        "images to counts is the same with and without an attack.",
+        CARLINI,
+    )
+
+
+def is_correct_in_batches(subject: Subject, images: Tensor) -> Tensor:
+    """Return (N,) bool, which images (N, C, H, W) the target classifies as the subject's labels."""
+    parts = zip(images.split(subject.batch_size), subject.labels.split(subject.batch_size), strict=True)
+    return torch.cat([is_correct(subject.target(batch), labels) for batch, labels in parts])
+
+
+def _unit(logits: Tensor) -> Tensor:
+    return logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
+    return float((one - other).norm(dim=1).nan_to_num(0.0).max())

@@ -1,0 +1,132 @@
+"""The audit: every check, the verdict, and the worst case image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.audit.attack_checks import attack_checks
+from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
+from ibrobust.evaluation.audit.gradient_checks import (
+    check_gradient_matches_differences,
+    check_gradients,
+    check_saturation,
+)
+from ibrobust.evaluation.audit.model_checks import (
+    check_batch_invariance,
+    check_clean_accuracy,
+    check_determinism,
+    check_epsilon_zero,
+    check_logits_not_probabilities,
+)
+from ibrobust.evaluation.audit.report import AuditReport, verdict
+from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Effort, Subject
+from ibrobust.evaluation.epsilon import check_epsilon
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.evaluation.pass_counter import counting_passes
+from ibrobust.evaluation.predictions import correct_in_batches, count_classes
+
+STAGES = 11
+
+
+def audit(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    quick: bool = False,
+    surrogate: nn.Module | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> AuditReport:
+    """Return whether the model's robustness at `epsilon` survives scrutiny, and what is left of it.
+
+    The worst case is over everything that was run at `epsilon` or within it, image by image. A check that compares
+    attacks fails where the share of images that speak against the model is above what is tolerated with 95%
+    confidence (Clopper-Pearson), so that one odd image in a small sample raises no alarm. A stochastic model is
+    attacked through its average over draws. Model mode, parameter gradients and random state are as before
+    afterwards.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255].
+        labels: (N,) integers in [0, K).
+        epsilon: L-infinity radius in [0, 1] pixel scale, above 0.
+        quick: 256 of the images, spread evenly, and less effort for each.
+        surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too.
+        batch_size: images a batch.
+        seed: of everything random.
+        progress: called with (what comes next, stages done, stages in all).
+
+    Raises:
+        IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
+    """
+    if check_epsilon(epsilon) == 0.0:
+        raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
+    check_batch_size(batch_size)
+    check_images_and_labels(images, labels)
+    effort = QUICK if quick else FULL
+    chosen = _spread_evenly(len(images), effort)
+    device = model_device(model)
+    points = unit_range(images[chosen.to(images.device)], device)
+    targets = labels[chosen.to(labels.device)].to(device).long()
+    done = -1
+
+    def report(stage: str) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(stage, done, STAGES)
+
+    with evaluation_mode(model, seed=seed), counting_passes(model) as counter:
+        report("the model itself")
+        num_classes = count_classes(model, points, targets)
+        determinism = check_determinism(model, points[:batch_size])
+        target = model if determinism.passed else DrawAverage(model, effort.draws)
+        clean = correct_in_batches(target, points, targets, batch_size=batch_size)
+        subject = Subject(model, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
+        checks = [
+            determinism,
+            check_logits_not_probabilities(model, points[:batch_size]),
+            check_batch_invariance(target, points[:16]),
+            check_clean_accuracy(subject),
+            check_epsilon_zero(subject),
+        ]
+        report("gradients")
+        checks += [
+            *check_gradients(subject),
+            check_gradient_matches_differences(subject),
+            check_saturation(subject),
+        ]
+        if surrogate is None:
+            runs = run_attacks_for_audit(subject, None, report=report)
+        else:
+            with evaluation_mode(surrogate, seed=seed):
+                runs = run_attacks_for_audit(subject, surrogate, report=report)
+        checks += attack_checks(subject, runs)
+    if progress:
+        progress("done", STAGES, STAGES)
+    return AuditReport(
+        verdict=verdict(checks),
+        checks=tuple(checks),
+        epsilon=epsilon,
+        n=len(points),
+        clean_correct=int(clean.sum()),
+        fgsm_correct=int((clean & ~runs.fgsm).sum()),
+        worst_case_correct=int((clean & ~runs.worst_case(epsilon)).sum()),
+        cost=counter.cost,
+        quick=quick,
+        seed=seed,
+    )
+
+
+def _spread_evenly(total: int, effort: Effort) -> Tensor:
+    if effort.images is None or total <= effort.images:
+        return torch.arange(total)
+    return torch.arange(effort.images) * total // effort.images

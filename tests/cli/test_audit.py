@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ibrobust.registry import model_card
+
+TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
+
+
+@pytest.fixture
+def baseline(run) -> str:
+    assert run(*TRAIN, "--objective", "cross_entropy", "--name", "baseline").returncode == 0
+    return "baseline"
+
+
+def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline, tmp_path):
+    finished = run("audit", mine, "--eps", "8/255", "--quick", "--n-examples", "32", "--json", "audit.json")
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads((tmp_path / "elsewhere" / "audit.json").read_text())["audits"]["head"]
+    for check in report["checks"]:
+        assert check["name"] in finished.stdout
+    stored = model_card(mine).evaluations["audit"]["head"]
+    assert stored["verdict"] == report["verdict"]
+    assert {check["name"]: check["passed"] for check in stored["checks"]}["transfer_not_stronger"] is not None
+
+
+def test_an_attack_table_shows_the_stored_verdict(run, mine):
+    assert run("audit", mine, "--quick", "--n-examples", "16").returncode == 0
+    stored = model_card(mine).evaluations["audit"]["head"]["verdict"]
+    row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)
+    assert stored in row
+
+
+def test_a_module_from_elsewhere_is_audited(run, tmp_path):
+    (tmp_path / "elsewhere" / "their_models.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    finished = run("audit", "their_models:build", "--dataset", "digits", "--quick", "--n-examples", "16")
+    assert finished.returncode == 0, finished.stderr
+    assert "their_models:build" in finished.stdout
+
+
+def test_an_epsilon_of_zero_is_refused(run, mine):
+    finished = run("audit", mine, "--eps", "0")
+    assert finished.returncode == 2
+    assert "epsilon is 0" in finished.stderr

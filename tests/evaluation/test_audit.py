@@ -1,0 +1,225 @@
+"""The audit names planted defects by the right check, and clears honest models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.audit import AuditReport, audit
+from ibrobust.evaluation.audit.report import MASKING_CHECKS, Check, verdict
+from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, lower_bound
+
+EPSILON = 0.06
+
+
+def quick_audit(model: nn.Module, data: tuple[Tensor, Tensor], **options) -> AuditReport:
+    images, labels = data
+    return audit(model, images[:96], labels[:96], epsilon=EPSILON, quick=True, **options)
+
+
+def failed(report: AuditReport) -> set[str]:
+    return {check.name for check in report.failed}
+
+
+class Wrapped(nn.Module):
+    """A defect around an honest classifier."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+class ScaledLogits(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        return 1000.0 * self.model(images)
+
+
+class ShatteredInput(Wrapped):
+    """A ripple finer than a pixel's own steps, of next to no height and of a steep slope."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images + 0.002 * torch.sigmoid(20.0 * torch.sin(40_000.0 * images)))
+
+
+class QuantisedInput(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(torch.round(8.0 * images) / 8.0)
+
+
+class NoisyInput(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images + 0.2 * torch.randn_like(images))
+
+
+class Probabilities(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).softmax(dim=1)
+
+
+class NanGradient(Wrapped):
+    """sqrt at zero: the value is right, its gradient is NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        nothing = (images - images).sum(dim=(1, 2, 3))
+        return self.model(images) + (nothing.sqrt() * 0.0)[:, None]
+
+
+class DetachedBranch(Wrapped):
+    """Nearly all of the logits come by a way that no gradient takes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.detach()) + 1e-3 * self.model(images.flip(3))
+
+
+class Plateau(Wrapped):
+    """The logits are rounded, and what is left of the gradient points anywhere."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.register_buffer("direction", torch.randn(3 * 32 * 32, 10, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return torch.round(logits / 4.0) * 4.0 + 1e-4 * (images.flatten(1) @ self.direction)
+
+
+@pytest.mark.parametrize(
+    ("defect", "named"),
+    [
+        (ScaledLogits, "zero_gradient_cross_entropy"),
+        (ScaledLogits, "softmax_saturation"),
+        (ShatteredInput, "gradient_matches_differences"),
+        (QuantisedInput, "zero_gradient_margin"),
+        (NoisyInput, "determinism"),
+        (Probabilities, "logits_not_probabilities"),
+        (NanGradient, "nonfinite_gradient_margin"),
+        (DetachedBranch, "gradient_matches_differences"),
+        (Plateau, "square_not_stronger"),
+    ],
+)
+def test_a_planted_defect_is_named(defect, named, plain_model, test_data, reports):
+    report = reports(defect, plain_model, test_data)
+    assert named in failed(report)
+
+
+@pytest.mark.parametrize("defect", [ScaledLogits, ShatteredInput, QuantisedInput, NanGradient, DetachedBranch, Plateau])
+def test_a_masked_gradient_is_called_masked(defect, plain_model, test_data, reports):
+    assert reports(defect, plain_model, test_data).verdict == "masked"
+
+
+@pytest.mark.parametrize("defect", [NoisyInput, Probabilities])
+def test_a_defect_that_hides_no_gradient_is_not_called_sound(defect, plain_model, test_data, reports):
+    assert reports(defect, plain_model, test_data).verdict != "sound"
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """Audit each defective model once, whatever number of tests look at the report."""
+    cache: dict[type, AuditReport] = {}
+
+    def report_of(defect: type[Wrapped], model: nn.Module, data: tuple[Tensor, Tensor]) -> AuditReport:
+        if defect not in cache:
+            cache[defect] = quick_audit(defect(model).eval(), data)
+        return cache[defect]
+
+    return report_of
+
+
+def test_an_ordinary_model_is_sound(plain_model, test_data):
+    report = quick_audit(plain_model, test_data)
+    assert failed(report) == set()
+    assert report.verdict == "sound"
+
+
+def test_an_adversarially_trained_model_is_sound_and_keeps_its_robustness(robust_model, plain_model, test_data):
+    report = quick_audit(robust_model, test_data, surrogate=plain_model)
+    assert failed(report) == set()
+    assert report.verdict == "sound"
+    assert report.worst_case_accuracy > quick_audit(plain_model, test_data).worst_case_accuracy + 0.2
+
+
+def test_the_worst_case_is_never_above_fgsm_nor_fgsm_above_clean(plain_model, test_data):
+    report = quick_audit(plain_model, test_data)
+    assert report.worst_case_correct <= report.fgsm_correct <= report.clean_correct
+
+
+def test_every_check_says_what_it_measured_and_where_it_comes_from(plain_model, test_data):
+    report = quick_audit(plain_model, test_data)
+    assert len({check.name for check in report.checks}) == len(report.checks) >= 17
+    for check in report.checks:
+        assert check.meaning.endswith(".")
+        assert check.threshold
+        assert check.reference
+    assert {check.name for check in report.checks} >= MASKING_CHECKS
+
+
+def test_the_audit_is_the_same_twice(plain_model, test_data):
+    assert quick_audit(plain_model, test_data) == quick_audit(plain_model, test_data)
+
+
+def test_a_report_survives_json(plain_model, test_data):
+    report = quick_audit(plain_model, test_data)
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_the_passes_are_counted(plain_model, test_data):
+    calls = 0
+
+    def count(module, inputs, output) -> None:
+        nonlocal calls
+        calls += len(output)
+
+    plain_model.register_forward_hook(count)
+    report = quick_audit(plain_model, test_data)
+    assert report.cost.forward_images == calls
+    assert 0 < report.cost.backward_images < calls
+
+
+def test_the_model_is_as_before(plain_model, test_data):
+    plain_model.train()
+    plain_model.head.eval()
+    state = torch.get_rng_state()
+    quick_audit(plain_model, test_data)
+    assert plain_model.training
+    assert not plain_model.head.training
+    assert all(parameter.grad is None for parameter in plain_model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epsilon_of_zero_is_refused(plain_model, test_data):
+    with pytest.raises(IbrobustError, match="epsilon is 0"):
+        audit(plain_model, *test_data, epsilon=0.0)
+
+
+def check(name: str, passed: bool | None) -> Check:
+    return Check(name, 0.0, "at most 0", passed, "Something.", "Somebody")
+
+
+def test_the_verdict_follows_the_worst_failure():
+    soft, hard = "losses_agree", "square_not_stronger"
+    assert verdict([check(soft, True), check(hard, None)]) == "sound"
+    assert verdict([check(soft, False), check(hard, True)]) == "suspicious"
+    assert verdict([check(soft, False), check(hard, False)]) == "masked"
+
+
+def test_the_lower_bound_is_where_the_binomial_tail_is_five_per_cent():
+    from scipy.stats import binom
+
+    bound = lower_bound(7, 100)
+    assert float(binom.sf(6, 100, bound)) == pytest.approx(0.05)
+
+
+def test_one_odd_image_in_a_small_sample_raises_no_alarm():
+    assert not exceeds(1, 100, 0.005)
+    assert exceeds(10, 100, 0.005)
+
+
+def test_a_guesser_exceeds_the_ceiling_once_in_a_hundred_times():
+    from scipy.stats import binom
+
+    ceiling = chance_ceiling(360, 0.1)
+    assert float(binom.sf(ceiling, 360, 0.1)) <= 0.01 < float(binom.sf(ceiling - 1, 360, 0.1))
