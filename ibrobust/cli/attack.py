@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def attack(
+def attack_command(
     models: Annotated[
         list[str] | None,
         typer.Argument(help="Model names. By default all that were trained on the data set."),
@@ -17,6 +17,14 @@ def attack(
         str,
         typer.Option(help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255."),
     ] = "1/255,2/255,4/255,8/255",
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="Attack (repeatable): FGSM, PGD, AutoAttack, or any torchattacks class, with options: "
+            "'PGD:steps=50,loss=margin'. By default one FGSM sweep.",
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help="cifar10, digits or an image folder. By default the one the first model was trained on."),
@@ -30,6 +38,11 @@ def attack(
         typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of everything random in --attack.")] = 0,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep the progress of --attack in; the same command goes on from it."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
@@ -37,25 +50,45 @@ def attack(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
 ) -> None:
-    """Attack models with FGSM at every epsilon and print the table."""
+    """Attack models at every epsilon and print the table."""
+    from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.epsilon import parse_epsilon
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
+    if attack and figure:
+        raise IbrobustError("--figure draws an FGSM sweep: leave --attack out, or write the records with --json.")
 
     from rich.console import Console
 
-    from ibrobust.cli.attacking import choose_data, choose_models, sweep_rows
+    from ibrobust.cli.attacking import attack_rows, choose_data, choose_models, sweep_rows
     from ibrobust.cli.printing import print_table
-    from ibrobust.reporting.tables import sweep_table
+    from ibrobust.reporting.json_results import write_attacks, write_sweeps
+    from ibrobust.reporting.tables import attack_table, sweep_table
 
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     test = data.test.subset(n_examples)
-    rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=Console(stderr=True))
+    errors = Console(stderr=True)
+    if attack:
+        attacked = attack_rows(
+            targets,
+            test,
+            attacks=attack,
+            epsilons=epsilons,
+            batch_size=batch_size,
+            seed=seed,
+            state=state,
+            device=device,
+            console=errors,
+        )
+        for robust in (True, False):
+            print_table(attack_table(attacked, dataset=data.name, robust=robust))
+        if json_file:
+            write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
+        return
+    rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
     print_table(sweep_table(rows, dataset=data.name))
     if json_file:
-        from ibrobust.reporting.json_results import write_sweeps
-
         write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
     if figure:
         from ibrobust.reporting.figures import save_sweep_figure

@@ -14,12 +14,15 @@ from torch import nn
 
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import is_reference, load_reference
 from ibrobust.models import HEAD
 from ibrobust.registry import list_models, load_model, model_card, update_metrics
-from ibrobust.reporting.tables import SweepRow
+from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
 
@@ -132,6 +135,45 @@ def sweep_rows(
                 progress=show,
             )
             rows.append(SweepRow(target.name, target.decoder, result, target.verdict, target.is_baseline))
+    return rows
+
+
+def attack_rows(
+    targets: Sequence[Target],
+    test: Split,
+    *,
+    attacks: Sequence[str],
+    epsilons: Sequence[float],
+    batch_size: int,
+    seed: int,
+    state: Path | None,
+    device: str | None,
+    console: Console,
+) -> list[AttackRow]:
+    """Return what every attack did to each target, with a progress bar and the time left while they run."""
+    rows = []
+    bar = Progress(*Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        for target in targets:
+            title = f"{target.name} ({target.decoder})"
+            file = f"{target.name}-{target.decoder}.jsonl".replace(":", "_").replace("/", "_")
+            results = run_attacks(
+                target.load(default_device(device)),
+                test.images,
+                test.labels,
+                attacks=attacks,
+                epsilons=epsilons,
+                batch_size=batch_size,
+                seed=seed,
+                state_path=state / file if state else None,
+                progress=partial(_show, bar, bar.add_task(title, total=None)),
+            )
+            worst: list[AttackResult] = []
+            for norm in dict.fromkeys(result.norm for result in results):
+                of_norm = [result for result in results if result.norm == norm]
+                if len({result.attack for result in of_norm}) > 1:
+                    worst += worst_case(of_norm)
+            rows.append(AttackRow(target.name, target.decoder, tuple(results), tuple(worst)))
     return rows
 
 

@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
-app.command("attack")(attack.attack)
+app.command("attack")(attack.attack_command)
 app.command("audit")(audit.audit)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)

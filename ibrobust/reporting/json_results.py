@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ibrobust.atomic import write_text
 from ibrobust.evaluation.audit.report import AuditReport
-from ibrobust.reporting.tables import SweepRow
+from ibrobust.reporting.tables import AttackRow, SweepRow
 
 
 def write_sweeps(path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str) -> None:
@@ -28,5 +28,18 @@ def write_audits(
         "dataset": {"name": data_name, "fingerprint": fingerprint},
         "model": model,
         "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
+    }
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_attacks(path: Path, rows: Sequence[AttackRow], *, data_name: str, fingerprint: str) -> None:
+    """Write one object with the data set and every attack's record, image by image, to `path`."""
+    content = {
+        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "attacks": [
+            {"model": row.model, "decoder": row.decoder, **result.to_dict()}
+            for row in rows
+            for result in (*row.results, *row.worst)
+        ],
     }
     write_text(path, json.dumps(content, indent=2) + "\n")

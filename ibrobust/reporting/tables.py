@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.audit.report import AuditReport
 from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import SweepResult
@@ -104,6 +105,66 @@ def _caption(rows: Sequence[SweepRow], dataset: str) -> str:
             "were, their gradient being zero or not finite"
         )
     return caption
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One model under any attacks.
+
+    Attributes:
+        model: its name.
+        decoder: the decoder it was attacked with.
+        results: one for each attack and epsilon, every attack at the same epsilons.
+        worst: the worst case over attacks image by image, one for each epsilon, for each norm with several attacks.
+    """
+
+    model: str
+    decoder: str
+    results: tuple[AttackResult, ...]
+    worst: tuple[AttackResult, ...]
+
+
+def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool) -> Table:
+    """Return accuracies in per cent: models and attacks down, epsilons across.
+
+    Args:
+        rows: at least one.
+        dataset: name for the caption.
+        robust: robust accuracy, of images that are right before and after the attack; otherwise the accuracy under
+            attack, of images that are right after it.
+    """
+    first = rows[0].results[0]
+    epsilons = sorted({result.epsilon for result in rows[0].results})
+    what = "Robust accuracy (right before and under attack), %" if robust else "Accuracy under attack (all images), %"
+    table = Table(
+        title=what,
+        caption=f"n = {first.total:,} test images of {dataset}; 95% intervals within ±{_half_width(first.total):.1f} "
+        "points; worst case: image by image",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("model (decoder)", overflow="fold", min_width=18)
+    table.add_column("attack", overflow="fold", min_width=14)
+    _add_number_column(table, "clean")
+    for epsilon in epsilons:
+        _add_number_column(table, f"ε {format_epsilon(epsilon)}".replace(" (", "\n("))
+    for row in rows:
+        for attack in dict.fromkeys(result.attack for result in (*row.results, *row.worst)):
+            found = {result.epsilon: result for result in (*row.results, *row.worst) if result.attack == attack}
+            some = next(iter(found.values()))
+            values = [
+                found[epsilon].robust_accuracy if robust else found[epsilon].accuracy_under_attack
+                for epsilon in epsilons
+            ]
+            is_worst = attack.startswith("worst case")
+            label = f"worst case ({some.norm})" if is_worst else attack
+            style = "bold" if is_worst else ""
+            cells = [f"{100 * value:.1f}" for value in (some.clean_accuracy, *values)]
+            table.add_row(f"{row.model} ({row.decoder})", label, *cells, style=style)
+        table.add_section()
+    return table
 
 
 def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str) -> Table:

@@ -68,6 +68,27 @@ def test_a_table_with_many_epsilons_loses_no_number(run, mine):
     assert len(re.findall(r"\d+\.\d", row)) == 22
 
 
+def test_attacks_by_name_print_both_accuracies_and_the_worst_case(run, mine, tmp_path):
+    arguments = ["attack", mine, "--eps", "2/255,8/255", "--n-examples", "40", "--attack", "FGSM"]
+    arguments += ["--attack", "PGD:steps=3,loss=margin", "--json", "results.json", "--state", "state"]
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "Robust accuracy (right before and under attack)" in first.stdout
+    assert "Accuracy under attack (all images)" in first.stdout
+    records = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["attacks"]
+    assert len(records) == 6  # two attacks and the worst case, at two epsilons each
+    worst = {r["epsilon"]: r["robust_accuracy"] for r in records if r["attack"].startswith("worst case")}
+    for record in records:
+        assert worst[record["epsilon"]] <= record["robust_accuracy"]
+    assert run(*arguments).stdout == first.stdout  # from the state, with the same numbers
+
+
+def test_an_unknown_attack_names_the_nearest(run, mine):
+    finished = run("attack", mine, "--attack", "PGDD")
+    assert finished.returncode == 2
+    assert "no attack 'PGDD'" in finished.stderr
+
+
 def test_a_figure_is_a_png_file(run, mine, tmp_path):
     assert run("attack", mine, "--eps", "8/255", "--n-examples", "20", "--figure", "fgsm.png").returncode == 0
     assert (tmp_path / "elsewhere" / "fgsm.png").read_bytes().startswith(b"\x89PNG")
