@@ -1,0 +1,86 @@
+"""Images and labels are taken in the forms that are documented, and refused in every other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+
+IMAGES = torch.linspace(0, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
+LABELS = torch.tensor([0, 1])
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int32, torch.int64])
+def test_floats_and_any_integers_are_taken(dtype: torch.dtype, label_dtype: torch.dtype) -> None:
+    check_images_and_labels(IMAGES.to(dtype), LABELS.to(label_dtype))
+
+
+def test_both_ends_of_the_range_are_in_it() -> None:
+    check_images_and_labels(torch.zeros(2, 3, 4, 4), LABELS)
+    check_images_and_labels(torch.ones(2, 3, 4, 4), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "range from nan"),
+        (float("inf"), "to inf"),
+        (-1e-6, "range from -1e-06"),
+        (1.001, "normalisation"),
+        (255.0, "to 255"),
+    ],
+)
+def test_one_pixel_out_of_range_is_refused(value: float, message: str) -> None:
+    images = IMAGES.clone()
+    images[1, 2, 3, 3] = value
+    with pytest.raises(IbrobustError, match=message):
+        check_images_and_labels(images, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES[0], "shape"),
+        (IMAGES[:0], "N > 0"),
+        (IMAGES.long(), "dtype torch.int64"),
+        (IMAGES.bool(), "dtype torch.bool"),
+    ],
+)
+def test_images_of_another_form_are_refused(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        check_images_and_labels(images, LABELS[: len(images)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS.float(), "torch.float32"),
+        (LABELS.bool(), "torch.bool"),
+        (LABELS[:1], r"shape \(1,\)"),
+        (LABELS[:, None], r"shape \(2, 1\)"),
+        (torch.tensor([0, -1]), "counted from 0"),
+    ],
+)
+def test_labels_of_another_form_are_refused(labels: torch.Tensor, message: str) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        check_images_and_labels(IMAGES, labels)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_batch_size_below_one_is_refused(size: int) -> None:
+    with pytest.raises(IbrobustError, match=f"is {size}"):
+        check_batch_size(size)
+
+
+def test_every_pixel_level_becomes_its_255th() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    expected = torch.tensor([level / 255 for level in range(256)], dtype=torch.float64).float()
+    assert torch.equal(unit_range(levels, CPU).flatten(), expected)
+
+
+def test_floats_stay_as_they_are() -> None:
+    assert torch.equal(unit_range(IMAGES, CPU), IMAGES)
