@@ -56,17 +56,19 @@ def fit_gaussian_mixture(
 ) -> GaussianMixtureDecoder:
     """Return the decoder whose Gaussians have each class's mean and regularised covariance.
 
-    Sigma_y = S_y + (noise_variance + ridge * tr(S_y) / D) I, with S_y the maximum-likelihood covariance of the clean
-    latents. An encoder trained with latent noise has its decoder fitted with that noise's variance: this is the
-    covariance of the noisy latents in expectation, so none need be drawn.
+    Sigma_y = S_y + (noise_variance + ridge * mean_y tr(S_y) / D) I, with S_y the maximum-likelihood covariance of the
+    clean latents. What is added is the same for all classes: where the latents fill a subspace only, it alone is the
+    variance in the other dimensions, and classes would be told apart by how much of it they got. An encoder trained
+    with latent noise has its decoder fitted with that noise's variance: this is the covariance of the noisy latents in
+    expectation, so none need be drawn.
 
     Args:
         latents: (N, D) clean latents.
         labels: (N,) int64.
         num_classes: C.
         noise_variance: variance a dimension of the noise that the encoder was trained with.
-        ridge: share of the mean variance that is added, so that a class with fewer images than dimensions, or a
-            collapsed one, still has an invertible covariance.
+        ridge: share of the mean variance, over dimensions and classes, that is added, so that a class with fewer
+            images than dimensions, or a collapsed one, still has an invertible covariance.
         attackable: set the temperature by `margin_temperature` of the latents; otherwise it is 1, and the logits are
             the log-likelihoods themselves.
 
@@ -77,16 +79,18 @@ def fit_gaussian_mixture(
     points = latents.detach().double()
     dim = points.shape[1]
     decoder = GaussianMixtureDecoder(dim, num_classes).to(device)
+    means, covariances = [], []
     for label in range(num_classes):
         members = points[labels == label]
         if len(members) < 2:
             raise IbrobustError(
                 f"Class {label} has {len(members)} training images: a Gaussian mixture needs at least 2 of each class."
             )
-        mean = members.mean(dim=0)
-        centred = members - mean
-        covariance = centred.T @ centred / len(members)
-        added = noise_variance + ridge * float(covariance.diagonal().mean())
+        means.append(members.mean(dim=0))
+        centred = members - means[-1]
+        covariances.append(centred.T @ centred / len(members))
+    added = noise_variance + ridge * float(torch.stack([own.diagonal() for own in covariances]).mean())
+    for label, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         covariance.diagonal().add_(added)
         factor, info = torch.linalg.cholesky_ex(covariance)
         if int(info) != 0:

@@ -14,18 +14,18 @@ SMALLEST_SHARE = 1e-6
 
 
 def soft_entropies(z: Tensor, labels: Tensor, *, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Return estimates of H[Z | Y] and H[Z], two scalars in nats, each up to a constant of its own.
+    """Return stand-ins for H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
 
-    The Kozachenko-Leonenko estimate is d/2 times the mean logarithm of a squared distance to a neighbour. Any mean of
-    the squared distances to several neighbours that is homogeneous of degree one can take the place of the k-th, and
-    changes the estimate by a constant only, as long as the density is smooth over the neighbourhood. Here
+    The Kozachenko-Leonenko estimate is d/2 times the mean logarithm of a squared distance to a neighbour, plus a
+    constant. With a mean over several neighbours in place of the k-th one, homogeneous of degree one, it still gains
+    d log(a) nats when the points are scaled by a. But with all points of a batch for neighbours, however far, it is
+    not consistent: a surrogate to train on. `knn_entropy` is what to report. Here
 
         H[Z | Y]:  d/2 * mean_i mean_{j: y_j = y_i} log r_ij^2           (the mean of the estimates for k = 1..n_y - 1)
         H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)  (a power mean; tau to infinity is the nearest)
 
     Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
-    their class, and pushed from all others in proportion to their nearness. The constants, and the bias over so wide a
-    neighbourhood, differ from those of `knn_entropy`: use that one to report an entropy.
+    their class, and pushed from all others in proportion to their nearness.
 
     Args:
         z: (N, D) points.

@@ -56,9 +56,21 @@ def test_the_regulariser_is_what_is_stated(clouds):
     decoder = fit_gaussian_mixture(points, labels, 3, noise_variance=0.2, ridge=0.1)
     members = points[labels == 1].double()
     covariance = torch.cov(members.T, correction=0)
-    expected = covariance + (0.2 + 0.1 * covariance.trace() / 5) * torch.eye(5)
+    traces = [torch.cov(points[labels == label].double().T, correction=0).trace() for label in range(3)]
+    expected = covariance + (0.2 + 0.1 * sum(traces) / 3 / 5) * torch.eye(5)
     precision = decoder.whitening[1].T @ decoder.whitening[1]
     torch.testing.assert_close(precision.double(), expected.inverse(), rtol=1e-4, atol=1e-5)
+
+
+def test_dimensions_without_variance_do_not_decide():
+    """Classes of different spread in 4 of 32 dimensions: the 28 empty ones must not outvote them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat_interleave(300)
+    points = torch.zeros(600, 32)
+    centres, spread = torch.tensor([[0.0] * 4, [8.0] * 4]), torch.tensor([1.0, 2.0])
+    points[:, :4] = centres[labels] + spread[labels, None] * torch.randn(600, 4, generator=generator)
+    predictions = fit_gaussian_mixture(points, labels, 2)(points).argmax(1)
+    assert float((predictions == labels).float().mean()) > 0.99
 
 
 def test_the_noise_variance_equals_fitting_noisy_latents(clouds):
@@ -144,15 +156,15 @@ def test_resfc_computes_the_papers_formula():
 
 def test_resfc_fits_and_a_seed_gives_the_same_weights_twice(clouds):
     points, labels = clouds
-    first, second = (fit_resfc(points, labels, 3, seed=5, epochs=3, batch_size=50) for _ in range(2))
+    first, second = (fit_resfc(points, labels, 3, seed=5, epochs=1, batch_size=60) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert float((first(points).argmax(1) == labels).float().mean()) > 0.8
+    assert float((first(points).argmax(1) == labels).float().mean()) > 0.6
 
 
 def test_fitting_resfc_leaves_the_random_state_alone(clouds):
     points, labels = clouds
     before = torch.get_rng_state()
-    fit_resfc(points, labels, 3, seed=5, epochs=1, batch_size=50)
+    fit_resfc(points, labels, 3, seed=5, epochs=1, batch_size=300)
     assert torch.equal(torch.get_rng_state(), before)
 
 
