@@ -16,7 +16,7 @@ from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
 from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
-from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device
+from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 
 
@@ -73,7 +73,7 @@ def run_attacks(
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
     with evaluation_mode(model):
-        count_classes(model, unit_range(images[:1], model_device(model)), labels)
+        count_classes(model, unit_range(images[:1], model_reference(model)), labels)
         for spec, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()
@@ -99,7 +99,7 @@ def _attack_one(
     model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, epsilon: float, seed: int
 ) -> dict[str, Any]:
     device = model_device(model)
-    images, labels = unit_range(images, device), labels.to(device).long()
+    images, labels = unit_range(images, model_reference(model)), labels.to(device).long()
     torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
     with torch.no_grad():
         clean = is_correct(model(images), labels)  # (B,)

@@ -37,7 +37,13 @@ def check_batch_size(batch_size: int) -> None:
         raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
 
 
-def unit_range(images: Tensor, device: torch.device) -> Tensor:
-    """Return images (B, C, H, W) on `device` as floats in [0, 1]; uint8 is divided by 255."""
-    images = images.to(device)
-    return images.float() / 255.0 if images.dtype == torch.uint8 else images
+def unit_range(images: Tensor, like: Tensor) -> Tensor:
+    """Return images (B, C, H, W) in [0, 1] in the dtype and on the device of `like`; uint8 is divided by 255.
+
+    Args:
+        images: floats in [0, 1] or uint8 in [0, 255].
+        like: what `model_reference` gives for the model that is to take them.
+    """
+    if images.dtype == torch.uint8:
+        return (images.to(like.device).float() / 255.0).to(like.dtype)
+    return images.to(like)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -17,6 +17,12 @@ def model_device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def model_reference(model: nn.Module) -> Tensor:
+    """Return an empty tensor with the model's device and the dtype of its first floating parameter, else float32."""
+    floating = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
+    return torch.empty(0, device=model_device(model), dtype=next(floating, torch.float32))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torchattacks.attack import Attack
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
-from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import check_logits, count_classes, is_correct
 
 
@@ -156,13 +156,14 @@ def fgsm_sweep(
     check_batch_size(batch_size)
     check_images_and_labels(images, labels)
     device = model_device(model)
+    reference = model_reference(model)
     with evaluation_mode(model):
         # On the device until the end: reading a count in each batch would wait for the device each time.
         counts = torch.zeros(len(epsilons) + 3, dtype=torch.long, device=device)
-        count_classes(model, unit_range(images[:1], device), labels)
+        count_classes(model, unit_range(images[:1], reference), labels)
         attack = FGSMSweep(model, epsilons)
         for start in range(0, len(images), batch_size):
-            batch = unit_range(images[start : start + batch_size], device)
+            batch = unit_range(images[start : start + batch_size], reference)
             targets = labels[start : start + batch_size].to(device).long()
             gradient, logits = attack.gradient(batch, targets)
             flat = gradient.flatten(1)

@@ -7,10 +7,11 @@ import torch
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.sweep import fgsm_sweep
 
 IMAGES = torch.linspace(0, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
 LABELS = torch.tensor([0, 1])
-CPU = torch.device("cpu")
+CPU = torch.empty(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -84,3 +85,10 @@ def test_every_pixel_level_becomes_its_255th() -> None:
 
 def test_floats_stay_as_they_are() -> None:
     assert torch.equal(unit_range(IMAGES, CPU), IMAGES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_brought_to_the_models(dtype, plain_model, test_data):
+    images, labels = test_data[0][:20].to(dtype), test_data[1][:20]
+    expected = fgsm_sweep(plain_model, images.float(), labels, [0.02])
+    assert fgsm_sweep(plain_model, images, labels, [0.02]) == expected

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_real_installation_is_examined_file_by_file() -> None:
     report = robustbench_files()
-    assert report.checked > 60
+    recorded = [file for file in distribution("robustbench").files if file.hash and file.suffix != ".pyc"]
+    assert report.checked == len(recorded) > 0
     assert report.overwritten == ()
 
 

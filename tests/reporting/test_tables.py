@@ -21,7 +21,6 @@ def text(*rows: SweepRow) -> str:
     return console.file.getvalue()
 
 
-
 def line(of: str, name: str) -> list[str]:
     return next(line for line in of.splitlines() if f"{name} (head)" in line).split()[2:]
 
@@ -58,7 +57,8 @@ def test_a_stored_verdict_is_shown():
 
 
 def test_the_caption_says_how_many_images_of_which_data_and_how_sure():
-    assert "n = 100 test images of digits; 95% intervals within ±9.8 points" in " ".join(text(row("a", (50, 7))).split())
+    printed = " ".join(text(row("a", (50, 7))).split())
+    assert "n = 100 test images of digits; 95% intervals within ±9.8 points" in printed
 
 
 @pytest.mark.parametrize("zero", [0, 50])

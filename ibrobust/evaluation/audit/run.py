@@ -26,7 +26,7 @@ from ibrobust.evaluation.audit.report import AuditReport, verdict
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Effort, Subject
 from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
-from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 
@@ -74,7 +74,7 @@ def audit(
     effort = QUICK if quick else FULL
     chosen = _spread_evenly(len(images), effort)
     device = model_device(model)
-    points = unit_range(images[chosen.to(images.device)], device)
+    points = unit_range(images[chosen.to(images.device)], model_reference(model))
     targets = labels[chosen.to(labels.device)].to(device).long()
     done = -1
 
