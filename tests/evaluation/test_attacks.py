@@ -48,12 +48,21 @@ def test_pgd_breaks_what_torchattacks_breaks(robust_model: nn.Module, test_data:
     assert 0 < int(ours.sum()) < 330
 
 
-def test_more_restarts_only_break_more(robust_model: nn.Module, test_data: Data) -> None:
-    # A short step from a random start, so that it is the start that decides.
-    one = torch.tensor(_one(robust_model, test_data, "PGD:steps=1,alpha=0.01,restarts=1").attacked_correct)
-    many = torch.tensor(_one(robust_model, test_data, "PGD:steps=1,alpha=0.01,restarts=20").attacked_correct)
-    assert not bool((many & ~one).any())
-    assert int(many.sum()) < int(one.sum())
+class HalfFlat(nn.Module):
+    """The second class rises with the first pixel above 0.5 and is flat below, where no gradient leads anywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rise = 100.0 * torch.relu(images[:, 0, 0, 0] - 0.5)
+        return torch.stack([torch.ones_like(rise), rise], dim=1)
+
+
+def test_more_restarts_only_break_more() -> None:
+    """One random start is on the flat side for half of the images, forty starts for none."""
+    data = torch.full((60, 3, 4, 4), 0.5), torch.zeros(60, dtype=torch.long)
+    one = torch.tensor(_one(HalfFlat(), data, "PGD:steps=3,restarts=1").attacked_correct)
+    many = torch.tensor(_one(HalfFlat(), data, "PGD:steps=3,restarts=40").attacked_correct)
+    assert 10 < int(one.sum()) < 50
+    assert int(many.sum()) == 0
 
 
 def test_autoattack_equals_pyautoattack(robust_model: nn.Module, data: Data) -> None:
