@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ibrobust.objectives import neighbors
 from ibrobust.objectives.neighbors import nearest_neighbors, nearest_within_classes
+from ibrobust.objectives.symmetric_search import search_symmetric
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -27,22 +28,31 @@ def test_symmetric_search_finds_what_the_k_d_tree_does(count: int, k: int):
 def test_both_searches_propose_the_same_candidates(dtype: torch.dtype):
     z = draw(1000, 24).to(dtype)
     rows = neighbors._search_rows(z, None, 5, 128)
-    symmetric = neighbors._search_symmetric(z, 5, 128)
+    symmetric = search_symmetric(z, 5, 128, product=dtype, shift=0.0)
     assert torch.equal(rows[1], symmetric[1])
     assert torch.allclose(rows[0], symmetric[0], rtol=1e-4)
 
 
 def test_rows_that_rounding_may_have_spoilt_are_searched_again(monkeypatch: pytest.MonkeyPatch):
     # A planted defect: a product form with errors as large as those of bfloat16 products.
-    search = neighbors._search_symmetric
-
-    def coarse(points: Tensor, kept: int, tile: int) -> tuple[Tensor, Tensor]:
-        return search(points.bfloat16().float(), kept, tile)
+    def coarse(points: Tensor, kept: int, tile: int, **_: object) -> tuple[Tensor, Tensor]:
+        return search_symmetric(points.bfloat16().float(), kept, tile, product=torch.float32, shift=0.0)
 
     z = draw(1000, 24)
     expected = nearest_neighbors(z, 3)[1]
-    monkeypatch.setattr(neighbors, "_search_symmetric", coarse)
+    monkeypatch.setattr(neighbors, "search_symmetric", coarse)
     assert torch.equal(nearest_neighbors(z, 3, tile=64)[1], expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_bfloat16_products_give_the_same_neighbours_and_distances(monkeypatch: pytest.MonkeyPatch, scale: float):
+    z = scale * draw(1000, 64) + 0.5
+    found = {}
+    for faster in (False, True):
+        monkeypatch.setattr(neighbors, "bfloat16_is_faster", lambda faster=faster: faster)
+        found[faster] = nearest_neighbors(z, 3, tile=64)
+    assert torch.equal(found[True][0], found[False][0])
+    assert torch.equal(found[True][1], found[False][1])
 
 
 def test_few_rows_of_ordinary_points_are_searched_again(monkeypatch: pytest.MonkeyPatch):
