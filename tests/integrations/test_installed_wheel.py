@@ -90,7 +90,8 @@ class Environment:
 
     def install(self, wheel: Path) -> None:
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "--disable-pip-version-check"]
-        run([*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel)])
+        # The environment that runs the tests is in sight for its dependencies, and may hold an ibrobust of its own.
+        run([*pip, "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed", str(wheel)])
 
     def ibrobust(self, arguments: str, *, expect: int = 0) -> subprocess.CompletedProcess[str]:
         """Run the installed command from a folder that has nothing to do with the checkout."""
