@@ -52,6 +52,13 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def require_writable(target: Path) -> None:
+    """Raise OSError where `target` could not be written, so that hours of work are not done for nothing."""
+    with atomic_path(target.with_name(f"{target.name}.probe")):
+        pass
+    target.with_name(f"{target.name}.probe").unlink()
+
+
 def flush_to_disk(path: Path) -> None:
     """Ask the operating system to put a file, or a folder's list of names, on the disk now."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a folder

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from ibrobust.atomic import atomic_folder, atomic_path, write_text
+from ibrobust.atomic import atomic_folder, atomic_path, require_writable, write_text
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -41,3 +41,14 @@ def test_a_folder_appears_whole(tmp_path):
         (temporary / "file").write_text("all")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
     assert (tmp_path / "folder" / "file").read_text() == "all"
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
+    require_writable(tmp_path / "file.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        require_writable(tmp_path / "file" / "results.json")

@@ -51,6 +51,7 @@ def attack_command(
     figure: Annotated[Path | None, typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
 ) -> None:
     """Attack models at every epsilon and print the table."""
+    from ibrobust.atomic import require_writable
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.epsilon import parse_epsilon
 
@@ -65,6 +66,9 @@ def attack_command(
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
     from ibrobust.reporting.tables import attack_table, sweep_table
 
+    for wanted in (json_file, figure):
+        if wanted:
+            require_writable(wanted)
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     test = data.test.subset(n_examples)

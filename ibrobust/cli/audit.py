@@ -37,6 +37,7 @@ def audit(
 
     The verdict is stored in the card of a registered model and shown by ibrobust attack.
     """
+    from ibrobust.atomic import require_writable
     from ibrobust.evaluation.epsilon import parse_epsilon
 
     epsilon = parse_epsilon(eps)
@@ -54,6 +55,8 @@ def audit(
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.tables import audit_table
 
+    if json_file:
+        require_writable(json_file)
     data, spec = choose_data(dataset, [model], data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec)
     other = choose_surrogate(surrogate, model, data, device=default_device(device))
