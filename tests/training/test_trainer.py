@@ -61,6 +61,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path
     assert_same_weights(whole.encoder, resumed.encoder)
 
 
+def test_a_resumed_run_with_fixed_power_and_soft_neighbours_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"fixed_power": True, "neighbor_sharpness": 2.0, "batch_size": 100})
+    whole = train_encoder(recipe, digits, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
+    resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
+    assert_same_weights(whole.encoder, resumed.encoder)
+
+
+def test_soft_neighbours_need_no_k_in_every_class(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"neighbor_sharpness": 2.0, "batch_size": 20, "epochs": 1})
+    train_encoder(recipe, digits, tmp_path)
+
+
 def test_a_resumed_run_of_a_stochastic_head_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"objective": "cross_entropy", "dropconnect": 0.5})
     whole = train_encoder(recipe, digits, tmp_path / "whole")
