@@ -30,7 +30,7 @@ def balanced_batches(labels: Tensor, per_class: int) -> Tensor:
     return mixed.reshape(-1, 10 * per_class)
 
 
-def train(objective: Objective, *, epochs: int = 12) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def train(objective: Objective, *, epochs: int = 25) -> tuple[nn.Module, tuple[Tensor, ...]]:
     data = split()
     outputs = LATENT_DIM * objective.outputs_per_latent
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, outputs))
@@ -83,6 +83,6 @@ def test_knn_bottleneck_learns_the_digits_without_a_decoder(average: bool):
     objective = build_objective(
         "knn_ib", latent_dim=LATENT_DIM, num_classes=10, beta=0.03, num_neighbors=3, average_neighbors=average
     )
-    # Without a decoder and with noise it needs longer: after 12 epochs the last digits of a sum decide about a point.
+    # Without a decoder and with noise it needs longer: after a dozen epochs the last digits of a sum decide about a point.
     encoder, data = train(objective, epochs=30)
     assert nearest_class_mean_accuracy(encoder, data) >= 0.95
