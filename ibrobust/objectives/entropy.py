@@ -132,14 +132,16 @@ def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> 
         raise IbrobustError(f"num_neighbors is {num_neighbors}: at least 1 is needed.")
     if chunk_size < 1:
         raise IbrobustError(f"chunk_size is {chunk_size}: at least 1 is needed.")
-    if validate and not bool(z.detach().isfinite().all()):
-        bad = int((~z.detach().isfinite().all(dim=1)).sum())
-        raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
     if len(z) == 0:
         raise IbrobustError("There are no points.")
     points = z if z.dtype == torch.float64 else z.float()
-    exponent = torch.frexp(points.detach().abs().amax()).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    return torch.ldexp(points, -exponent), exponent.to(points.dtype) * math.log(2.0)
+    largest = points.detach().abs().amax()  # NaN where any coordinate is
+    if validate and not bool(largest.isfinite()):
+        bad = int((~z.detach().isfinite().all(dim=1)).sum())
+        raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
+    exponent = torch.frexp(largest).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    # The power by itself first: ldexp of all points would take one for each.
+    return points * torch.ldexp(torch.ones_like(largest), -exponent), exponent.to(points.dtype) * math.log(2.0)
 
 
 def _log_distances(points: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool) -> Tensor:

@@ -152,8 +152,10 @@ def _nearest_of(
 def squared_distances(points: Tensor, rows: Tensor | None, neighbors: Tensor) -> Tensor:
     """Return |p_i - p_j|^2 (R, K) for i in `rows` (all where None) and j in neighbors (R, K)."""
     parts = []
-    for part in torch.arange(len(neighbors), device=points.device).split(rows_at_once(points, neighbors)):
-        own = points[part if rows is None else rows[part]]
+    step = rows_at_once(points, neighbors)
+    for start in range(0, len(neighbors), step):
+        part = slice(start, start + step)
+        own = points[part] if rows is None else points[rows[part]]
         # In one pass over the differences, as a norm; several passes would cost more than the search itself.
         parts.append(torch.linalg.vector_norm(points[neighbors[part]].sub_(own[:, None, :]), dim=-1).square_())
     return torch.cat(parts)
