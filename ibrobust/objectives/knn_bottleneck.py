@@ -46,16 +46,18 @@ class KnnBottleneck(Objective):
         self.neighbor_sharpness = neighbor_sharpness
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
-        """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats."""
+        """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats.
+
+        With a neighbour sharpness the terms are surrogates, not entropies: ``soft H[Z|Y]`` and ``soft H[Z]``.
+        """
         if self.neighbor_sharpness is not None:
             within, overall = soft_entropies(latents, labels, sharpness=self.neighbor_sharpness)
-            return self._loss(within, overall)
+            # Other names, so that no one takes the surrogates for entropies.
+            names = ("soft H[Z|Y]", "soft H[Z]")
+            return Loss(within + (self.beta - 1.0) * overall, dict(zip(names, (within, overall), strict=True)))
         if not labels.is_cuda:  # a look at labels on a GPU would hold up every step; the loss is NaN there instead
             check_class_sizes(labels, self.num_neighbors)
         options: dict[str, Any] = {"average": self.average_neighbors, "validate": False}
         within = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
         overall = knn_entropy(latents, self.num_neighbors, **options)
-        return self._loss(within, overall)
-
-    def _loss(self, within: Tensor, overall: Tensor) -> Loss:
         return Loss(within + (self.beta - 1.0) * overall, {"H[Z|Y]": within, "H[Z]": overall})

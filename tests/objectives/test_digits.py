@@ -83,6 +83,6 @@ def test_knn_bottleneck_learns_the_digits_without_a_decoder(average: bool):
     objective = build_objective(
         "knn_ib", latent_dim=LATENT_DIM, num_classes=10, beta=0.03, num_neighbors=3, average_neighbors=average
     )
-    # Without a decoder and with noise it needs longer: after a dozen epochs the last digits of a sum decide about a point.
+    # Without a decoder and with noise it needs longer than a dozen epochs, where rounding decides about a point.
     encoder, data = train(objective, epochs=30)
     assert nearest_class_mean_accuracy(encoder, data) >= 0.95

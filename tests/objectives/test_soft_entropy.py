@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives import build_objective
 from ibrobust.objectives.soft_entropy import soft_entropies
 
 
@@ -97,3 +98,12 @@ def test_half_precision_is_computed_in_single(batch):
 def test_a_sharpness_that_is_not_positive_is_refused(batch, tau):
     with pytest.raises(IbrobustError, match="sharpness"):
         soft_entropies(*batch, sharpness=tau)
+
+
+def test_the_objective_is_made_of_its_surrogates_and_does_not_call_them_entropies(batch):
+    z, labels = batch
+    options = {"beta": 0.1, "num_neighbors": 3, "average_neighbors": False, "neighbor_sharpness": 2.0}
+    loss = build_objective("knn_ib", latent_dim=5, num_classes=3, **options)(z, labels)
+    within, overall = soft_entropies(z, labels, sharpness=2.0)
+    assert dict(loss.terms) == {"soft H[Z|Y]": within, "soft H[Z]": overall}
+    assert float(loss.total) == pytest.approx(float(within - 0.9 * overall))
