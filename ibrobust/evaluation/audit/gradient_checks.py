@@ -8,6 +8,7 @@ from torch import Tensor
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, PINTOR, Check
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.losses import LOSSES, margin
+from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.pgd import loss_gradient
 
 ZERO_SHARE = 0.01
@@ -66,13 +67,18 @@ def check_gradient_matches_differences(subject: Subject) -> Check:
     # The point itself must leave room on both sides within [0, 1].
     points = subject.images[:count].clamp(HALF_LEVEL, 1.0 - HALF_LEVEL)
     labels = subject.labels[:count]
+    seed = derive_seed(subject.seed, name, "draws")
+    # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
+    torch.manual_seed(seed)
     gradient, _, _ = loss_gradient(subject.target, points, labels, margin)
     generator = subject.generator(name)
     predicted, measured = [], []
     for _ in range(DIRECTIONS):
         signs = torch.randint(0, 2, points.shape, generator=generator).to(points) * 2.0 - 1.0
         with torch.no_grad():
+            torch.manual_seed(seed)
             above = margin(subject.target(points + HALF_LEVEL * signs), labels)
+            torch.manual_seed(seed)
             below = margin(subject.target(points - HALF_LEVEL * signs), labels)
         measured.append((above - below).double() / (2.0 * HALF_LEVEL))
         predicted.append((gradient * signs).flatten(1).double().sum(dim=1))
