@@ -15,7 +15,6 @@ import importlib.util
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -202,20 +201,26 @@ def print_memory(name: str, args: argparse.Namespace) -> None:
         method.run(z, args.num_neighbors)
         print(json.dumps(torch.cuda.max_memory_allocated(z.device) - before))
         return
-    # The largest size so far may be from the import: the present one is what the call adds to.
-    before = resident_bytes()
+    forget_peak()
+    before = status_bytes("VmRSS")
     method.run(z, args.num_neighbors)
-    print(json.dumps(max(0, peak_bytes() - before)))
+    print(json.dumps(status_bytes("VmHWM") - before))
 
 
-def resident_bytes() -> int:
-    pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else peak_bytes()
+def forget_peak() -> None:
+    """Set the process's peak of resident memory to what it holds now.
+
+    Without this the peak would be that of the imports, or of the parent process, from which `getrusage` inherits it.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        raise SystemExit("Memory on the CPU is measured on Linux only: use --no-memory.")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
 def draw_growth(medians: dict[int, dict[str, float]], path: Path) -> None:
