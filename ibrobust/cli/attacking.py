@@ -17,6 +17,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import AuditReport, audit
+from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import is_reference, load_reference
@@ -35,7 +36,7 @@ class Target:
         name: as the user gave it.
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
-        verdict: of an audit, where the model's card holds one.
+        verdict: of an audit with its epsilon, where the model's card holds one of the same data set.
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
     """
 
@@ -97,9 +98,13 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
                 f"The model {name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
             )
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
+        # A verdict is about one epsilon and one data set: the table must not lend it to others.
+        verdict = None
+        if audit.get("dataset_fingerprint") == data.fingerprint:
+            verdict = f"{audit['verdict']} at {format_epsilon(audit['epsilon'])}"
         load = partial(_load_registered, name, decoder)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
-        targets.append(Target(name, decoder, load, audit.get("verdict"), is_baseline))
+        targets.append(Target(name, decoder, load, verdict, is_baseline))
     return targets
 
 

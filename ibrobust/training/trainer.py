@@ -153,7 +153,7 @@ def _run(
         position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
         schedule.load_state_dict(position["schedule"])
         epochs_done, total_seconds = position["epochs_done"], position["seconds"]
-        keep_epochs(metrics, epochs_done)
+    keep_epochs(metrics, epochs_done)
     if log_with:
         accelerator.init_trackers("ibrobust", config=_flat(recipe))
 

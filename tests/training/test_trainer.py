@@ -95,6 +95,16 @@ def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits
     assert trained.history[2]["loss"] != 0.0
 
 
+def test_a_run_without_a_checkpoint_begins_its_metrics_anew(tiny_recipe, digits, tmp_path):
+    """As a kill between the metrics and the first checkpoint leaves it, or a finished run that is done again."""
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(1))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "loss": 0.0}) + "\n")
+    trained = train_encoder(tiny_recipe, digits, tmp_path, resume=True)
+    assert [record["epoch"] for record in trained.history] == [1, 2, 3]
+    assert trained.history[0]["loss"] != 0.0
+
+
 def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tiny_recipe, digits, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
