@@ -67,7 +67,7 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:
     if some_nonfinite:
         _add_number_column(table, "NaN or inf\ngradient")
     if audited:
-        table.add_column("audit", no_wrap=True)
+        table.add_column("audit", no_wrap=True, min_width=max(len(row.verdict or "-") for row in rows))
     columns = [[row.result.clean_accuracy for row in rows]]
     columns += [[row.result.accuracy[index] for row in rows] for index in range(len(first.epsilons))]
     unattacked = [_unattacked(row.result) > UNATTACKED_SHARE for row in rows]
