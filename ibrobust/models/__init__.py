@@ -10,6 +10,7 @@ from ibrobust.models.head import build_head, evaluation_head
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
 from ibrobust.models.noise import ZERO_ENTROPY_VARIANCE, ZeroEntropyNoise
 from ibrobust.models.resfc import ResFCDecoder, fit_resfc
+from ibrobust.models.sampled import SampledClassifier
 
 __all__ = [
     "FITTED_DECODERS",
@@ -22,6 +23,7 @@ __all__ = [
     "ImageClassifier",
     "LogisticDecoder",
     "ResFCDecoder",
+    "SampledClassifier",
     "ZeroEntropyNoise",
     "build_decoder",
     "build_head",

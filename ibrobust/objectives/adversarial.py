@@ -42,7 +42,7 @@ class AdversarialTraining(Objective):
         head: latents (B, D) -> logits (B, C); linear by default.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("head",)
+    options: ClassVar[tuple[str, ...]] = ("head", "epsilon")
 
     def __init__(
         self, *, latent_dim: int, num_classes: int, head: nn.Module | None = None, epsilon: float = 8 / 255

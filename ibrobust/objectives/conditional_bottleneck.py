@@ -27,7 +27,7 @@ class ConditionalBottleneck(Objective):
         num_samples: samples of z for each image and step.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("beta",)
+    options: ClassVar[tuple[str, ...]] = ("beta", "num_samples")
     outputs_per_latent: ClassVar[int] = 2
 
     def __init__(self, *, latent_dim: int, num_classes: int, beta: float, num_samples: int = 1) -> None:

@@ -28,7 +28,7 @@ class DeterministicBottleneck(Objective):
         conditional: compress H[Z | Y], eq. (8), in place of H[Z], eq. (9).
     """
 
-    options: ClassVar[tuple[str, ...]] = ("beta", "num_neighbors", "average_neighbors", "head")
+    options: ClassVar[tuple[str, ...]] = ("beta", "num_neighbors", "average_neighbors", "head", "conditional")
     adds_noise: ClassVar[bool] = True
 
     def __init__(

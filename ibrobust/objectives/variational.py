@@ -18,7 +18,7 @@ class VariationalBottleneck(Objective):
 
     The encoder is a Gaussian with diagonal covariance, the decoder q is linear. The expectation is estimated by
     reparametrised samples, the divergence is exact, an upper bound on I[X;Z]. Kirsch, Lyle, Gal 2020 print its sign
-    wrongly. A trained classifier decodes the mean.
+    wrongly. A trained classifier decodes the mean; `SampledClassifier` averages over samples.
 
     Args:
         latent_dim: D.
@@ -27,7 +27,7 @@ class VariationalBottleneck(Objective):
         num_samples: samples of z for each image and step.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("beta",)
+    options: ClassVar[tuple[str, ...]] = ("beta", "num_samples")
     outputs_per_latent: ClassVar[int] = 2
 
     def __init__(self, *, latent_dim: int, num_classes: int, beta: float, num_samples: int = 1) -> None:
@@ -51,29 +51,6 @@ def sampled_cross_entropy(head: nn.Module, mean: Tensor, log_std: Tensor, labels
     """Return the mean of -log q(y | z), a scalar in nats, over `num_samples` samples z of each Gaussian (B, D)."""
     losses = [F.cross_entropy(head(sample_gaussian(mean, log_std)).float(), labels) for _ in range(num_samples)]
     return torch.stack(losses).mean()
-
-
-@torch.no_grad()
-def sampled_log_probabilities(
-    head: nn.Module, outputs: Tensor, *, num_samples: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Return log of the mean over samples z of q(y | z), (B, C) in nats: the stochastic prediction of DVIB and CEB.
-
-    The classifiers of the registry decode the mean of p(z | x) instead, because attacks need a deterministic model.
-
-    Args:
-        head: latents (B, D) -> logits (B, C).
-        outputs: (B, 2 * D) means and log standard deviations.
-        num_samples: samples of each z, at least 1; Alemi et al. 2016 take 12.
-        generator: on the outputs' device; the global one by default.
-
-    Raises:
-        IbrobustError: num_samples < 1, or the outputs are not two halves.
-    """
-    checked_num_samples(num_samples)
-    mean, log_std = split_gaussian(outputs)
-    drawn = [head(sample_gaussian(mean, log_std, generator=generator)).log_softmax(dim=1) for _ in range(num_samples)]
-    return torch.stack(drawn).logsumexp(dim=0) - torch.tensor(float(num_samples)).log()
 
 
 def checked_num_samples(num_samples: int) -> int:

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
-from ibrobust.models import Encoder, ImageClassifier, build_decoder
+from ibrobust.models import Encoder, ImageClassifier, SampledClassifier, build_decoder
 from ibrobust.registry.card import ModelCard
 
 
 def build_classifier(
-    card: ModelCard, weights: Mapping[str, Tensor], *, decoder: str | None = None, device: torch.device
+    card: ModelCard,
+    weights: Mapping[str, Tensor],
+    *,
+    decoder: str | None = None,
+    num_samples: int | None = None,
+    device: torch.device,
 ) -> ImageClassifier:
     """Return the model of a card: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
 
@@ -21,10 +26,12 @@ def build_classifier(
         card: of the model.
         weights: its tensors, already checked against the card's SHA-256.
         decoder: one of the card's decoders; its first by default.
+        num_samples: average the prediction over samples of a Gaussian encoder's latents, see `SampledClassifier`; by
+            default its mean is decoded.
         device: where to put the model.
 
     Raises:
-        IbrobustError: there is no such decoder, or the weights do not fit the card.
+        IbrobustError: there is no such decoder, there is nothing to sample, or the weights do not fit the card.
     """
     chosen = decoder if decoder is not None else card.decoders[0]
     if chosen not in card.decoders:
@@ -41,7 +48,15 @@ def build_classifier(
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise IbrobustError(f"The weights of {card.name!r} do not fit its card ({fault}): restore both.") from error
-    model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
+    if num_samples is not None:
+        if card.encoder_outputs != 2 * card.latent_dim:
+            raise IbrobustError(
+                f"The encoder of {card.name!r} gives points, not distributions: leave num_samples out, or choose a "
+                "model trained with dvib or ceb."
+            )
+        model: ImageClassifier = SampledClassifier(encoder, module, num_samples=num_samples)
+    else:
+        model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
     return model.to(device).to_fast_memory_format().eval()
 
 

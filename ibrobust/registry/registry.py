@@ -69,21 +69,30 @@ def model_card(name: str) -> ModelCard:
     return read_card(_card_path(name))
 
 
-def load_model(name: str, *, decoder: str | None = None, device: str | torch.device | None = None) -> ImageClassifier:
+def load_model(
+    name: str,
+    *,
+    decoder: str | None = None,
+    num_samples: int | None = None,
+    device: str | torch.device | None = None,
+) -> ImageClassifier:
     """Return a stored model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
 
     Args:
         name: as in `list_models`.
         decoder: one of the card's decoders; its first by default.
+        num_samples: average the prediction over so many samples of the latents (dvib, ceb), drawn once, so that the
+            model stays deterministic; by default their mean is decoded.
         device: where to put the model; the CPU by default.
 
     Raises:
-        IbrobustError: there is no such model, decoder or device, or the weights do not have the card's SHA-256.
+        IbrobustError: there is no such model, decoder or device, there is nothing to sample, or the weights do not have
+            the card's SHA-256.
     """
     path = _card_path(name)
     card = read_card(path)
     target = _device(device)
-    return build_classifier(card, read_weights(card, path), decoder=decoder, device=target)
+    return build_classifier(card, read_weights(card, path), decoder=decoder, num_samples=num_samples, device=target)
 
 
 def train(

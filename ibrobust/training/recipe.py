@@ -45,6 +45,11 @@ class Recipe(BaseModel):
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0
+    conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), in place of H[Z], eq. (9)")] = False
+    num_samples: Annotated[int, Field(ge=1, description="samples of each latent a step (dvib, ceb)")] = 1
+    epsilon: Annotated[float, Field(gt=0.0, le=1.0, description="radius of adversarial training, in [0, 1] scale")] = (
+        8 / 255
+    )
     objective_options: Annotated[
         dict[str, Any], Field(description="further options, for objectives that other packages register")
     ] = {}

@@ -116,6 +116,11 @@ def test_a_defect_that_hides_no_gradient_is_not_called_sound(defect, plain_model
     assert reports(defect, plain_model, test_data).verdict == "suspicious"
 
 
+def test_batch_invariance_does_not_apply_to_a_stochastic_model(plain_model, test_data, reports):
+    checks = {check.name: check for check in reports(NoisyInput, plain_model, test_data).checks}
+    assert checks["batch_invariance"].passed is None
+
+
 @pytest.fixture(scope="module")
 def reports():
     """Audit each defective model once, whatever number of tests look at the report."""

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.conditional_bottleneck import ConditionalBottleneck
 from ibrobust.objectives.gaussians import gaussian_kl, split_gaussian
-from ibrobust.objectives.variational import VariationalBottleneck, sampled_log_probabilities
+from ibrobust.objectives.variational import VariationalBottleneck
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -82,22 +82,6 @@ def test_dvib_trains_on_samples_of_the_encoder():
     weights = Normal(0.0, 3.0).log_prob(grid).exp() * 0.001
     expected, square = float((losses * weights).sum()), float((losses.square() * weights).sum())
     assert abs(value - expected) < 4 * math.sqrt((square - expected**2) / 40_000)
-
-
-def test_sampled_prediction_averages_probabilities():
-    objective = VariationalBottleneck(latent_dim=1, num_classes=2, beta=0.0)
-    with torch.no_grad():
-        objective.head.weight.copy_(torch.tensor([[1.0], [0.0]]))
-        objective.head.bias.zero_()
-    generator = torch.Generator().manual_seed(0)
-    probabilities = sampled_log_probabilities(
-        objective.head, torch.tensor([[1.0, 1.0]]), num_samples=4000, generator=generator
-    ).exp()
-    grid = torch.linspace(-40, 40, 80_001)
-    expected = (torch.sigmoid(grid) * Normal(1.0, math.e).log_prob(grid).exp() * 0.001).sum()
-    # A probability's standard deviation is below 1/2.
-    assert abs(float(probabilities[0, 0]) - float(expected)) < 4 * 0.5 / math.sqrt(4000)
-    assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_ceb_residual_of_gaussians_of_known_moments():

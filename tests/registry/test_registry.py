@@ -9,7 +9,7 @@ from torch import nn
 
 import ibrobust
 from ibrobust.errors import IbrobustError
-from ibrobust.models import Encoder, ImageClassifier
+from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
 from ibrobust.registry import list_models, load_model, model_card, register_model, train, update_metrics
 from ibrobust.registry import registry as registry_module
 from ibrobust.training.recipe import Recipe
@@ -31,6 +31,21 @@ def test_a_trained_model_is_listed_and_loads_with_each_decoder():
     images = torch.rand(4, 3, 32, 32)
     for decoder in card.decoders:
         assert load_model("tiny", decoder=decoder)(images).shape == (4, 10)
+
+
+def test_a_gaussian_encoders_prediction_can_be_averaged_over_samples():
+    train(TINY.model_copy(update={"objective": "dvib"}), name="tiny")
+    images = torch.rand(4, 3, 32, 32)
+    model = load_model("tiny", num_samples=3)
+    assert isinstance(model, SampledClassifier)
+    assert len(model.draws) == 3
+    assert torch.equal(model.latents(images), load_model("tiny").latents(images))
+
+
+def test_a_point_encoder_has_nothing_to_sample():
+    train(TINY, name="tiny")
+    with pytest.raises(IbrobustError, match="gives points"):
+        load_model("tiny", num_samples=3)
 
 
 def test_the_cards_accuracy_is_that_of_the_loaded_model(digits):

@@ -21,7 +21,7 @@ from ibrobust.training.recipe import Recipe
         ("cross_entropy", {"dropout": 0.3}),
         ("cross_entropy", {"dropconnect": 0.5}),
         ("dib", {"beta": 0.001}),
-        ("dib", {"beta": 0.001, "objective_options": {"conditional": True}}),
+        ("dib", {"beta": 0.001, "conditional": True}),
         ("dvib", {"beta": 0.001}),
         ("knn_ib", {"average_neighbors": True}),
         ("knn_ib", {"average_neighbors": True, "noise": False}),

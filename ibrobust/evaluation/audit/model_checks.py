@@ -46,20 +46,20 @@ def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
 
 
 @torch.no_grad()
-def check_batch_invariance(model: nn.Module, images: Tensor) -> Check:
-    """Compare the logits of images (B, C, H, W) together and each alone."""
-    together = _unit(model(images))
-    alone = torch.cat([_unit(model(image)) for image in images.split(1)])
-    distance = _distance(together, alone)
-    return Check(
-        "batch_invariance",
-        distance,
-        f"at most {SAME:g}",
-        distance <= SAME,
-        "An image's logits do not depend on the images beside it, so that an attack may stop some and go on "
-        "with others.",
-        CARLINI,
-    )
+def check_batch_invariance(model: nn.Module, images: Tensor, *, stochastic: bool) -> Check:
+    """Compare the logits of images (B, C, H, W) together and each alone; does not apply to a stochastic model."""
+    distance = None
+    if stochastic:
+        meaning = "Not looked at: the logits differ from pass to pass, whatever images are beside one."
+    else:
+        together = _unit(model(images))
+        distance = _distance(together, torch.cat([_unit(model(image)) for image in images.split(1)]))
+        meaning = (
+            "An image's logits do not depend on the images beside it, so that an attack may stop some and go on "
+            "with others."
+        )
+    passed = distance <= SAME if distance is not None else None
+    return Check("batch_invariance", distance, f"at most {SAME:g}", passed, meaning, CARLINI)
 
 
 @torch.no_grad()
