@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__
-from ibrobust.cli import attack, audit, benchmark, demo, doctor, listing, train
+from ibrobust.cli import attack, audit, benchmark, demo, doctor, export, listing, train
 from ibrobust.errors import IbrobustError
 
 USAGE_ERROR = 2
@@ -31,6 +31,7 @@ app.command("attack")(attack.attack_command)
 app.command("audit")(audit.audit)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)
+app.command("export")(export.export)
 app.command("benchmark")(benchmark.benchmark)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -23,6 +23,7 @@ from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import check_name, read_card
+from ibrobust.registry.export import portable_card
 from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
 
 CONFIG = "config.json"
@@ -86,7 +87,7 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         with atomic_path(save_directory / WEIGHTS) as temporary:
             save_file(self.tensors, temporary)
         weights = self.record.weights.model_copy(update={"file": WEIGHTS})
-        fields = self.record.model_copy(update={"weights": weights}).model_dump(mode="json")
+        fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")
         write_text(save_directory / CONFIG, json.dumps(fields, indent=2) + "\n")  # last: it names the weights
 
     @classmethod

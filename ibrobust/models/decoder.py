@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
-from ibrobust.models.resfc import ResFCDecoder, fit_resfc
+from ibrobust.models.resfc import DEFAULT_UNITS, ResFCDecoder, fit_resfc
 
 # The decoders that are fitted on a frozen encoder. A model may also have a ``head``, which is trained with it.
 FittedDecoder = Literal["gaussian_mixture", "logistic", "resfc"]
@@ -17,14 +18,15 @@ FITTED_DECODERS: tuple[str, ...] = get_args(FittedDecoder)
 HEAD = "head"
 
 
-def build_decoder(name: str, *, latent_dim: int, num_classes: int) -> nn.Module:
-    """Return the decoder `name` with its weights still to be loaded."""
+def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:
+    """Return the decoder `name`, of the size that its weights have, with them still to be loaded."""
     if name == "gaussian_mixture":
         return GaussianMixtureDecoder(latent_dim, num_classes)
     if name == "logistic":
         return LogisticDecoder(latent_dim, num_classes)
     if name == "resfc":
-        return ResFCDecoder(latent_dim, num_classes)
+        units = weights["output.weight"].shape[1] if "output.weight" in weights else DEFAULT_UNITS
+        return ResFCDecoder(latent_dim, num_classes, units=units)
     if name == HEAD:
         # Dropout and DropConnect act in training only: what is left of any head is its linear layer.
         return nn.Linear(latent_dim, num_classes)
@@ -32,7 +34,14 @@ def build_decoder(name: str, *, latent_dim: int, num_classes: int) -> nn.Module:
 
 
 def fit_decoder(
-    name: str, latents: Tensor, labels: Tensor, num_classes: int, *, noise_variance: float, seed: int
+    name: str,
+    latents: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    noise_variance: float,
+    seed: int,
+    resfc_units: int = DEFAULT_UNITS,
 ) -> nn.Module:
     """Return the decoder `name` fitted to clean training latents (N, D) and labels (N,) of a frozen encoder."""
     if name == "gaussian_mixture":
@@ -40,7 +49,7 @@ def fit_decoder(
     if name == "logistic":
         return fit_logistic(latents, labels, num_classes)
     if name == "resfc":
-        return fit_resfc(latents, labels, num_classes, seed=seed)
+        return fit_resfc(latents, labels, num_classes, seed=seed, units=resfc_units)
     raise AssertionError(name)
 
 

@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+# The paper's.
+DEFAULT_UNITS = 1024
+
+
 class ResidualBlock(nn.Module):
     """BatchNorm, ReLU, linear, BatchNorm, ReLU, linear, around a shortcut."""
 
@@ -25,7 +29,7 @@ class ResidualBlock(nn.Module):
 class ResFCDecoder(nn.Module):
     """Linear to 1024 units, 5 residual blocks, BatchNorm, linear to the classes (Kirsch, Lyle, Gal 2020, section 5)."""
 
-    def __init__(self, latent_dim: int, num_classes: int, *, units: int = 1024, num_blocks: int = 5) -> None:
+    def __init__(self, latent_dim: int, num_classes: int, *, units: int = DEFAULT_UNITS, num_blocks: int = 5) -> None:
         super().__init__()
         self.stem = nn.Linear(latent_dim, units)
         self.blocks = nn.Sequential(*(ResidualBlock(units) for _ in range(num_blocks)))
@@ -43,6 +47,7 @@ def fit_resfc(
     num_classes: int,
     *,
     seed: int,
+    units: int = DEFAULT_UNITS,
     epochs: int = 10,
     batch_size: int = 250,
     learning_rate: float = 1e-3,
@@ -54,6 +59,7 @@ def fit_resfc(
         labels: (N,) int64.
         num_classes: C.
         seed: decides the initial weights and the order of the latents.
+        units: of every layer.
         epochs: passes over the latents.
         batch_size: latents a step.
         learning_rate: the highest learning rate of the cycle.
@@ -64,7 +70,7 @@ def fit_resfc(
     steps = len(points) // batch_size
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        decoder = ResFCDecoder(points.shape[1], num_classes).to(points.device)
+        decoder = ResFCDecoder(points.shape[1], num_classes, units=units).to(points.device)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
         for _ in range(epochs):

@@ -2,6 +2,7 @@
 
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.registry import (
+    export_model,
     list_models,
     load_model,
     model_card,
@@ -12,6 +13,7 @@ from ibrobust.registry.registry import (
 
 __all__ = [
     "ModelCard",
+    "export_model",
     "list_models",
     "load_model",
     "model_card",

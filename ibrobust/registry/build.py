@@ -38,13 +38,14 @@ def build_classifier(
         raise IbrobustError(
             f"The model {card.name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}."
         )
+    parts = _part(weights, f"decoders.{chosen}.")
     # Nothing is computed for weights that are about to be replaced.
     with torch.device("meta"):
         encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
-        module = build_decoder(chosen, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
+        module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
     try:
         encoder.load_state_dict(_part(weights, "encoder."), assign=True)
-        module.load_state_dict(_part(weights, f"decoders.{chosen}."), assign=True)
+        module.load_state_dict(parts, assign=True)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise IbrobustError(f"The weights of {card.name!r} do not fit its card ({fault}): restore both.") from error
@@ -61,4 +62,9 @@ def build_classifier(
 
 
 def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    # Float32, whatever precision they are stored in.
+    return {
+        key.removeprefix(prefix): tensor.float() if tensor.dtype == torch.float16 else tensor
+        for key, tensor in weights.items()
+        if key.startswith(prefix)
+    }

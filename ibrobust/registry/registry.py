@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
+from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
 from ibrobust.models import (
@@ -29,7 +29,6 @@ from ibrobust.models import (
 )
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import (
-    AccuracyRecord,
     DatasetRecord,
     ModelCard,
     TrainingRecord,
@@ -37,13 +36,13 @@ from ibrobust.registry.card import (
     check_name,
     read_card,
 )
+from ibrobust.registry.export import write_export
 from ibrobust.registry.provenance import hardware, library_versions
+from ibrobust.registry.scoring import clean_accuracy, unit_batches
 from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
-
-ENCODING_BATCH = 500
 
 
 def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
@@ -93,6 +92,26 @@ def load_model(
     card = read_card(path)
     target = _device(device)
     return build_classifier(card, read_weights(card, path), decoder=decoder, num_samples=num_samples, device=target)
+
+
+def export_model(
+    name: str,
+    folder: Path,
+    *,
+    new_name: str | None = None,
+    description: str | None = None,
+    half: bool = False,
+    data_dir: str | Path | None = None,
+) -> ModelCard:
+    """Write a stored model's card and weights into `folder`, see `write_export`, and return the card written.
+
+    Raises:
+        IbrobustError: there is no such model, or what `write_export` raises.
+    """
+    path = _card_path(name)
+    card = read_card(path)
+    tensors = read_weights(card, path)
+    return write_export(card, tensors, folder, name=new_name, description=description, half=half, data_dir=data_dir)
 
 
 def train(
@@ -251,13 +270,19 @@ def _decoders(
         return decoders
     stage("encoding the training images")
     device = next(trained.encoder.parameters()).device
-    latents = encode_in_batches(trained.encoder, _batches(dataset.train, device))[:, : recipe.latent_dim]
+    latents = encode_in_batches(trained.encoder, unit_batches(dataset.train, device))[:, : recipe.latent_dim]
     labels = dataset.train.labels.to(device)
     noise_variance = ZERO_ENTROPY_VARIANCE if recipe.noise and trained.objective.adds_noise else 0.0
     for kind in recipe.decoders:
         stage(f"fitting the {kind} decoder")
         decoders[kind] = fit_decoder(
-            kind, latents, labels, dataset.num_classes, noise_variance=noise_variance, seed=recipe.seed
+            kind,
+            latents,
+            labels,
+            dataset.num_classes,
+            noise_variance=noise_variance,
+            seed=recipe.seed,
+            resfc_units=recipe.resfc_units,
         )
     return decoders
 
@@ -277,7 +302,7 @@ def _store(
         raise IbrobustError(
             f"The model {name!r} would have no decoder: its objective trains none, so name at least one in decoders."
         )
-    accuracy = _clean_accuracy(encoder, decoders, latent_dim, dataset)
+    accuracy = clean_accuracy(encoder, decoders, latent_dim, dataset)
     tensors = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
     for kind, decoder in decoders.items():
         tensors |= {f"decoders.{kind}.{key}": tensor for key, tensor in decoder.state_dict().items()}
@@ -304,26 +329,6 @@ def _store(
     )
     write_card(card)
     return card
-
-
-@torch.no_grad()
-def _clean_accuracy(
-    encoder: Encoder, decoders: Mapping[str, nn.Module], latent_dim: int, dataset: Dataset
-) -> dict[str, AccuracyRecord]:
-    device = next(encoder.parameters()).device
-    latents = encode_in_batches(encoder, _batches(dataset.test, device))[:, :latent_dim]
-    labels = dataset.test.labels.to(device)
-    records = {}
-    for kind, decoder in decoders.items():
-        decoder.eval()
-        predictions = torch.cat([decoder(part).argmax(dim=1) for part in torch.split(latents, ENCODING_BATCH)])
-        records[kind] = AccuracyRecord(correct=int((predictions == labels).sum()), total=len(labels))
-    return records
-
-
-def _batches(split: Split, device: torch.device) -> Iterator[Tensor]:
-    for images in torch.split(split.images, ENCODING_BATCH):
-        yield to_unit_range(images.to(device))
 
 
 def _training_record(trained: TrainedEncoder) -> TrainingRecord:

@@ -64,6 +64,8 @@ class Recipe(BaseModel):
         Field(description="decoders fitted on the frozen encoder, the first is the default"),
     ] = ("gaussian_mixture", "logistic")
 
+    resfc_units: Annotated[int, Field(ge=1, description="units of the resfc decoder's layers")] = 1024
+
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 150
     batch_size: Annotated[int, Field(ge=2, description="images a step")] = 200
     balanced_batches: Annotated[bool, Field(description="the same number of images of each class in a batch")] = True

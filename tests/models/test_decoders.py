@@ -171,15 +171,15 @@ def test_fitting_resfc_leaves_the_random_state_alone(clouds):
 @pytest.mark.parametrize("name", FITTED_DECODERS)
 def test_a_rebuilt_decoder_with_the_fitted_weights_gives_the_same_logits(name, clouds):
     points, labels = clouds[0][::6], clouds[1][::6]
-    fitted = fit_decoder(name, points, labels, 3, noise_variance=0.0, seed=0).eval()
-    rebuilt = build_decoder(name, latent_dim=5, num_classes=3).eval()
+    fitted = fit_decoder(name, points, labels, 3, noise_variance=0.0, seed=0, resfc_units=24).eval()
+    rebuilt = build_decoder(name, fitted.state_dict(), latent_dim=5, num_classes=3).eval()
     rebuilt.load_state_dict(fitted.state_dict())
     assert torch.equal(rebuilt(points), fitted(points))
 
 
 @pytest.mark.parametrize("name", [*FITTED_DECODERS, HEAD])
 def test_a_decoder_knows_its_name(name):
-    assert decoder_name(build_decoder(name, latent_dim=5, num_classes=3)) == name
+    assert decoder_name(build_decoder(name, {}, latent_dim=5, num_classes=3)) == name
 
 
 def test_a_decoder_of_another_kind_has_no_name():

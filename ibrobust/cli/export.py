@@ -1,0 +1,27 @@
+"""`ibrobust export`: a model as two files to give away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    folder: Annotated[Path, typer.Argument(help="Where its card and weights go.")],
+    name: Annotated[str | None, typer.Option(help="Name of the exported model. By default the same.")] = None,
+    description: Annotated[str | None, typer.Option(help="One sentence for the card.")] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Round the layers' weights to half precision and score the model again.")
+    ] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR-10 and the cache of decoded images are.")] = None,
+) -> None:
+    """Write a model's card and weights to a folder, without paths of this machine in them."""
+    from rich.console import Console
+
+    from ibrobust.registry import export_model
+
+    card = export_model(model, folder, new_name=name, description=description, half=half, data_dir=data_dir)
+    Console().print(f"{folder / card.weights.file}, {folder / card.name}.yaml", markup=False, soft_wrap=True)

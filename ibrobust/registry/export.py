@@ -1,0 +1,100 @@
+"""A stored model as two files that can be given away: no paths of this machine, and half the size on request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ibrobust.atomic import atomic_path, write_text
+from ibrobust.data import load_dataset
+from ibrobust.errors import IbrobustError
+from ibrobust.registry.build import build_classifier
+from ibrobust.registry.card import ModelCard, WeightsRecord, check_name
+from ibrobust.registry.scoring import clean_accuracy
+
+
+def portable_card(card: ModelCard) -> ModelCard:
+    """Return the card with the data set's name in place of its path on this machine."""
+    if card.recipe is None:
+        return card
+    return card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": card.dataset.name})})
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with convolutions' and linear layers' in float16; they are float32 again when loaded.
+
+    Vectors, the statistics of normalisation among them, stay as they are, and so does the Gaussian mixture, whose
+    factors reach further than float16 does.
+    """
+
+    def is_layer(key: str, tensor: Tensor) -> bool:
+        return tensor.dtype == torch.float32 and tensor.dim() >= 2 and not key.startswith("decoders.gaussian_mixture.")
+
+    return {key: tensor.half() if is_layer(key, tensor) else tensor for key, tensor in tensors.items()}
+
+
+def write_export(
+    card: ModelCard,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    half: bool = False,
+    data_dir: str | Path | None = None,
+) -> ModelCard:
+    """Write a model's card and weights into `folder` and return the card.
+
+    With `half` the weights are rounded, so they are another model: its clean accuracy is measured again on the data
+    set of the recipe, and results of earlier evaluations are left out.
+
+    Args:
+        card: of the model.
+        tensors: its weights.
+        folder: where to write; made where it is not there.
+        name: of the exported model; by default as before.
+        description: one sentence for the card; by default as before.
+        half: see `halved`.
+        data_dir: see `load_dataset`.
+
+    Raises:
+        IbrobustError: the name is unsafe, or, with `half`, there is no recipe or the data set is not that of the card.
+    """
+    from safetensors.torch import save
+
+    name = name if name is not None else card.name
+    check_name(name)
+    update: dict[str, object] = {"name": name}
+    if description is not None:
+        update["description"] = description
+    if half:
+        tensors = halved(tensors)
+        update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
+    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    file = f"{name}-{digest[:12]}.safetensors"
+    exported = portable_card(card).model_copy(update={**update, "weights": WeightsRecord(file=file, sha256=digest)})
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / file) as temporary:
+        temporary.write_bytes(content)
+    write_text(folder / f"{name}.yaml", exported.to_text())  # last: it names the weights
+    return exported
+
+
+def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:
+    if card.recipe is None:
+        raise IbrobustError(f"The model {card.name!r} has no recipe that names its data set: export it without --half.")
+    dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
+    if dataset.fingerprint != card.dataset.fingerprint:
+        raise IbrobustError(
+            f"The images in {card.recipe.dataset!r} are not those that {card.name!r} was scored on: restore them, or "
+            "export it without --half."
+        )
+    cpu = torch.device("cpu")
+    models = {kind: build_classifier(card, tensors, decoder=kind, device=cpu) for kind in card.decoders}
+    encoder = next(iter(models.values())).encoder
+    return dict(clean_accuracy(encoder, {k: m.decoder for k, m in models.items()}, card.latent_dim, dataset))

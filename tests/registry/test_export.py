@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ibrobust.data import to_unit_range
+from ibrobust.errors import IbrobustError
+from ibrobust.registry import export_model, load_model, model_card, train, update_metrics
+from ibrobust.registry.export import portable_card
+from ibrobust.training.recipe import Recipe
+
+RECIPE = Recipe(
+    dataset="digits",
+    width=2,
+    latent_dim=8,
+    batch_size=200,
+    epochs=1,
+    learning_rate=3e-3,
+    decoders=("gaussian_mixture", "logistic", "resfc"),
+    resfc_units=16,
+)
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """The card and the folder of a model exported in half precision, that folder being the registry's own."""
+    train(RECIPE, name="tiny")
+    update_metrics("tiny", "fgsm", {"accuracy": 0.5})
+    card = export_model("tiny", tmp_path / "away" / "models", new_name="given", description="A gift.", half=True)
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "away"))
+    return card, tmp_path / "away" / "models"
+
+
+def test_an_exported_model_is_found_by_its_new_name_and_loads(exported):
+    card = model_card("given")
+    assert card == exported[0]
+    assert card.description == "A gift."
+    assert load_model("given", decoder="resfc")(torch.rand(2, 3, 32, 32)).dtype == torch.float32
+
+
+def test_layers_are_stored_in_half_precision_and_nothing_else(exported):
+    tensors = load_file(exported[1] / exported[0].weights.file)
+    assert {t.dtype for key, t in tensors.items() if key.startswith("decoders.gaussian_mixture")} == {torch.float32}
+    assert tensors["encoder.bn1.running_var"].dtype == torch.float32
+    assert tensors["encoder.conv1.weight"].dtype == torch.float16
+
+
+def test_the_rounded_models_accuracy_is_measured_anew(exported, digits):
+    for decoder, record in exported[0].clean_accuracy.items():
+        with torch.no_grad():
+            predictions = load_model("given", decoder=decoder)(to_unit_range(digits.test.images)).argmax(dim=1)
+        assert record.correct == int((predictions == digits.test.labels).sum())
+
+
+def test_the_rounded_model_keeps_no_earlier_evaluation(exported):
+    assert exported[0].evaluations == {}
+
+
+def test_an_exact_export_keeps_weights_and_evaluations(tmp_path):
+    train(RECIPE, name="tiny")
+    update_metrics("tiny", "fgsm", {"accuracy": 0.5})
+    card = export_model("tiny", tmp_path / "away")
+    assert card == model_card("tiny")
+    assert yaml.safe_load((tmp_path / "away" / "tiny.yaml").read_text())["evaluations"] == {"fgsm": {"accuracy": 0.5}}
+
+
+def test_a_portable_card_has_no_path():
+    train(RECIPE, name="tiny")
+    card = model_card("tiny")
+    assert card.recipe is not None
+    local = card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": "/home/me/images"})})
+    portable = portable_card(local)
+    assert portable.recipe is not None
+    assert portable.recipe.dataset == "digits"
+
+
+def test_an_unknown_model_is_refused(tmp_path):
+    with pytest.raises(IbrobustError, match="no model 'nothing'"):
+        export_model("nothing", tmp_path)
