@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # The paper's.
 DEFAULT_UNITS = 1024
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from ibrobust.errors import IbrobustError
 from ibrobust.objectives.base import Loss, Objective
 from ibrobust.objectives.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
 from ibrobust.objectives.soft_entropy import soft_entropies
+
+# The label of a place in the memory that nothing was put into yet.
+EMPTY = -1
 
 
 class KnnBottleneck(Objective):
@@ -24,26 +29,45 @@ class KnnBottleneck(Objective):
         average_neighbors: average the estimates for 1..k.
         neighbor_sharpness: where it is given, every point of the batch is a neighbour, see `soft_entropies`, and k is
             not used. Trains far better on batches of a few hundred; docs/method.md says why.
+        memory_size: with a neighbour sharpness, how many of the latest latents are neighbours too.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("beta", "num_neighbors", "average_neighbors", "neighbor_sharpness")
+    options: ClassVar[tuple[str, ...]] = (
+        "beta",
+        "num_neighbors",
+        "average_neighbors",
+        "neighbor_sharpness",
+        "memory_size",
+    )
     adds_noise: ClassVar[bool] = True
+    memory: Tensor
+    memory_labels: Tensor
 
     def __init__(
         self,
         *,
-        latent_dim: int,  # noqa: ARG002
+        latent_dim: int,
         num_classes: int,  # noqa: ARG002
         beta: float,
         num_neighbors: int,
         average_neighbors: bool,
         neighbor_sharpness: float | None = None,
+        memory_size: int = 0,
     ) -> None:
         super().__init__()
+        if memory_size and neighbor_sharpness is None:
+            raise IbrobustError(
+                f"A memory of {memory_size} latents has no use without a neighbour sharpness: give one, or leave the "
+                "memory out."
+            )
         self.beta = beta
         self.num_neighbors = num_neighbors
         self.average_neighbors = average_neighbors
         self.neighbor_sharpness = neighbor_sharpness
+        self.memory_size = memory_size
+        if memory_size:  # buffers, so that a resumed run goes on with the same neighbours
+            self.register_buffer("memory", torch.zeros(memory_size, latent_dim))
+            self.register_buffer("memory_labels", torch.full((memory_size,), EMPTY))
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats.
@@ -51,7 +75,10 @@ class KnnBottleneck(Objective):
         With a neighbour sharpness the terms are surrogates, not entropies: ``soft H[Z|Y]`` and ``soft H[Z]``.
         """
         if self.neighbor_sharpness is not None:
-            within, overall = soft_entropies(latents, labels, sharpness=self.neighbor_sharpness)
+            memory = (self.memory, self.memory_labels) if self.memory_size else None
+            within, overall = soft_entropies(latents, labels, sharpness=self.neighbor_sharpness, memory=memory)
+            if self.training and memory is not None:
+                self._remember(latents.detach(), labels)
             # Other names, so that no one takes the surrogates for entropies.
             names = ("soft H[Z|Y]", "soft H[Z]")
             return Loss(within + (self.beta - 1.0) * overall, dict(zip(names, (within, overall), strict=True)))
@@ -61,3 +88,8 @@ class KnnBottleneck(Objective):
         within = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
         overall = knn_entropy(latents, self.num_neighbors, **options)
         return Loss(within + (self.beta - 1.0) * overall, {"H[Z|Y]": within, "H[Z]": overall})
+
+    def _remember(self, latents: Tensor, labels: Tensor) -> None:
+        """Put the batch (B, D) in front, and drop what was there longest."""
+        self.memory = torch.cat([latents.to(self.memory), self.memory])[: self.memory_size]
+        self.memory_labels = torch.cat([labels, self.memory_labels])[: self.memory_size]

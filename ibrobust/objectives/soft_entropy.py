@@ -13,7 +13,9 @@ from ibrobust.errors import IbrobustError
 SMALLEST_SHARE = 1e-6
 
 
-def soft_entropies(z: Tensor, labels: Tensor, *, sharpness: float) -> tuple[Tensor, Tensor]:
+def soft_entropies(
+    z: Tensor, labels: Tensor, *, sharpness: float, memory: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Return stand-ins for H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
 
     The Kozachenko-Leonenko estimate is d/2 times the mean logarithm of a squared distance to a neighbour, plus a
@@ -25,12 +27,15 @@ def soft_entropies(z: Tensor, labels: Tensor, *, sharpness: float) -> tuple[Tens
         H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)  (a power mean; tau to infinity is the nearest)
 
     Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
-    their class, and pushed from all others in proportion to their nearness.
+    their class, and pushed from all others in proportion to their nearness. Points of a memory are neighbours as well,
+    so that an entropy is estimated from more points than a batch holds; the means over i stay over the batch.
 
     Args:
         z: (N, D) points.
         labels: (N,) integer classes; a point whose class has no other is left out of H[Z | Y].
         sharpness: tau > 0.
+        memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
+            count.
 
     Raises:
         IbrobustError: tau is not positive and finite.
@@ -39,17 +44,26 @@ def soft_entropies(z: Tensor, labels: Tensor, *, sharpness: float) -> tuple[Tens
         raise IbrobustError(f"The neighbour sharpness is {sharpness}: a positive number is needed.")
     with torch.autocast(z.device.type, enabled=False):
         points = z if z.dtype == torch.float64 else z.float()
-        points = points - points.mean(dim=0).detach()
+        centre = points.mean(dim=0).detach()
+        points = points - centre
         count, dim = points.shape
         norms = points.square().sum(dim=1)
-        squared = norms[:, None] + norms - 2.0 * points @ points.T  # (N, N)
-        logs = squared.clamp(min=SMALLEST_SHARE * 2.0 * norms.detach().mean()).log()
-        own = torch.eye(count, dtype=torch.bool, device=z.device)
-        same = (labels[:, None] == labels) & ~own
+        smallest = SMALLEST_SHARE * 2.0 * norms.detach().mean()
+        neighbors, their_labels = points, labels
+        if memory is not None:
+            neighbors = torch.cat([points, memory[0].to(points) - centre])  # (N + M, D)
+            their_labels = torch.cat([labels, memory[1]])
+            norms = torch.cat([norms, neighbors[count:].square().sum(dim=1)])
+        squared = norms[:count, None] + norms - 2.0 * points @ neighbors.T  # (N, N + M)
+        logs = squared.clamp(min=smallest).log()
+        counts = (their_labels >= 0).expand(count, -1).clone()
+        counts.diagonal().fill_(False)  # no point is its own neighbour
+        same = (labels[:, None] == their_labels) & counts
         others = same.sum(dim=1)
         within = torch.where(same, logs, 0.0).sum(dim=1) / others.clamp(min=1)  # (N,)
         present = others > 0
         conditional = torch.where(present, within, 0.0).sum() / present.sum().clamp(min=1)
-        power = torch.logsumexp((-sharpness * logs).masked_fill(own, -math.inf), dim=1) - math.log(count - 1)  # (N,)
+        power = torch.logsumexp((-sharpness * logs).masked_fill(~counts, -math.inf), dim=1)  # (N,)
+        power = power - counts.sum(dim=1).to(power).log()
         overall = -power.mean() / sharpness
         return 0.5 * dim * conditional, 0.5 * dim * overall

@@ -42,6 +42,9 @@ class Recipe(BaseModel):
             gt=0.0, description="take all points of a batch for neighbours, weighted by this power; k is not used then"
         ),
     ] = None
+    memory_size: Annotated[
+        int, Field(ge=0, description="how many of the latest latents are neighbours too; needs a neighbor_sharpness")
+    ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0

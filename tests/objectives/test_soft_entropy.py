@@ -94,6 +94,54 @@ def test_half_precision_is_computed_in_single(batch):
         assert torch.equal(a, b)
 
 
+def test_points_of_a_memory_are_neighbours(batch):
+    z, labels = batch
+    # Of the entropies of all 24 points, the part that is a mean over the first 10.
+    within, overall = [], []
+    for i in range(10):
+        squared = {j: float((z[i] - z[j]).square().sum()) for j in range(24) if j != i}
+        same = [math.log(r) for j, r in squared.items() if labels[j] == labels[i]]
+        within.append(sum(same) / len(same))
+        overall.append(-math.log(sum(r**-2.0 for r in squared.values()) / len(squared)) / 2.0)
+    got = soft_entropies(z[:10], labels[:10], sharpness=2.0, memory=(z[10:], labels[10:]))
+    assert [float(v) for v in got] == pytest.approx([2.5 * sum(within) / 10, 2.5 * sum(overall) / 10], rel=1e-9)
+
+
+def test_empty_places_of_a_memory_change_nothing(batch):
+    z, labels = batch
+    empty = (torch.zeros(7, 5, dtype=torch.float64), torch.full((7,), -1))
+    got, plain = (soft_entropies(z, labels, sharpness=2.0, memory=memory) for memory in (empty, None))
+    assert [float(v) for v in got] == pytest.approx([float(v) for v in plain], rel=1e-12)
+
+
+def knn_objective(**options):
+    defaults = {"beta": 0.1, "num_neighbors": 3, "average_neighbors": False, "neighbor_sharpness": 2.0}
+    return build_objective("knn_ib", latent_dim=5, num_classes=3, **{**defaults, **options})
+
+
+def test_the_objective_remembers_the_latest_latents(batch):
+    z, labels = batch[0].float(), batch[1]
+    objective = knn_objective(memory_size=10)
+    for part in (slice(0, 8), slice(8, 16)):
+        objective(z[part], labels[part])
+    expected = soft_entropies(
+        z[16:], labels[16:], sharpness=2.0, memory=(torch.cat([z[8:16], z[:2]]), torch.cat([labels[8:16], labels[:2]]))
+    )
+    terms = objective(z[16:], labels[16:]).terms
+    assert [float(v) for v in terms.values()] == pytest.approx([float(v) for v in expected], rel=1e-5)
+
+
+def test_the_objective_remembers_nothing_in_evaluation(batch):
+    objective = knn_objective(memory_size=10).eval()
+    objective(batch[0].float(), batch[1])
+    assert bool((objective.memory_labels < 0).all())
+
+
+def test_a_memory_without_a_sharpness_is_refused():
+    with pytest.raises(IbrobustError, match="memory of 10"):
+        knn_objective(memory_size=10, neighbor_sharpness=None)
+
+
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
 def test_a_sharpness_that_is_not_positive_is_refused(batch, tau):
     with pytest.raises(IbrobustError, match="sharpness"):
@@ -102,8 +150,7 @@ def test_a_sharpness_that_is_not_positive_is_refused(batch, tau):
 
 def test_the_objective_is_made_of_its_surrogates_and_does_not_call_them_entropies(batch):
     z, labels = batch
-    options = {"beta": 0.1, "num_neighbors": 3, "average_neighbors": False, "neighbor_sharpness": 2.0}
-    loss = build_objective("knn_ib", latent_dim=5, num_classes=3, **options)(z, labels)
+    loss = knn_objective()(z, labels)
     within, overall = soft_entropies(z, labels, sharpness=2.0)
     assert dict(loss.terms) == {"soft H[Z|Y]": within, "soft H[Z]": overall}
     assert float(loss.total) == pytest.approx(float(within - 0.9 * overall))

@@ -62,7 +62,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path
 
 
 def test_a_resumed_run_with_fixed_power_and_soft_neighbours_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
-    recipe = tiny_recipe.model_copy(update={"fixed_power": True, "neighbor_sharpness": 2.0, "batch_size": 100})
+    recipe = tiny_recipe.model_copy(
+        update={"fixed_power": True, "neighbor_sharpness": 2.0, "memory_size": 150, "batch_size": 100}
+    )
     whole = train_encoder(recipe, digits, tmp_path / "whole")
     with pytest.raises(Stop):
         train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
