@@ -44,3 +44,8 @@ def zoo_dir() -> Path:
     package = Path(__file__).resolve().parent
     packaged = package / "model_zoo"
     return packaged if packaged.is_dir() else package.parent / "model_zoo"
+
+
+def recipes_dir() -> Path:
+    """Return the folder of the recipes that ship with ibrobust, the presets."""
+    return zoo_dir() / "recipes"

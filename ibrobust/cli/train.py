@@ -16,6 +16,9 @@ RECIPE = "Recipe"
 
 
 def train(
+    preset: Annotated[
+        str | None, typer.Option(help="A recipe that ships with ibrobust, by name; --recipe and options come on top.")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with recipe fields; options given here come on top.")
     ] = None,
@@ -127,7 +130,9 @@ def train(
     from ibrobust.cli.progress import TrainingProgress
     from ibrobust.training.recipe import Recipe
 
-    base = Recipe.from_yaml(recipe).model_dump() if recipe else {}
+    base = Recipe.preset(preset).model_dump() if preset else {}
+    if recipe:
+        base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
     final = Recipe.parse({**base, **given})
     console = Console(stderr=True)
     title = name if name is not None else final.default_name()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.home import recipes_dir
 from ibrobust.models.decoder import FittedDecoder
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -110,6 +111,13 @@ class Recipe(BaseModel):
             raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
         return cls.parse(fields)
 
+    @classmethod
+    def preset(cls, name: str) -> Recipe:
+        """Return a recipe that ships with ibrobust; raise IbrobustError, with their names, where there is none such."""
+        if name not in preset_names():
+            raise IbrobustError(f"There is no preset {name!r}: choose one of {', '.join(preset_names())}.")
+        return cls.from_yaml(recipes_dir() / f"{name}.yaml")
+
     def to_yaml(self, path: str | Path) -> None:
         """Write the recipe, every field, to a YAML file."""
         write_text(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
@@ -127,6 +135,11 @@ class Recipe(BaseModel):
             parts.append(f"dropconnect{self.dropconnect:g}")
         dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(self.dataset).name) or "data"
         return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
+
+
+def preset_names() -> list[str]:
+    """Return the names of the recipes that ship with ibrobust, sorted."""
+    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
 
 
 def _sentence(error: ValidationError) -> str:

@@ -55,6 +55,10 @@ def test_an_assignment_without_value(run):
     refused(run, [*TRAIN, "--set", "depth"], "'depth' is not of the form FIELD=VALUE")
 
 
+def test_a_preset_that_is_not_there(run):
+    refused(run, ["train", "--preset", "papre"], "no preset 'papre'", "paper")
+
+
 def test_a_recipe_file_that_is_not_there(run):
     refused(run, ["train", "--recipe", "none.yaml"], "none.yaml", "cannot be read")
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from ibrobust.errors import IbrobustError
-from ibrobust.training.recipe import Recipe
+from ibrobust.training.recipe import Recipe, preset_names
 
 
 def test_the_defaults_are_the_papers():
@@ -99,3 +99,20 @@ def test_a_name_made_from_a_path_is_a_safe_file_name():
     from ibrobust.registry.card import check_name
 
     check_name(Recipe(dataset="/some where/my data!/").default_name())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_is_a_whole_recipe(name):
+    left_out = {"seed", "dropout", "dropconnect", "objective_options", "conditional", "num_samples", "epsilon"}
+    assert Recipe.preset(name).model_fields_set >= set(Recipe.model_fields) - left_out
+
+
+def test_the_papers_preset_is_the_papers_objective():
+    recipe = Recipe.preset("paper")
+    assert (recipe.objective, recipe.neighbor_sharpness, recipe.memory_size) == ("knn_ib", None, 0)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.schedule, recipe.epochs) == ("adam", 5e-4, "plateau", 150)
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are():
+    with pytest.raises(IbrobustError, match=r"no preset 'papre'.*paper"):
+        Recipe.preset("papre")
