@@ -124,6 +124,7 @@ def train(
     overwrite: bool = False,
     log_with: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[int, Encoder], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> ModelCard:
     """Train a model, fit its decoders, score them on the test images, store it; return its card.
@@ -137,6 +138,7 @@ def train(
         overwrite: replace a model, or an unfinished run, of this name.
         log_with: a tracker that accelerate knows.
         on_progress: called during training.
+        on_epoch: called with an epoch's number and the encoder before the epoch's checkpoint, see `train_encoder`.
         on_stage: called with a few words when something else than training begins.
 
     Raises:
@@ -156,7 +158,14 @@ def train(
     dataset = load_dataset(recipe.dataset, data_dir=data_dir)
     stage("training")
     trained = train_encoder(
-        recipe, dataset, run_dir, device=device, resume=resume, log_with=log_with, on_progress=on_progress
+        recipe,
+        dataset,
+        run_dir,
+        device=device,
+        resume=resume,
+        log_with=log_with,
+        on_progress=on_progress,
+        on_epoch=on_epoch,
     )
     decoders = _decoders(recipe, dataset, trained, stage)
     stage("scoring")

@@ -102,6 +102,7 @@ def train_encoder(
     resume: bool = False,
     log_with: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[int, Encoder], None] | None = None,
 ) -> TrainedEncoder:
     """Return the encoder trained by `recipe`, bit for bit the same on one machine's CPU however often it was resumed.
 
@@ -113,6 +114,8 @@ def train_encoder(
         resume: go on from the newest checkpoint in `run_dir`; from the beginning where there is none.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
         on_progress: called after every few steps.
+        on_epoch: called with an epoch's number and the encoder, in evaluation mode, after the epoch's training and
+            before its checkpoint: a run that is killed in between does both again.
 
     Raises:
         IbrobustError: the recipe does not fit the data set, the device or tracker is not there, `run_dir` holds
@@ -124,7 +127,9 @@ def train_encoder(
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=cuda):
-        return _run(recipe, dataset, run_dir, accelerator, log_with=log_with, on_progress=on_progress)
+        return _run(
+            recipe, dataset, run_dir, accelerator, log_with=log_with, on_progress=on_progress, on_epoch=on_epoch
+        )
 
 
 def _run(
@@ -135,6 +140,7 @@ def _run(
     *,
     log_with: str | None,
     on_progress: Callable[[Progress], None] | None,
+    on_epoch: Callable[[int, Encoder], None] | None,
 ) -> TrainedEncoder:
     torch.manual_seed(derive_seed(recipe.seed, "initial weights"))
     encoder, objective = build_modules(recipe, dataset)
@@ -175,6 +181,10 @@ def _run(
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds": seconds,
         }
+        if on_epoch:
+            encoder.eval()
+            on_epoch(epoch, encoder)
+            encoder.train()
         # Before the checkpoint: a line too many is dropped on resumption, a line too few could not be made again.
         append_record(metrics, record)
         position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}

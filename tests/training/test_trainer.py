@@ -123,6 +123,38 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tiny_recip
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == [before.name]
 
 
+def test_each_epoch_shows_its_encoder_in_evaluation_mode(tiny_recipe, digits, tmp_path):
+    seen = []
+    train_encoder(tiny_recipe, digits, tmp_path, on_epoch=lambda epoch, encoder: seen.append((epoch, encoder.training)))
+    assert seen == [(1, False), (2, False), (3, False)]
+
+
+def test_a_look_at_the_encoder_changes_nothing(tiny_recipe, digits, tmp_path):
+    def look(epoch: int, encoder: Encoder) -> None:
+        encoder(torch.rand(4, 3, 32, 32))
+
+    first = train_encoder(tiny_recipe, digits, tmp_path / "a")
+    assert_same_weights(first.encoder, train_encoder(tiny_recipe, digits, tmp_path / "b", on_epoch=look).encoder)
+
+
+def test_a_run_killed_in_its_look_at_an_epoch_looks_again(tiny_recipe, digits, tmp_path):
+    seen = {}
+
+    def stop_in_second(epoch: int, encoder: Encoder) -> None:
+        if epoch == 2:
+            seen["killed"] = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+            raise Stop
+
+    def look(epoch: int, encoder: Encoder) -> None:
+        seen[epoch] = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_epoch=stop_in_second)
+    train_encoder(tiny_recipe, digits, tmp_path, resume=True, on_epoch=look)
+    assert [key for key in seen if key != "killed"] == [2, 3]
+    assert all(torch.equal(seen["killed"][name], seen[2][name]) for name in seen[2])
+
+
 def test_resuming_with_another_recipe_names_the_difference(tiny_recipe, digits, tmp_path):
     with pytest.raises(Stop):
         train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
