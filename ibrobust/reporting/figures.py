@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ibrobust.atomic import atomic_path
-from ibrobust.reporting.tables import UNATTACKED_SHARE, SweepRow
+from ibrobust.reporting.tables import SweepRow
+from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black is kept for cross-entropy as in the paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

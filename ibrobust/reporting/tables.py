@@ -15,10 +15,7 @@ from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.audit.report import AuditReport
 from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import SweepResult
-
-DAGGER = "†"
-# Above this share of images with an exactly zero gradient, FGSM's accuracy is marked: those images were not attacked.
-UNATTACKED_SHARE = 0.01
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 
 
 @dataclass(frozen=True)

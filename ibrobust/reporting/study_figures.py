@@ -1,0 +1,37 @@
+"""The figures of a study, drawn from its stored records without touching a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ibrobust.errors import IbrobustError
+from ibrobust.reporting.fgsm_figure import draw_fgsm
+from ibrobust.reporting.generalization_figure import draw_generalization
+from ibrobust.reporting.information_plane_figure import draw_information_plane
+from ibrobust.reporting.study_records import StudyRecord, read_study_records
+
+FIGURES: dict[str, Callable[[Sequence[StudyRecord], Path], list[Path]]] = {
+    "fgsm": draw_fgsm,
+    "information_plane": draw_information_plane,
+    "generalization": draw_generalization,
+}
+
+
+def draw_study_figures(records_csv: Path, out: Path, figures: Sequence[str]) -> list[Path]:
+    """Draw figures into the folder `out`, each as PNG and SVG; return the paths. The same records give the same bytes.
+
+    Args:
+        records_csv: the records of a study.
+        out: folder, made where it is missing.
+        figures: names, of ``fgsm``, ``information_plane`` and ``generalization``.
+
+    Raises:
+        IbrobustError: there is no figure of such a name, the records cannot be read, or they do not hold what a figure
+            shows.
+    """
+    for name in figures:
+        if name not in FIGURES:
+            raise IbrobustError(f"There is no figure {name!r}: choose from {', '.join(FIGURES)}.")
+    records = read_study_records(records_csv)
+    return [path for name in dict.fromkeys(figures) for path in FIGURES[name](records, out)]

@@ -1,0 +1,255 @@
+"""Cells that differ in their seed alone make one line of a figure; lines that belong side by side make a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ibrobust.reporting.study_records import StudyRecord
+from ibrobust.reporting.unattacked import UNATTACKED_SHARE
+
+HEAD = "head"
+DECODER_NAMES = {
+    "gaussian_mixture": "Gaussian-mixture decoder",
+    "logistic": "logistic decoder",
+    "resfc": "network (ResFC) decoder",
+    HEAD: "head trained with the encoder",
+}
+OBJECTIVE_NAMES = {
+    "knn_ib": "kNN entropy",
+    "dib": "DIB",
+    "dvib": "DVIB",
+    "ceb": "CEB",
+    "cross_entropy": "cross-entropy",
+    "adversarial": "adversarial training",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cells of one line have in common: everything that the records tell but the seed."""
+
+    objective: str
+    beta: float | None
+    noise: bool | None
+    dropout: float | None
+    dropconnect: float | None
+    width: int | None
+    epochs: int | None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether there is no bottleneck: such lines are black."""
+        return self.beta is None
+
+    def label(self) -> str:
+        """Return a name that tells the lines of one panel apart."""
+        if self.beta is not None:
+            noise = {True: ", noise", False: ", no noise", None: ""}[self.noise]
+            return f"β = {self.beta:g}{noise}"
+        regulariser = []
+        if self.dropout:
+            regulariser.append(f"dropout {self.dropout:g}")
+        if self.dropconnect:
+            regulariser.append(f"DropConnect {self.dropconnect:g}")
+        if self.objective == "cross_entropy" and regulariser:  # in the field, a regulariser's name alone means this
+            return " + ".join(regulariser)
+        return " + ".join([OBJECTIVE_NAMES.get(self.objective, self.objective), *regulariser])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at one place of a line.
+
+    Attributes:
+        x: place on the axis.
+        mean: over the cells.
+        low: smallest of the cells'.
+        high: largest of the cells'.
+        cells: how many.
+    """
+
+    x: float
+    mean: float
+    low: float
+    high: float
+    cells: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure.
+
+    Attributes:
+        setting: what its cells have in common.
+        decoder: that its values were measured with.
+        points: by rising x.
+        unattacked: the largest share in [0, 1], over the cells, of images that FGSM left as they were, because their
+            gradient was zero or not finite; None where it is not known.
+    """
+
+    setting: Setting
+    decoder: str
+    points: tuple[Point, ...]
+    unattacked: float | None = None
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether more images were left alone than a trustworthy figure allows."""
+        return self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines on common axes.
+
+    Attributes:
+        title: the decoder, and whatever tells this panel's bottleneck models from those of the other panels.
+        lines: baselines last.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def setting_of(record: StudyRecord) -> Setting:
+    """Return what a record shares with those of other seeds."""
+    return Setting(
+        objective=record.objective,
+        beta=record.beta,
+        noise=record.noise if record.beta is not None else None,
+        dropout=record.dropout,
+        dropconnect=record.dropconnect,
+        width=record.width,
+        epochs=record.epochs,
+    )
+
+
+def make_point(x: float, values: Sequence[float]) -> Point:
+    """Return the point at `x` for at least one value."""
+    return Point(x, sum(values) / len(values), min(values), max(values), len(values))
+
+
+def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
+    """Return accuracy under FGSM against epsilon: a panel for each decoder, and for each objective, width and so on.
+
+    The accuracy without an attack is the point at epsilon 0, where it is of as many images as the attack. Baselines
+    appear on every panel that shares their width and epochs: with the head that they were trained with where that was
+    attacked, otherwise with the panel's decoder.
+    """
+    records = tuple(records)
+    values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
+    images: dict[tuple[str, str], set[int | None]] = {}
+    shares: dict[tuple[Setting, str], dict[str, float]] = {}
+    for record in records:
+        if record.attack != "FGSM":
+            continue
+        key = (setting_of(record), record.decoder)
+        if record.quantity == "accuracy" and record.epsilon is not None:
+            values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
+            images.setdefault((record.cell, record.decoder), set()).add(record.num_images)
+        elif record.quantity in ("zero_gradient_share", "nonfinite_gradient_share"):
+            of_cells = shares.setdefault(key, {})
+            of_cells[record.cell] = of_cells.get(record.cell, 0.0) + record.value
+    for record in records:
+        key = (setting_of(record), record.decoder)
+        if record.quantity == "clean_accuracy" and images.get((record.cell, record.decoder)) == {record.num_images}:
+            values[key].setdefault(0.0, {}).setdefault(record.cell, record.value)
+    lines = [
+        Line(
+            setting,
+            decoder,
+            tuple(make_point(epsilon, list(of_cells.values())) for epsilon, of_cells in sorted(by_epsilon.items())),
+            max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
+        )
+        for (setting, decoder), by_epsilon in values.items()
+    ]
+    return arrange(lines)
+
+
+def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
+    """Return the panels for some lines, each line in the panel or panels that it belongs to."""
+    baselines = sorted((line for line in lines if line.setting.is_baseline), key=lambda line: order(line.setting))
+    names = variant_names([line.setting for line in lines])
+    panels: dict[tuple[str, Setting], list[Line]] = {}
+    for line in lines:
+        if not line.setting.is_baseline:
+            panels.setdefault((line.decoder, variant_of(line.setting)), []).append(line)
+    if not panels:
+        alone: dict[str, list[Line]] = {}
+        for line in baselines:
+            alone.setdefault(line.decoder, []).append(line)
+        return tuple(Panel(decoder_name(decoder), tuple(of_it)) for decoder, of_it in alone.items())
+    return tuple(
+        Panel(
+            ", ".join([decoder_name(decoder), *names[variant]]),
+            (*sorted(of_it, key=lambda line: order(line.setting)), *_fitting(baselines, decoder, variant)),
+        )
+        for (decoder, variant), of_it in panels.items()
+    )
+
+
+def variant_of(setting: Setting) -> Setting:
+    """Return what bottleneck models on one panel have in common: all but beta and noise, which the lines show."""
+    return replace(setting, beta=None, noise=None)
+
+
+def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]:
+    """Return, in words, what tells each variant of the bottleneck models from the others."""
+    variants = dict.fromkeys(variant_of(setting) for setting in settings if not setting.is_baseline)
+    names = {}
+    for variant in variants:
+        words = []
+        if len({other.objective for other in variants}) > 1:
+            words.append(OBJECTIVE_NAMES.get(variant.objective, variant.objective))
+        for field in ("dropout", "dropconnect", "width", "epochs"):
+            if len({getattr(other, field) for other in variants}) > 1:
+                words.append(f"{field} {getattr(variant, field)}")
+        names[variant] = tuple(words)
+    return names
+
+
+def fits(baseline: Setting, variant: Setting, baselines: Iterable[Setting]) -> bool:
+    """Return whether a baseline belongs beside a variant: of its width and epochs, where there is any such."""
+    alike = (variant.width, variant.epochs)
+    return (baseline.width, baseline.epochs) == alike or all((b.width, b.epochs) != alike for b in baselines)
+
+
+def order(setting: Setting) -> tuple[float, bool, bool, str, float, float]:
+    """Return the key that sorts settings: by beta, with noise before without, plain cross-entropy first."""
+    return (
+        -1.0 if setting.beta is None else setting.beta,
+        setting.noise is False,
+        setting.objective != "cross_entropy",
+        setting.objective,
+        setting.dropout or 0.0,
+        setting.dropconnect or 0.0,
+    )
+
+
+def _fitting(baselines: Sequence[Line], decoder: str, variant: Setting) -> tuple[Line, ...]:
+    settings = [line.setting for line in baselines]
+    chosen: dict[Setting, Line] = {}
+    for line in baselines:
+        wanted = line.decoder == HEAD or (line.decoder == decoder and line.setting not in chosen)
+        if wanted and fits(line.setting, variant, settings):
+            chosen[line.setting] = line
+    return tuple(chosen.values())
+
+
+def hidden_settings(records: Iterable[StudyRecord]) -> bool:
+    """Return whether some cells of one line share their seed too, so that they differ in what records do not tell."""
+    cells: dict[tuple[Setting, int | None], set[str]] = {}
+    for record in records:
+        cells.setdefault((setting_of(record), record.seed), set()).add(record.cell)
+    return any(len(names) > 1 for names in cells.values())
+
+
+def betas_of(records: Iterable[StudyRecord]) -> tuple[float, ...]:
+    """Return the betas, rising."""
+    return tuple(sorted({record.beta for record in records if record.beta is not None}))
+
+
+def decoder_name(decoder: str) -> str:
+    """Return a decoder's name for readers."""
+    return DECODER_NAMES.get(decoder, decoder)
