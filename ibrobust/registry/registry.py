@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
@@ -27,6 +27,7 @@ from ibrobust.models import (
     evaluation_head,
     fit_decoder,
 )
+from ibrobust.objectives import objective_class
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import (
     DatasetRecord,
@@ -153,6 +154,7 @@ def train(
             f"There is an unfinished run of {name!r}: go on with it (--resume), begin again (--overwrite), or choose "
             "another name (--name)."
         )
+    initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
     stage = on_stage or (lambda _: None)
     stage(f"reading {recipe.dataset}")
     dataset = load_dataset(recipe.dataset, data_dir=data_dir)
@@ -164,6 +166,7 @@ def train(
         device=device,
         resume=resume,
         log_with=log_with,
+        initial_encoder=initial_encoder,
         on_progress=on_progress,
         on_epoch=on_epoch,
     )
@@ -267,6 +270,25 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
     return target
+
+
+def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
+    """Return the weights of the encoder that the recipe starts from; raise IbrobustError where they do not fit it."""
+    assert recipe.warm_start is not None
+    path = _card_path(recipe.warm_start)
+    card = read_card(path)
+    outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
+    wanted = {"width": recipe.width, "encoder outputs": outputs, "fixed_power": recipe.fixed_power}
+    there = {"width": card.width, "encoder outputs": card.encoder_outputs, "fixed_power": card.fixed_power}
+    differing = [f"{key} {there[key]}, not {wanted[key]}" for key in wanted if there[key] != wanted[key]]
+    if differing:
+        raise IbrobustError(
+            f"The encoder of {card.name!r} does not fit the recipe ({'; '.join(differing)}): change the recipe, or "
+            "start from another model."
+        )
+    prefix = "encoder."
+    weights = read_weights(card, path)
+    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
 
 
 def _decoders(

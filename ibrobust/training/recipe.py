@@ -63,6 +63,9 @@ class Recipe(BaseModel):
     fixed_power: Annotated[
         bool, Field(description="centre the latents and fix their power, by one scalar for all dimensions")
     ] = False
+    warm_start: Annotated[
+        str | None, Field(min_length=1, description="stored model whose encoder the training starts from")
+    ] = None
     decoders: Annotated[
         tuple[FittedDecoder, ...],
         Field(description="decoders fitted on the frozen encoder, the first is the default"),

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def train_encoder(
     device: str | None = None,
     resume: bool = False,
     log_with: str | None = None,
+    initial_encoder: Mapping[str, Tensor] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[int, Encoder], None] | None = None,
 ) -> TrainedEncoder:
@@ -113,6 +114,7 @@ def train_encoder(
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
         resume: go on from the newest checkpoint in `run_dir`; from the beginning where there is none.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
+        initial_encoder: weights to start from, as of `Encoder.state_dict`; by default drawn anew.
         on_progress: called after every few steps.
         on_epoch: called with an epoch's number and the encoder, in evaluation mode, after the epoch's training and
             before its checkpoint: a run that is killed in between does both again.
@@ -128,7 +130,14 @@ def train_encoder(
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=cuda):
         return _run(
-            recipe, dataset, run_dir, accelerator, log_with=log_with, on_progress=on_progress, on_epoch=on_epoch
+            recipe,
+            dataset,
+            run_dir,
+            accelerator,
+            log_with=log_with,
+            initial_encoder=initial_encoder,
+            on_progress=on_progress,
+            on_epoch=on_epoch,
         )
 
 
@@ -139,11 +148,14 @@ def _run(
     accelerator: Any,
     *,
     log_with: str | None,
+    initial_encoder: Mapping[str, Tensor] | None,
     on_progress: Callable[[Progress], None] | None,
     on_epoch: Callable[[int, Encoder], None] | None,
 ) -> TrainedEncoder:
     torch.manual_seed(derive_seed(recipe.seed, "initial weights"))
     encoder, objective = build_modules(recipe, dataset)
+    if initial_encoder is not None:
+        encoder.load_state_dict(initial_encoder)
     encoder.to(memory_format=fast_memory_format(encoder, accelerator.device))
     noise = ZeroEntropyNoise() if recipe.noise and objective.adds_noise else nn.Identity()
     optimizer = _optimizer(recipe, [*encoder.parameters(), *objective.parameters()])

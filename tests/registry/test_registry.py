@@ -48,6 +48,20 @@ def test_a_point_encoder_has_nothing_to_sample():
         load_model("tiny", num_samples=3)
 
 
+def test_a_warm_start_begins_with_the_other_models_encoder():
+    train(TINY.model_copy(update={"objective": "cross_entropy"}), name="first")
+    # With a learning rate of nearly 0 the weights stay what they were at the start.
+    train(TINY.model_copy(update={"warm_start": "first", "learning_rate": 1e-12, "seed": 1}), name="second")
+    first, second = (dict(load_model(name).encoder.named_parameters()) for name in ("first", "second"))
+    assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
+
+
+def test_a_warm_start_from_an_encoder_of_another_width_is_refused():
+    train(TINY, name="first")
+    with pytest.raises(IbrobustError, match="width 2, not 4"):
+        train(TINY.model_copy(update={"warm_start": "first", "width": 4}), name="second")
+
+
 def test_the_cards_accuracy_is_that_of_the_loaded_model(digits):
     card = train(TINY, name="tiny")
     for decoder, record in card.clean_accuracy.items():
