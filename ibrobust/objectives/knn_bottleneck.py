@@ -29,6 +29,7 @@ class KnnBottleneck(Objective):
         average_neighbors: average the estimates for 1..k.
         neighbor_sharpness: where it is given, every point of the batch is a neighbour, see `soft_entropies`, and k is
             not used. Trains far better on batches of a few hundred; docs/method.md says why.
+        class_sharpness: with a neighbour sharpness, the one of H[Z | Y].
         memory_size: with a neighbour sharpness, how many of the latest latents are neighbours too.
     """
 
@@ -37,6 +38,7 @@ class KnnBottleneck(Objective):
         "num_neighbors",
         "average_neighbors",
         "neighbor_sharpness",
+        "class_sharpness",
         "memory_size",
     )
     adds_noise: ClassVar[bool] = True
@@ -52,6 +54,7 @@ class KnnBottleneck(Objective):
         num_neighbors: int,
         average_neighbors: bool,
         neighbor_sharpness: float | None = None,
+        class_sharpness: float = 0.0,
         memory_size: int = 0,
     ) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class KnnBottleneck(Objective):
         self.num_neighbors = num_neighbors
         self.average_neighbors = average_neighbors
         self.neighbor_sharpness = neighbor_sharpness
+        self.class_sharpness = class_sharpness
         self.memory_size = memory_size
         if memory_size:  # buffers, so that a resumed run goes on with the same neighbours
             self.register_buffer("memory", torch.zeros(memory_size, latent_dim))
@@ -76,7 +80,13 @@ class KnnBottleneck(Objective):
         """
         if self.neighbor_sharpness is not None:
             memory = (self.memory, self.memory_labels) if self.memory_size else None
-            within, overall = soft_entropies(latents, labels, sharpness=self.neighbor_sharpness, memory=memory)
+            within, overall = soft_entropies(
+                latents,
+                labels,
+                sharpness=self.neighbor_sharpness,
+                class_sharpness=self.class_sharpness,
+                memory=memory,
+            )
             if self.training and memory is not None:
                 self._remember(latents.detach(), labels)
             # Other names, so that no one takes the surrogates for entropies.

@@ -14,7 +14,12 @@ SMALLEST_SHARE = 1e-6
 
 
 def soft_entropies(
-    z: Tensor, labels: Tensor, *, sharpness: float, memory: tuple[Tensor, Tensor] | None = None
+    z: Tensor,
+    labels: Tensor,
+    *,
+    sharpness: float,
+    class_sharpness: float = 0.0,
+    memory: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return stand-ins for H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
 
@@ -23,8 +28,11 @@ def soft_entropies(
     d log(a) nats when the points are scaled by a. But with all points of a batch for neighbours, however far, it is
     not consistent: a surrogate to train on. `knn_entropy` is what to report. Here
 
-        H[Z | Y]:  d/2 * mean_i mean_{j: y_j = y_i} log r_ij^2           (the mean of the estimates for k = 1..n_y - 1)
-        H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)  (a power mean; tau to infinity is the nearest)
+        H[Z | Y]:  d/2 * mean_i -1/s * log mean_{j: y_j = y_i} r_ij^(-2 s)
+        H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)
+
+    A power mean of large s or tau is the nearest neighbour's; as s goes to 0 it becomes mean_j log r_ij^2, the mean of
+    the estimates for k = 1..n_y - 1.
 
     Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
     their class, and pushed from all others in proportion to their nearness. Points of a memory are neighbours as well,
@@ -34,14 +42,17 @@ def soft_entropies(
         z: (N, D) points.
         labels: (N,) integer classes; a point whose class has no other is left out of H[Z | Y].
         sharpness: tau > 0.
+        class_sharpness: s >= 0.
         memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
             count.
 
     Raises:
-        IbrobustError: tau is not positive and finite.
+        IbrobustError: tau is not positive and finite, or s is negative or not finite.
     """
     if not 0.0 < sharpness < math.inf:
         raise IbrobustError(f"The neighbour sharpness is {sharpness}: a positive number is needed.")
+    if not 0.0 <= class_sharpness < math.inf:
+        raise IbrobustError(f"The class sharpness is {class_sharpness}: a number of at least 0 is needed.")
     with torch.autocast(z.device.type, enabled=False):
         points = z if z.dtype == torch.float64 else z.float()
         centre = points.mean(dim=0).detach()
@@ -59,11 +70,18 @@ def soft_entropies(
         counts = (their_labels >= 0).expand(count, -1).clone()
         counts.diagonal().fill_(False)  # no point is its own neighbour
         same = (labels[:, None] == their_labels) & counts
-        others = same.sum(dim=1)
-        within = torch.where(same, logs, 0.0).sum(dim=1) / others.clamp(min=1)  # (N,)
-        present = others > 0
+        within = _power_mean_log(logs, same, class_sharpness)  # (N,)
+        present = same.any(dim=1)
         conditional = torch.where(present, within, 0.0).sum() / present.sum().clamp(min=1)
-        power = torch.logsumexp((-sharpness * logs).masked_fill(~counts, -math.inf), dim=1)  # (N,)
-        power = power - counts.sum(dim=1).to(power).log()
-        overall = -power.mean() / sharpness
+        overall = _power_mean_log(logs, counts, sharpness).mean()
         return 0.5 * dim * conditional, 0.5 * dim * overall
+
+
+def _power_mean_log(logs: Tensor, counts: Tensor, power: float) -> Tensor:
+    """Return -1/power * log mean_j exp(-power * logs_ij) (N,) over the j that count; mean_j logs_ij for power 0."""
+    number = counts.sum(dim=1).clamp(min=1).to(logs)
+    if power == 0.0:
+        return torch.where(counts, logs, 0.0).sum(dim=1) / number
+    # A finite stand-in for minus infinity: a row where none counts has a gradient of 0, not of NaN.
+    masked = torch.where(counts, -power * logs, torch.finfo(logs.dtype).min)
+    return (number.log() - torch.logsumexp(masked, dim=1)) / power

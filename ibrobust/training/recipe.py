@@ -43,6 +43,9 @@ class Recipe(BaseModel):
             gt=0.0, description="take all points of a batch for neighbours, weighted by this power; k is not used then"
         ),
     ] = None
+    class_sharpness: Annotated[
+        float, Field(ge=0.0, description="the power for H[Z|Y], where there is a neighbor_sharpness for H[Z]")
+    ] = 0.0
     memory_size: Annotated[
         int, Field(ge=0, description="how many of the latest latents are neighbours too; needs a neighbor_sharpness")
     ] = 0

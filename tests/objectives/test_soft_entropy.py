@@ -16,14 +16,17 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(24, 5, generator=generator, dtype=torch.float64), torch.arange(3).repeat(8)
 
 
-def slow_twin(z: torch.Tensor, labels: torch.Tensor, tau: float) -> tuple[float, float]:
+def slow_twin(z: torch.Tensor, labels: torch.Tensor, tau: float, s: float = 0.0) -> tuple[float, float]:
     """The two formulas of the docstring, point by point."""
     count, dim = z.shape
     within, overall = [], []
     for i in range(count):
         squared = {j: float((z[i] - z[j]).square().sum()) for j in range(count) if j != i}
-        same = [math.log(r) for j, r in squared.items() if labels[j] == labels[i]]
-        within.append(sum(same) / len(same))
+        same = [r for j, r in squared.items() if labels[j] == labels[i]]
+        if s == 0.0:
+            within.append(sum(math.log(r) for r in same) / len(same))
+        else:
+            within.append(-math.log(sum(r**-s for r in same) / len(same)) / s)
         overall.append(-math.log(sum(r**-tau for r in squared.values()) / len(squared)) / tau)
     return dim / 2 * sum(within) / count, dim / 2 * sum(overall) / count
 
@@ -33,6 +36,19 @@ def test_it_is_the_slow_twins(batch, tau):
     z, labels = batch
     got = [float(value) for value in soft_entropies(z, labels, sharpness=tau)]
     assert got == pytest.approx(slow_twin(z, labels, tau), rel=1e-9)
+
+
+@pytest.mark.parametrize("s", [0.5, 3.0])
+def test_a_class_sharpness_is_the_slow_twins(batch, s):
+    z, labels = batch
+    got = [float(value) for value in soft_entropies(z, labels, sharpness=2.0, class_sharpness=s)]
+    assert got == pytest.approx(slow_twin(z, labels, 2.0, s), rel=1e-9)
+
+
+def test_a_small_class_sharpness_is_near_the_mean_logarithm(batch):
+    z, labels = batch
+    small, zero = (float(soft_entropies(z, labels, sharpness=2.0, class_sharpness=s)[0]) for s in (1e-6, 0.0))
+    assert small == pytest.approx(zero, rel=1e-5)
 
 
 def test_scaling_adds_d_log_of_the_factor(batch):
@@ -63,7 +79,7 @@ def test_the_gradients_are_those_of_central_differences(batch):
     z, labels = batch
 
     def loss(points: torch.Tensor) -> torch.Tensor:
-        within, overall = soft_entropies(points, labels, sharpness=2.0)
+        within, overall = soft_entropies(points, labels, sharpness=2.0, class_sharpness=0.5)
         return within - 0.9 * overall
 
     assert torch.autograd.gradcheck(loss, z.clone().requires_grad_())
@@ -76,13 +92,22 @@ def test_coinciding_points_have_finite_values_and_gradients():
     assert all(bool(tensor.isfinite().all()) for tensor in (within, overall, gradient))
 
 
-def test_a_class_of_one_is_left_out_of_the_conditional_entropy(batch):
+@pytest.mark.parametrize("s", [0.0, 0.5])
+def test_a_class_of_one_is_left_out_of_the_conditional_entropy(batch, s):
     z, labels = batch
     alone = torch.cat([labels, torch.tensor([9])])
     far = torch.cat([z, 50.0 + z[:1]])
-    assert float(soft_entropies(far, alone, sharpness=2.0)[0]) == pytest.approx(
-        float(soft_entropies(z, labels, sharpness=2.0)[0]), rel=1e-9
+    assert float(soft_entropies(far, alone, sharpness=2.0, class_sharpness=s)[0]) == pytest.approx(
+        float(soft_entropies(z, labels, sharpness=2.0, class_sharpness=s)[0]), rel=1e-9
     )
+
+
+def test_a_class_of_one_has_a_finite_gradient(batch):
+    z = torch.cat([batch[0], 50.0 + batch[0][:1]]).requires_grad_()
+    labels = torch.cat([batch[1], torch.tensor([9])])
+    within, _ = soft_entropies(z, labels, sharpness=2.0, class_sharpness=0.5)
+    (gradient,) = torch.autograd.grad(within, z)
+    assert bool(gradient.isfinite().all())
 
 
 def test_half_precision_is_computed_in_single(batch):
@@ -140,6 +165,12 @@ def test_the_objective_remembers_nothing_in_evaluation(batch):
 def test_a_memory_without_a_sharpness_is_refused():
     with pytest.raises(IbrobustError, match="memory of 10"):
         knn_objective(memory_size=10, neighbor_sharpness=None)
+
+
+@pytest.mark.parametrize("s", [-1.0, math.inf, math.nan])
+def test_a_negative_class_sharpness_is_refused(batch, s):
+    with pytest.raises(IbrobustError, match="class sharpness"):
+        soft_entropies(*batch, sharpness=2.0, class_sharpness=s)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
