@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def attack_command(
@@ -48,6 +52,9 @@ def attack_command(
         Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Also put the results into the cards of your own models.")
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
 ) -> None:
     """Attack models at every epsilon and print the table."""
@@ -61,7 +68,7 @@ def attack_command(
 
     from rich.console import Console
 
-    from ibrobust.cli.attacking import attack_rows, choose_data, choose_models, sweep_rows
+    from ibrobust.cli.attacking import attack_rows, choose_data, choose_models, store_attacks, store_sweep, sweep_rows
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
     from ibrobust.reporting.tables import attack_table, sweep_table
@@ -89,12 +96,20 @@ def attack_command(
             print_table(attack_table(attacked, dataset=data.name, robust=robust))
         if json_file:
             write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
+        _tell(errors, [store_attacks(row, data) for row in attacked] if store else [])
         return
     rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
     print_table(sweep_table(rows, dataset=data.name))
     if json_file:
         write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
+    _tell(errors, [store_sweep(row, data) for row in rows] if store else [])
     if figure:
         from ibrobust.reporting.figures import save_sweep_figure
 
         save_sweep_figure(rows, figure, dataset=data.name)
+
+
+def _tell(console: Console, notes: Sequence[str | None]) -> None:
+    for note in notes:
+        if note:
+            console.print(note, markup=False, soft_wrap=True)

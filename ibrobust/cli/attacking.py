@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -227,13 +228,34 @@ def run_audit(
 
 def store_audit(target: Target, report: AuditReport, data: Dataset) -> str | None:
     """Put a report into the model's card; return a note where there is none to put it into."""
-    if is_reference(target.name):
+    return _store(target.name, target.decoder, "audit", report.to_dict(), data)
+
+
+def store_sweep(row: SweepRow, data: Dataset) -> str | None:
+    """Put a sweep into the model's card; return a note where there is none to put it into."""
+    return _store(row.model, row.decoder, "fgsm", row.result.to_dict(), data)
+
+
+def store_attacks(row: AttackRow, data: Dataset) -> str | None:
+    """Put every attack's accuracies into the model's card; return a note where there is none to put them into."""
+    records = []
+    for result in (*row.results, *row.worst):
+        fields = result.to_dict()
+        # Of the images one by one a card would be too long; --json has them.
+        records.append(
+            {key: value for key, value in fields.items() if key not in ("clean_correct", "attacked_correct")}
+        )
+    return _store(row.model, row.decoder, "attacks", {"results": records}, data)
+
+
+def _store(model: str, decoder: str, key: str, record: dict[str, Any], data: Dataset) -> str | None:
+    if is_reference(model):
         return None
-    stored = model_card(target.name).evaluations.get("audit") or {}
-    record = {**report.to_dict(), "dataset": data.name, "dataset_fingerprint": data.fingerprint}
+    stored = model_card(model).evaluations.get(key) or {}
+    record = {**record, "dataset": data.name, "dataset_fingerprint": data.fingerprint}
     try:
-        update_metrics(target.name, "audit", {**stored, target.decoder: record})
-    except IbrobustError as error:  # a model that a package ships keeps its card; the report stands
+        update_metrics(model, key, {**stored, decoder: record})
+    except IbrobustError as error:  # a model that a package ships keeps its card; the result stands
         return f"Note: {error}"
     return None
 

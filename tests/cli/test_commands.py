@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ibrobust import fgsm_sweep, load_model, model_card
 
@@ -81,6 +82,19 @@ def test_attacks_by_name_print_both_accuracies_and_the_worst_case(run, mine, tmp
     for record in records:
         assert worst[record["epsilon"]] <= record["robust_accuracy"]
     assert run(*arguments).stdout == first.stdout  # from the state, with the same numbers
+
+
+def test_results_go_into_the_card_on_request(run, mine, tmp_path):
+    quick = ("attack", mine, "--eps", "2/255", "--n-examples", "40", "--json", "results.json")
+    run(*quick)
+    assert "fgsm" not in run("show", mine).stdout
+    run(*quick, "--store")
+    sweep = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["sweeps"][0]
+    run(*quick, "--attack", "PGD:steps=2", "--store")
+    attack = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["attacks"][0]
+    stored = yaml.safe_load(run("show", mine).stdout)["evaluations"]
+    assert stored["fgsm"][sweep["decoder"]]["correct"] == sweep["correct"]
+    assert stored["attacks"][attack["decoder"]]["results"][0]["robust_accuracy"] == attack["robust_accuracy"]
 
 
 def test_an_unknown_attack_names_the_nearest(run, mine):
