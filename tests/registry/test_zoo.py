@@ -1,0 +1,69 @@
+"""The models that ship with ibrobust: small enough, loadable as they are, and worth what their cards say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ibrobust.data import load_dataset
+from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.home import zoo_dir
+from ibrobust.registry import load_model, model_card
+from ibrobust.registry.card import read_card
+from ibrobust.registry.store import read_weights
+
+# The folder of the CIFAR-10 images that the zoo's models were trained on.
+IMAGES = "IBROBUST_CIFAR10_IMAGES"
+CARDS = sorted(zoo_dir().glob("*.yaml"))
+MIB = 2**20
+
+each_model = pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+
+
+def test_files_are_small():
+    sizes = {path.name: path.stat().st_size for path in zoo_dir().glob("*") if path.is_file()}
+    assert [name for name, size in sizes.items() if size > 6 * MIB] == []
+    assert sum(sizes.values()) < 40 * MIB
+
+
+@each_model
+def test_a_card_names_the_weights_beside_it_and_no_path(path: Path):
+    card = read_card(path)
+    assert card.name == path.stem
+    read_weights(card, path)
+    assert card.recipe is not None
+    assert "/" not in card.recipe.dataset
+    assert "JPEG" in card.description
+
+
+@each_model
+def test_a_model_loads_with_each_decoder(path: Path):
+    for decoder in read_card(path).decoders:
+        assert load_model(path.stem, decoder=decoder)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.fixture(scope="module")
+def images():
+    folder = os.environ.get(IMAGES)
+    if not folder:
+        pytest.skip(f"{IMAGES} does not name the folder of images")
+    return load_dataset(folder)
+
+
+@pytest.mark.slow
+@each_model
+def test_a_cards_accuracies_are_those_of_its_model(path: Path, images):
+    card = model_card(path.stem)
+    assert images.fingerprint == card.dataset.fingerprint
+    for decoder, stored in card.evaluations["fgsm"].items():
+        assert stored["total"] == len(images.test)
+        epsilons = stored["epsilons"][:2]
+        model = load_model(path.stem, decoder=decoder)
+        result = fgsm_sweep(model, images.test.images, images.test.labels, epsilons)
+        tolerated = 0.0005 * len(images.test)
+        assert abs(result.clean_correct - card.clean_accuracy[decoder].correct) <= tolerated
+        for correct, expected in zip(result.correct, stored["correct"][:2], strict=True):
+            assert abs(correct - expected) <= tolerated
