@@ -42,29 +42,26 @@ def draw_fgsm(records: Sequence[StudyRecord], out: Path) -> list[Path]:
     with study_style() as new:
         from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-        entries = _legend(panels, style)
-        rows = -(-len(entries) // (3 if len(panels) <= 2 else 6))
-        figure, axes = grid_of_axes(new, len(panels), height=2.35, extra=0.5 + 0.14 * rows)
-        for one, panel in zip(axes, panels, strict=True):
+        figure, places = grid_of_axes(new, len(panels))
+        name_panels(places, [panel.title for panel in panels])
+        for place, panel in zip(places, panels, strict=True):
+            axes = place.axes
             for line in panel.lines:
-                _draw(one, line, style[line.setting])
-            one.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-            one.set_ylim(0, 1)
-            one.set_xlim(left=0)
-            _daggers(one, panel, style)
-        name_panels(axes, [panel.title for panel in panels])
-        for one in axes:
-            spec = one.get_subplotspec()
-            if spec.is_first_row():
-                above = one.secondary_xaxis("top", functions=(lambda x: 255 * x, lambda x: x / 255))
+                _draw(axes, line, style[line.setting])
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+            axes.set_ylim(0, 1)
+            axes.set_xlim(left=0)
+            _daggers(axes, panel, style)
+            if place.top:
+                above = axes.secondary_xaxis("top", functions=(lambda x: 255 * x, lambda x: x / 255))
                 above.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 4, 8], integer=True))
                 above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}/255" if x else "0"))
                 above.tick_params(labelsize=6.5)
-            if spec.is_first_col():
-                one.set_ylabel("accuracy under FGSM (%)")
-            if spec.is_last_row():
-                one.set_xlabel("ε, on pixels in [0, 1]")
-        legend_below(figure, entries, _note(records, panels))
+            if place.left:
+                axes.set_ylabel("accuracy under FGSM (%)")
+            if place.bottom:
+                axes.set_xlabel("ε, on pixels in [0, 1]")
+        legend_below(figure, _legend(panels, style), _note(records, panels))
         return save(figure, out, "fgsm")
 
 

@@ -25,6 +25,7 @@ from ibrobust.reporting.study_series import (
 from ibrobust.reporting.study_style import (
     BASELINE,
     DOTTED,
+    NOTE,
     grid_of_axes,
     legend_below,
     name_panels,
@@ -68,29 +69,32 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
             "cells of a bottleneck objective to the study."
         )
     betas = sorted({setting.beta for setting, _ in errors if setting.beta is not None})
-    places = beta_places(betas)
+    at = beta_places(betas)
     with study_style() as new:
-        from matplotlib.ticker import PercentFormatter
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         entries: dict[str, Any] = {}
-        figure, axes = grid_of_axes(new, len(variants), height=2.35, extra=0.8)
-        for one, variant in zip(axes, variants, strict=True):
-            _draw_bottlenecks(one, errors, variant, places, entries)
-        baselines = _baselines(errors)
-        for one, variant in zip(axes, variants, strict=True):
-            shown = {key: point for key, point in baselines.items() if fits(key[0], variant, [k[0] for k in baselines])}
-            _draw_baselines(one, shown, entries)
-            one.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-            one.set_ylim(bottom=0)
-            one.set_xticks([places[beta] for beta in betas], [f"{beta:g}" for beta in betas])
-            one.set_xlim(min(places.values()) - 0.15, max(places.values()) + 0.15)
-            spec = one.get_subplotspec()
-            if spec.is_first_col():
-                one.set_ylabel("generalisation error:\n1 − test accuracy (%)")
-            if spec.is_last_row():
-                one.set_xlabel("β (logarithmic, 0 apart)" if 0.0 in places and len(places) > 1 else "β (logarithmic)")
+        figure, places = grid_of_axes(new, len(variants))
         if len(variants) > 1:
-            name_panels(axes, [", ".join(words) for words in variants.values()])
+            name_panels(places, [", ".join(words) for words in variants.values()])
+        for place, variant in zip(places, variants, strict=True):
+            axes = place.axes
+            _draw_bottlenecks(axes, errors, variant, at, entries)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}"))
+            axes.set_xticks([at[beta] for beta in betas], [f"{beta:g}" for beta in betas])
+            axes.set_xlim(min(at.values()) - 0.15, max(at.values()) + 0.15)
+            if place.left:
+                axes.set_ylabel("generalisation error:\n1 − test accuracy (%)")
+            if place.bottom:
+                axes.set_xlabel("β (logarithmic, 0 apart)" if 0.0 in at and len(at) > 1 else "β (logarithmic)")
+        baselines = _baselines(errors)
+        settings = [setting for setting, _ in baselines]
+        entries |= _noise_entries(errors)
+        for place, variant in zip(places, variants, strict=True):
+            shown = {key: point for key, point in baselines.items() if fits(key[0], variant, settings)}
+            _draw_baselines(place.axes, shown, entries)
+            place.axes.set_ylim(bottom=0)
         legend_below(figure, entries, _note(records))
         return save(figure, out, "generalization")
 
@@ -107,7 +111,7 @@ def _draw_bottlenecks(
     axes: Any,
     errors: dict[tuple[Setting, str], Point],
     variant: Setting,
-    places: dict[float, float],
+    at: dict[float, float],
     entries: dict[str, Any],
 ) -> None:
     from matplotlib.lines import Line2D
@@ -117,14 +121,13 @@ def _draw_bottlenecks(
         if not setting.is_baseline and variant_of(setting) == variant:
             lines.setdefault((decoder, setting.noise), []).append(point)
     decoders = _shown({decoder for decoder, _ in lines})
-    several_noises = len({noise for _, noise in lines}) > 1
     for (decoder, noise), points in lines.items():
         if decoder not in decoders:
             continue
         colour, marker = DECODER_LOOKS.get(decoder, OTHER_LOOK)
         dashes = DOTTED if noise is False else "-"
         axes.errorbar(
-            [places[point.x] for point in points],
+            [at[point.x] for point in points],
             [point.mean for point in points],
             yerr=[[point.mean - point.low for point in points], [point.high - point.mean for point in points]],
             color=colour,
@@ -135,17 +138,18 @@ def _draw_bottlenecks(
             elinewidth=0.8,
             capsize=1.5,
         )
-        label = decoder_name(decoder)
-        if several_noises or noise is False:
-            label += ", without noise" if noise is False else ", with noise"
-        entries[label] = Line2D(
-            [],
-            [],
-            color=colour,
-            marker=marker,
-            markerfacecolor="white" if noise is False else colour,
-            linestyle=dashes,
-        )
+        entries.setdefault(decoder_name(decoder), Line2D([], [], color=colour, marker=marker))
+
+
+def _noise_entries(errors: dict[tuple[Setting, str], Point]) -> dict[str, Any]:
+    from matplotlib.lines import Line2D
+
+    noises = {setting.noise for setting, _ in errors if not setting.is_baseline}
+    entries = {
+        True: ("with noise", Line2D([], [], color=NOTE, marker="o")),
+        False: ("without noise", Line2D([], [], color=NOTE, marker="o", markerfacecolor="white", linestyle=DOTTED)),
+    }
+    return {label: entry for noise, (label, entry) in entries.items() if noise in noises}
 
 
 def _shown(decoders: set[str]) -> set[str]:

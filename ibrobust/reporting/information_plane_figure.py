@@ -33,6 +33,8 @@ from ibrobust.reporting.study_style import (
 )
 
 FAINTEST = 0.2
+# The axis is logarithmic where the largest residual information is so many times the smallest.
+LOGARITHMIC_FROM = 20
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,29 @@ def draw_information_plane(records: Sequence[StudyRecord], out: Path) -> list[Pa
     style = looks([trajectory.setting for trajectory in found], betas_of(records))
     panels = _panels(found)
     with study_style() as new:
-        entries = _legend(found, style)
-        figure, axes = grid_of_axes(
-            new, len(panels), height=2.4, extra=0.6 + 0.14 * -(-len(entries) // 3), sharey=False
-        )
-        for one, (_, shown) in zip(axes, panels, strict=True):
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        residuals = [(point.low, point.high) for trajectory in found for point in trajectory.residual]
+        smallest, largest = min(low for low, _ in residuals), max(high for _, high in residuals)
+        figure, places = grid_of_axes(new, len(panels), sharey=False)
+        name_panels(places, [title for title, _ in panels])
+        for place, (_, shown) in zip(places, panels, strict=True):
+            axes = place.axes
             for trajectory in shown:
-                _draw(one, trajectory, style[trajectory.setting])
-            _floor(one, shown)
-            residuals = [point.low for trajectory in found for point in trajectory.residual]
-            highest = max(point.high for trajectory in found for point in trajectory.residual)
-            if min(residuals) > 0 and highest / min(residuals) > 20:
-                one.set_xscale("log")
-        name_panels(axes, [title for title, _ in panels])
-        for one in axes:
-            spec = one.get_subplotspec()
-            if spec.is_first_col():
-                one.set_ylabel("preserved: H[Z] (nats)")
-            if spec.is_last_row():
-                one.set_xlabel("residual: I[X;Y|Z] (nats)")
-        legend_below(figure, entries, _note(found, records))
+                _draw(axes, trajectory, style[trajectory.setting])
+            _floor(axes, shown)
+            axes.margins(0.06, 0.1)
+            # Without noise Z follows from X, H[Z|X] is not zero, and the entropy is no information.
+            noisy = any(trajectory.setting.noise for trajectory in shown)
+            axes.set_ylabel("preserved: I[X;Z] = H[Z] (nats)" if noisy else "H[Z] (nats)")
+            if place.bottom:
+                axes.set_xlabel("residual: I[X;Y|Z] (nats)")
+            if smallest > 0 and largest / smallest > LOGARITHMIC_FROM:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        legend_below(figure, _legend(found, style), _note(found, records))
         return save(figure, out, "information_plane")
 
 
@@ -195,7 +200,7 @@ def _floor(axes: Any, shown: Sequence[Trajectory]) -> None:
     for floor in sorted({trajectory.floor for trajectory in shown if trajectory.floor is not None}):
         axes.axhline(floor, color=NOTE, linestyle=(0, (6, 2)), linewidth=0.8)
         axes.annotate(
-            f"noise floor {floor:.1f}",
+            f"noise floor {floor:.1f}".replace("-", "−"),
             xy=(0.985, floor),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),

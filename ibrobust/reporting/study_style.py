@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from textwrap import wrap
 from typing import Any
 
@@ -15,6 +16,7 @@ from ibrobust.reporting.study_series import Setting
 # Inches: one column and the full text of a two-column paper.
 COLUMN_WIDTH = 3.35
 TEXT_WIDTH = 6.9
+PANEL_HEIGHT = 2.25
 BASELINE = "#000000"
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
@@ -116,37 +118,68 @@ def save(figure: Any, out: Path, name: str) -> list[Path]:
     return paths
 
 
+def _legend_columns(width: float, labels: Sequence[str]) -> int:
+    """Return how many columns fit into a width in inches; matplotlib fills one column after the other."""
+    for columns in range(min(6, len(labels)), 1, -1):
+        full, rest = divmod(len(labels), columns)
+        lengths = [full + (column < rest) for column in range(columns)]
+        starts = [sum(lengths[:column]) for column in range(columns)]
+        widest = [max(map(len, labels[at : at + rows])) for at, rows in zip(starts, lengths, strict=True)]
+        # Inches of a handle with the gaps around it, and of a letter.
+        if sum(0.42 + 0.053 * letters for letters in widest) <= width:
+            return columns
+    return 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Axes, and whether they stand at the left, at the top and at the bottom of the figure."""
+
+    axes: Any
+    left: bool
+    top: bool
+    bottom: bool
+
+
 def grid_of_axes(
-    new: Callable[[float, float], Any], panels: int, *, height: float, extra: float, sharey: bool = True
-) -> tuple[Any, list[Any]]:
+    new: Callable[[float, float], Any], panels: int, *, sharey: bool = True
+) -> tuple[Any, tuple[Place, ...]]:
     """Return a figure and axes for some panels: up to two fit in a column, more stand in pairs across the page.
 
     Args:
         new: makes a figure.
         panels: at least one.
-        height: of a panel, in inches.
-        extra: height for what stands below the panels, in inches.
         sharey: whether one scale of the y-axis is for all.
     """
     columns = 1 if panels <= 2 else 2
     rows = -(-panels // columns)
-    figure = new(COLUMN_WIDTH if columns == 1 else TEXT_WIDTH, rows * height + extra)
+    figure = new(COLUMN_WIDTH if columns == 1 else TEXT_WIDTH, rows * PANEL_HEIGHT + 0.35)
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
     for left_over in axes[panels:]:
         left_over.remove()
-    return figure, axes[:panels]
+    places = tuple(
+        Place(one, index % columns == 0, index < columns, index + columns >= panels)
+        for index, one in enumerate(axes[:panels])
+    )
+    for place in places:
+        # Shared axes have their numbers in the last row alone, which may be one short.
+        place.axes.tick_params(labelbottom=place.bottom)
+    return figure, places
 
 
 def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
-    """Write the legend under the panels, where it hides nothing, below a note in lines that fit."""
-    wide = figure.get_figwidth() > COLUMN_WIDTH
+    """Write a note and the legend under the panels, where they hide nothing; the figure grows by their height."""
+    width = figure.get_figwidth()
     for label, entry in entries.items():
         entry.set_label(label)
+    columns = _legend_columns(width, list(entries))
+    lines = [line for part in note.split("\n") for line in wrap(part, int(width / 0.045))]  # inches of a letter
+    figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.15 * -(-len(entries) // columns) + 0.1)
     legend = figure.legend(
         handles=list(entries.values()),
         loc="outside lower left",
-        ncols=6 if wide else 3,
-        title="\n".join(line for part in note.split("\n") for line in wrap(part, 150 if wide else 72)),
+        ncols=columns,
+        title="\n".join(lines),
         title_fontsize=6.3,
         alignment="left",
         handlelength=2.2,
@@ -155,7 +188,8 @@ def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
     legend.get_title().set_color(NOTE)
 
 
-def name_panels(axes: Sequence[Any], titles: Sequence[str]) -> None:
+def name_panels(places: Sequence[Place], titles: Sequence[str]) -> None:
     """Write the titles, lettered where there are several."""
-    for letter, one, title in zip("abcdefghijklmnopqrstuvwxyz" * 4, axes, titles, strict=False):
-        one.set_title(f"({letter}) {title}" if len(axes) > 1 else title, loc="left")
+    for index, (place, title) in enumerate(zip(places, titles, strict=True)):
+        letter = f"({ascii_lowercase[index % 26]}) " if len(places) > 1 else ""
+        place.axes.set_title(letter + title, loc="left")

@@ -39,7 +39,14 @@ def cell_rows(*, objective: str, beta: float | None, noise: bool | None, seed: i
     decoders = ("head", "gaussian_mixture") if beta is None else ("gaussian_mixture", "logistic", "resfc")
     for place, decoder in enumerate(decoders):
         masked = beta == 0.3 and noise and decoder == "gaussian_mixture"
-        accuracy = 0.92 - 0.01 * place - 0.005 * seed - (0.3 * beta if beta else 0) - (0.02 if noise is False else 0)
+        accuracy = (
+            0.92
+            + 0.02 * dropconnect
+            - 0.01 * place
+            - 0.005 * seed
+            - (0.3 * beta if beta else 0)
+            - (0.02 if noise is False else 0)
+        )
         yield row("clean_accuracy", accuracy, decoder=decoder, num_images=1000)
         yield row("test_accuracy", accuracy, decoder=decoder, num_images=2000)
         yield row("train_accuracy", min(1.0, accuracy + 0.06), decoder=decoder, num_images=5000)
@@ -69,7 +76,14 @@ def cell_rows(*, objective: str, beta: float | None, noise: bool | None, seed: i
         )
     for epoch in (1, 2, 5, 10):
         pull = beta or 0.0
-        entropy = 40 - (15 + 60 * math.sqrt(pull)) * math.log10(1 + epoch) + 2 * seed + (0 if noise else 25)
+        entropy = (
+            40
+            + 8 * (beta is None)
+            + 20 * dropconnect
+            - (15 + 60 * math.sqrt(pull)) * math.log10(1 + epoch)
+            + 2 * seed
+            + (0 if noise else 25)
+        )
         wobble = 0 if noise else 0.4 * math.sin(7 * epoch + 50 * pull)
         yield row("entropy", entropy, epoch=epoch, num_images=2000)
         yield row("conditional_entropy", entropy - 2, epoch=epoch, num_images=2000)
