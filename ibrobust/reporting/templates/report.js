@@ -1,0 +1,90 @@
+"use strict";
+
+// The leaderboard: a press on a column's head sorts by it, another one turns the order round. What is empty comes last.
+for (const table of document.querySelectorAll("table.board")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, place) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const first = head.dataset.falling === "true" ? "descending" : "ascending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      const order = head.getAttribute("aria-sort") === first ? other : first;
+      const sign = order === "ascending" ? 1 : -1;
+      const numeric = head.dataset.numeric === "true";
+      const key = (row) => row.cells[place].dataset.sort;
+      const compare = (a, b) => (numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true }));
+      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+        const left = key(a), right = key(b);
+        if (left === "" || right === "") return (left === "") - (right === "");
+        return sign * compare(left, right);
+      });
+      table.tBodies[0].append(...rows);
+      heads.forEach((one) => one.setAttribute("aria-sort", one === head ? order : "none"));
+      document.getElementById("sorted").textContent =
+        `Sorted by ${head.querySelector("span").textContent}, ${order}.`;
+    });
+  });
+}
+
+// The charts: read the nearest point out, under the pointer or by the arrow keys.
+for (const plot of document.querySelectorAll(".plot")) {
+  const svg = plot.querySelector("svg");
+  const output = plot.querySelector("output");
+  const pointer = plot.querySelector(".pointer");
+  const curves = [...plot.querySelectorAll(".curve")].map((element) => ({
+    element,
+    marks: [...element.querySelectorAll(".mark")].map((mark) => ({
+      x: Number(mark.dataset.x), y: Number(mark.dataset.y), reading: mark.dataset.reading,
+    })),
+  }));
+  let at = null;
+
+  const read = (curve, mark) => {
+    at = { curve, mark };
+    const { x, y, reading } = curves[curve].marks[mark];
+    curves.forEach((one, index) => one.element.classList.toggle("read", index === curve));
+    plot.classList.add("reading-on");
+    pointer.removeAttribute("hidden");
+    pointer.querySelector("line").setAttribute("x1", x);
+    pointer.querySelector("line").setAttribute("x2", x);
+    pointer.querySelector("circle").setAttribute("cx", x);
+    pointer.querySelector("circle").setAttribute("cy", y);
+    if (output.textContent !== reading) output.textContent = reading;
+  };
+  const clear = () => {
+    at = null;
+    plot.classList.remove("reading-on");
+    pointer.setAttribute("hidden", "");
+    output.textContent = "\u00a0";
+  };
+  const nearest = (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    const y = ((event.clientY - box.top) / box.height) * svg.viewBox.baseVal.height;
+    let best = null;
+    curves.forEach((curve, index) => curve.marks.forEach((mark, place) => {
+      const distance = Math.hypot(mark.x - x, mark.y - y);
+      if (best === null || distance < best.distance) best = { distance, index, place };
+    }));
+    if (best) read(best.index, best.place);
+  };
+  svg.addEventListener("pointermove", nearest);
+  svg.addEventListener("pointerdown", nearest);
+  svg.addEventListener("pointerleave", (event) => {
+    // A finger that is lifted leaves as well: what it touched stays to be read.
+    if (event.pointerType === "mouse" && document.activeElement !== plot) clear();
+  });
+  plot.addEventListener("focus", () => {
+    if (at === null && plot.matches(":focus-visible") && curves.length) read(0, 0);
+  });
+  plot.addEventListener("blur", clear);
+  plot.addEventListener("keydown", (event) => {
+    const [along, across] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    if (event.key === "Escape") clear();
+    if ((!along && !across) || !curves.length) return;
+    event.preventDefault();
+    const from = at ?? { curve: 0, mark: 0 };
+    const curve = Math.min(Math.max(from.curve + across, 0), curves.length - 1);
+    const mark = Math.min(Math.max(from.mark + along, 0), curves[curve].marks.length - 1);
+    read(curve, mark);
+  });
+}
