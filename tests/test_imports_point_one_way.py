@@ -15,10 +15,11 @@ ALLOWED = {
     "objectives": set(),
     "evaluation": set(),
     "training": {"data", "models", "objectives"},
-    "registry": {"data", "models", "training"},
+    "registry": {"data", "models", "objectives", "training"},
     "reporting": {"evaluation"},
+    "study": {"data", "evaluation", "models", "objectives", "registry", "reporting", "training"},
     "integrations": {"data", "models", "evaluation", "registry"},
-    "cli": {"data", "evaluation", "integrations", "models", "registry", "reporting", "training"},
+    "cli": {"data", "evaluation", "integrations", "models", "registry", "reporting", "study", "training"},
 }
 
 

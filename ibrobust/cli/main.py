@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__
-from ibrobust.cli import attack, audit, benchmark, demo, doctor, export, listing, train
+from ibrobust.cli import attack, audit, benchmark, demo, doctor, export, listing, study, train
 from ibrobust.errors import IbrobustError
 
 USAGE_ERROR = 2
@@ -33,6 +33,8 @@ app.command("list")(listing.list_command)
 app.command("show")(listing.show)
 app.command("export")(export.export)
 app.command("benchmark")(benchmark.benchmark)
+app.add_typer(study.app, name="study")
+app.add_typer(study.app, name="study")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -1,0 +1,148 @@
+"""`ibrobust study`: many models from one file, their records, figures and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ibrobust.study import CellState, Study
+
+FAILED = 1
+
+app = typer.Typer(
+    help="Run a study: many models from one file, their records, figures and report.", no_args_is_help=True
+)
+
+File = Annotated[str, typer.Argument(help="Path of a study file, or the name of one that ships with ibrobust.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Data set in place of the file's: cifar10, digits or an image folder.")
+]
+
+
+@app.command("run")
+def run(
+    file: File,
+    dataset: Dataset = None,
+    launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default what is there.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+    ] = None,
+) -> None:
+    """Train and measure every cell that is not done, then draw the figures.
+
+    Finished cells are never trained again, half-trained ones go on from their checkpoint. A failed cell stays failed
+    and the others go on; exit code 1 says that there is one.
+    """
+    from rich.console import Console
+
+    from ibrobust.cli.study_progress import watching
+    from ibrobust.study import load_study, run_study
+    from ibrobust.study.launchers import choose_launcher
+
+    study = load_study(file, dataset=dataset)
+    launch = choose_launcher(launcher, jobs=jobs, device=device, data_dir=data_dir)
+    errors = Console(stderr=True)
+    try:
+        with watching(study, errors):
+            states = run_study(study, launch=launch, retry_failed=retry_failed, device=device, data_dir=data_dir)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. The same command goes on with the study.", markup=False)
+        raise typer.Exit(130) from None
+    _finish(study, states)
+
+
+@app.command("status")
+def status(file: File, dataset: Dataset = None) -> None:
+    """Show where every cell is."""
+    from ibrobust.study import study_states
+
+    _show(_stored(file, dataset), study_states(_stored(file, dataset)))
+
+
+@app.command("figures")
+def figures(file: File, dataset: Dataset = None) -> None:
+    """Draw the figures again from the stored records, without touching a model."""
+    from rich.console import Console
+
+    from ibrobust.study import gather_records
+
+    study = _stored(file, dataset)
+    gather_records(study)
+    for path in _draw(study):
+        Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("report")
+def report(
+    file: File,
+    dataset: Dataset = None,
+    out: Annotated[Path | None, typer.Option(help="The HTML file. By default in the study's folder.")] = None,
+) -> None:
+    """Write one HTML file with the leaderboard, the figures and every recipe; it needs no network."""
+    from rich.console import Console
+
+    from ibrobust.atomic import require_writable
+    from ibrobust.reporting.report import write_report
+    from ibrobust.study import gather_records
+    from ibrobust.study.summary import report_cells
+
+    study = _stored(file, dataset)
+    target = out if out is not None else study.folder / "report.html"
+    require_writable(target)
+    path = write_report(
+        title=study.title or study.name,
+        records=gather_records(study),
+        figures=_draw(study),
+        cells=report_cells(study),
+        out=target,
+    )
+    Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _stored(file: str, dataset: str | None) -> Study:
+    """Return the study as it was run, where one of that name was; else what the file says."""
+    from ibrobust.study import load_study
+    from ibrobust.study.spec import read_study
+
+    study = load_study(file, dataset=dataset)
+    path = study.folder / "study.yaml"
+    return read_study(path) if dataset is None and path.is_file() else study
+
+
+def _draw(study: Study) -> list[Path]:
+    from ibrobust.reporting.study_figures import draw_study_figures
+
+    return draw_study_figures(study.folder / "records.csv", study.folder / "figures", study.figures)
+
+
+def _show(study: Study, states: list[CellState]) -> None:
+    from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.study_table import study_table
+
+    print_table(study_table(states, title=study.title or study.name))
+
+
+def _finish(study: Study, states: list[CellState]) -> None:
+    from rich.console import Console
+
+    from ibrobust.errors import IbrobustError
+
+    _show(study, states)
+    console = Console()
+    console.print(f"Records: {study.folder / 'records.csv'}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        for path in _draw(study):
+            console.print(f"Figure: {path}", markup=False, highlight=False, soft_wrap=True)
+    except IbrobustError as error:  # the records of the cells that are done may not be enough for a figure
+        console.print(f"Note: {error}", markup=False, highlight=False, soft_wrap=True)
+    failed = [state for state in states if state.status == "failed"]
+    for state in failed:
+        console.print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)
+    if failed or any(state.status != "done" for state in states):
+        raise typer.Exit(FAILED)

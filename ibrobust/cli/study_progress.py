@@ -1,0 +1,61 @@
+"""A live table on stderr while a study runs, drawn from what its cells write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+
+from ibrobust.reporting.study_table import study_table
+from ibrobust.study import study_states
+
+if TYPE_CHECKING:
+    from ibrobust.study import CellState, Study
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@contextmanager
+def watching(study: Study, console: Console) -> Iterator[None]:
+    """Show where the cells are while the body runs: a table on a terminal, elsewhere a line a change of status."""
+    stop = threading.Event()
+    watch = _watch_live if console.is_terminal else _watch_lines
+    thread = threading.Thread(target=watch, args=(study, console, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch_live(study: Study, console: Console, stop: threading.Event) -> None:
+    def table() -> object:
+        return study_table(study_states(study), title=study.title or study.name)
+
+    with Live(table(), console=console, transient=True, auto_refresh=False) as live:  # type: ignore[arg-type]
+        while not stop.wait(SECONDS_BETWEEN_LOOKS):
+            live.update(table(), refresh=True)  # type: ignore[arg-type]
+
+
+def _watch_lines(study: Study, console: Console, stop: threading.Event) -> None:
+    before: dict[str, tuple[str, str]] = {}
+    ending = False
+    while True:
+        for state in study_states(study):
+            seen = (state.status, state.stage)
+            if before.get(state.cell, ("waiting", "")) != seen:
+                before[state.cell] = seen
+                console.print(_line(state), markup=False, highlight=False, soft_wrap=True)
+        if ending:
+            return
+        ending = stop.wait(SECONDS_BETWEEN_LOOKS)
+
+
+def _line(state: CellState) -> str:
+    detail = state.error or state.stage
+    return f"{state.cell}: {state.status}{f' ({detail})' if detail else ''}"

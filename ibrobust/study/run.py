@@ -1,0 +1,184 @@
+"""Running a study: one cell whole, or all of them one after the other."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ibrobust.atomic import write_text
+from ibrobust.errors import IbrobustError
+from ibrobust.registry import ModelCard, list_models, model_card, train
+from ibrobust.study.cells import Cell, expand, find_cell
+from ibrobust.study.information_plane import snapshot_taker
+from ibrobust.study.measure import measure
+from ibrobust.study.records import cell_columns, cell_folder, gather_records, write_records
+from ibrobust.study.spec import Study, read_study
+from ibrobust.study.state import CellState, locked, now, read_state, study_states, write_state
+from ibrobust.training.trainer import Progress
+
+# A state is written this often while a training is under way.
+SECONDS_BETWEEN_STATES = 2.0
+
+Launcher = Callable[[Study, Sequence[Cell]], None]
+
+
+def prepare_study(study: Study) -> None:
+    """Make the study's folder; raise IbrobustError where there is another study of this name in it."""
+    expand(study)  # what is wrong in a recipe is said before anything is trained
+    path = study.folder / "study.yaml"
+    if path.is_file():
+        if read_study(path) != study:
+            raise IbrobustError(
+                f"There is another study {study.name!r} in {str(study.folder)!r}: give this one another name, or "
+                "remove that folder."
+            )
+        return
+    write_text(path, study.to_text())
+
+
+def run_study(
+    study: Study,
+    *,
+    launch: Launcher | None = None,
+    retry_failed: bool = False,
+    device: str | None = None,
+    data_dir: Path | None = None,
+) -> list[CellState]:
+    """Run every cell that is not done, and gather the records; return the states.
+
+    A cell that fails stays failed and the others go on. A finished cell is never touched again, a half-trained one
+    goes on from its last checkpoint.
+
+    Args:
+        study: what to run.
+        launch: runs cells somewhere by calling `run_cell`, and returns when they have ended; by default one after the
+            other in this process.
+        retry_failed: also run the cells that failed before.
+        device: ``cpu``, ``cuda`` or ``cuda:N`` of cells that run in this process.
+        data_dir: see `load_dataset`.
+
+    Raises:
+        IbrobustError: the study is wrong, or there is another one of its name.
+    """
+    prepare_study(study)
+    wanted = [cell for cell in expand(study) if _is_to_run(read_state(study, cell.name), retry_failed=retry_failed)]
+    if launch is not None:
+        launch(study, wanted)
+    else:
+        for cell in wanted:
+            try:
+                run_cell(study, cell.name, device=device, data_dir=data_dir)
+            except Exception:
+                # Whatever happens to one cell, the others go on; its state says what it was.
+                continue
+    gather_records(study)
+    return study_states(study)
+
+
+def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Path | None = None) -> None:
+    """Train or resume one cell, measure it and write its records, from wherever an earlier call was ended.
+
+    Args:
+        study: that the cell is of.
+        name: of the cell.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what is there.
+        data_dir: see `load_dataset`.
+
+    Raises:
+        IbrobustError: there is no such cell, or another process works on it.
+        Exception: whatever went wrong; the cell's state is `failed` then, with a sentence about it.
+    """
+    cell = find_cell(study, name)
+    with locked(study, name):
+        folder = cell_folder(study, name)
+        if (folder / "records.csv").is_file():
+            return
+        reporter = _Reporter(study, cell)
+        try:
+            card = _trained(study, cell, folder, reporter, device=device, data_dir=data_dir)
+            rows = measure(
+                study.evaluations,
+                cell,
+                card,
+                folder,
+                device=device or default_device(),
+                data_dir=data_dir,
+                stage=reporter.stage,
+            )
+            common = cell_columns(study, cell)
+            write_records(folder / "records.csv", ({**common, **row} for row in rows))
+            reporter.write(status="done", stage="", seconds_left=None)
+        except KeyboardInterrupt:
+            reporter.write(status="interrupted", seconds_left=None)
+            raise
+        except Exception as error:
+            reporter.write(status="failed", seconds_left=None, error=_sentence(error))
+            raise
+        shutil.rmtree(folder / "snapshots", ignore_errors=True)
+
+
+def default_device() -> str:
+    """Return cuda where it is there, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _trained(
+    study: Study, cell: Cell, folder: Path, reporter: _Reporter, *, device: str | None, data_dir: Path | None
+) -> ModelCard:
+    """Return the card of the cell's model, trained now where it is not there."""
+    if cell.model in list_models(cell.model):
+        card = model_card(cell.model)
+        if card.recipe != cell.recipe:
+            raise IbrobustError(
+                f"There is a model {cell.model!r} with another recipe: give the study another name, or "
+                "remove the model."
+            )
+        return card
+    plane = study.evaluations.information_plane
+    return train(
+        cell.recipe,
+        name=cell.model,
+        data_dir=data_dir,
+        device=device,
+        resume=True,
+        on_progress=reporter.progress,
+        on_epoch=snapshot_taker(folder / "snapshots", plane.epochs) if plane else None,
+        on_stage=reporter.stage,
+    )
+
+
+class _Reporter:
+    """Keeps the state file of a cell that this process works on."""
+
+    def __init__(self, study: Study, cell: Cell) -> None:
+        self._study = study
+        self._state = CellState(cell.name, "running", "starting", epochs=cell.recipe.epochs, started=now())
+        self._written = 0.0
+        self.write()
+
+    def stage(self, text: str) -> None:
+        self.write(stage=text, seconds_left=None)
+
+    def progress(self, at: Progress) -> None:
+        self._state = replace(self._state, stage="training", epoch=at.epoch, seconds_left=at.seconds_left)
+        if time.monotonic() - self._written > SECONDS_BETWEEN_STATES or at.step == at.steps:
+            self.write()
+
+    def write(self, **changes: object) -> None:
+        self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+        write_state(self._study, self._state)
+        self._written = time.monotonic()
+
+
+def _is_to_run(state: CellState, *, retry_failed: bool) -> bool:
+    return state.status in ("waiting", "interrupted") or (retry_failed and state.status == "failed")
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, IbrobustError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,32 @@
+"""What a report says of each cell beside its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ibrobust.registry import list_models, model_card
+from ibrobust.study.cells import expand
+from ibrobust.study.spec import Study
+from ibrobust.study.state import read_state
+
+
+def report_cells(study: Study) -> list[dict[str, Any]]:
+    """Return, for every cell, its name, status, error, recipe, and the versions and hardware of its training."""
+    there = set(list_models(f"{study.name}-*"))
+    cells = []
+    for cell in expand(study):
+        state = read_state(study, cell.name)
+        training = model_card(cell.model).training if cell.model in there else None
+        cells.append(
+            {
+                "name": cell.name,
+                "model": cell.model,
+                "status": state.status,
+                "error": state.error,
+                "recipe": cell.recipe.model_dump(mode="json"),
+                "versions": dict(training.versions) if training else {},
+                "hardware": training.hardware if training else "",
+                "seconds": training.seconds if training else None,
+            }
+        )
+    return cells
