@@ -34,7 +34,6 @@ app.command("show")(listing.show)
 app.command("export")(export.export)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(study.app, name="study")
-app.add_typer(study.app, name="study")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
