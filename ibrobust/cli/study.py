@@ -17,15 +17,16 @@ app = typer.Typer(
 )
 
 File = Annotated[str, typer.Argument(help="Path of a study file, or the name of one that ships with ibrobust.")]
-Dataset = Annotated[
-    str | None, typer.Option(help="Data set in place of the file's: cifar10, digits or an image folder.")
-]
+Run = Annotated[str, typer.Argument(help="Name of a study that was run, or what was given to ibrobust study run.")]
 
 
 @app.command("run")
 def run(
     file: File,
-    dataset: Dataset = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set in place of the file's: cifar10, digits or an image folder.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study in place of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
     jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
@@ -42,10 +43,11 @@ def run(
     from rich.console import Console
 
     from ibrobust.cli.study_progress import watching
-    from ibrobust.study import load_study, run_study
+    from ibrobust.study import load_study, prepare_study, run_study
     from ibrobust.study.launchers import choose_launcher
 
-    study = load_study(file, dataset=dataset)
+    study = load_study(file, dataset=dataset, name=name)
+    prepare_study(study)
     launch = choose_launcher(launcher, jobs=jobs, device=device, data_dir=data_dir)
     errors = Console(stderr=True)
     try:
@@ -58,30 +60,30 @@ def run(
 
 
 @app.command("status")
-def status(file: File, dataset: Dataset = None) -> None:
+def status(study: Run) -> None:
     """Show where every cell is."""
-    from ibrobust.study import study_states
+    from ibrobust.study import stored_study, study_states
 
-    _show(_stored(file, dataset), study_states(_stored(file, dataset)))
+    found = stored_study(study)
+    _show(found, study_states(found))
 
 
 @app.command("figures")
-def figures(file: File, dataset: Dataset = None) -> None:
+def figures(study: Run) -> None:
     """Draw the figures again from the stored records, without touching a model."""
     from rich.console import Console
 
-    from ibrobust.study import gather_records
+    from ibrobust.study import gather_records, stored_study
 
-    study = _stored(file, dataset)
-    gather_records(study)
-    for path in _draw(study):
+    found = stored_study(study)
+    gather_records(found)
+    for path in _draw(found):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("report")
 def report(
-    file: File,
-    dataset: Dataset = None,
+    study: Run,
     out: Annotated[Path | None, typer.Option(help="The HTML file. By default in the study's folder.")] = None,
 ) -> None:
     """Write one HTML file with the leaderboard, the figures and every recipe; it needs no network."""
@@ -89,30 +91,20 @@ def report(
 
     from ibrobust.atomic import require_writable
     from ibrobust.reporting.report import write_report
-    from ibrobust.study import gather_records
+    from ibrobust.study import gather_records, stored_study
     from ibrobust.study.summary import report_cells
 
-    study = _stored(file, dataset)
-    target = out if out is not None else study.folder / "report.html"
+    found = stored_study(study)
+    target = out if out is not None else found.folder / "report.html"
     require_writable(target)
     path = write_report(
-        title=study.title or study.name,
-        records=gather_records(study),
-        figures=_draw(study),
-        cells=report_cells(study),
+        title=found.title or found.name,
+        records=gather_records(found),
+        figures=_draw(found),
+        cells=report_cells(found),
         out=target,
     )
     Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
-
-
-def _stored(file: str, dataset: str | None) -> Study:
-    """Return the study as it was run, where one of that name was; else what the file says."""
-    from ibrobust.study import load_study
-    from ibrobust.study.spec import read_study
-
-    study = load_study(file, dataset=dataset)
-    path = study.folder / "study.yaml"
-    return read_study(path) if dataset is None and path.is_file() else study
 
 
 def _draw(study: Study) -> list[Path]:

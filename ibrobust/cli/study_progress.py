@@ -47,7 +47,7 @@ def _watch_lines(study: Study, console: Console, stop: threading.Event) -> None:
     ending = False
     while True:
         for state in study_states(study):
-            seen = (state.status, state.stage)
+            seen = (state.status, state.stage.partition(",")[0])
             if before.get(state.cell, ("waiting", "")) != seen:
                 before[state.cell] = seen
                 console.print(_line(state), markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from ibrobust.study.cells import Cell, expand
 from ibrobust.study.records import gather_records
 from ibrobust.study.run import prepare_study, run_cell, run_study
-from ibrobust.study.spec import Study, load_study, shipped_studies
+from ibrobust.study.spec import Study, load_study, shipped_studies, stored_study
 from ibrobust.study.state import CellState, study_states
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "run_cell",
     "run_study",
     "shipped_studies",
+    "stored_study",
     "study_states",
 ]

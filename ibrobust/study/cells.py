@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives import list_objectives, objective_class
 from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
@@ -31,24 +32,29 @@ class Cell:
 def expand(study: Study) -> tuple[Cell, ...]:
     """Return the cells of all grids in order, a recipe that occurs twice once.
 
+    Fields that an objective does not use have their defaults, so that a grid over cross_entropy and several betas
+    trains cross-entropy once.
+
     Raises:
         IbrobustError: a recipe is wrong, or two have the same name.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}  # by the recipe's text
+    names: dict[str, Recipe] = {}
     for grid in study.grids:
         for values in itertools.product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
-            name = "-".join(_part(field, value) for field, value in chosen.items())
-            recipe = _recipe(study, name, chosen)
+            recipe, unused = _recipe(study, chosen)
+            parts = [_part(field, value) for field, value in chosen.items() if field not in unused]
+            name = "-".join(parts) or recipe.objective
             model = f"{study.name}-{name}"
             check_name(model)
-            if cells.setdefault(name, Cell(name, model, recipe)).recipe != recipe:
+            if names.setdefault(name, recipe) != recipe:
                 raise IbrobustError(
                     f"Two cells of the study {study.name!r} are called {name!r}: write the fields they differ in into "
                     "both grids."
                 )
-    recipes = [cell.recipe for cell in cells.values()]
-    return tuple(cell for place, cell in enumerate(cells.values()) if cell.recipe not in recipes[:place])
+            cells.setdefault(recipe.model_dump_json(), Cell(name, model, recipe))
+    return tuple(cells.values())
 
 
 def find_cell(study: Study, name: str) -> Cell:
@@ -59,11 +65,19 @@ def find_cell(study: Study, name: str) -> Cell:
     raise IbrobustError(f"The study {study.name!r} has no cell {name!r}: ibrobust study status shows all.")
 
 
-def _recipe(study: Study, name: str, chosen: dict[str, Any]) -> Recipe:
+def _recipe(study: Study, chosen: dict[str, Any]) -> tuple[Recipe, set[str]]:
+    """Return the recipe of a cell, and the fields that its objective does not use, which have their defaults in it."""
     try:
-        return Recipe.parse({**study.base, **chosen})
+        recipe = Recipe.parse({**study.base, **chosen})
+        kind = objective_class(recipe.objective)
     except IbrobustError as error:
-        raise IbrobustError(f"The cell {name!r} of the study {study.name!r} is wrong. {error}") from error
+        written = ", ".join(f"{field} {value}" for field, value in chosen.items())
+        raise IbrobustError(f"The cell of the study {study.name!r} with {written} is wrong. {error}") from error
+    specific = {option for name in list_objectives() for option in objective_class(name).options}
+    unused = {field for field in Recipe.model_fields if field in specific and field not in kind.options}
+    if not kind.adds_noise:
+        unused.add("noise")
+    return Recipe.model_validate(recipe.model_dump(exclude=unused)), unused
 
 
 def _part(field: str, value: Any) -> str:

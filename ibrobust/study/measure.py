@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ibrobust.atomic import write_text
 from ibrobust.data import Dataset, Split, load_dataset
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
-from ibrobust.evaluation.predictions import correct_in_batches
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
+from ibrobust.registry.scoring import clean_accuracy
 from ibrobust.study.cells import Cell
-from ibrobust.study.information_plane import information_plane
-from ibrobust.study.spec import Evaluations
+from ibrobust.study.information_plane import information_plane, snapshot_path
+from ibrobust.study.spec import Attacks, Audit, Evaluations, InformationPlane, Sweep
 
 Row = dict[str, Any]
+Stage = Callable[[str], None]
 BATCH = 250
+
+
+def kept_folder(folder: Path) -> Path:
+    """Return where a cell's rows are kept until all are there."""
+    return folder / "measured"
 
 
 def measure(
@@ -32,69 +42,78 @@ def measure(
     *,
     device: str,
     data_dir: Path | None,
-    stage: Callable[[str], None],
+    stage: Stage,
 ) -> list[Row]:
     """Return the rows of one cell, but for what all its rows have in common.
+
+    What an earlier call has measured whole is not measured again, and attacks go on with the batch they were ended in.
 
     Args:
         evaluations: what to measure.
         cell: which.
         card: of its model.
-        folder: of the cell, for attacks that are resumed and for snapshots.
+        folder: of the cell, for what is kept and for snapshots.
         device: where the model runs.
         data_dir: see `load_dataset`.
-        stage: called with a few words when something new begins.
+        stage: called with a few words when something new begins, and with how much of it is done after a comma.
+
+    Raises:
+        IbrobustError: the images are not those that the model was trained on, the model has none of the decoders that
+            an evaluation names, or what an evaluation raises.
     """
+    stage(f"reading {cell.recipe.dataset}")
     dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
-    rows = list(_of_the_card(card))
-    for decoder in card.decoders:
-        model = load_model(cell.model, decoder=decoder, device=device)
-        if evaluations.train_accuracy:
-            stage(f"{decoder}: training images")
-            rows.append(_train_accuracy(model, dataset, decoder))
-        if (sweep := evaluations.sweep) and _wanted(decoder, sweep.decoders):
-            stage(f"{decoder}: FGSM sweep")
-            rows += _sweep(model, dataset.test.subset(sweep.n_examples), sweep.eps, decoder)
-        if (attacks := evaluations.attacks) and _wanted(decoder, attacks.decoders):
-            test = dataset.test.subset(attacks.n_examples)
-            state = folder / f"attacks-{decoder}.jsonl"
-            stage(f"{decoder}: attacks")
-            rows += _attacks(model, test, attacks.attacks, attacks.eps, decoder, cell.recipe.seed, state)
-        if (wanted := evaluations.audit) and _wanted(decoder, wanted.decoders):
-            stage(f"{decoder}: audit")
-            report = audit(
-                model,
-                *_images(dataset.test.subset(wanted.n_examples)),
-                epsilon=wanted.eps,
-                quick=wanted.quick,
-                batch_size=BATCH,
-                seed=cell.recipe.seed,
-            )
-            _store_audit(cell, decoder, report.to_dict(), dataset)
-            rows.append(
-                {
-                    "decoder": decoder,
-                    "epsilon": wanted.eps,
-                    "quantity": "audit_worst_case_accuracy",
-                    "value": report.worst_case_accuracy,
-                    "num_images": report.n,
-                    "verdict": report.verdict,
-                }
-            )
-    if evaluations.information_plane:
-        plane = evaluations.information_plane
-        rows += information_plane(
-            cell.recipe, dataset, plane, folder / "snapshots", device=torch.device(device), stage=stage
+    if dataset.fingerprint != card.dataset.fingerprint:
+        raise IbrobustError(
+            f"The images of {cell.recipe.dataset!r} are not those that {card.name!r} was trained on: restore them, or "
+            "remove the model."
         )
+    models = {name: load_model(cell.model, decoder=name, device=device) for name in card.decoders}
+
+    def once(what: str, rows: Iterator[Row]) -> list[Row]:
+        # The rows come from a generator, which does nothing where they are there already.
+        path = kept_folder(folder) / f"{what.replace(' ', '-')}.json"
+        if not path.is_file():
+            stage(what)
+            write_text(path, json.dumps(list(rows)))
+        kept: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+
+    rows = list(_of_the_card(card))
+    if evaluations.train_accuracy:
+        rows += once("training images", _train_accuracy(models, dataset))
+    if (sweep := evaluations.sweep) is not None:
+        for name in _chosen(models, sweep.decoders, cell, "sweep"):
+            what = f"FGSM sweep {name}"
+            rows += once(what, _sweep(models[name], dataset.test, sweep, name, _share_of(what, stage)))
+    if (attacks := evaluations.attacks) is not None:
+        for name in _chosen(models, attacks.decoders, cell, "attacks"):
+            what = f"attacks {name}"
+            state = kept_folder(folder) / f"attacks-{name}.jsonl"
+            share = _share_of(what, stage)
+            rows += once(what, _attacks(models[name], dataset.test, attacks, name, cell.recipe.seed, state, share))
+    if (wanted := evaluations.audit) is not None:
+        for name in _chosen(models, wanted.decoders, cell, "audit"):
+            rows += once(f"audit {name}", _audit(models[name], dataset, wanted, name, cell, stage))
+    if (plane := evaluations.information_plane) is not None:
+        for epoch in plane.epochs:
+            snapshot = snapshot_path(folder, epoch)
+            rows += once(f"information plane epoch {epoch}", _plane(cell, dataset, plane, snapshot, epoch, device))
     return rows
 
 
-def _wanted(decoder: str, chosen: Sequence[str]) -> bool:
-    return not chosen or decoder in chosen
+def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:
+    return lambda done, total: stage(f"{what}, {done / total:.0%}")
 
 
-def _images(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    return split.images, split.labels
+def _chosen(models: dict[str, ImageClassifier], decoders: Sequence[str], cell: Cell, evaluation: str) -> list[str]:
+    chosen = [name for name in models if not decoders or name in decoders]
+    if not chosen:
+        raise IbrobustError(
+            f"The model of {cell.name!r} has none of the decoders that the evaluation {evaluation!r} names "
+            f"({', '.join(decoders)}): name one of {', '.join(models)}."
+        )
+    return chosen
 
 
 def _of_the_card(card: ModelCard) -> Iterator[Row]:
@@ -110,22 +129,29 @@ def _of_the_card(card: ModelCard) -> Iterator[Row]:
         yield {"quantity": "seconds_per_epoch", "value": card.training.seconds / card.training.epochs_run}
 
 
-def _train_accuracy(model: ImageClassifier, dataset: Dataset, decoder: str) -> Row:
-    device = next(model.parameters()).device
-    correct = 0
-    for images, labels in zip(*(part.split(BATCH) for part in _images(dataset.train)), strict=True):
-        batch = images.to(device).float() / 255
-        correct += int(correct_in_batches(model, batch, labels.to(device), batch_size=BATCH).sum())
-    total = len(dataset.train)
-    return {"decoder": decoder, "quantity": "train_accuracy", "value": correct / total, "num_images": total}
+def _train_accuracy(models: dict[str, ImageClassifier], dataset: Dataset) -> Iterator[Row]:
+    some = next(iter(models.values()))
+    decoders = {name: model.decoder for name, model in models.items()}
+    on_training = replace(dataset, test=dataset.train)
+    for name, record in clean_accuracy(some.encoder, decoders, some.latent_dim, on_training).items():
+        yield {
+            "decoder": name,
+            "quantity": "train_accuracy",
+            "value": record.accuracy,
+            "num_images": record.total,
+        }
 
 
-def _sweep(model: ImageClassifier, test: Split, epsilons: Sequence[float], decoder: str) -> Iterator[Row]:
-    result = fgsm_sweep(model, test.images, test.labels, epsilons, batch_size=BATCH)
+def _sweep(
+    model: ImageClassifier, test: Split, sweep: Sweep, decoder: str, progress: Callable[[int, int], None]
+) -> Iterator[Row]:
+    chosen = test.subset(sweep.n_examples)
+    result = fgsm_sweep(model, chosen.images, chosen.labels, sweep.eps, batch_size=BATCH, progress=progress)
     common = {"decoder": decoder, "num_images": result.total}
     yield {**common, "quantity": "clean_accuracy", "value": result.clean_accuracy}
     common["attack"] = "FGSM"
     yield {**common, "quantity": "zero_gradient_share", "value": result.zero_gradient_share}
+    yield {**common, "quantity": "nonfinite_gradient_share", "value": result.nonfinite_gradient_share}
     for epsilon, accuracy in zip(result.epsilons, result.accuracy, strict=True):
         yield {**common, "epsilon": epsilon, "quantity": "accuracy", "value": accuracy}
 
@@ -133,14 +159,23 @@ def _sweep(model: ImageClassifier, test: Split, epsilons: Sequence[float], decod
 def _attacks(
     model: ImageClassifier,
     test: Split,
-    attacks: Sequence[str],
-    epsilons: Sequence[float],
+    attacks: Attacks,
     decoder: str,
     seed: int,
     state: Path,
+    progress: Callable[[int, int], None],
 ) -> Iterator[Row]:
+    chosen = test.subset(attacks.n_examples)
     results = run_attacks(
-        model, *_images(test), attacks=attacks, epsilons=epsilons, batch_size=BATCH, seed=seed, state_path=state
+        model,
+        chosen.images,
+        chosen.labels,
+        attacks=attacks.attacks,
+        epsilons=attacks.eps,
+        batch_size=BATCH,
+        seed=seed,
+        state_path=state,
+        progress=progress,
     )
     for result in results:
         common = {
@@ -151,7 +186,9 @@ def _attacks(
         }
         yield {**common, "quantity": "accuracy", "value": result.accuracy_under_attack}
         yield {**common, "quantity": "robust_accuracy", "value": result.robust_accuracy}
-    for result in worst_case([result for result in results if result.norm == "Linf"]):
+    # A row does not say its norm, so only one norm can have a worst case.
+    bounded = [result for result in results if result.norm == "Linf"]
+    for result in worst_case(bounded) if bounded else ():
         yield {
             "decoder": decoder,
             "attack": "worst case",
@@ -162,7 +199,36 @@ def _attacks(
         }
 
 
-def _store_audit(cell: Cell, decoder: str, report: Row, dataset: Dataset) -> None:
+def _audit(
+    model: ImageClassifier, dataset: Dataset, wanted: Audit, decoder: str, cell: Cell, stage: Stage
+) -> Iterator[Row]:
+    chosen = dataset.test.subset(wanted.n_examples)
+    report = audit(
+        model,
+        chosen.images,
+        chosen.labels,
+        epsilon=wanted.eps,
+        quick=wanted.quick,
+        batch_size=BATCH,
+        seed=cell.recipe.seed,
+        progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),
+    )
+    # As after `ibrobust audit`: whoever lists the model sees its verdict.
     stored = model_card(cell.model).evaluations.get("audit") or {}
-    record = {**report, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
+    record = {**report.to_dict(), "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
     update_metrics(cell.model, "audit", {**stored, decoder: record})
+    yield {
+        "decoder": decoder,
+        "epsilon": wanted.eps,
+        "quantity": "audit_worst_case_accuracy",
+        "value": report.worst_case_accuracy,
+        "num_images": report.n,
+        "verdict": report.verdict,
+    }
+
+
+def _plane(
+    cell: Cell, dataset: Dataset, plane: InformationPlane, snapshot: Path, epoch: int, device: str
+) -> Iterator[Row]:
+    for row in information_plane(cell.recipe, dataset, plane, snapshot, device=torch.device(device)):
+        yield {**row, "epoch": epoch}

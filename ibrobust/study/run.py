@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card, train
 from ibrobust.study.cells import Cell, expand, find_cell
-from ibrobust.study.information_plane import snapshot_taker
-from ibrobust.study.measure import measure
+from ibrobust.study.checks import check_study
+from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
+from ibrobust.study.measure import kept_folder, measure
 from ibrobust.study.records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, locked, now, read_state, study_states, write_state
+from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.trainer import Progress
 
 # A state is written this often while a training is under way.
@@ -26,17 +30,22 @@ Launcher = Callable[[Study, Sequence[Cell]], None]
 
 
 def prepare_study(study: Study) -> None:
-    """Make the study's folder; raise IbrobustError where there is another study of this name in it."""
-    expand(study)  # what is wrong in a recipe is said before anything is trained
+    """Make the study's folder.
+
+    Raises:
+        IbrobustError: the study is wrong, or there is another one of its name in the folder.
+    """
+    check_study(study)
     path = study.folder / "study.yaml"
-    if path.is_file():
-        if read_study(path) != study:
-            raise IbrobustError(
-                f"There is another study {study.name!r} in {str(study.folder)!r}: give this one another name, or "
-                "remove that folder."
-            )
+    if not path.is_file():
+        write_text(path, study.to_text())
         return
-    write_text(path, study.to_text())
+    before = read_study(path)
+    if before != study:
+        raise IbrobustError(
+            f"There is another study {study.name!r} in {str(study.folder)!r} ({_difference(before, study)}): run it as "
+            "it was begun, give this one another name (--name), or remove that folder."
+        )
 
 
 def run_study(
@@ -115,9 +124,12 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
             reporter.write(status="interrupted", seconds_left=None)
             raise
         except Exception as error:
+            write_text(folder / "error.txt", traceback.format_exc())
             reporter.write(status="failed", seconds_left=None, error=_sentence(error))
             raise
-        shutil.rmtree(folder / "snapshots", ignore_errors=True)
+        # What the records were made from is not needed any more; an encoder a snapshot is much.
+        for used in (snapshots_folder(folder), kept_folder(folder)):
+            shutil.rmtree(used, ignore_errors=True)
 
 
 def default_device() -> str:
@@ -130,26 +142,39 @@ def default_device() -> str:
 def _trained(
     study: Study, cell: Cell, folder: Path, reporter: _Reporter, *, device: str | None, data_dir: Path | None
 ) -> ModelCard:
-    """Return the card of the cell's model, trained now where it is not there."""
-    if cell.model in list_models(cell.model):
-        card = model_card(cell.model)
-        if card.recipe != cell.recipe:
-            raise IbrobustError(
-                f"There is a model {cell.model!r} with another recipe: give the study another name, or "
-                "remove the model."
-            )
-        return card
+    """Return the card of the cell's model, trained now where it, or a snapshot that is wanted of it, is not there."""
+    card = model_card(cell.model) if list_models(cell.model) else None
+    if card is not None and card.recipe != cell.recipe:
+        raise IbrobustError(
+            f"There is a model {cell.model!r} with another recipe: give the study another name (--name), or remove "
+            "the model."
+        )
     plane = study.evaluations.information_plane
+    wanted = plane.epochs if plane else ()
+    done = cell.recipe.epochs if card is not None else _epochs_done(cell)
+    # Where a snapshot of an epoch that is over was lost, only another training brings it back.
+    whole = has_snapshots(folder, [epoch for epoch in wanted if epoch <= done])
+    if card is not None and whole:
+        return card
+    if done == 0 or not whole:
+        shutil.rmtree(kept_folder(folder), ignore_errors=True)
     return train(
         cell.recipe,
         name=cell.model,
         data_dir=data_dir,
         device=device,
-        resume=True,
+        resume=whole,
+        overwrite=not whole,
         on_progress=reporter.progress,
-        on_epoch=snapshot_taker(folder / "snapshots", plane.epochs) if plane else None,
+        on_epoch=snapshot_taker(folder, wanted) if wanted else None,
         on_stage=reporter.stage,
     )
+
+
+def _epochs_done(cell: Cell) -> int:
+    """Return how many epochs of a half-trained cell are in its checkpoint."""
+    checkpoint = latest_checkpoint(runs_dir() / cell.model / "checkpoints")
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("epoch-"))
 
 
 class _Reporter:
@@ -162,7 +187,10 @@ class _Reporter:
         self.write()
 
     def stage(self, text: str) -> None:
-        self.write(stage=text, seconds_left=None)
+        """Say what is being done: in words, and after a comma how much of it."""
+        is_new = text.partition(",")[0] != self._state.stage.partition(",")[0]
+        if is_new or time.monotonic() - self._written > SECONDS_BETWEEN_STATES:
+            self.write(stage=text, seconds_left=None)
 
     def progress(self, at: Progress) -> None:
         self._state = replace(self._state, stage="training", epoch=at.epoch, seconds_left=at.seconds_left)
@@ -173,6 +201,18 @@ class _Reporter:
         self._state = replace(self._state, **changes)  # type: ignore[arg-type]
         write_state(self._study, self._state)
         self._written = time.monotonic()
+
+
+def _difference(before: Study, after: Study) -> str:
+    """Return in a few words where two studies differ first."""
+    for field in Study.model_fields:
+        old, new = getattr(before, field), getattr(after, field)
+        if old != new and field == "base":
+            changed = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
+            return "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed)
+        if old != new:
+            return f"with other {field}"
+    return ""
 
 
 def _is_to_run(state: CellState, *, retry_failed: bool) -> bool:

@@ -11,17 +11,28 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.epsilon import check_epsilon, parse_epsilon
 from ibrobust.home import home, zoo_dir
+from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
 
 Figure = Literal["fgsm", "information_plane", "generalization"]
 
+# Names of data sets that are no paths.
+NAMED_DATASETS = ("cifar10", "digits")
+
 
 def _epsilon(value: Any) -> float:
-    return parse_epsilon(value) if isinstance(value, str) else check_epsilon(float(value))
+    if isinstance(value, str):
+        return parse_epsilon(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return check_epsilon(value)
+    raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
 
 
 Epsilon = Annotated[float, BeforeValidator(_epsilon)]
-Decoders = Annotated[tuple[str, ...], Field(description="names of decoders; by default all that a cell's model has")]
+Decoders = Annotated[
+    tuple[FittedDecoder | Literal["head"], ...],
+    Field(description="of those that a cell's model has; by default all of them"),
+]
 Examples = Annotated[int | None, Field(ge=1, description="test images, spread evenly; by default all")]
 
 
@@ -117,27 +128,41 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted((zoo_dir() / "studies").glob("*.yaml"))}
 
 
-def load_study(name_or_path: str, *, dataset: str | None = None) -> Study:
+def load_study(name_or_path: str, *, dataset: str | None = None, name: str | None = None) -> Study:
     """Return the study in a file, or the shipped one of that name.
 
     Args:
         name_or_path: of a YAML file, or a name of `shipped_studies`.
         dataset: the data set of the base recipe in place of the file's.
+        name: the study's name in place of the file's.
 
     Raises:
         IbrobustError: there is no such file or study, or it is wrong.
     """
-    path = Path(name_or_path)
-    if not path.is_file():
-        shipped = shipped_studies()
-        if name_or_path not in shipped:
-            there = f"; those that ship with ibrobust are {', '.join(shipped)}" if shipped else ""
-            raise IbrobustError(f"There is no study {name_or_path!r}: give the path of a study file{there}.")
-        path = shipped[name_or_path]
-    study = read_study(path)
-    if dataset is not None:
-        study = study.model_copy(update={"base": {**study.base, "dataset": dataset}})
-    return study
+    study = read_study(_file(name_or_path))
+    if name is not None:
+        check_name(name)
+        study = study.model_copy(update={"name": name})
+    chosen = dataset if dataset is not None else study.base.get("dataset")
+    if isinstance(chosen, str) and chosen not in NAMED_DATASETS:
+        # A study goes on from whatever folder it is called in.
+        chosen = str(Path(chosen).expanduser().resolve())
+    if chosen is None:
+        return study
+    return study.model_copy(update={"base": {**study.base, "dataset": chosen}})
+
+
+def stored_study(name_or_path: str) -> Study:
+    """Return a study as it was run, by its name or its file; as its file says where it was not run yet.
+
+    Raises:
+        IbrobustError: there is no such study or file, or it is wrong.
+    """
+    stored = {path.parent.name: path for path in studies_dir().glob("*/study.yaml")}
+    if name_or_path in stored and not Path(name_or_path).is_file():
+        return read_study(stored[name_or_path])
+    study = load_study(name_or_path)
+    return read_study(stored[study.name]) if study.name in stored else study
 
 
 def read_study(path: Path) -> Study:
@@ -151,10 +176,27 @@ def read_study(path: Path) -> Study:
     try:
         study = Study.model_validate(fields)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        raise IbrobustError(f"The study {str(path)!r} is wrong: {'; '.join(faults)}.") from error
+        faults = "; ".join(_sentence(fault) for fault in error.errors())
+        raise IbrobustError(f"The study {str(path)!r} is wrong: {faults}.") from error
     check_name(study.name)
     return study
+
+
+def _file(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = shipped_studies()
+    if name_or_path not in shipped:
+        raise IbrobustError(
+            f"There is no study {name_or_path!r}: give the path of a study file, or one of {', '.join(shipped)}."
+        )
+    return shipped[name_or_path]
+
+
+def _sentence(fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"there is no field {place!r}"
+    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{place}: {message[0].lower()}{message[1:]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,9 @@ from ibrobust.study.records import cell_folder
 from ibrobust.study.spec import Study
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
+
+ATTEMPTS = 20
+SECONDS_BETWEEN_ATTEMPTS = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,12 @@ def locked(study: Study, cell: str) -> Iterator[None]:
     folder = cell_folder(study, cell)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as file:
-        if not _take(file.fileno()):
+        # Who asks whether a cell is locked holds the lock for an instant.
+        for _ in range(ATTEMPTS):
+            if taken := _take(file.fileno()):
+                break
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+        if not taken:
             raise IbrobustError(
                 f"The cell {cell!r} of {study.name!r} is being worked on by another process: wait for it."
             )
