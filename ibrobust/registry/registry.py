@@ -278,8 +278,8 @@ def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
     path = _card_path(recipe.warm_start)
     card = read_card(path)
     outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
-    wanted = {"width": recipe.width, "encoder outputs": outputs, "fixed_power": recipe.fixed_power}
-    there = {"width": card.width, "encoder outputs": card.encoder_outputs, "fixed_power": card.fixed_power}
+    wanted = {"width": recipe.width, "encoder outputs": outputs}
+    there = {"width": card.width, "encoder outputs": card.encoder_outputs}
     differing = [f"{key} {there[key]}, not {wanted[key]}" for key in wanted if there[key] != wanted[key]]
     if differing:
         raise IbrobustError(
@@ -287,8 +287,12 @@ def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
             "start from another model."
         )
     prefix = "encoder."
-    weights = read_weights(card, path)
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): t for key, t in read_weights(card, path).items() if key.startswith(prefix)}
+    # The latents' mean and power are statistics: the training finds its own.
+    weights = {key: tensor.float() for key, tensor in weights.items() if not key.startswith("power.")}
+    if recipe.fixed_power:
+        weights |= {f"power.{key}": tensor for key, tensor in FixedPower(outputs).state_dict().items()}
+    return weights
 
 
 def _decoders(

@@ -56,6 +56,13 @@ def test_a_warm_start_begins_with_the_other_models_encoder():
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
 
 
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_a_warm_start_may_change_whether_power_is_fixed(before, after):
+    train(TINY.model_copy(update={"fixed_power": before}), name="first")
+    card = train(TINY.model_copy(update={"warm_start": "first", "fixed_power": after}), name="second")
+    assert card.fixed_power is after
+
+
 def test_a_warm_start_from_an_encoder_of_another_width_is_refused():
     train(TINY, name="first")
     with pytest.raises(IbrobustError, match="width 2, not 4"):
