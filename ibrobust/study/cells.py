@@ -32,28 +32,30 @@ class Cell:
 def expand(study: Study) -> tuple[Cell, ...]:
     """Return the cells of all grids in order, a recipe that occurs twice once.
 
-    Fields that an objective does not use have their defaults, so that a grid over cross_entropy and several betas
-    trains cross-entropy once.
+    A cell is named after its objective and the fields that tell it from other cells of that objective. Fields that an
+    objective does not use have their defaults, so that a grid over cross_entropy and several betas trains cross-entropy
+    once.
 
     Raises:
         IbrobustError: a recipe is wrong, or two have the same name.
     """
-    cells: dict[str, Cell] = {}  # by the recipe's text
-    names: dict[str, Recipe] = {}
-    for grid in study.grids:
-        for values in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, values, strict=True))
-            recipe, unused = _recipe(study, chosen)
-            parts = [_part(field, value) for field, value in chosen.items() if field not in unused]
-            name = "-".join(parts) or recipe.objective
-            model = f"{study.name}-{name}"
-            check_name(model)
-            if names.setdefault(name, recipe) != recipe:
-                raise IbrobustError(
-                    f"Two cells of the study {study.name!r} are called {name!r}: write the fields they differ in into "
-                    "both grids."
-                )
-            cells.setdefault(recipe.model_dump_json(), Cell(name, model, recipe))
+    axes = dict.fromkeys(field for grid in study.grids for field in grid)
+    products = [
+        dict(zip(grid, values, strict=True)) for grid in study.grids for values in itertools.product(*grid.values())
+    ]
+    recipes = {recipe.model_dump_json(): recipe for recipe in (_recipe(study, chosen) for chosen in products)}
+    cells: dict[str, Cell] = {}
+    for recipe in recipes.values():
+        alike = [other for other in recipes.values() if other.objective == recipe.objective]
+        telling = [field for field in axes if any(getattr(other, field) != getattr(recipe, field) for other in alike)]
+        name = "-".join([recipe.objective, *(_part(field, getattr(recipe, field)) for field in telling)])
+        check_name(f"{study.name}-{name}")
+        if name in cells:
+            raise IbrobustError(
+                f"Two cells of the study {study.name!r} would be called {name!r}: a file name cannot hold what they "
+                "differ in, so change one of the values."
+            )
+        cells[name] = Cell(name, f"{study.name}-{name}", recipe)
     return tuple(cells.values())
 
 
@@ -65,8 +67,8 @@ def find_cell(study: Study, name: str) -> Cell:
     raise IbrobustError(f"The study {study.name!r} has no cell {name!r}: ibrobust study status shows all.")
 
 
-def _recipe(study: Study, chosen: dict[str, Any]) -> tuple[Recipe, set[str]]:
-    """Return the recipe of a cell, and the fields that its objective does not use, which have their defaults in it."""
+def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
+    """Return the recipe of a cell, with the defaults of the fields that its objective does not use."""
     try:
         recipe = Recipe.parse({**study.base, **chosen})
         kind = objective_class(recipe.objective)
@@ -77,16 +79,14 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> tuple[Recipe, set[str]]:
     unused = {field for field in Recipe.model_fields if field in specific and field not in kind.options}
     if not kind.adds_noise:
         unused.add("noise")
-    return Recipe.model_validate(recipe.model_dump(exclude=unused)), unused
+    return Recipe.model_validate(recipe.model_dump(exclude=unused))
 
 
 def _part(field: str, value: Any) -> str:
-    """Return how a field's value appears in a cell's name: knn_ib, beta0.03, noise, no_noise, seed1."""
+    """Return how a field's value appears in a cell's name: beta0.03, noise, no_noise, seed1."""
     if isinstance(value, bool):
         return field if value else f"no_{field}"
-    if field == "objective":
-        return str(value)
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         value = "_".join(str(part) for part in value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{field}{text}")
