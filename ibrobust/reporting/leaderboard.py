@@ -82,7 +82,7 @@ class _Measure:
 
 
 def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
-    """Return the leaderboard: a row for each cell and decoder with a number that the board shows.
+    """Return the leaderboard: a row for each cell and decoder that was attacked, or that was scored where none was.
 
     Rows are in the order of the audit's verdict (sound, not audited, suspicious, masked), then of falling accuracy in
     the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon down, and at last on
@@ -111,43 +111,50 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
         found = [measure.of(of_it) for measure in measures]
         if any(found):
             rows.append(_Row(cell, decoder, of_it, found))
+    if any(any(row.found[1:]) for row in rows):
+        # Decoders that were fitted for another figure were never attacked: they would only be in the way.
+        rows = [row for row in rows if any(row.found[1:])]
     kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
     measures = [measures[index] for index in kept]
     rows = [_Row(row.cell, row.decoder, row.records, [row.found[index] for index in kept]) for row in rows]
     rows.sort(key=_Row.rank)
     best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
-    audited = any(row.verdict for row in rows)
+    audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
+    where = format_epsilon(audits[0]) if len(audits) == 1 else ""
     shares = any(row.unattacked is not None for row in rows)
+    described = [row.description() for row in rows]
+    # Columns that say the same of every row are left out, but for the names.
+    told = [
+        place for place in range(len(_DESCRIPTIONS)) if place < 2 or len({entries[place] for entries in described}) > 1
+    ]
+    numbers = list(range(len(measures) - 1, -1, -1))
     columns = (
-        *_DESCRIPTIONS,
-        *(_column(measure, [row.found[index] for row in rows]) for index, measure in enumerate(measures)),
-        *((Column("verdict", "audit", "verdict, at ε"),) if audited else ()),
+        *(_DESCRIPTIONS[place] for place in told),
+        *((Column("verdict", f"audit {where}".strip(), "verdict"),) if audits else ()),
+        *(_column(measures[index], [row.found[index] for row in rows]) for index in numbers),
         *((Column("unattacked", "no gradient", "% of images", falling=True),) if shares else ()),
     )
     return Leaderboard(
         columns,
         tuple(
             (
-                *row.description(),
-                *(
-                    row.number(measure, record, best[index])
-                    for index, (measure, record) in enumerate(zip(measures, row.found, strict=True))
-                ),
-                *((row.judgement(),) if audited else ()),
+                *(entries[place] for place in told),
+                *((row.judgement(with_epsilon=not where),) if audits else ()),
+                *(row.number(measures[index], row.found[index], best[index]) for index in numbers),
                 *((row.share(),) if shares else ()),
             )
-            for row in rows
+            for row, entries in zip(rows, described, strict=True)
         ),
     )
 
 
 _DESCRIPTIONS = (
     Column("cell", "cell", numeric=False),
+    Column("decoder", "decoder", numeric=False),
     Column("objective", "objective", numeric=False),
     Column("beta", "β"),
     Column("noise", "noise", numeric=False),
     Column("seed", "seed"),
-    Column("decoder", "decoder", numeric=False),
 )
 
 
@@ -193,11 +200,11 @@ class _Row:
         noise = {True: "yes", False: "no", None: ""}[first.noise if first.beta is not None else None]
         return (
             Entry(self.cell, self.cell),
+            Entry(self.decoder.replace("_", " "), self.decoder),
             Entry(objective, objective),
             Entry("–", "") if first.beta is None else Entry(f"{first.beta:g}", repr(first.beta)),
             Entry(noise or "–", noise),
             Entry("–", "") if first.seed is None else Entry(str(first.seed), str(first.seed)),
-            Entry(self.decoder.replace("_", " "), self.decoder),
         )
 
     def number(self, measure: _Measure, record: StudyRecord | None, best: float | None) -> Entry:
@@ -207,11 +214,11 @@ class _Row:
         is_best = record.value == best and _may_win(self, measure)
         return Entry(text + DAGGER if marked else text, repr(record.value), is_best, "marked" if marked else "")
 
-    def judgement(self) -> Entry:
+    def judgement(self, *, with_epsilon: bool) -> Entry:
         audit = self.audit
         if audit is None:
             return Entry("not audited", str(VERDICTS.index("")))
-        where = f" at {format_epsilon(audit.epsilon)}" if audit.epsilon is not None else ""
+        where = f" at {format_epsilon(audit.epsilon)}" if with_epsilon and audit.epsilon is not None else ""
         rank = VERDICTS.index(audit.verdict) if audit.verdict in VERDICTS else len(VERDICTS)
         return Entry(audit.verdict + where, str(rank), tone=audit.verdict if audit.verdict in VERDICTS else "")
 
@@ -243,7 +250,7 @@ def _column(measure: _Measure, found: Sequence[StudyRecord | None]) -> Column:
         "clean_accuracy": "clean",
         "accuracy": "FGSM",
         "worst_case_accuracy": "worst case",
-        "audit_worst_case_accuracy": "audit's worst case",
+        "audit_worst_case_accuracy": "audit worst case",
     }
     label, key = names[measure.quantity], measure.quantity
     if measure.epsilon is not None:
