@@ -1,0 +1,303 @@
+"""Studies with real cells on digits: run whole, killed, failed, changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.home import models_dir, runs_dir
+from ibrobust.registry import load_model, model_card
+from ibrobust.study import expand, gather_records, prepare_study, run_cell, run_study, study_states
+from ibrobust.study import run as run_module
+from ibrobust.study.records import cell_folder
+from ibrobust.study.state import locked
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*The epoch parameter in `scheduler.step.*:UserWarning")
+
+GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
+EVALUATIONS = {
+    "sweep": {"eps": ["2/255", "8/255"], "n_examples": 40, "decoders": ["logistic"]},
+    "attacks": {"attacks": ["FGSM", "PGD:steps=2"], "eps": ["8/255"], "n_examples": 20, "decoders": ["logistic"]},
+    "audit": {"n_examples": 16, "decoders": ["logistic"]},
+    "train_accuracy": True,
+    "information_plane": {"epochs": [1, 3], "n_examples": 120},
+}
+
+
+@pytest.fixture
+def trained_epochs(monkeypatch) -> list[tuple[str, int]]:
+    """Every epoch that is trained from now on, with the folder of its cell."""
+    seen: list[tuple[str, int]] = []
+    take = run_module.snapshot_taker
+
+    def counting(folder, epochs):
+        snapshot = take(folder, epochs)
+
+        def count(epoch, encoder):
+            seen.append((folder.name, epoch))
+            snapshot(epoch, encoder)
+
+        return count
+
+    monkeypatch.setattr(run_module, "snapshot_taker", counting)
+    return seen
+
+
+def numbers(path: Path) -> pd.DataFrame:
+    """Return the records that do not depend on the time of day."""
+    table = pd.read_csv(path)
+    return table[table.quantity != "seconds_per_epoch"].reset_index(drop=True)
+
+
+def status_of(study) -> list[str]:
+    return [state.status for state in study_states(study)]
+
+
+def test_a_study_measures_everything_it_names(make_study):
+    study = make_study(*GRIDS, base={"epochs": 3}, evaluations=EVALUATIONS)
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    table = pd.read_csv(study.folder / "records.csv")
+
+    for cell in expand(study):
+        of_cell = table[table.cell == cell.name]
+        counts = of_cell.quantity.value_counts().to_dict()
+        decoders = len(model_card(cell.model).decoders)
+        noisy = cell.recipe.objective == "knn_ib"
+        assert counts == {
+            "test_accuracy": decoders,
+            "train_accuracy": decoders,
+            "final_loss": 1,
+            "seconds_per_epoch": 1,
+            "clean_accuracy": 1,
+            "zero_gradient_share": 1,
+            "nonfinite_gradient_share": 1,
+            "accuracy": 2 + 2,  # the sweep's epsilons, the attacks
+            "robust_accuracy": 2,
+            "worst_case_accuracy": 1,
+            "audit_worst_case_accuracy": 1,
+            "entropy": 2,
+            "conditional_entropy": 2,
+            "label_information": 2,
+            **({"noise_floor": 2} if noisy else {}),
+        }
+        card = model_card(cell.model)
+        test = of_cell[of_cell.quantity == "test_accuracy"].set_index("decoder").value
+        assert {name: record.accuracy for name, record in card.clean_accuracy.items()} == test.to_dict()
+        verdict = of_cell[of_cell.quantity == "audit_worst_case_accuracy"].verdict.item()
+        assert card.evaluations["audit"]["logistic"]["verdict"] == verdict
+        attacks = of_cell[of_cell.quantity == "robust_accuracy"].value
+        assert of_cell[of_cell.quantity == "worst_case_accuracy"].value.item() <= attacks.min()
+    # What the records were made from is gone, the models stay.
+    assert sorted(path.name for path in cell_folder(study, expand(study)[0].name).iterdir()) == [
+        "lock",
+        "records.csv",
+        "state.json",
+    ]
+    load_model(expand(study)[0].model)
+
+
+def test_a_finished_cell_is_not_touched_again(make_study, trained_epochs):
+    study = make_study({"beta": [0.1]}, evaluations={"information_plane": {"epochs": [1], "n_examples": 120}})
+    run_study(study)
+    (cell,) = expand(study)
+    records = cell_folder(study, cell.name) / "records.csv"
+    before = (records.stat().st_mtime_ns, records.stat().st_ino)
+    assert trained_epochs == [(cell.name, 1)]
+    run_study(study, retry_failed=True)
+    run_cell(study, cell.name)
+    assert trained_epochs == [(cell.name, 1)]
+    assert (records.stat().st_mtime_ns, records.stat().st_ino) == before
+
+
+def run_until_killed(study_file: Path, patch: str) -> None:
+    """Run a study in a process of its own, which `patch` makes kill itself with a signal that nothing can handle."""
+    program = textwrap.dedent(
+        """
+        import os, signal, sys
+        import ibrobust.study.measure as measure
+        import ibrobust.study.run as run
+        from ibrobust.study import load_study, run_study
+
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    program += textwrap.dedent(patch) + "\nrun_study(load_study(sys.argv[1]))\n"
+    finished = subprocess.run(
+        [sys.executable, "-c", program, str(study_file)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+
+
+@pytest.fixture
+def studies(make_study, tmp_path):
+    """The same study twice, under two names, with the file of the first."""
+    grids = {"objective": ["knn_ib"], "beta": [0.1, 0.2], "noise": [True]}
+    evaluations = {
+        "sweep": EVALUATIONS["sweep"],
+        "audit": {"n_examples": 8},
+        "information_plane": {"epochs": [1, 2, 4], "n_examples": 120},
+    }
+    fields = {"base": {"epochs": 4}, "evaluations": evaluations}
+    killed, whole = (make_study(grids, name=name, **fields) for name in ("killed", "whole"))
+    file = tmp_path / "killed.yaml"
+    file.write_text(killed.to_text())
+    return killed, whole, file
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that nothing can handle")
+def test_a_study_that_was_killed_in_training_goes_on_from_the_checkpoint(studies, trained_epochs):
+    killed, whole, file = studies
+    _, second = (cell.name for cell in expand(killed))
+    run_until_killed(
+        file,
+        f"""
+        take = run.snapshot_taker
+        def deadly(folder, epochs):
+            def hook(epoch, encoder):
+                take(folder, epochs)(epoch, encoder)
+                if folder.name == {second!r} and epoch == 3:  # trained, and not in a checkpoint yet
+                    die()
+            return hook
+        run.snapshot_taker = deadly
+        """,
+    )
+    assert status_of(killed) == ["done", "interrupted"]
+    lines = (runs_dir() / f"killed-{second}" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+    assert [state.status for state in run_study(killed)] == ["done", "done"]
+    assert trained_epochs == [(second, 3), (second, 4)], "the first cell was not trained again, the second went on"
+    assert model_card(f"killed-{second}").training.epochs_run == 4
+
+    run_study(whole)
+    found, expected = (numbers(gather_records(study)) for study in (killed, whole))
+    varying = ["study", "model"]
+    pd.testing.assert_frame_equal(found.drop(columns=varying), expected.drop(columns=varying), check_exact=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that nothing can handle")
+def test_a_study_that_was_killed_while_measuring_measures_the_rest(studies, trained_epochs, monkeypatch):
+    killed, _, file = studies
+    _, second = (cell.name for cell in expand(killed))
+    run_until_killed(file, "measure.audit = lambda *a, **k: die()")
+    assert status_of(killed) == ["interrupted", "waiting"]
+
+    swept = []
+    sweep = run_module.measure.__globals__["fgsm_sweep"]
+    monkeypatch.setitem(run_module.measure.__globals__, "fgsm_sweep", lambda *a, **k: swept.append(a) or sweep(*a, **k))
+    assert [state.status for state in run_study(killed)] == ["done", "done"]
+    assert {name for name, _ in trained_epochs} == {second}, "the first cell's training was over"
+    assert len(swept) == 1, "and so was its sweep"
+
+
+def test_a_lost_snapshot_is_made_again_by_training(make_study, trained_epochs, monkeypatch):
+    study = make_study(
+        {"beta": [0.1]}, base={"epochs": 2}, evaluations={"information_plane": {"epochs": [1], "n_examples": 120}}
+    )
+    (cell,) = expand(study)
+    prepare_study(study)
+    monkeypatch.setattr(run_module, "measure", lambda *a, **k: pytest.fail("not yet"))
+    with pytest.raises(pytest.fail.Exception):
+        run_cell(study, cell.name)
+    monkeypatch.undo()
+    assert model_card(cell.model).training.epochs_run == 2
+    (cell_folder(study, cell.name) / "snapshots" / "epoch-1.safetensors").unlink()
+    run_study(study, retry_failed=True)
+    assert status_of(study) == ["done"]
+
+
+def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, trained_epochs):
+    # A bottleneck has no linear head to put DropConnect on, which training refuses.
+    study = make_study(
+        {"objective": ["knn_ib"], "dropconnect": [0.5, 0.0]},
+        evaluations={"information_plane": {"epochs": [1], "n_examples": 120}},
+    )
+    bad, good = (cell.name for cell in expand(study))
+    states = run_study(study)
+    assert [state.status for state in states] == ["failed", "done"]
+    assert "trains no linear head" in states[0].error
+    assert "\n" not in states[0].error
+    assert "Traceback" in (cell_folder(study, bad) / "error.txt").read_text()
+    assert list(pd.read_csv(study.folder / "records.csv").cell.unique()) == [good]
+
+    stamp = study_states(study)[0].updated, (cell_folder(study, bad) / "state.json").stat().st_mtime_ns
+    run_study(study)
+    assert (study_states(study)[0].updated, (cell_folder(study, bad) / "state.json").stat().st_mtime_ns) == stamp, (
+        "nothing is retried silently"
+    )
+
+
+def test_a_failed_cell_is_run_again_on_request(make_study, monkeypatch):
+    study = make_study({"beta": [0.1]})
+    broken = {"yes": True}
+    train = run_module.train
+
+    def unreliable(*arguments, **options):
+        if broken["yes"]:
+            raise RuntimeError("the disk\nis full")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "train", unreliable)
+    (state,) = run_study(study)
+    assert (state.status, state.error) == ("failed", "RuntimeError: the disk is full")
+    broken["yes"] = False
+    assert [state.status for state in run_study(study)] == ["failed"]
+    (state,) = run_study(study, retry_failed=True)
+    assert (state.status, state.error) == ("done", "")
+
+
+def test_two_processes_do_not_work_on_one_cell(make_study):
+    study = make_study({"beta": [0.1]})
+    prepare_study(study)
+    (cell,) = expand(study)
+    with locked(study, cell.name), pytest.raises(IbrobustError, match="another process"):
+        run_cell(study, cell.name)
+    assert status_of(study) == ["waiting"]
+
+
+def test_a_cell_whose_process_is_gone_is_interrupted_and_not_running(make_study):
+    study = make_study({"beta": [0.1]})
+    (cell,) = expand(study)
+    folder = cell_folder(study, cell.name)
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"cell": cell.name, "status": "running", "epoch": 2, "epochs": 9}))
+    with locked(study, cell.name):
+        assert status_of(study) == ["running"]
+    (state,) = study_states(study)
+    assert (state.status, state.epoch, state.epochs) == ("interrupted", 2, 9)
+
+
+def test_someone_elses_model_of_the_same_name_is_not_replaced(make_study):
+    study = make_study({"beta": [0.1]})
+    (cell,) = expand(study)
+    run_study(make_study({"beta": [0.1]}, base={"seed": 5}))
+    weights = sorted(models_dir().iterdir())
+    for path in (study.folder / "study.yaml", cell_folder(study, cell.name) / "records.csv"):
+        path.unlink()
+    (state,) = run_study(study)
+    assert state.status == "failed"
+    assert "another recipe" in state.error
+    assert sorted(models_dir().iterdir()) == weights
+
+
+def test_an_unknown_cell(make_study):
+    with pytest.raises(IbrobustError, match="no cell 'nothing'"):
+        run_cell(make_study({"beta": [0.1]}), "nothing")
+
+
+def test_a_study_leaves_the_working_folder_alone(make_study, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run_study(make_study({"beta": [0.1]}))
+    assert os.listdir(elsewhere) == []  # noqa: PTH208

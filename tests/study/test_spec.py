@@ -1,0 +1,139 @@
+"""The study file: what is read, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ibrobust.errors import IbrobustError
+from ibrobust.study import expand, load_study, prepare_study, shipped_studies, stored_study
+from ibrobust.study.checks import check_study
+
+SMALLEST = {"name": "mine", "base": {"dataset": "digits", "epochs": 2}, "grids": [{"beta": [0.1]}]}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(**fields: object) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**SMALLEST, **fields}))
+        return str(path)
+
+    return write
+
+
+def test_epsilons_are_written_as_fractions_or_decimals(write):
+    study = load_study(write(evaluations={"sweep": {"eps": ["8/255", 0.1, 0, "0.5"]}}))
+    assert study.evaluations.sweep.eps == (8 / 255, 0.1, 0.0, 0.5)
+
+
+def test_a_study_is_the_same_after_it_was_written(write):
+    study = load_study(write(evaluations={"sweep": {"eps": ["1/255", "7/255"]}, "audit": {"eps": "3/255"}}))
+    prepare_study(study)
+    assert stored_study("mine") == study
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"grids": []}, "grids"),
+        ({"grids": [{"beta": 0.1}]}, "grids.0.beta"),
+        ({"grids": [{"beta": []}]}, "grids.0.beta"),
+        ({"colour": "red"}, "there is no field 'colour'"),
+        ({"name": "a/b"}, "not a safe file name"),
+        ({"figures": ["fig1"]}, "figures.0"),
+        ({"evaluations": {"sweep": {"eps": ["8/0"]}}}, "not a number"),
+        ({"evaluations": {"sweep": {"eps": [8]}}}, "outside [0, 1]"),
+        ({"evaluations": {"sweep": {"eps": [[1]]}}}, "not a number"),
+        ({"evaluations": {"sweep": {"eps": [True]}}}, "not a number"),
+        ({"evaluations": {"sweep": {"eps": []}}}, "evaluations.sweep.eps"),
+        ({"evaluations": {"sweep": {"eps": [0.1], "decoders": ["gmm"]}}}, "evaluations.sweep.decoders.0"),
+        ({"evaluations": {"sweep": {"eps": [0.1], "n_examples": 0}}}, "evaluations.sweep.n_examples"),
+        ({"evaluations": {"attack": {}}}, "there is no field 'evaluations.attack'"),
+        ({"slurm": {"minutes": 0}}, "slurm.minutes"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
+    with pytest.raises(IbrobustError) as refused:
+        load_study(write(**fields))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"evaluations": {"attacks": {"attacks": ["PDG"], "eps": [0.1]}}}, "no attack 'PDG'"),
+        ({"evaluations": {"information_plane": {"epochs": [1, 3]}}}, "wants epoch 3"),
+        (
+            {"grids": [{"objective": ["dvib"]}], "evaluations": {"information_plane": {"epochs": [1]}}},
+            "gives distributions",
+        ),
+        ({"figures": ["fgsm"]}, "needs the evaluation 'sweep'"),
+        ({"figures": ["information_plane"]}, "needs the evaluation 'information_plane'"),
+        ({"grids": [{"beta": [2]}]}, "beta"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_trained(write, home, fields, said):
+    with pytest.raises(IbrobustError) as refused:
+        prepare_study(load_study(write(**fields)))
+    assert said in str(refused.value)
+    assert not (home / "studies").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_a_file_that_is_no_study(tmp_path, text):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(IbrobustError, match=r"odd\.yaml"):
+        load_study(str(path))
+
+
+def test_an_unknown_study_offers_those_there_are():
+    with pytest.raises(IbrobustError, match=r"no study 'figure9'.*figure1-demo"):
+        load_study("figure9")
+
+
+def test_another_data_set_and_name_take_the_place_of_the_files(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = load_study(write(), dataset="images", name="other")
+    assert study.base["dataset"] == str(tmp_path / "images")
+    assert study.name == "other"
+    assert study.base["epochs"] == 2
+
+
+def test_a_study_that_was_changed_is_refused(write):
+    prepare_study(load_study(write()))
+    with pytest.raises(IbrobustError, match=r"another study 'mine'.*epochs was 2 and is 3.*--name"):
+        prepare_study(load_study(write(base={**SMALLEST["base"], "epochs": 3})))
+    with pytest.raises(IbrobustError, match=r"with other grids"):
+        prepare_study(load_study(write(grids=[{"beta": [0.1, 0.2]}])))
+
+
+def test_a_study_as_it_was_run_is_found_by_name_and_by_file(write):
+    run = load_study(write(), dataset="elsewhere")
+    prepare_study(run)
+    assert stored_study("mine") == run
+    assert stored_study(write()) == run
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_a_study_that_ships_can_be_run(name):
+    study = load_study(name)
+    assert study.name == name
+    check_study(study)
+    assert study.title
+    assert study.figures
+
+
+def test_each_figure_of_the_paper_ships_at_three_scales():
+    assert set(shipped_studies()) == {f"figure{n}{scale}" for n in (1, 2, 3) for scale in ("", "-small", "-demo")}
+
+
+@pytest.mark.parametrize(("scale", "dataset", "width"), [("", "cifar10", 64), ("-small", "cifar10", 16)])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_scale_of_a_study_is_what_its_name_says(number, scale, dataset, width):
+    for cell in expand(load_study(f"figure{number}{scale}")):
+        assert (cell.recipe.dataset, cell.recipe.width) == (dataset, width)
