@@ -41,8 +41,8 @@ def write_report(
         title: of the study.
         records: its records.csv.
         figures: PNG and SVG files, in the order they appear. Of two that differ in their ending alone the SVG is shown.
-        cells: of the study, each a mapping with `name`, `status` (waiting, running, done or failed), and where they are
-            known `error`, `recipe` (field to value), `versions` (package to version) and `hardware`.
+        cells: of the study, each a mapping with `name`, `status` (such as done or failed), and where they are known
+            `error`, `recipe` (field to value), `versions` (package to version) and `hardware`.
         out: where to write.
 
     Raises:

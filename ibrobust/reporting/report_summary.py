@@ -10,7 +10,7 @@ from typing import Any
 from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.reporting.study_records import StudyRecord
 
-STATUSES = ("done", "failed", "running", "waiting")
+STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
 
 def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) -> list[str]:

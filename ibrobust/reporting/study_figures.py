@@ -28,10 +28,19 @@ def draw_study_figures(records_csv: Path, out: Path, figures: Sequence[str]) -> 
 
     Raises:
         IbrobustError: there is no figure of such a name, the records cannot be read, or they do not hold what a figure
-            shows.
+            shows; the others are there then.
     """
     for name in figures:
         if name not in FIGURES:
             raise IbrobustError(f"There is no figure {name!r}: choose from {', '.join(FIGURES)}.")
     records = read_study_records(records_csv)
-    return [path for name in dict.fromkeys(figures) for path in FIGURES[name](records, out)]
+    paths: list[Path] = []
+    missing: list[IbrobustError] = []
+    for name in dict.fromkeys(figures):
+        try:
+            paths += FIGURES[name](records, out)
+        except IbrobustError as error:  # the others are drawn all the same
+            missing.append(error)
+    if missing:
+        raise missing[0]
+    return paths

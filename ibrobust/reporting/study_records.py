@@ -30,6 +30,7 @@ class StudyRecord:
         width: of the encoder.
         seed: of the training.
         epochs: of the training.
+        setting: whatever else tells the cell from the study's others, but for the seed, in words.
         decoder: that the number was measured with.
         epoch: after which an information-plane snapshot was taken.
         attack: by name.
@@ -51,6 +52,7 @@ class StudyRecord:
     width: int | None
     seed: int | None
     epochs: int | None
+    setting: str
     decoder: str
     epoch: int | None
     attack: str
@@ -107,6 +109,7 @@ def _record(row: dict[str, Any], path: Path, line: int) -> StudyRecord:
         width=read("width", _optional(_whole)),
         seed=read("seed", _optional(_seed)),
         epochs=read("epochs", _optional(_whole)),
+        setting=read("setting", str),
         decoder=read("decoder", str),
         epoch=read("epoch", _optional(_whole)),
         attack=read("attack", str),

@@ -9,6 +9,7 @@ from ibrobust.reporting.study_records import StudyRecord
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
 HEAD = "head"
+UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
 DECODER_NAMES = {
     "gaussian_mixture": "Gaussian-mixture decoder",
     "logistic": "logistic decoder",
@@ -36,6 +37,7 @@ class Setting:
     dropconnect: float | None
     width: int | None
     epochs: int | None
+    other: str
 
     @property
     def is_baseline(self) -> bool:
@@ -47,14 +49,15 @@ class Setting:
         if self.beta is not None:
             noise = {True: ", noise", False: ", no noise", None: ""}[self.noise]
             return f"β = {self.beta:g}{noise}"
-        regulariser = []
+        parts = []
         if self.dropout:
-            regulariser.append(f"dropout {self.dropout:g}")
+            parts.append(f"dropout {self.dropout:g}")
         if self.dropconnect:
-            regulariser.append(f"DropConnect {self.dropconnect:g}")
-        if self.objective == "cross_entropy" and regulariser:  # in the field, a regulariser's name alone means this
-            return " + ".join(regulariser)
-        return " + ".join([OBJECTIVE_NAMES.get(self.objective, self.objective), *regulariser])
+            parts.append(f"DropConnect {self.dropconnect:g}")
+        # In the field, a regulariser's name alone means that it is added to cross-entropy.
+        if self.objective != "cross_entropy" or not parts:
+            parts.insert(0, OBJECTIVE_NAMES.get(self.objective, self.objective))
+        return ", ".join(filter(None, [" + ".join(parts), self.other]))
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def setting_of(record: StudyRecord) -> Setting:
         dropconnect=record.dropconnect,
         width=record.width,
         epochs=record.epochs,
+        other=record.setting,
     )
 
 
@@ -141,14 +145,12 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
     values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
     images: dict[tuple[str, str], set[int | None]] = {}
     shares: dict[tuple[Setting, str], dict[str, float]] = {}
-    for record in records:
-        if record.attack != "FGSM":
-            continue
+    for record in sweep_records(records):
         key = (setting_of(record), record.decoder)
         if record.quantity == "accuracy" and record.epsilon is not None:
             values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
             images.setdefault((record.cell, record.decoder), set()).add(record.num_images)
-        elif record.quantity in ("zero_gradient_share", "nonfinite_gradient_share"):
+        elif record.quantity in UNATTACKED:
             of_cells = shares.setdefault(key, {})
             of_cells[record.cell] = of_cells.get(record.cell, 0.0) + record.value
     for record in records:
@@ -165,6 +167,18 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
         for (setting, decoder), by_epsilon in values.items()
     ]
     return arrange(lines)
+
+
+def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
+    """Return the records of FGSM sweeps, without those of FGSM as one attack among others, on other images.
+
+    A sweep counts the images that it could not attack, and its accuracies are of as many.
+    """
+    records = tuple(record for record in records if record.attack == "FGSM")
+    swept = {(record.cell, record.decoder): record.num_images for record in records if record.quantity in UNATTACKED}
+    return tuple(
+        record for record in records if record.num_images == swept.get((record.cell, record.decoder), record.num_images)
+    )
 
 
 def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
@@ -205,6 +219,8 @@ def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]
         for field in ("dropout", "dropconnect", "width", "epochs"):
             if len({getattr(other, field) for other in variants}) > 1:
                 words.append(f"{field} {getattr(variant, field)}")
+        if len({other.other for other in variants}) > 1 and variant.other:
+            words.append(variant.other)
         names[variant] = tuple(words)
     return names
 

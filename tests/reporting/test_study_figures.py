@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.reporting.fgsm_figure import draw_fgsm, spread
+from ibrobust.reporting.generalization_figure import beta_places, generalization_errors
+from ibrobust.reporting.information_plane_figure import fading, trajectories
+from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
+from ibrobust.reporting.study_records import read_study_records
+from ibrobust.reporting.study_series import fgsm_panels, hidden_settings
+from ibrobust.reporting.study_style import TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
+
+
+@pytest.fixture
+def records(study_rows, write_records):
+    return read_study_records(write_records(study_rows))
+
+
+def line(panel, label):
+    return next(line for line in panel.lines if line.setting.label() == label)
+
+
+# What is read
+
+
+def test_records_are_read_back_as_they_were_written(study_rows, write_records):
+    found = read_study_records(write_records(study_rows))
+    for row, record in zip(study_rows, found, strict=True):
+        assert {key: value for key, value in vars(record).items() if value not in (None, "")} == {
+            key: value for key, value in row.items() if value is not None
+        }
+
+
+@pytest.mark.parametrize(("text", "noise"), [("True", True), ("false", False), ("1.0", True), ("", None)])
+def test_noise_is_read_however_a_program_writes_it(study_rows, write_records, text, noise):
+    assert read_study_records(write_records([{**study_rows[0], "noise": text}]))[0].noise is noise
+
+
+def test_whole_numbers_survive_pandas(study_rows, write_records):
+    seed = 2**62 + 1  # more than a float holds
+    record = read_study_records(write_records([{**study_rows[0], "width": "8.0", "seed": seed}]))[0]
+    assert (record.width, record.seed) == (8, seed)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("value", "high"), ("width", "8.5"), ("noise", "perhaps"), ("beta", "nan"), ("cell", "")]
+)
+def test_what_is_no_value_of_its_column_is_named(study_rows, write_records, column, text):
+    with pytest.raises(IbrobustError, match=f"Line 3 .*{text!r} for {column}"):
+        read_study_records(write_records([study_rows[0], {**study_rows[1], column: text}]))
+
+
+def test_a_missing_column_is_named(tmp_path):
+    (tmp_path / "records.csv").write_text("study,cell\n")
+    with pytest.raises(IbrobustError, match="no column 'model'"):
+        read_study_records(tmp_path / "records.csv")
+
+
+def test_a_line_that_is_cut_short_is_named(study_rows, write_records):
+    path = write_records(study_rows[:3])
+    path.write_text(path.read_text().rstrip().rsplit(",", 4)[0] + "\n")
+    with pytest.raises(IbrobustError, match="Line 4 .*None for"):
+        read_study_records(path)
+
+
+# What is drawn
+
+
+def test_a_point_is_the_mean_over_seeds_and_its_band_the_extremes(study_rows, records):
+    point = next(p for p in line(fgsm_panels(records)[0], "β = 0.01, noise").points if p.x == 8 / 255)
+    values = [
+        row["value"]
+        for row in study_rows
+        if (row["beta"], row["noise"], row.get("decoder"), row.get("attack"), row["quantity"], row.get("epsilon"))
+        == (0.01, True, "gaussian_mixture", "FGSM", "accuracy", 8 / 255)
+    ]
+    assert len(values) == 2
+    assert (point.mean, point.low, point.high) == (pytest.approx(sum(values) / 2), min(values), max(values))
+
+
+def test_a_panel_a_decoder_with_the_baselines_by_their_own_head(records):
+    panels = fgsm_panels(records)
+    assert [panel.title for panel in panels] == ["Gaussian-mixture decoder", "logistic decoder"]
+    for panel in panels:
+        assert [(each.setting.label(), each.decoder) for each in panel.lines[-2:]] == [
+            ("cross-entropy", "head"),
+            ("DropConnect 0.5", "head"),
+        ]
+        assert len(panel.lines) == 6 * 2 + 2
+
+
+def test_a_model_that_fgsm_could_not_attack_is_masked_in_its_panel_alone(records):
+    mixture, logistic = fgsm_panels(records)
+    assert [each.setting.label() for each in mixture.lines if each.is_masked] == ["β = 0.3, noise"]
+    assert line(mixture, "β = 0.3, noise").unattacked == 0.37
+    assert not any(each.is_masked for each in logistic.lines)
+
+
+def test_a_gradient_that_is_not_finite_masks_as_well(study_rows, write_records):
+    rows = [row for row in study_rows if row["beta"] == 0.01 and row["quantity"] in ("accuracy", "zero_gradient_share")]
+    rows += [
+        {**row, "quantity": "nonfinite_gradient_share", "value": 0.02}
+        for row in rows
+        if row["quantity"] == "zero_gradient_share"
+    ]
+    panels = fgsm_panels(read_study_records(write_records(rows)))
+    assert all(each.is_masked for panel in panels for each in panel.lines)
+
+
+def test_fgsm_on_other_images_is_not_mixed_into_the_sweep(study_rows, write_records, records):
+    other = [
+        {**row, "num_images": 10, "value": 0.0}
+        for row in study_rows
+        if row.get("attack") == "FGSM" and row["quantity"] == "accuracy"
+    ]
+    assert fgsm_panels(read_study_records(write_records(study_rows + other))) == fgsm_panels(records)
+
+
+def test_clean_accuracy_on_other_images_is_no_point_of_the_line(study_rows, write_records):
+    rows = [row for row in study_rows if row.get("epsilon") != 0.0]
+    assert fgsm_panels(read_study_records(write_records(rows)))[0].lines[0].points[0].x == 0.0
+    for row in rows:
+        if row["quantity"] == "clean_accuracy":
+            row["num_images"] = 999
+    assert fgsm_panels(read_study_records(write_records(rows)))[0].lines[0].points[0].x == 1 / 255
+
+
+def test_models_of_other_widths_have_a_panel_of_their_own(study_rows, write_records):
+    rows = study_rows + [{**row, "width": 16, "cell": f"{row['cell']}-w16"} for row in study_rows]
+    panels = fgsm_panels(read_study_records(write_records(rows)))
+    assert [panel.title for panel in panels] == [
+        "Gaussian-mixture decoder, width 8",
+        "logistic decoder, width 8",
+        "Gaussian-mixture decoder, width 16",
+        "logistic decoder, width 16",
+    ]
+    assert [{each.setting.width for each in panel.lines} for panel in panels] == [{8}, {8}, {16}, {16}]
+
+
+def test_what_only_the_setting_tells_has_a_panel_of_its_own(study_rows, write_records):
+    rows = [
+        {**row, "setting": f"num_neighbors {k}", "cell": f"{row['cell']}-k{k}"} for k in (3, 5) for row in study_rows
+    ]
+    found = read_study_records(write_records(rows))
+    assert {panel.title for panel in fgsm_panels(found)} == {
+        f"{decoder} decoder, num_neighbors {k}" for decoder in ("Gaussian-mixture", "logistic") for k in (3, 5)
+    }
+    assert not hidden_settings(found)
+
+
+def test_cells_that_the_records_do_not_tell_apart_are_noticed(study_rows, write_records, records):
+    twice = study_rows + [{**row, "cell": f"{row['cell']}-again"} for row in study_rows]
+    assert hidden_settings(read_study_records(write_records(twice)))
+    assert not hidden_settings(records)
+
+
+def test_the_generalisation_error_is_the_test_error(study_rows, records):
+    errors = {(setting.label(), decoder): point for (setting, decoder), point in generalization_errors(records).items()}
+    accuracies = [
+        row["value"]
+        for row in study_rows
+        if (row["beta"], row["noise"], row["quantity"], row.get("decoder")) == (0.1, False, "test_accuracy", "resfc")
+    ]
+    found = errors["β = 0.1, no noise", "resfc"]
+    assert (found.low, found.high) == (pytest.approx(1 - max(accuracies)), pytest.approx(1 - min(accuracies)))
+
+
+def test_beta_zero_stands_apart_from_a_logarithmic_axis():
+    places = beta_places([0.0, 0.01, 0.1])
+    assert (places[0.01], places[0.1]) == (-2.0, -1.0)
+    assert places[0.0] < -2.2
+    assert len(beta_places([0.0])) == 1
+
+
+def test_a_trajectory_has_the_epochs_that_all_of_its_seeds_have(study_rows, write_records):
+    rows = [row for row in study_rows if not (row["seed"] == 1 and row.get("epoch") == 2)]
+    for found in trajectories(read_study_records(write_records(rows))):
+        assert found.epochs == (1, 5, 10)
+        assert [point.cells for point in found.entropy] == [2, 2, 2]
+
+
+def test_trajectories_fade_towards_the_first_epoch():
+    assert fading(1) == [1.0]
+    opacity = fading(4)
+    assert opacity == sorted(opacity)
+    assert (opacity[0], opacity[-1]) == (pytest.approx(0.2), 1.0)
+
+
+# How it looks
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("dark", "background"), [(False, 1.0), (True, luminance("#1d2127"))])
+@pytest.mark.parametrize("count", [2, 6, 10])
+def test_betas_are_told_apart_in_grey_and_from_the_background(count, dark, background):
+    betas = [float(n) for n in range(count)]
+    tones = [luminance(colour) for colour in beta_colours(betas, dark=dark).values()]
+    assert tones == sorted(tones)
+    assert len(set(tones)) == count
+    for tone in tones:
+        assert (max(tone, background) + 0.05) / (min(tone, background) + 0.05) > 2.0
+
+
+def test_no_two_lines_of_a_panel_look_alike(records):
+    settings = list(dict.fromkeys(each.setting for panel in fgsm_panels(records) for each in panel.lines))
+    found = looks(settings, sorted({s.beta for s in settings if s.beta is not None}))
+    without_colour = {(look.marker, look.dashes) for look in found.values()}
+    assert len(without_colour) == len(settings) == 14
+    assert {look.colour for s, look in found.items() if s.beta is None} == {"#000000"}
+    assert {look.dashes for s, look in found.items() if s.dropconnect} == {"--"}
+
+
+def test_labels_do_not_overlap():
+    assert spread([0.5, 0.52, 0.9], gap=0.1, top=1.0) == pytest.approx([0.42, 0.52, 0.9])
+    low = spread([0.0, 0.0, 0.01], gap=0.1, top=1.0)
+    assert sorted(low) == pytest.approx([0.0, 0.1, 0.2])
+
+
+# The files
+
+
+def test_every_figure_is_written_as_png_and_svg_of_print_width(tmp_path, study_rows, write_records):
+    from PIL import Image
+
+    paths = draw_study_figures(write_records(study_rows), tmp_path / "figures", list(FIGURES))
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    for path in paths:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width / image.info["dpi"][0] == pytest.approx(3.35, abs=0.01)
+        else:
+            assert path.read_text().rstrip().endswith("</svg>")
+
+
+def test_another_process_draws_the_same_bytes(tmp_path, study_rows, write_records):
+    records = write_records(study_rows)
+    here = draw_study_figures(records, tmp_path / "here", list(FIGURES))
+    code = (
+        "import sys, pathlib as p; from ibrobust.reporting.study_figures import *; "
+        "draw_study_figures(p.Path(sys.argv[1]), p.Path(sys.argv[2]), list(FIGURES)); "
+        "assert 'torch' not in sys.modules, 'figures from records need no torch'"
+    )
+    subprocess.run([sys.executable, "-c", code, str(records), str(tmp_path / "there")], check=True)
+    for path in here:
+        other = tmp_path / "there" / path.name
+        assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest(), path.name
+
+
+def test_matplotlib_is_left_as_it_was(tmp_path, records):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    draw_fgsm(records, tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(("share", "marks"), [(0.37, True), (0.0, False)])
+def test_the_mark_of_a_masked_model_is_in_the_picture(tmp_path, study_rows, write_records, share, marks):
+    rows = [row for row in study_rows if row["beta"] == 0.3 and row.get("decoder") == "gaussian_mixture"]
+    rows = [
+        {**row, "value": share} if row["quantity"] == "zero_gradient_share" else row for row in rows if row["noise"]
+    ]
+    (_, path) = draw_study_figures(write_records(rows), tmp_path, ["fgsm"])
+    # matplotlib draws letters as paths, and writes every text in a comment beside them.
+    texts = re.findall("<!-- (.*?) -->", path.read_text())
+    assert ("† 37%" in texts) is marks
+    assert ("† gradient vanished" in texts) is marks
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_baselines_alone_are_drawn_or_missed_in_one_sentence(tmp_path, study_rows, write_records, name):
+    baselines = write_records([row for row in study_rows if row["beta"] is None])
+    if name == "generalization":
+        with pytest.raises(IbrobustError, match="no test accuracy of a model with a beta"):
+            draw_study_figures(baselines, tmp_path, [name])
+    else:
+        assert draw_study_figures(baselines, tmp_path, [name])
+
+
+def test_one_beta_one_epsilon_and_one_epoch_are_enough(tmp_path, study_rows, write_records):
+    rows = [
+        row
+        for row in study_rows
+        if row["beta"] == 0.0 and row.get("epoch", 1) == 1 and row.get("epsilon", 8 / 255) == 8 / 255
+    ]
+    assert len(draw_study_figures(write_records(rows), tmp_path, list(FIGURES))) == 6
+
+
+def test_three_panels_stand_in_pairs_across_the_page():
+    with study_style() as new:
+        figure, places = grid_of_axes(new, 3)
+        assert figure.get_figwidth() == TEXT_WIDTH
+        assert [(place.left, place.top, place.bottom) for place in places] == [
+            (True, True, False),
+            (False, True, True),
+            (True, False, True),
+        ]
+
+
+def test_a_figure_that_does_not_exist_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(IbrobustError, match="no figure 'fgms': choose from fgsm"):
+        draw_study_figures(tmp_path / "missing.csv", tmp_path, ["fgms"])
+
+
+def test_a_figure_without_its_records_keeps_no_other_from_being_drawn(tmp_path, study_rows, write_records):
+    records = write_records([row for row in study_rows if row.get("attack") != "FGSM"])
+    with pytest.raises(IbrobustError, match="no FGSM sweep"):
+        draw_study_figures(records, tmp_path / "figures", ["fgsm", "generalization"])
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"generalization.png", "generalization.svg"}
+
+
+def test_a_loss_that_is_not_a_number_is_read(study_rows, write_records):
+    assert math.isnan(read_study_records(write_records([{**study_rows[0], "value": math.nan}]))[0].value)
