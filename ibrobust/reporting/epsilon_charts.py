@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.reporting.study_records import StudyRecord
-from ibrobust.reporting.study_series import Line, Panel, Point, Setting, betas_of, fgsm_panels
+from ibrobust.reporting.study_series import Line, Panel, Point, fgsm_panels
+from ibrobust.reporting.study_settings import Setting, betas_of
 from ibrobust.reporting.study_style import DOTTED, Look, beta_colours, looks
 from ibrobust.reporting.unattacked import DAGGER
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.study_records import StudyRecord
-from ibrobust.reporting.study_series import Line, Panel, betas_of, fgsm_panels, hidden_settings
+from ibrobust.reporting.study_series import Line, Panel, fgsm_panels
+from ibrobust.reporting.study_settings import betas_of, hidden_settings
 from ibrobust.reporting.study_style import (
     BASELINE,
     DOTTED,

@@ -9,14 +9,13 @@ from typing import Any
 
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.study_records import StudyRecord
-from ibrobust.reporting.study_series import (
+from ibrobust.reporting.study_series import Point, make_point
+from ibrobust.reporting.study_settings import (
     HEAD,
-    Point,
     Setting,
     decoder_name,
     fits,
     hidden_settings,
-    make_point,
     order,
     setting_of,
     variant_names,

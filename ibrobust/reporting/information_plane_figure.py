@@ -9,13 +9,12 @@ from typing import Any
 
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.study_records import StudyRecord
-from ibrobust.reporting.study_series import (
-    Point,
+from ibrobust.reporting.study_series import Point, make_point
+from ibrobust.reporting.study_settings import (
     Setting,
     betas_of,
     fits,
     hidden_settings,
-    make_point,
     order,
     setting_of,
     variant_names,

@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from ibrobust.atomic import atomic_path
-from ibrobust.reporting.study_series import Setting
+from ibrobust.reporting.study_settings import Setting
 
 # Inches: one column and the full text of a two-column paper.
 COLUMN_WIDTH = 3.35

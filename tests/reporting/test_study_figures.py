@@ -14,7 +14,8 @@ from ibrobust.reporting.generalization_figure import beta_places, generalization
 from ibrobust.reporting.information_plane_figure import fading, trajectories
 from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
 from ibrobust.reporting.study_records import read_study_records
-from ibrobust.reporting.study_series import fgsm_panels, hidden_settings
+from ibrobust.reporting.study_series import fgsm_panels
+from ibrobust.reporting.study_settings import hidden_settings
 from ibrobust.reporting.study_style import TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
 
 
