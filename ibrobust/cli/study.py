@@ -43,16 +43,22 @@ def run(
     from rich.console import Console
 
     from ibrobust.cli.study_progress import watching
-    from ibrobust.study import load_study, prepare_study, run_study
+    from ibrobust.study import load_study, run_study
     from ibrobust.study.launchers import choose_launcher
 
     study = load_study(file, dataset=dataset, name=name)
-    prepare_study(study)
     launch = choose_launcher(launcher, jobs=jobs, device=device, data_dir=data_dir)
     errors = Console(stderr=True)
     try:
         with watching(study, errors):
-            states = run_study(study, launch=launch, retry_failed=retry_failed, device=device, data_dir=data_dir)
+            states = run_study(
+                study,
+                launch=launch,
+                retry_failed=retry_failed,
+                # A device of Slurm's is not one of this machine.
+                device=device if launcher != "slurm" else None,
+                data_dir=data_dir,
+            )
     except KeyboardInterrupt:
         errors.print("Interrupted. The same command goes on with the study.", markup=False)
         raise typer.Exit(130) from None
@@ -73,10 +79,10 @@ def figures(study: Run) -> None:
     """Draw the figures again from the stored records, without touching a model."""
     from rich.console import Console
 
-    from ibrobust.study import gather_records, stored_study
+    from ibrobust.study import stored_study
 
     found = stored_study(study)
-    gather_records(found)
+    _records(found)
     for path in _draw(found):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
@@ -91,7 +97,7 @@ def report(
 
     from ibrobust.atomic import require_writable
     from ibrobust.reporting.report import write_report
-    from ibrobust.study import gather_records, stored_study
+    from ibrobust.study import stored_study
     from ibrobust.study.summary import report_cells
 
     found = stored_study(study)
@@ -99,12 +105,22 @@ def report(
     require_writable(target)
     path = write_report(
         title=found.title or found.name,
-        records=gather_records(found),
+        records=_records(found),
         figures=_draw(found),
         cells=report_cells(found),
         out=target,
     )
     Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _records(study: Study) -> Path:
+    """Return the records of the cells that are done, gathered now; raise IbrobustError where there is none."""
+    from ibrobust.errors import IbrobustError
+    from ibrobust.study import gather_records, study_states
+
+    if not any(state.status == "done" for state in study_states(study)):
+        raise IbrobustError(f"No cell of the study {study.name!r} is done: ibrobust study run does them.")
+    return gather_records(study)
 
 
 def _draw(study: Study) -> list[Path]:

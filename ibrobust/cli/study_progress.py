@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 
+from ibrobust.errors import IbrobustError
 from ibrobust.reporting.study_table import study_table
 from ibrobust.study import study_states
 
 if TYPE_CHECKING:
     from ibrobust.study import CellState, Study
 
+Watch = Callable[["Study", Console, threading.Event], None]
+
 SECONDS_BETWEEN_LOOKS = 1.0
+
+# Title, header, borders and caption of the table, and the cursor's line.
+LINES_AROUND_ROWS = 7
 
 
 @contextmanager
@@ -24,7 +30,7 @@ def watching(study: Study, console: Console) -> Iterator[None]:
     """Show where the cells are while the body runs: a table on a terminal, elsewhere a line a change of status."""
     stop = threading.Event()
     watch = _watch_live if console.is_terminal else _watch_lines
-    thread = threading.Thread(target=watch, args=(study, console, stop), daemon=True)
+    thread = threading.Thread(target=_quietly, args=(watch, study, console, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -33,9 +39,16 @@ def watching(study: Study, console: Console) -> Iterator[None]:
         thread.join()
 
 
+def _quietly(watch: Watch, study: Study, console: Console, stop: threading.Event) -> None:
+    # What is wrong with the study is said by whoever runs it.
+    with suppress(IbrobustError):
+        watch(study, console, stop)
+
+
 def _watch_live(study: Study, console: Console, stop: threading.Event) -> None:
     def table() -> object:
-        return study_table(study_states(study), title=study.title or study.name)
+        rows = max(1, console.height - LINES_AROUND_ROWS)
+        return study_table(study_states(study), title=study.title or study.name, rows=rows)
 
     with Live(table(), console=console, transient=True, auto_refresh=False) as live:  # type: ignore[arg-type]
         while not stop.wait(SECONDS_BETWEEN_LOOKS):

@@ -12,22 +12,31 @@ from rich.table import Table
 
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
 
+# Where not all cells fit, those of the first of these are shown first.
+URGENCY = ("running", "failed", "interrupted", "waiting", "done")
 
-def study_table(states: Sequence[Any], *, title: str) -> Table:
+
+def study_table(states: Sequence[Any], *, title: str, rows: int | None = None) -> Table:
     """Return a row a cell, and their numbers below.
 
     Args:
         states: with the attributes of `ibrobust.study.CellState`.
         title: above the table.
+        rows: at most so many, those that there is most to see of; by default all.
     """
     counts = Counter(state.status for state in states)
     caption = ", ".join(f"{counts[status]} {status}" for status in COLORS if counts[status])
+    if rows is not None and len(states) > rows:
+        caption += f"; {rows} of {len(states)} shown"
+        urgent = sorted(range(len(states)), key=lambda index: URGENCY.index(states[index].status))
+        states = [states[index] for index in sorted(urgent[:rows])]
     table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("cell", overflow="fold")
     table.add_column("status")
     table.add_column("epoch", justify="right")
     table.add_column("time left", justify="right")
-    table.add_column("")
+    # A live table keeps to its height; an error is said in full at the end.
+    table.add_column("", no_wrap=rows is not None, overflow="ellipsis")
     for state in states:
         color = COLORS[state.status]
         left = "" if state.seconds_left is None else str(timedelta(seconds=round(state.seconds_left)))

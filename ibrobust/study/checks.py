@@ -1,7 +1,12 @@
-"""What can be said of a study before anything is trained: that its cells can be measured as it wants."""
+"""What can be said of a study before anything is trained: a mistake must not fail every cell one by one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
+from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import parse_attack
 from ibrobust.objectives import objective_class
@@ -19,6 +24,20 @@ def check_study(study: Study) -> None:
         for cell in cells:
             _check_plane(study.evaluations.information_plane, cell)
     _check_figures(study)
+
+
+def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> None:
+    """Raise IbrobustError, with the remedy, where the device or a data set of the study is not there.
+
+    Reading each data set once also leaves it downloaded and decoded, before many processes begin with it at once.
+    """
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
+    for dataset in dict.fromkeys(cell.recipe.dataset for cell in expand(study)):
+        load_dataset(dataset, data_dir=data_dir)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

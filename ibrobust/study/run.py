@@ -14,7 +14,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card, train
 from ibrobust.study.cells import Cell, expand, find_cell
-from ibrobust.study.checks import check_study
+from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import kept_folder, measure
 from ibrobust.study.records import cell_columns, cell_folder, gather_records, write_records
@@ -56,7 +56,7 @@ def run_study(
     device: str | None = None,
     data_dir: Path | None = None,
 ) -> list[CellState]:
-    """Run every cell that is not done, and gather the records; return the states.
+    """Check the study, run every cell that is not done, and gather the records; return the states.
 
     A cell that fails stays failed and the others go on. A finished cell is never touched again, a half-trained one
     goes on from its last checkpoint.
@@ -70,8 +70,10 @@ def run_study(
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the study is wrong, or there is another one of its name.
+        IbrobustError: the study is wrong, there is another one of its name, or the device or a data set is not there.
     """
+    check_study(study)
+    check_machine(study, device=device, data_dir=data_dir)
     prepare_study(study)
     wanted = [cell for cell in expand(study) if _is_to_run(read_state(study, cell.name), retry_failed=retry_failed)]
     if launch is not None:

@@ -16,7 +16,8 @@ import pytest
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
 from ibrobust.registry import load_model, model_card
-from ibrobust.study import expand, gather_records, prepare_study, run_cell, run_study, study_states
+from ibrobust.study import Study, expand, information_plane, prepare_study, run_cell, run_study, study_states
+from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.records import cell_folder
 from ibrobust.study.state import locked
@@ -31,6 +32,12 @@ EVALUATIONS = {
     "train_accuracy": True,
     "information_plane": {"epochs": [1, 3], "n_examples": 120},
 }
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch) -> None:
+    """How well the decoder of the information plane is fitted is tested elsewhere."""
+    monkeypatch.setattr(information_plane, "DECODER_STEPS", 4)
 
 
 @pytest.fixture
@@ -118,85 +125,86 @@ def test_a_finished_cell_is_not_touched_again(make_study, trained_epochs):
     assert (records.stat().st_mtime_ns, records.stat().st_ino) == before
 
 
-def run_until_killed(study_file: Path, patch: str) -> None:
+def run_until_killed(study: Study, folder: Path, patch: str) -> None:
     """Run a study in a process of its own, which `patch` makes kill itself with a signal that nothing can handle."""
     program = textwrap.dedent(
         """
         import os, signal, sys
-        import ibrobust.study.measure as measure
-        import ibrobust.study.run as run
-        from ibrobust.study import load_study, run_study
+        from ibrobust.study import information_plane, load_study, measure, run, run_study
+
+        information_plane.DECODER_STEPS = 4
 
         def die():
             os.kill(os.getpid(), signal.SIGKILL)
         """
     )
     program += textwrap.dedent(patch) + "\nrun_study(load_study(sys.argv[1]))\n"
+    file = folder / "study.yaml"
+    file.write_text(study.to_text())
     finished = subprocess.run(
-        [sys.executable, "-c", program, str(study_file)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=300, check=False
     )
     assert finished.returncode == -signal.SIGKILL, finished.stderr
 
 
 @pytest.fixture
-def studies(make_study, tmp_path):
-    """The same study twice, under two names, with the file of the first."""
-    grids = {"objective": ["knn_ib"], "beta": [0.1, 0.2], "noise": [True]}
+def study(make_study):
+    """Two cells that are trained for three epochs, with what takes longest to measure."""
     evaluations = {
         "sweep": EVALUATIONS["sweep"],
         "audit": {"n_examples": 8},
-        "information_plane": {"epochs": [1, 2, 4], "n_examples": 120},
+        "information_plane": {"epochs": [1, 2, 3], "n_examples": 120},
     }
-    fields = {"base": {"epochs": 4}, "evaluations": evaluations}
-    killed, whole = (make_study(grids, name=name, **fields) for name in ("killed", "whole"))
-    file = tmp_path / "killed.yaml"
-    file.write_text(killed.to_text())
-    return killed, whole, file
+    return make_study({"beta": [0.1, 0.2]}, base={"epochs": 3}, evaluations=evaluations)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that nothing can handle")
-def test_a_study_that_was_killed_in_training_goes_on_from_the_checkpoint(studies, trained_epochs):
-    killed, whole, file = studies
-    _, second = (cell.name for cell in expand(killed))
+needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that nothing can handle")
+
+
+@needs_sigkill
+def test_a_study_that_was_killed_in_training_goes_on_from_the_checkpoint(study, trained_epochs, tmp_path):
+    _, second = expand(study)
     run_until_killed(
-        file,
+        study,
+        tmp_path,
         f"""
         take = run.snapshot_taker
         def deadly(folder, epochs):
             def hook(epoch, encoder):
                 take(folder, epochs)(epoch, encoder)
-                if folder.name == {second!r} and epoch == 3:  # trained, and not in a checkpoint yet
+                if folder.name == {second.name!r} and epoch == 2:  # trained, and not in a checkpoint yet
                     die()
             return hook
         run.snapshot_taker = deadly
         """,
     )
-    assert status_of(killed) == ["done", "interrupted"]
-    lines = (runs_dir() / f"killed-{second}" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert status_of(study) == ["done", "interrupted"]
+    lines = (runs_dir() / second.model / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
 
-    assert [state.status for state in run_study(killed)] == ["done", "done"]
-    assert trained_epochs == [(second, 3), (second, 4)], "the first cell was not trained again, the second went on"
-    assert model_card(f"killed-{second}").training.epochs_run == 4
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    assert trained_epochs == [(second.name, 2), (second.name, 3)], "the first was not trained again, the second went on"
+    assert model_card(second.model).training.epochs_run == 3
 
-    run_study(whole)
-    found, expected = (numbers(gather_records(study)) for study in (killed, whole))
+    whole = study.model_copy(update={"name": "whole"})
+    run_cell(whole, second.name)
+    found = numbers(cell_folder(study, second.name) / "records.csv")
+    expected = numbers(cell_folder(whole, second.name) / "records.csv")
     varying = ["study", "model"]
     pd.testing.assert_frame_equal(found.drop(columns=varying), expected.drop(columns=varying), check_exact=True)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that nothing can handle")
-def test_a_study_that_was_killed_while_measuring_measures_the_rest(studies, trained_epochs, monkeypatch):
-    killed, _, file = studies
-    _, second = (cell.name for cell in expand(killed))
-    run_until_killed(file, "measure.audit = lambda *a, **k: die()")
-    assert status_of(killed) == ["interrupted", "waiting"]
+@needs_sigkill
+def test_a_study_that_was_killed_while_measuring_measures_the_rest(study, trained_epochs, monkeypatch, tmp_path):
+    _, second = expand(study)
+    run_until_killed(study, tmp_path, "measure.audit = lambda *a, **k: die()")
+    assert status_of(study) == ["interrupted", "waiting"]
 
     swept = []
-    sweep = run_module.measure.__globals__["fgsm_sweep"]
-    monkeypatch.setitem(run_module.measure.__globals__, "fgsm_sweep", lambda *a, **k: swept.append(a) or sweep(*a, **k))
-    assert [state.status for state in run_study(killed)] == ["done", "done"]
-    assert {name for name, _ in trained_epochs} == {second}, "the first cell's training was over"
+    sweep = measure_module.fgsm_sweep
+    monkeypatch.setattr(measure_module, "fgsm_sweep", lambda *a, **k: swept.append(a) or sweep(*a, **k))
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    assert {name for name, _ in trained_epochs} == {second.name}, "the first cell's training was over"
     assert len(swept) == 1, "and so was its sweep"
 
 
