@@ -94,7 +94,7 @@ def _masked(records: Sequence[StudyRecord]) -> str:
     if highest is None:
         return ""
     return (
-        f"Gradients vanished, not the adversarial images: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
+        f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
         f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
         "says masked."
     )

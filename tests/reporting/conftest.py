@@ -98,10 +98,8 @@ def cell_rows(*, objective: str, beta: float | None, noise: bool | None, seed: i
     yield row("seconds_per_epoch", 1.5)
 
 
-@pytest.fixture
-def study_rows() -> list[dict[str, Any]]:
-    """The rows of records.csv as mappings from column to value; what is missing does not apply."""
-    rows = []
+def all_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for seed in (0, 1):
         for beta in BETAS:
             for noise in (True, False):
@@ -111,16 +109,33 @@ def study_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def study_rows() -> list[dict[str, Any]]:
+    """The rows of records.csv as mappings from column to value; what is missing does not apply."""
+    return all_rows()
+
+
 @pytest.fixture
 def write_records(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
     """Write rows as a study does; return the file."""
+    return lambda rows: write_csv(tmp_path / "records.csv", rows)
 
-    def write(rows: list[dict[str, Any]]) -> Path:
-        path = tmp_path / "records.csv"
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def stored_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]], tuple[Path, list[str]]]:
+    """Write all rows, with some cells renamed; return the file and the names of its cells."""
+
+    def store(renamed: dict[str, str]) -> tuple[Path, list[str]]:
+        rows = [{**row, "cell": renamed.get(row["cell"], row["cell"])} for row in all_rows()]
+        path = write_csv(tmp_path_factory.mktemp("study") / "records.csv", rows)
+        return path, list(dict.fromkeys(row["cell"] for row in rows))
+
+    return store

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.reporting.epsilon_charts import epsilon_charts
+from ibrobust.reporting.leaderboard import leaderboard
+from ibrobust.reporting.report import write_report
+from ibrobust.reporting.report_summary import summary
+from ibrobust.reporting.study_records import read_study_records
+
+# What would run, or break the page open, wherever a name goes: into text, into attributes, into a style or a script.
+EVIL = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, their attributes and all text of a page; every tag must be closed by its own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def cell(name: str, status: str = "done", **rest: Any) -> dict[str, Any]:
+    return {"name": name, "status": status, **rest}
+
+
+@pytest.fixture
+def write(tmp_path: Path, study_rows, write_records):
+    """Write a report about some rows; return its text."""
+
+    def write(rows=None, *, cells=(), figures=(), title="a study") -> str:
+        records = write_records(study_rows if rows is None else rows)
+        path = write_report(title=title, records=records, figures=figures, cells=cells, out=tmp_path / "out" / "r.html")
+        assert path == tmp_path / "out" / "r.html"
+        return path.read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def records(study_rows, write_records):
+    return read_study_records(write_records(study_rows))
+
+
+def column(board, key: str) -> list[Any]:
+    place = [column.key for column in board.columns].index(key)
+    return [row[place] for row in board.rows]
+
+
+# The page
+
+
+def test_nothing_of_a_name_is_taken_for_markup(write, study_rows):
+    clean = Page(write(cells=[cell("one", "failed", error="x", recipe={"x": "y"}, versions={"x": "y"}, hardware="x")]))
+    for row in study_rows:
+        row |= {key: f"{row[key]}{EVIL}" for key in ("study", "cell", "model")}
+        row |= {key: f"{row[key]}{EVIL}" for key in ("decoder", "verdict", "setting") if row.get(key)}
+        row["objective"] += EVIL
+    evil = cell(
+        study_rows[0]["cell"],
+        "failed",
+        error=EVIL,
+        recipe={EVIL: EVIL, "list": [EVIL]},
+        versions={EVIL: EVIL},
+        hardware=EVIL,
+    )
+    text = write(study_rows, cells=[evil, cell(EVIL, EVIL)], title=EVIL)
+    page = Page(text)
+    assert "<img src=x" not in text
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert [tag for tag, _ in page.tags].count("style") == 1
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in clean.tags}
+    assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
+    assert EVIL in page.text  # the title, whole
+    assert "49" not in [part.strip() for part in page.text]
+
+
+def test_the_page_asks_for_nothing(write, tmp_path):
+    (tmp_path / "fgsm.png").write_bytes(b"png")
+    page = Page(write(figures=[tmp_path / "fgsm.png"], cells=[cell("one")]))
+    for tag, attrs in page.tags:
+        for key in ("src", "href", "srcset", "data", "action", "xlink:href"):
+            assert attrs.get(key, "#").startswith(("#", "data:")), (tag, attrs)
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_every_link_leads_somewhere(write):
+    page = Page(write(cells=[cell("one", "failed", versions={"torch": "2"})]))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = [attrs["href"][1:] for tag, attrs in page.tags if tag == "a"]
+    assert len(links) == 5
+    assert set(links) <= set(ids)
+    for _, attrs in page.tags:
+        for key in ("aria-labelledby", "aria-describedby"):
+            assert attrs.get(key, ids[0]) in ids
+
+
+def test_the_svg_of_a_figure_is_preferred_and_is_inlined_whole(write, tmp_path):
+    for name in ("fgsm.png", "fgsm.svg", "other.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    page = Page(write(figures=[tmp_path / name for name in ("fgsm.png", "fgsm.svg", "other.png")]))
+    sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert [source.partition(",")[0] for source in sources] == ["data:image/svg+xml;base64", "data:image/png;base64"]
+    assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [b"fgsm.svg", b"other.png"]
+    assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+
+
+def test_failed_cells_are_listed_with_their_error(write):
+    text = write(cells=[cell("good"), cell("bad", "failed", error="The loss was not finite.")])
+    section = text[text.index('<section id="failed"') : text.index('<section id="leaderboard"')]
+    assert re.findall(r"<dt>(.*)</dt>\s*<dd>(.*)</dd>", section) == [("bad", "The loss was not finite.")]
+    assert 'id="failed"' not in write(cells=[cell("good")])
+
+
+def test_recipes_versions_and_hardware_are_there(write):
+    shared = {"versions": {"torch": "2.9.1"}, "hardware": "a fast machine"}
+    text = write(
+        cells=[
+            cell("a", recipe={"noise": True, "warm_start": None, "decoders": ["resfc"], "dataset": "digits"}, **shared),
+            cell("b", **shared),
+            cell("c", versions={"torch": "2.8.0"}, hardware="another"),
+        ]
+    )
+    found = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", text))
+    assert found["noise"] == "true"
+    assert found["warm_start"] == "null"
+    assert found["decoders"] == "[&#34;resfc&#34;]"
+    assert "2 cells: a, b" in text
+    assert "1 cells: c" not in text
+    assert "1 cell: c" in text
+    assert "a fast machine" in text
+
+
+def test_a_study_without_any_record_has_a_report(write):
+    text = write([], cells=[cell("one", "waiting")])
+    assert "1 cell: 1 waiting." in text
+    assert "leaderboard-title" not in text
+
+
+def test_the_same_study_gives_the_same_bytes(write):
+    assert write(cells=[cell("one")]) == write(cells=[cell("one")])
+
+
+def test_what_cannot_be_used_is_named(write, tmp_path):
+    with pytest.raises(IbrobustError, match="name None"):
+        write(cells=[{"status": "done"}])
+    with pytest.raises(IbrobustError, match=r"missing.png.* cannot be read"):
+        write(figures=[tmp_path / "missing.png"])
+    with pytest.raises(IbrobustError, match="neither PNG nor SVG"):
+        write(figures=[tmp_path / "figure.pdf"])
+
+
+# The leaderboard
+
+
+def test_numbers_are_those_of_the_records_in_per_cent(records):
+    board = leaderboard(records)
+    for row in board.rows:
+        of_it = {column.key: entry for column, entry in zip(board.columns, row, strict=True)}
+        for record in records:
+            if (record.cell, record.decoder) == (of_it["cell"].sort, of_it["decoder"].sort):
+                if record.quantity == "worst_case_accuracy" and record.epsilon == 8 / 255:
+                    assert float(of_it["worst_case_accuracy-8"].sort) == record.value
+                    assert of_it["worst_case_accuracy-8"].text == f"{100 * record.value:.1f}"
+                if record.quantity == "test_accuracy":
+                    assert float(of_it["test_accuracy"].sort) == record.value
+
+
+def test_masked_models_come_last_with_daggers_and_are_never_the_best_under_attack(records):
+    board = leaderboard(records)
+    verdicts = [entry.text for entry in column(board, "verdict")]
+    assert verdicts == sorted(verdicts, key=["sound", "suspicious", "masked"].index)
+    assert verdicts.count("masked") == 2
+    fgsm = column(board, "accuracy-32")
+    assert max(float(entry.sort) for entry in fgsm) == max(float(entry.sort) for entry in fgsm[-2:])
+    assert [entry.text.endswith("†") for entry in fgsm] == [verdict == "masked" for verdict in verdicts]
+    assert not any(entry.is_best for entry in fgsm[-2:])
+    best = [entry for entry in fgsm if entry.is_best]
+    assert [float(entry.sort) for entry in best] == [max(float(entry.sort) for entry in fgsm[:-2])]
+
+
+def test_within_a_verdict_the_audits_worst_case_decides(records):
+    board = leaderboard(records)
+    worst, verdicts = column(board, "audit_worst_case_accuracy-8"), column(board, "verdict")
+    sound = [float(entry.sort) for entry, verdict in zip(worst, verdicts, strict=True) if verdict.text == "sound"]
+    assert len(sound) == 30
+    assert sound == sorted(sound, reverse=True)
+
+
+def test_the_header_says_how_many_images(records):
+    units = {column.key: column.unit for column in leaderboard(records).columns}
+    assert units["accuracy-8"] == "%, n = 1,000"
+    assert units["test_accuracy"] == "%, n = 2,000"
+
+
+def test_audits_at_two_epsilons_say_theirs(study_rows, write_records):
+    rows = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
+    rows[0]["epsilon"] = 4 / 255
+    board = leaderboard(read_study_records(write_records(rows)))
+    assert {entry.text for entry in column(board, "verdict")} >= {"sound at 4/255", "sound at 8/255"}
+
+
+def test_without_an_audit_nothing_is_called_sound(study_rows, write_records):
+    rows = [row for row in study_rows if not row.get("verdict")]
+    found = read_study_records(write_records(rows))
+    assert "verdict" not in [column.key for column in leaderboard(found).columns]
+    assert "No model was audited" in " ".join(summary(found, []))
+
+
+# The summary and the curves
+
+
+def test_the_summary_counts_and_names_the_best_worst_case(records):
+    cells = [cell("a"), cell("b"), cell("c", "failed"), cell("d", "interrupted")]
+    progress, audits, best, masked = summary(records, cells)
+    assert progress == "4 cells: 2 done, 1 failed, 1 interrupted."
+    assert audits == "Audits at ε = 8/255, one a cell and decoder: 30 sound, 24 suspicious, 2 masked."
+    worst = {
+        (record.cell, record.decoder): record.value
+        for record in records
+        if record.quantity == "audit_worst_case_accuracy" and record.verdict != "masked"
+    }
+    name, decoder = max(worst, key=worst.get)
+    assert f"{100 * worst[name, decoder]:.1f}% (95% interval" in best
+    assert best.endswith(f"n = 200), {name} ({decoder}).")
+    assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in masked
+
+
+def test_the_interval_is_wilsons(study_rows, write_records):
+    from scipy.stats import binomtest
+
+    rows = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"][:1]
+    rows[0] |= {"value": 0.0, "num_images": 50}
+    text = " ".join(summary(read_study_records(write_records(rows)), []))
+    oracle = binomtest(0, 50).proportion_ci(0.95, "wilson")
+    assert f"(95% interval {100 * oracle.low:.1f} to {100 * oracle.high:.1f}, n = 50)" in text
+
+
+def test_marks_are_where_their_accuracy_is(records):
+    chart = epsilon_charts(records)[0]
+    heights = {label: place for place, label in chart.y_ticks}
+    widths = {label: place for place, label in chart.x_ticks}
+    for curve in chart.curves:
+        for mark in curve.marks:
+            share = float(mark.accuracy) / 100
+            assert mark.y == pytest.approx(heights["0"] + share * (heights["100"] - heights["0"]), abs=0.2)
+            if mark.epsilon in widths:
+                assert mark.x == widths[mark.epsilon]
+    assert [tick for _, tick in chart.x_ticks] == ["0", "8/255", "16/255", "24/255", "32/255"]
+
+
+def test_a_reading_says_all_there_is_to_a_point(records):
+    curve = next(curve for curve in epsilon_charts(records)[0].curves if curve.is_masked)
+    assert curve.marks[-1].reading == (
+        "β = 0.3, noise at ε = 32/255: 51.0% (50.8 to 51.1 in 2 cells) † 37% of the images were not attacked"
+    )

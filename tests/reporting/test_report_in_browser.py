@@ -1,0 +1,277 @@
+"""The report in a real browser: Debian's chromium, driven by playwright. Run with ``pytest -m browser``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibrobust.reporting.report import write_report
+from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+LONG = "a-cell-with-a-very-long-name-" * 5
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; without it, or without playwright, tests that were asked for fail, they are not skipped."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=list(FLAGS)
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(stored_study) -> Path:
+    """A report with a masked model, a failed cell, names that are code, and one that is long."""
+    records, names = stored_study({"knn_ib-0.0-True-0.0-0": EVIL, "cross_entropy-None-None-0.5-1": LONG})
+    assert {EVIL, LONG} < set(names)
+    cells = [
+        {
+            "name": name,
+            "status": "done",
+            "recipe": {"dataset": "digits", "objective_options": {"x" * 80: "y" * 80}},
+            "versions": {"torch": "2.9.1"},
+            "hardware": "a machine",
+        }
+        for name in names
+    ]
+    cells.append({"name": "bad", "status": "failed", "error": "No such file: /" + "x" * 200})
+    return write_report(
+        title=f"A study {EVIL}",
+        records=records,
+        figures=draw_study_figures(records, records.parent / "figures", list(FIGURES)),
+        cells=cells,
+        out=records.parent / "report.html",
+    )
+
+
+@pytest.fixture
+def visit(browser, report) -> Iterator[Any]:
+    """Open the report; afterwards, nothing but the file was asked for and nothing was complained about."""
+    asked: list[str] = []
+    complaints: list[str] = []
+    contexts = []
+
+    def visit(width: int = 1280, scheme: str = "light", *, touch: bool = False) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.goto(report.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()] * len(contexts)
+    assert complaints == []
+
+
+def order(page: Any, key: str) -> list[str]:
+    place = [head.get_attribute("data-key") for head in page.locator(".board thead th").all()].index(key)
+    return page.locator(f".board tbody tr > :nth-child({place + 1})").all_inner_texts()
+
+
+def head(page: Any, key: str) -> Any:
+    return page.locator(f'.board th[data-key="{key}"]')
+
+
+def numbers(texts: list[str]) -> list[float]:
+    return [float(text.rstrip("†")) for text in texts if text != "–"]
+
+
+def test_a_column_is_sorted_by_its_numbers_and_back(visit):
+    page = visit()
+    before = order(page, "accuracy-32")
+    assert numbers(before) != sorted(numbers(before), reverse=True)
+    head(page, "accuracy-32").get_by_role("button").click()
+    assert order(page, "accuracy-32") == sorted(before, key=lambda text: -float(text.rstrip("†")))
+    assert order(page, "accuracy-32")[0] == "51.1†"  # the masked model, as high as it is, with its dagger
+    assert head(page, "accuracy-32").get_attribute("aria-sort") == "descending"
+    head(page, "accuracy-32").get_by_role("button").click()
+    assert numbers(order(page, "accuracy-32")) == sorted(numbers(before))
+    assert head(page, "accuracy-32").get_attribute("aria-sort") == "ascending"
+    assert page.locator('.board th[aria-sort="ascending"], .board th[aria-sort="descending"]').count() == 1
+
+
+def test_a_column_is_sorted_by_keyboard_and_empty_fields_come_last_both_ways(visit):
+    page = visit()
+    head(page, "beta").get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    rising = order(page, "beta")
+    page.keyboard.press("Space")
+    falling = order(page, "beta")
+    assert rising[0] == "0"
+    assert falling[0] == "0.3"
+    assert rising[-1] == falling[-1] == "–"  # cross-entropy has no beta
+    assert numbers(rising) == sorted(numbers(rising))
+    assert numbers(falling) == sorted(numbers(rising), reverse=True)
+    assert page.locator("#sorted").inner_text() == "Sorted by β, descending."
+
+
+def test_the_verdict_is_sorted_by_what_it_means(visit):
+    page = visit()
+    head(page, "verdict").get_by_role("button").click()
+    found = order(page, "verdict")
+    assert list(dict.fromkeys(found)) == ["sound", "suspicious", "masked"]
+
+
+def test_a_curve_is_read_under_the_pointer(visit):
+    page = visit()
+    plot = page.locator(".plot").first
+    mark = plot.locator(".curve.masked .mark").last
+    output = plot.locator("output")
+    assert output.inner_text().strip() == ""
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert output.inner_text() == (
+        "β = 0.3, noise at ε = 32/255: 51.0% (50.8 to 51.1 in 2 cells) † 37% of the images were not attacked"
+    )
+    assert plot.locator(".curve.read").get_attribute("data-label") == "β = 0.3, noise"
+    page.mouse.move(0, 0)
+    assert output.inner_text().strip() == ""
+
+
+def test_a_curve_is_read_by_keyboard(visit):
+    page = visit()
+    plot = page.locator(".plot").first
+    page.get_by_role("link", name="Epsilon curves").focus()
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    first = plot.locator("output").inner_text()
+    page.keyboard.press("ArrowRight")
+    second = plot.locator("output").inner_text()
+    page.keyboard.press("ArrowDown")
+    third = plot.locator("output").inner_text()
+    marks = plot.locator(".curve").nth(0).locator(".mark").all()
+    below = plot.locator(".curve").nth(1).locator(".mark").all()
+    assert first in [mark.get_attribute("data-reading") for mark in marks]
+    assert second == marks[marks_index(marks, first) + 1].get_attribute("data-reading")
+    assert third == below[marks_index(marks, second)].get_attribute("data-reading")
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    last = plot.locator(".curve").last.locator(".mark").last.get_attribute("data-reading")
+    assert plot.locator("output").inner_text() == last
+    page.keyboard.press("Escape")
+    assert plot.locator("output").inner_text().strip() == ""
+
+
+def marks_index(marks: list[Any], reading: str) -> int:
+    return [mark.get_attribute("data-reading") for mark in marks].index(reading)
+
+
+def test_a_touch_reads_a_curve_and_it_stays(visit):
+    page = visit(400, touch=True)
+    plot = page.locator(".plot").first
+    mark = plot.locator(".curve").last.locator(".mark").last
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert "at ε = 32/255" in plot.locator("output").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_scrolls_sideways(visit, width, scheme):
+    page = visit(width, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # What sticks out would be cut off without a scroll bar too; tables scroll in boxes of their own.
+    outside = page.evaluate(
+        """width => [...document.querySelectorAll('body *')]
+            .filter(one => !one.closest('.wide, .visually-hidden, svg'))
+            .filter(one => one.getBoundingClientRect().right > width + 1)
+            .map(one => one.outerHTML.slice(0, 200))""",
+        width,
+    )
+    assert outside == []
+    # On a phone the leaderboard is cards, of which nothing hides in a box either.
+    box = page.locator("#leaderboard .wide")
+    assert box.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible_on_its_background(visit, scheme):
+    page = visit(1280, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    poor = page.evaluate(
+        """() => {
+            const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+            const light = (c) => {
+                const [r, g, b] = c.slice(0, 3).map((v) => v / 255)
+                    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const ground = (one) => {
+                for (let at = one; at; at = at.parentElement) {
+                    const c = parse(getComputedStyle(at).backgroundColor);
+                    if (c.length === 3 || c[3] === 1) return c;
+                }
+                return [255, 255, 255];
+            };
+            const found = [];
+            for (const one of document.querySelectorAll('body *:not(script)')) {
+                const own = [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+                if (!own) continue;
+                const style = getComputedStyle(one);
+                const ink = one.closest('svg') ? style.fill : style.color;
+                const [a, b] = [light(parse(ink)), light(ground(one))];
+                const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+                if (contrast < 4.5) found.push([contrast, one.outerHTML.slice(0, 120)]);
+            }
+            return found;
+        }"""
+    )
+    assert poor == []
+
+
+def test_a_recipe_opens_and_a_name_is_only_text(visit):
+    page = visit()
+    assert page.title() == f"A study {EVIL}"
+    cell = page.locator("details.cell").first
+    assert cell.locator(".name").inner_text() == EVIL
+    assert not cell.locator(".recipe").is_visible()
+    cell.locator("summary").click()
+    assert cell.locator(".recipe").is_visible()
+    assert page.locator("#failed dt").all_inner_texts() == ["bad"]
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_a_script_that_got_in_would_not_run(browser, report, policy):
+    """A planted defect: were a name not escaped, the page's policy would still keep it from running."""
+    text = report.read_text(encoding="utf-8").replace("</main>", "<script>document.title = 'run'</script></main>")
+    if not policy:  # the script does run without
+        text = text.replace("Content-Security-Policy", "nothing")
+    planted = report.with_name("planted.html")
+    planted.write_text(text, encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(planted.as_uri())
+    assert page.title() == (f"A study {EVIL}" if policy else "run")
+    context.close()
