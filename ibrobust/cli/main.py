@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from ibrobust import __version__
+from ibrobust import __version__, processes
 from ibrobust.cli import attack, audit, benchmark, demo, doctor, export, listing, study, train
 from ibrobust.errors import IbrobustError
 
@@ -69,7 +69,8 @@ def main() -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
+    if processes.is_main():
+        typer.echo(f"Error: {message}", err=True)
     sys.exit(USAGE_ERROR)
 
 

@@ -126,7 +126,7 @@ def train(
 
     from rich.console import Console
 
-    from ibrobust import registry
+    from ibrobust import processes, registry
     from ibrobust.cli.progress import TrainingProgress
     from ibrobust.training.recipe import Recipe
 
@@ -134,7 +134,7 @@ def train(
     if recipe:
         base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
     final = Recipe.parse({**base, **given})
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not processes.is_main())
     title = name if name is not None else final.default_name()
     try:
         with TrainingProgress(console, title) as progress:
@@ -152,7 +152,9 @@ def train(
     except KeyboardInterrupt:
         console.print(f"Interrupted. The same command with --resume goes on with {title}.", markup=False)
         raise typer.Exit(130) from None
-    _report(card)
+    if processes.is_main():
+        _report(card)
+    processes.leave()
 
 
 def _report(card: ModelCard) -> None:

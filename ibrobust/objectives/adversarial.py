@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.collectives import gather, own_share
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.base import Loss, Objective
+from ibrobust.processes import count
 
 # The step of the single-step attack, in epsilons (Wong, Rice, Kolter 2020).
 FGSM_STEP = 1.25
@@ -60,14 +62,15 @@ class AdversarialTraining(Objective):
         """Return adversarial images (B, 3, H, W) in [0, 1], at most epsilon from `images`, for one training step."""
 
         def logits_of(x: Tensor) -> Tensor:
-            return self.head(latents_of(x)).float()
+            # The whole batch's, so that what a stochastic head draws does not depend on how the batch is divided.
+            return own_share(self.head(gather(latents_of(x)))).float()
 
         single = None
         if self.steps_done % STEPS_BETWEEN_CHECKS == 0:
             single = self._fgsm(images, labels, logits_of)
             several = self._pgd(images, labels, logits_of)
             with torch.no_grad():
-                right = [(logits_of(x).argmax(dim=1) == labels).float().mean() for x in (single, several)]
+                right = [gather(logits_of(x).argmax(dim=1) == labels).float().mean() for x in (single, several)]
             self._gap = float(right[0] - right[1])
             self.recovering = self._gap > LARGEST_GAP
             if self.recovering:
@@ -97,7 +100,10 @@ class AdversarialTraining(Objective):
         return changed
 
     def _random_start(self, images: Tensor) -> Tensor:
-        offsets = self.epsilon * (2.0 * torch.rand_like(images) - 1.0)
+        # Drawn for the whole batch, of which these images may be a share.
+        batch = (count() * len(images), *images.shape[1:])
+        draws = torch.rand(batch, dtype=images.dtype, device=images.device)  # (B, 3, H, W)
+        offsets = self.epsilon * (2.0 * own_share(draws) - 1.0)
         return (images + offsets).clamp_(0.0, 1.0)
 
     def _step(

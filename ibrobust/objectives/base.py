@@ -70,8 +70,9 @@ class Objective(nn.Module):
         """Return the images to train on; adversarial training overrides this, all others keep them.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1]; in several processes this one's share of the batch.
             labels: (B,) int64.
-            latents_of: images (B, 3, H, W) -> latents, the encoder in training mode, with a graph.
+            latents_of: images (B, 3, H, W) -> latents, the encoder in training mode, with a graph. In several processes
+                all must call it equally often; gradients are those of the sum of the processes' losses.
         """
         return images

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
@@ -41,6 +42,7 @@ from ibrobust.registry.export import write_export
 from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.scoring import clean_accuracy, unit_batches
 from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
+from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
@@ -130,6 +132,8 @@ def train(
 ) -> ModelCard:
     """Train a model, fit its decoders, score them on the test images, store it; return its card.
 
+    Launched in several processes they train together, see `train_encoder`; the main one does the rest and calls back.
+
     Args:
         recipe: what to do.
         name: of the model; by default made from the recipe.
@@ -145,6 +149,7 @@ def train(
     Raises:
         IbrobustError: the name is taken or unsafe, or anything that `train_encoder` and `load_dataset` raise.
     """
+    processes.join(cpu=is_cpu(device))
     name = name if name is not None else recipe.default_name()
     check_name(name)
     _refuse_duplicate(name, overwrite=overwrite)
@@ -155,9 +160,10 @@ def train(
             "another name (--name)."
         )
     initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
-    stage = on_stage or (lambda _: None)
+    stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
     stage(f"reading {recipe.dataset}")
-    dataset = load_dataset(recipe.dataset, data_dir=data_dir)
+    with processes.main_first():  # which downloads or decodes what is not there yet
+        dataset = load_dataset(recipe.dataset, data_dir=data_dir)
     stage("training")
     trained = train_encoder(
         recipe,
@@ -170,19 +176,21 @@ def train(
         on_progress=on_progress,
         on_epoch=on_epoch,
     )
-    decoders = _decoders(recipe, dataset, trained, stage)
-    stage("scoring")
-    card = _store(
-        name,
-        trained.encoder,
-        decoders,
-        latent_dim=recipe.latent_dim,
-        dataset=dataset,
-        recipe=recipe,
-        training=_training_record(trained),
-    )
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    return card
+    if processes.is_main():
+        decoders = _decoders(recipe, dataset, trained, stage)
+        stage("scoring")
+        _store(
+            name,
+            trained.encoder,
+            decoders,
+            latent_dim=recipe.latent_dim,
+            dataset=dataset,
+            recipe=recipe,
+            training=_training_record(trained),
+        )
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    processes.wait()
+    return model_card(name)
 
 
 def register_model(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,18 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ibrobust.data import Dataset, Split, channel_statistics, to_unit_range
+from ibrobust import processes
+from ibrobust.collectives import own_share
+from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
 from ibrobust.data.batches import balanced_batches, shuffled_batches
 from ibrobust.errors import IbrobustError
-from ibrobust.models import Encoder, ZeroEntropyNoise, build_head
+from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
-from ibrobust.objectives import Objective, build_objective, objective_class
+from ibrobust.objectives import Objective
+from ibrobust.training.accelerator import build_accelerator
+from ibrobust.training.batch_statistics import use_global_statistics
+from ibrobust.training.build import build_modules, build_optimizer, check_fit
 from ibrobust.training.checkpoint import latest_checkpoint, new_checkpoint
 from ibrobust.training.metrics_log import append_record, keep_epochs, read_records
 from ibrobust.training.recipe import Recipe
+from ibrobust.training.run_dir import prepare_run_dir
 from ibrobust.training.schedule import LearningRateSchedule
 from ibrobust.training.seeds import derive_seed
+from ibrobust.training.step import TrainingStep
 
 # Looking at the loss waits for the device. A non-finite one is remembered there, and looked for this often.
 STEPS_BETWEEN_LOOKS = 20
@@ -74,25 +79,6 @@ class TrainedEncoder:
     seconds: float
 
 
-class _Step(nn.Module):
-    """Encoder, noise and objective as one module, so that whatever wraps a model for training wraps all of them."""
-
-    def __init__(self, encoder: Encoder, noise: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.noise = noise
-        self.objective = objective
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        images = self.objective.training_images(images, labels, self._latents)
-        loss = self.objective(self._latents(images), labels)
-        return loss.total, dict(loss.terms)
-
-    def _latents(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.noise(self.encoder(images))
-        return latents
-
-
 def train_encoder(
     recipe: Recipe,
     dataset: Dataset,
@@ -107,6 +93,10 @@ def train_encoder(
 ) -> TrainedEncoder:
     """Return the encoder trained by `recipe`, bit for bit the same on one machine's CPU however often it was resumed.
 
+    Launched in several processes, by accelerate or torchrun, each calls this and takes its share of every batch; the
+    result is that of one process up to rounding. They must see the same files. The main process alone writes and calls
+    back; all return the same.
+
     Args:
         recipe: what to do.
         dataset: images; those of the training split are used, and no others.
@@ -120,12 +110,14 @@ def train_encoder(
             before its checkpoint: a run that is killed in between does both again.
 
     Raises:
-        IbrobustError: the recipe does not fit the data set, the device or tracker is not there, `run_dir` holds
-            another run, or the loss is not finite.
+        IbrobustError: the recipe does not fit the data set or the number of processes, the device or tracker is not
+            there, `run_dir` holds another run, or the loss is not finite.
     """
-    _check_fit(recipe, dataset)
-    accelerator = _accelerator(recipe, run_dir, device=device, log_with=log_with)
-    _prepare_run_dir(run_dir, recipe, resume=resume)
+    accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with)
+    check_fit(recipe, dataset, processes=processes.count())
+    prepare_run_dir(run_dir, recipe, resume=resume)
+    if not processes.is_main():
+        on_progress = on_epoch = None
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=cuda):
@@ -152,16 +144,11 @@ def _run(
     on_progress: Callable[[Progress], None] | None,
     on_epoch: Callable[[int, Encoder], None] | None,
 ) -> TrainedEncoder:
-    torch.manual_seed(derive_seed(recipe.seed, "initial weights"))
-    encoder, objective = build_modules(recipe, dataset)
-    if initial_encoder is not None:
-        encoder.load_state_dict(initial_encoder)
-    encoder.to(memory_format=fast_memory_format(encoder, accelerator.device))
-    noise = ZeroEntropyNoise() if recipe.noise and objective.adds_noise else nn.Identity()
-    optimizer = _optimizer(recipe, [*encoder.parameters(), *objective.parameters()])
+    main = processes.is_main()
+    bare, step, optimizer, prepared = build_step(recipe, dataset, accelerator, initial_encoder=initial_encoder)
+    encoder, objective = bare.encoder, bare.objective
     steps = len(dataset.train) // recipe.batch_size
     schedule = LearningRateSchedule(recipe, optimizer, steps_per_epoch=steps)
-    step, prepared = accelerator.prepare(_Step(encoder, noise, objective), optimizer)
 
     metrics = run_dir / "metrics.jsonl"
     epochs_done, total_seconds = 0, 0.0
@@ -171,7 +158,8 @@ def _run(
         position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
         schedule.load_state_dict(position["schedule"])
         epochs_done, total_seconds = position["epochs_done"], position["seconds"]
-    keep_epochs(metrics, epochs_done)
+    if main:
+        keep_epochs(metrics, epochs_done)
     if log_with:
         accelerator.init_trackers("ibrobust", config=_flat(recipe))
 
@@ -193,6 +181,8 @@ def _run(
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds": seconds,
         }
+        if not main:
+            continue
         if on_epoch:
             encoder.eval()
             on_epoch(epoch, encoder)
@@ -206,9 +196,28 @@ def _run(
             (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
         if log_with:
             accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=epoch)
-    if log_with:
-        accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    processes.wait()  # for the metrics of the last epoch
     return TrainedEncoder(encoder.eval(), objective.eval(), read_records(metrics), total_seconds)
+
+
+def build_step(
+    recipe: Recipe, dataset: Dataset, accelerator: Any, *, initial_encoder: Mapping[str, Tensor] | None = None
+) -> tuple[TrainingStep, nn.Module, torch.optim.Optimizer, Any]:
+    """Return the training step and its optimiser, untrained, each as it is and as accelerate wraps it."""
+    torch.manual_seed(derive_seed(recipe.seed, "initial weights"))
+    encoder, objective = build_modules(recipe, dataset)
+    if initial_encoder is not None:
+        encoder.load_state_dict(initial_encoder)
+    encoder.to(memory_format=fast_memory_format(encoder, accelerator.device))
+    if accelerator.num_processes > 1:
+        use_global_statistics(encoder, accelerator.device)
+    noise = ZeroEntropyNoise() if recipe.noise and objective.adds_noise else nn.Identity()
+    step = TrainingStep(encoder, noise, objective)
+    optimizer = build_optimizer(recipe, [*encoder.parameters(), *objective.parameters()])
+    wrapped, prepared = accelerator.prepare(step, optimizer)
+    return step, wrapped, optimizer, prepared
 
 
 def _train_epoch(
@@ -240,10 +249,11 @@ def _train_epoch(
     bad_step = torch.full((), -1, device=device)
     started = time.perf_counter()
     for index in range(steps):
-        images = train.images[batches[index]]  # (B, 3, H, W) uint8
+        batch = own_share(batches[index])  # (B / P,)
+        images = train.images[batch]  # (B / P, 3, H, W) uint8
         if recipe.augment != "none":
-            images = crop_and_flip(images, offsets[index], flips[index])
-        total, terms = step(to_unit_range(images), train.labels[batches[index]])
+            images = crop_and_flip(images, own_share(offsets[index]), own_share(flips[index]))
+        total, terms = step(to_unit_range(images), train.labels[batch])
         accelerator.backward(total)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -265,131 +275,6 @@ def _train_epoch(
                 means = {name: float(value) / done for name, value in sums.items()}
                 on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left))
     return {name: float(value) / steps for name, value in sums.items()}
-
-
-def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
-    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
-    kind = objective_class(recipe.objective)
-    mean, std = channel_statistics(dataset.train.images)
-    encoder = Encoder(
-        width=recipe.width,
-        latent_dim=recipe.latent_dim * kind.outputs_per_latent,
-        mean=mean,
-        std=std,
-        fixed_power=recipe.fixed_power,
-    )
-    options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
-    if "head" in kind.options:
-        options["head"] = build_head(
-            recipe.latent_dim, dataset.num_classes, dropout=recipe.dropout, dropconnect=recipe.dropconnect
-        )
-    elif recipe.dropout or recipe.dropconnect:
-        raise IbrobustError(
-            f"The objective {recipe.objective!r} trains no linear head, so dropout {recipe.dropout:g} and dropconnect "
-            f"{recipe.dropconnect:g} would do nothing: leave them out, or choose cross_entropy."
-        )
-    objective = build_objective(
-        recipe.objective,
-        latent_dim=recipe.latent_dim,
-        num_classes=dataset.num_classes,
-        **options,
-        **recipe.objective_options,
-    )
-    return encoder, objective
-
-
-def _check_fit(recipe: Recipe, dataset: Dataset) -> None:
-    if len(dataset.train) < recipe.batch_size:
-        raise IbrobustError(
-            f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
-            "lower it."
-        )
-    per_class = recipe.batch_size // dataset.num_classes
-    needs_neighbors = "num_neighbors" in objective_class(recipe.objective).options
-    if needs_neighbors and recipe.neighbor_sharpness is None and per_class <= recipe.num_neighbors:
-        raise IbrobustError(
-            f"A batch of {recipe.batch_size} has {per_class} images of each of the {dataset.num_classes} classes, too "
-            f"few for {recipe.num_neighbors} neighbours in every class: raise the batch size to "
-            f"{(recipe.num_neighbors + 1) * dataset.num_classes} or more, or lower num_neighbors."
-        )
-
-
-def _prepare_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
-    stored = run_dir / "recipe.yaml"
-    if resume and stored.is_file():
-        before = Recipe.from_yaml(stored)
-        differing = [
-            f"{name} = {getattr(before, name)!r}, now {getattr(recipe, name)!r}"
-            for name in Recipe.model_fields
-            if getattr(before, name) != getattr(recipe, name)
-        ]
-        if differing:
-            raise IbrobustError(
-                f"The run in {str(run_dir)!r} has another recipe ({'; '.join(differing)}): resume it with the recipe "
-                "it began with, or give this one another name."
-            )
-        return
-    shutil.rmtree(run_dir, ignore_errors=True)
-    recipe.to_yaml(stored)
-
-
-def _accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_with: str | None) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    if device is not None:
-        _choose_device(device)
-    _check_tracker(log_with)
-    # accelerate keeps one state a process and refuses a second with another precision; a study trains several.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        cpu=device is not None and torch.device(device).type == "cpu",
-        log_with=log_with,
-        project_dir=str(run_dir),
-    )
-    if accelerator.num_processes > 1:
-        raise IbrobustError(
-            f"Training was launched on {accelerator.num_processes} processes, but the entropy of a batch is estimated "
-            "within one: launch a single process."
-        )
-    return accelerator
-
-
-def _choose_device(device: str) -> None:
-    """Make `device` the one that accelerate will take; raise IbrobustError where it is not there."""
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise IbrobustError(f"There is no device {device!r}: use cpu, cuda or cuda:N.") from error
-    if wanted.type == "cpu":
-        return
-    if wanted.type != "cuda" or not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count():
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise IbrobustError(f"The device {device!r} is not there: use {' or '.join(there)}.")
-    torch.cuda.set_device(wanted.index or 0)
-
-
-def _check_tracker(log_with: str | None) -> None:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    if log_with is None:
-        return
-    known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
-    if log_with not in known:
-        raise IbrobustError(f"There is no tracker {log_with!r}: use one of {', '.join(known)}.")
-    package = {"comet_ml": "comet_ml", "tensorboard": "tensorboard"}.get(log_with, log_with)
-    if importlib.util.find_spec(package) is None:
-        raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {package}.")
-
-
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""The accelerator of a run: its device, precision, trackers and processes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust import processes
+from ibrobust.errors import IbrobustError
+from ibrobust.training.recipe import Recipe
+
+# What DistributedDataParallel puts before the name of every weight.
+WRAPPED = "module."
+
+
+def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_with: str | None) -> Any:
+    """Return an `accelerate.Accelerator`; processes that were launched together have met afterwards.
+
+    Raises:
+        IbrobustError: the device or the tracker is not there.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    cpu = is_cpu(device)
+    _check_tracker(log_with)
+    processes.join(cpu=cpu)
+    if device is not None:
+        _choose_device(device)
+    # accelerate keeps one state a process and refuses a second with another precision; a study trains several.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        cpu=cpu,
+        log_with=log_with,
+        project_dir=str(run_dir),
+    )
+    accelerator.register_save_state_pre_hook(_save_unwrapped)
+    accelerator.register_load_state_pre_hook(_load_unwrapped)
+    return accelerator
+
+
+def is_cpu(device: str | None) -> bool:
+    """Return whether `device` names the CPU."""
+    return device is not None and device.split(":")[0] == "cpu"
+
+
+def _save_unwrapped(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:  # noqa: ARG001
+    """Name the weights as a single process does, so that any number of processes can resume the run."""
+    weights[:] = [
+        # accelerate makes tensors contiguous in an OrderedDict alone.
+        OrderedDict((name.removeprefix(WRAPPED), tensor) for name, tensor in state.items())
+        for state in weights
+    ]
+
+
+def _load_unwrapped(models: list[nn.Module], folder: str) -> None:  # noqa: ARG001
+    models[:] = [model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model for model in models]
+
+
+def _choose_device(device: str) -> None:
+    """Make `device` the one that accelerate will take; raise IbrobustError where it is not there."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise IbrobustError(f"There is no device {device!r}: use cpu, cuda or cuda:N.") from error
+    if wanted.type == "cpu":
+        return
+    if wanted.type != "cuda" or not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count():
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise IbrobustError(f"The device {device!r} is not there: use {' or '.join(there)}.")
+    if processes.count() == 1:
+        torch.cuda.set_device(wanted.index or 0)
+    elif wanted.index is not None:
+        raise IbrobustError(
+            f"The device {device!r} is one, for {processes.count()} processes: leave it out, each takes one of its own."
+        )
+
+
+def _check_tracker(log_with: str | None) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    if log_with is None:
+        return
+    known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
+    if log_with not in known:
+        raise IbrobustError(f"There is no tracker {log_with!r}: use one of {', '.join(known)}.")
+    package = {"comet_ml": "comet_ml", "tensorboard": "tensorboard"}.get(log_with, log_with)
+    if importlib.util.find_spec(package) is None:
+        raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {package}.")

@@ -1,0 +1,75 @@
+"""From a recipe to untrained modules and their optimiser."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ibrobust.data import Dataset, channel_statistics
+from ibrobust.errors import IbrobustError
+from ibrobust.models import Encoder, build_head
+from ibrobust.objectives import Objective, build_objective, objective_class
+from ibrobust.training.recipe import Recipe
+
+
+def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
+    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
+    kind = objective_class(recipe.objective)
+    mean, std = channel_statistics(dataset.train.images)
+    encoder = Encoder(
+        width=recipe.width,
+        latent_dim=recipe.latent_dim * kind.outputs_per_latent,
+        mean=mean,
+        std=std,
+        fixed_power=recipe.fixed_power,
+    )
+    options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
+    if "head" in kind.options:
+        options["head"] = build_head(
+            recipe.latent_dim, dataset.num_classes, dropout=recipe.dropout, dropconnect=recipe.dropconnect
+        )
+    elif recipe.dropout or recipe.dropconnect:
+        raise IbrobustError(
+            f"The objective {recipe.objective!r} trains no linear head, so dropout {recipe.dropout:g} and dropconnect "
+            f"{recipe.dropconnect:g} would do nothing: leave them out, or choose cross_entropy."
+        )
+    objective = build_objective(
+        recipe.objective,
+        latent_dim=recipe.latent_dim,
+        num_classes=dataset.num_classes,
+        **options,
+        **recipe.objective_options,
+    )
+    return encoder, objective
+
+
+def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
+    """Raise IbrobustError where the recipe's batches cannot be made of the data set, or not be divided."""
+    if len(dataset.train) < recipe.batch_size:
+        raise IbrobustError(
+            f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
+            "lower it."
+        )
+    per_class = recipe.batch_size // dataset.num_classes
+    needs_neighbors = "num_neighbors" in objective_class(recipe.objective).options
+    if needs_neighbors and recipe.neighbor_sharpness is None and per_class <= recipe.num_neighbors:
+        raise IbrobustError(
+            f"A batch of {recipe.batch_size} has {per_class} images of each of the {dataset.num_classes} classes, too "
+            f"few for {recipe.num_neighbors} neighbours in every class: raise the batch size to "
+            f"{(recipe.num_neighbors + 1) * dataset.num_classes} or more, or lower num_neighbors."
+        )
+    if recipe.batch_size % processes:
+        raise IbrobustError(
+            f"A batch of {recipe.batch_size} cannot be divided equally among {processes} processes: choose a batch "
+            "size that can, or launch another number."
+        )
+
+
+def build_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of these parameters."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)

@@ -1,0 +1,42 @@
+"""One training step's forward pass, from images to the loss of the whole batch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ibrobust.collectives import gather, own_share
+from ibrobust.models import Encoder
+from ibrobust.objectives import Objective
+
+
+class TrainingStep(nn.Module):
+    """Encoder, noise and objective as one module, so that whatever wraps a model for training wraps all of them.
+
+    In several processes each encodes its share of a batch. In all of them noise is drawn for the whole batch, and the
+    objective sees the whole batch: an entropy is estimated from all points, and nothing depends on how many processes
+    there are.
+    """
+
+    def __init__(self, encoder: Encoder, noise: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.noise = noise
+        self.objective = objective
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the whole batch, a scalar in nats, and its terms.
+
+        Args:
+            images: (B / P, 3, H, W) in [0, 1], this process's share of the batch.
+            labels: (B / P,) int64.
+        """
+        images = self.objective.training_images(images, labels, self._own_latents)
+        loss = self.objective(self._latents(images), gather(labels))
+        return loss.total, dict(loss.terms)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        latents: Tensor = self.noise(gather(self.encoder(images)))  # (B, D)
+        return latents
+
+    def _own_latents(self, images: Tensor) -> Tensor:
+        return own_share(self._latents(images))  # (B / P, D)

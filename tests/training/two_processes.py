@@ -1,0 +1,63 @@
+"""What one or two gloo processes compute in a training step; a program: CASES_FILE OUTPUT_FILE, under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ibrobust import processes
+from ibrobust.collectives import own_share
+from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.data.batches import balanced_batches
+from ibrobust.training.accelerator import build_accelerator
+from ibrobust.training.recipe import Recipe
+from ibrobust.training.trainer import build_step
+
+STEPS = 2
+
+
+def step_results(recipe: Recipe) -> dict[str, Tensor]:
+    """Return loss, terms and every parameter's gradient in the second of two steps, and all buffers after it.
+
+    The first step's update makes running statistics and a memory of latents take part in the second.
+    In float64, where rounding cannot choose another neighbour, but for FixedPower, which computes in float32.
+    """
+    dataset = load_dataset(recipe.dataset)
+    accelerator = build_accelerator(recipe, Path("unused"), device="cpu", log_with=None)
+    dtype = torch.float32 if recipe.fixed_power else torch.float64
+    torch.set_default_dtype(dtype)
+    bare, step, _, optimizer = build_step(recipe, dataset, accelerator)
+    torch.set_default_dtype(torch.float32)
+    step.train()
+    batches = balanced_batches(dataset.train.labels, recipe.batch_size, torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    for batch in batches[:STEPS]:
+        share = own_share(batch)
+        optimizer.zero_grad()
+        total, terms = step(to_unit_range(dataset.train.images[share]).to(dtype), dataset.train.labels[share])
+        accelerator.backward(total)
+        gradients = {f"gradient {name}": p.grad.clone() for name, p in bare.named_parameters()}
+        optimizer.step()
+    buffers = {f"buffer {name}": buffer.clone() for name, buffer in bare.named_buffers()}
+    return {"loss": total.detach(), **{f"term {name}": value for name, value in terms.items()}, **gradients, **buffers}
+
+
+def main() -> None:
+    cases: dict[str, dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
+    results = {}
+    for case, fields in cases.items():
+        for name, tensor in step_results(Recipe.model_validate(fields)).items():
+            results[f"{case}/{name}"] = tensor.contiguous().clone()
+    save_file(results, f"{sys.argv[2]}-{os.environ['RANK']}.safetensors")
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main()
