@@ -13,6 +13,7 @@ from ibrobust.reporting.study_settings import betas_of, hidden_settings
 from ibrobust.reporting.study_style import (
     BASELINE,
     DOTTED,
+    NOTE,
     Look,
     grid_of_axes,
     legend_below,
@@ -22,8 +23,6 @@ from ibrobust.reporting.study_style import (
     study_style,
 )
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-
-GREY = "#595959"
 
 
 def draw_fgsm(records: Sequence[StudyRecord], out: Path) -> list[Path]:
@@ -99,7 +98,7 @@ def _daggers(axes: Any, panel: Panel, style: dict[Any, Look]) -> None:
             xy=(line.points[-1].x, line.points[-1].mean),
             xytext=(1.02, place),
             textcoords="axes fraction",
-            color=style[line.setting].colour,
+            color=NOTE,  # small letters need more contrast than a line
             fontsize=6.5,
             va="center",
             annotation_clip=False,
@@ -133,14 +132,14 @@ def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
             entries[f"β = {line.setting.beta:g}"] = Line2D([], [], color=look.colour, marker=look.marker)
     for noise, label in ((True, "with noise"), (False, "without noise")):
         if any(line.setting.noise is noise for line in lines):
-            entries[label] = Line2D([], [], color=GREY, linestyle="-" if noise else DOTTED)
+            entries[label] = Line2D([], [], color=NOTE, linestyle="-" if noise else DOTTED)
     for line in lines:
         if line.setting.beta is None:
             look = style[line.setting]
             entries[line.setting.label()] = Line2D([], [], color=BASELINE, marker=look.marker, linestyle=look.dashes)
     if any(line.is_masked for line in lines):
         entries[f"{DAGGER} gradient vanished"] = Line2D(
-            [], [], color=GREY, marker="o", markerfacecolor="white", linestyle="none"
+            [], [], color=NOTE, marker="o", markerfacecolor="white", linestyle="none"
         )
     return entries
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import re
+import tarfile
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import pytest
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.epsilon_charts import epsilon_charts
 from ibrobust.reporting.leaderboard import leaderboard
-from ibrobust.reporting.report import write_report
+from ibrobust.reporting.report import TEMPLATES, write_report
 from ibrobust.reporting.report_summary import summary
 from ibrobust.reporting.study_records import read_study_records
 
 # What would run, or break the page open, wherever a name goes: into text, into attributes, into a style or a script.
 EVIL = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+CHECKOUT = Path(__file__).parents[2]
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
@@ -177,6 +180,25 @@ def test_what_cannot_be_used_is_named(write, tmp_path):
         write(figures=[tmp_path / "missing.png"])
     with pytest.raises(IbrobustError, match="neither PNG nor SVG"):
         write(figures=[tmp_path / "figure.pdf"])
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_the_templates_are_in_what_is_installed(tmp_path, kind):
+    if kind == "wheel":
+        from hatchling.builders.wheel import WheelBuilder
+
+        (built,) = WheelBuilder(str(CHECKOUT)).build(directory=str(tmp_path), versions=["standard"])
+        with zipfile.ZipFile(built) as archive:
+            names = set(archive.namelist())
+    else:
+        from hatchling.builders.sdist import SdistBuilder
+
+        (built,) = SdistBuilder(str(CHECKOUT)).build(directory=str(tmp_path))
+        with tarfile.open(built) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+    there = {path.relative_to(CHECKOUT).as_posix() for path in TEMPLATES.iterdir()}
+    assert len(there) == 3
+    assert there <= names
 
 
 # The leaderboard
