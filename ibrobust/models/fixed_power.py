@@ -31,7 +31,8 @@ class FixedPower(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return latents (B, D) of zero mean and unit mean square over a training batch."""
-        latents = latents.float()  # half precision would lose the small deviations from a large mean
+        if latents.dtype != torch.float64:
+            latents = latents.float()  # half precision would lose the small deviations from a large mean
         if not self.training:
             return (latents - self.running_mean) * self.running_power.rsqrt()
         mean = latents.mean(dim=0)

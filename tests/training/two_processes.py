@@ -27,12 +27,11 @@ def step_results(recipe: Recipe) -> dict[str, Tensor]:
     """Return loss, terms and every parameter's gradient in the second of two steps, and all buffers after it.
 
     The first step's update makes running statistics and a memory of latents take part in the second.
-    In float64, where rounding cannot choose another neighbour, but for FixedPower, which computes in float32.
+    In float64, where rounding cannot choose another neighbour.
     """
     dataset = load_dataset(recipe.dataset)
     accelerator = build_accelerator(recipe, Path("unused"), device="cpu", log_with=None)
-    dtype = torch.float32 if recipe.fixed_power else torch.float64
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.float64)
     bare, step, _, optimizer = build_step(recipe, dataset, accelerator)
     torch.set_default_dtype(torch.float32)
     step.train()
@@ -41,7 +40,7 @@ def step_results(recipe: Recipe) -> dict[str, Tensor]:
     for batch in batches[:STEPS]:
         share = own_share(batch)
         optimizer.zero_grad()
-        total, terms = step(to_unit_range(dataset.train.images[share]).to(dtype), dataset.train.labels[share])
+        total, terms = step(to_unit_range(dataset.train.images[share]).double(), dataset.train.labels[share])
         accelerator.backward(total)
         gradients = {f"gradient {name}": p.grad.clone() for name, p in bare.named_parameters()}
         optimizer.step()
