@@ -30,13 +30,14 @@ def study_table(states: Sequence[Any], *, title: str, rows: int | None = None) -
         caption += f"; {rows} of {len(states)} shown"
         urgent = sorted(range(len(states)), key=lambda index: URGENCY.index(states[index].status))
         states = [states[index] for index in sorted(urgent[:rows])]
-    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
+    is_live = rows is not None
+    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left", expand=is_live)
     table.add_column("cell", overflow="fold")
     table.add_column("status")
     table.add_column("epoch", justify="right")
     table.add_column("time left", justify="right")
     # A live table keeps to its height; an error is said in full at the end.
-    table.add_column("", no_wrap=rows is not None, overflow="ellipsis")
+    table.add_column("", no_wrap=is_live, overflow="ellipsis", ratio=1 if is_live else None)
     for state in states:
         color = COLORS[state.status]
         left = "" if state.seconds_left is None else str(timedelta(seconds=round(state.seconds_left)))

@@ -106,6 +106,7 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
     with locked(study, name):
         folder = cell_folder(study, name)
         if (folder / "records.csv").is_file():
+            _drop_what_is_used(folder)
             return
         reporter = _Reporter(study, cell)
         try:
@@ -129,9 +130,14 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
             write_text(folder / "error.txt", traceback.format_exc())
             reporter.write(status="failed", seconds_left=None, error=_sentence(error))
             raise
-        # What the records were made from is not needed any more; an encoder a snapshot is much.
-        for used in (snapshots_folder(folder), kept_folder(folder)):
-            shutil.rmtree(used, ignore_errors=True)
+        _drop_what_is_used(folder)
+
+
+def _drop_what_is_used(folder: Path) -> None:
+    """Remove what a cell's records were made from: an encoder for each snapshot takes much room."""
+    for used in (snapshots_folder(folder), kept_folder(folder)):
+        shutil.rmtree(used, ignore_errors=True)
+    (folder / "error.txt").unlink(missing_ok=True)
 
 
 def default_device() -> str:
