@@ -77,7 +77,8 @@ def read_state(study: Study, cell: str) -> CellState:
         raise IbrobustError(f"The state {str(path)!r} cannot be read ({error}): remove it and run again.") from error
     if (folder / "records.csv").is_file():
         return replace(state, status="done", stage="", seconds_left=None, error="")
-    if state.status == "running" and not is_locked(folder):
+    # Whoever removes a cell's records wants them made again.
+    if state.status == "done" or (state.status == "running" and not is_locked(folder)):
         return replace(state, status="interrupted", seconds_left=None)
     return state
 

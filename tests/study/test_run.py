@@ -214,14 +214,22 @@ def test_a_lost_snapshot_is_made_again_by_training(make_study, trained_epochs, m
     )
     (cell,) = expand(study)
     prepare_study(study)
-    monkeypatch.setattr(run_module, "measure", lambda *a, **k: pytest.fail("not yet"))
-    with pytest.raises(pytest.fail.Exception):
-        run_cell(study, cell.name)
-    monkeypatch.undo()
-    assert model_card(cell.model).training.epochs_run == 2
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(study, cell.name)
+    assert status_of(study) == ["interrupted"]
+    weights = model_card(cell.model).weights
     (cell_folder(study, cell.name) / "snapshots" / "epoch-1.safetensors").unlink()
-    run_study(study, retry_failed=True)
+
+    run_study(study)
     assert status_of(study) == ["done"]
+    assert trained_epochs == [(cell.name, 1), (cell.name, 2)] * 2
+    assert model_card(cell.model).weights == weights, "the same training gives the same model"
 
 
 def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, trained_epochs):
