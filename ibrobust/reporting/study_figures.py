@@ -18,17 +18,25 @@ FIGURES: dict[str, Callable[[Sequence[StudyRecord], Path], list[Path]]] = {
 }
 
 
-def draw_study_figures(records_csv: Path, out: Path, figures: Sequence[str]) -> list[Path]:
+def draw_study_figures(
+    records_csv: Path,
+    out: Path,
+    figures: Sequence[str],
+    *,
+    on_missing: Callable[[IbrobustError], None] | None = None,
+) -> list[Path]:
     """Draw figures into the folder `out`, each as PNG and SVG; return the paths. The same records give the same bytes.
 
     Args:
         records_csv: the records of a study.
         out: folder, made where it is missing.
         figures: names, of ``fgsm``, ``information_plane`` and ``generalization``.
+        on_missing: called, in place of raising, for each figure whose records are not there: an unfinished study may
+            have some of its figures.
 
     Raises:
         IbrobustError: there is no figure of such a name, the records cannot be read, or they do not hold what a figure
-            shows; the others are there then.
+            shows; the others are drawn all the same.
     """
     for name in figures:
         if name not in FIGURES:
@@ -39,8 +47,10 @@ def draw_study_figures(records_csv: Path, out: Path, figures: Sequence[str]) -> 
     for name in dict.fromkeys(figures):
         try:
             paths += FIGURES[name](records, out)
-        except IbrobustError as error:  # the others are drawn all the same
+        except IbrobustError as error:
             missing.append(error)
-    if missing:
-        raise missing[0]
+    for error in missing:
+        if on_missing is None:
+            raise error
+        on_missing(error)
     return paths

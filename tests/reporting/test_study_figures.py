@@ -321,6 +321,10 @@ def test_a_figure_without_its_records_keeps_no_other_from_being_drawn(tmp_path, 
     with pytest.raises(IbrobustError, match="no FGSM sweep"):
         draw_study_figures(records, tmp_path / "figures", ["fgsm", "generalization"])
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"generalization.png", "generalization.svg"}
+    told: list[IbrobustError] = []
+    paths = draw_study_figures(records, tmp_path / "again", ["fgsm", "generalization"], on_missing=told.append)
+    assert [path.name for path in paths] == ["generalization.png", "generalization.svg"]
+    assert ["no FGSM sweep" in str(error) for error in told] == [True]
 
 
 def test_a_loss_that_is_not_a_number_is_read(study_rows, write_records):
