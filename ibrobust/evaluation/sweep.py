@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import check_logits, count_classes, is_correct
+from ibrobust.evaluation.screening import start_screening
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class SweepResult:
         nonfinite_gradient: images with a NaN or infinite gradient in some pixel. A NaN makes the adversarial pixel
             NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
         total: images in all.
+        settled_in_bfloat16: of the classifications under attack, those that a copy of the model in bfloat16 had margins
+            enough for; not compared, since it depends on the machine and counts do not.
     """
 
     epsilons: tuple[float, ...]
@@ -41,6 +45,7 @@ class SweepResult:
     zero_gradient: int
     nonfinite_gradient: int
     total: int
+    settled_in_bfloat16: int = field(default=0, compare=False)
 
     @property
     def accuracy(self) -> tuple[float, ...]:
@@ -82,6 +87,7 @@ class SweepResult:
             zero_gradient=fields["zero_gradient"],
             nonfinite_gradient=fields["nonfinite_gradient"],
             total=fields["total"],
+            settled_in_bfloat16=fields.get("settled_in_bfloat16", 0),
         )
 
 
@@ -116,13 +122,17 @@ class FGSMSweep(Attack):  # type: ignore[misc]
 
     def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
         """Return adversarial images (B, C, H, W) in [0, 1]."""
-        images = images.to(self.device)
-        return torch.clamp(images + epsilon * gradient.sign(), min=0, max=1).detach()
+        return _move(images.to(self.device), gradient.sign(), epsilon).detach()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images (K, B, C, H, W) in [0, 1], one batch for each of the K epsilons."""
         gradient, _ = self.gradient(images, labels)
         return torch.stack([self.perturb(images, gradient, epsilon) for epsilon in self.epsilons])
+
+
+def _move(images: Tensor, sign: Tensor, epsilon: float) -> Tensor:
+    # In one pass; epsilon times a sign is exact, so that nothing is rounded otherwise.
+    return torch.add(images, sign, alpha=epsilon).clamp_(min=0, max=1)
 
 
 def fgsm_sweep(
@@ -132,6 +142,7 @@ def fgsm_sweep(
     epsilons: Sequence[float],
     *,
     batch_size: int = 250,
+    screen: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
     """Return the accuracy of `model` under FGSM at every epsilon, with how many images were not attacked at all.
@@ -145,6 +156,9 @@ def fgsm_sweep(
         labels: (N,) integers in [0, K).
         epsilons: in [0, 1] pixel scale, at least one; one that comes twice gets two rows.
         batch_size: images a gradient.
+        screen: classify the attacked images by a copy of the model in bfloat16 first where that is faster, and in the
+            model itself where the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always
+            the model's own. With False the model classifies all images.
         progress: called with (images done, images in all) after each batch.
 
     Raises:
@@ -159,23 +173,49 @@ def fgsm_sweep(
     reference = model_reference(model)
     with evaluation_mode(model):
         # On the device until the end: reading a count in each batch would wait for the device each time.
-        counts = torch.zeros(len(epsilons) + 3, dtype=torch.long, device=device)
+        clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
+        correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
         count_classes(model, unit_range(images[:1], reference), labels)
         attack = FGSMSweep(model, epsilons)
+        screening = None
+
+        def attacked(start: int) -> tuple[slice, Tensor, Tensor, Tensor, Tensor]:
+            """Return the batch that begins at `start`: its span, images, labels, gradient and clean logits."""
+            span = slice(start, min(start + batch_size, len(images)))
+            batch = unit_range(images[span], reference)
+            targets = labels[span].to(device).long()
+            return span, batch, targets, *attack.gradient(batch, targets)
+
         for start in range(0, len(images), batch_size):
-            batch = unit_range(images[start : start + batch_size], reference)
-            targets = labels[start : start + batch_size].to(device).long()
-            gradient, logits = attack.gradient(batch, targets)
-            flat = gradient.flatten(1)
-            finite = flat.isfinite().all(dim=1)
-            zero = (flat == 0).all(dim=1)
-            rows = []
-            for epsilon in epsilons:
-                adversarial = attack.perturb(batch, gradient, epsilon)
-                with torch.no_grad():
-                    rows.append(is_correct(model(adversarial), targets))
-            counts += torch.stack([*rows, is_correct(logits, targets), zero, ~finite]).sum(dim=1)
+            span, batch, targets, gradient, logits = attacked(start)
+            finite = gradient.flatten(1).isfinite().all(dim=1)
+            clean[span], nonfinite[span] = is_correct(logits, targets), ~finite
+            zero[span] = (gradient.flatten(1) == 0).all(dim=1)
+            perturbed = partial(_row, batch, gradient.sign(), epsilons)
+            if start == 0 and screen:
+                screening = start_screening(model, batch, logits, correct)
+            if screening and screening.calibrate(batch, targets, logits) and screening.worth_it:
+                screening.settle(start, targets, perturbed, ~finite | ~logits.isfinite().all(dim=1))
+            else:
+                for row in range(len(epsilons)):
+                    with torch.no_grad():
+                        correct[row, span] = is_correct(model(perturbed(row)), targets)
             if progress:
-                progress(min(start + batch_size, len(images)), len(images))
-        *correct, clean, zero_count, nonfinite = counts.tolist()
-    return SweepResult(tuple(epsilons), tuple(correct), clean, zero_count, nonfinite, len(images))
+                progress(span.stop, len(images))
+        while screening and (unsettled := screening.unsettled()):
+            for start in sorted({place // batch_size * batch_size for place in unsettled}):
+                span, batch, targets, gradient, _ = attacked(start)
+                screening.settle_again(start, targets, partial(_row, batch, gradient.sign(), epsilons))
+        return SweepResult(
+            epsilons=tuple(epsilons),
+            correct=tuple(correct.sum(dim=1).tolist()),
+            clean_correct=int(clean.sum()),
+            zero_gradient=int(zero.sum()),
+            nonfinite_gradient=int(nonfinite.sum()),
+            total=len(images),
+            settled_in_bfloat16=screening.settled_by_copy if screening else 0,
+        )
+
+
+def _row(images: Tensor, sign: Tensor, epsilons: Sequence[float], row: int) -> Tensor:
+    return _move(images, sign, epsilons[row])

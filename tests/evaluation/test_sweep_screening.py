@@ -1,0 +1,330 @@
+"""Counts of a sweep screened in bfloat16 equal those of the model itself, whatever the model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibrobust.evaluation import low_precision, screening
+from ibrobust.evaluation.low_precision import low_precision_copy, margins_of
+from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.screening import Screening
+from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
+
+EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+Data = tuple[Tensor, Tensor]
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Screen whatever the device is fast at, and few images too."""
+    monkeypatch.setattr(screening, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(screening, "LEAST_EVIDENCE", 100)
+    monkeypatch.setattr(screening, "LEAST_WORK", 1)
+
+
+class Residual(nn.Module):
+    """Stem, a residual block with a projection, pooling, and a head: what a network of this field is made of."""
+
+    def __init__(self, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.first = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.shortcut = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2, bias=False), nn.BatchNorm2d(16))
+        self.head = head if head is not None else nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem((images - 0.5) / 0.25)))
+        out = self.second(F.relu(self.first_norm(self.first(x))))
+        out = F.relu(out + self.shortcut(x))
+        return self.head(out.mean(dim=(2, 3)))
+
+
+def _with_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return the model in evaluation mode, after a pass that sets its batch statistics."""
+    with torch.no_grad():
+        for _ in range(5):
+            model.train()(images[:100])
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def residual(test_data: Data) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _with_statistics(Residual(), test_data[0])
+
+
+class Difference(nn.Module):
+    """Two logits, opposite differences of features that hardly differ: in bfloat16 nothing of them is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.large = nn.Conv2d(8, 2, 1, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.randn(8, 3, 3, 3, generator=generator))
+            row = 1000 * torch.rand(8, generator=generator) + 1000
+            self.large.weight[0] = row[:, None, None]
+            self.large.weight[1] = (row + 0.01 * torch.randn(8, generator=generator))[:, None, None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        sums = self.large(F.relu(self.conv(images))).mean(dim=(2, 3))  # (B, 2), nearly equal and large
+        difference = (sums[:, 0] - sums[:, 1])[:, None]
+        return torch.cat([difference, -difference], dim=1)
+
+
+def _both(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 60) -> tuple:
+    screened = fgsm_sweep(model, images, labels, EPSILONS, batch_size=batch_size)
+    plain = fgsm_sweep(model, images, labels, EPSILONS, batch_size=batch_size, screen=False)
+    assert plain.settled_in_bfloat16 == 0
+    return screened, plain
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("batch_size", [50, 120, 360])
+@pytest.mark.parametrize("name", ["plain_model", "robust_model", "residual"])
+def test_counts_are_those_of_the_model(
+    name: str, batch_size: int, test_data: Data, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(name)
+    screened, plain = _both(model, *test_data, batch_size=batch_size)
+    assert screened == plain
+    assert screened.settled_in_bfloat16 > 0
+
+
+@pytest.mark.usefixtures("always")
+def test_each_classification_is_the_models(plain_model: nn.Module, test_data: Data) -> None:
+    """Not the counts alone, where errors of either sign could cancel."""
+    images, labels = test_data
+    model = plain_model.eval().requires_grad_(False)
+    lowered = low_precision_copy(model, images[:1])
+    noise = [torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    correct = torch.zeros(4, len(images), dtype=torch.bool)
+    found = Screening(model, lowered, correct)
+    with torch.no_grad():
+        assert found.calibrate(images, labels, model(images))
+        found.settle(0, labels, lambda row: images + 0.2 * row * noise[row], torch.zeros(len(images), dtype=torch.bool))
+        for row in range(4):
+            assert torch.equal(correct[row], is_correct(model(images + 0.2 * row * noise[row]), labels))
+    assert found.settled_by_copy > 500
+
+
+@pytest.mark.usefixtures("always")
+def test_near_ties_within_the_rounding_error_are_the_models(residual: nn.Module, test_data: Data) -> None:
+    """Every image's label is one of its two highest classes, and the margins of many are below bfloat16's error."""
+    images = test_data[0]
+    with torch.no_grad():
+        logits = residual(images)
+    labels = logits.topk(2, dim=1).indices[torch.arange(len(images)), torch.arange(len(images)) % 2]
+    lowered = low_precision_copy(residual, images[:1])
+    for shrink in (1.0, 0.1, 1e-3):  # the head's differences between classes: the smaller, the nearer the ties
+        model = copy.deepcopy(residual)
+        with torch.no_grad():
+            mean = model.head.weight.mean(dim=0)
+            model.head.weight.copy_(mean + shrink * (model.head.weight - mean))
+            model.head.bias.mul_(shrink)
+        screened, plain = _both(model, images, labels)
+        assert screened == plain
+    assert lowered is not None
+
+
+@pytest.mark.usefixtures("always")
+def test_exact_ties_are_the_models(residual: nn.Module, test_data: Data) -> None:
+    with torch.no_grad():
+        residual.head.weight[5] = residual.head.weight[2]
+        residual.head.bias[5] = residual.head.bias[2]
+    images, labels = test_data[0], torch.where(torch.arange(360) % 2 == 0, 2, 5)
+    screened, plain = _both(residual, images, labels)
+    assert screened == plain
+
+
+@pytest.mark.usefixtures("always")
+def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data) -> None:
+    model = Difference().eval()
+    images = test_data[0]
+    with torch.no_grad():
+        labels = (model(images)[:, 0] < model(images)[:, 0].median()).long()
+    lowered = low_precision_copy(model.requires_grad_(False), images[:1])
+    approximate, _ = lowered.margins(images, labels)
+    with torch.no_grad():
+        exact = margins_of(model(images), labels)
+    assert ((approximate > 0) != (exact > 0)).sum() > 20, "the planted defect is none"
+    screened, plain = _both(model, images, labels)
+    assert screened == plain
+
+
+@pytest.mark.usefixtures("always")
+def test_a_copy_that_goes_wrong_on_attacked_images_only_is_found_out(
+    plain_model: nn.Module, test_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With large margins for the wrong answer, which only the images that are audited show."""
+    images, labels = test_data
+    truly = low_precision.LowPrecisionCopy.margins
+    calls = []
+
+    def lying(self: low_precision.LowPrecisionCopy, batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        margins, scales = truly(self, batch, targets)
+        calls.append(len(batch))
+        return (-margins if len(calls) > 12 else margins), scales
+
+    monkeypatch.setattr(low_precision.LowPrecisionCopy, "margins", lying)
+    screened, plain = _both(plain_model, images, labels)
+    assert len(calls) > 12
+    assert screened == plain
+
+
+@pytest.mark.usefixtures("always")
+def test_an_error_seen_late_unsettles_what_was_settled_early(plain_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data
+    model = plain_model.eval().requires_grad_(False)
+    lowered = low_precision_copy(model, images[:1])
+    correct = torch.zeros(1, len(images), dtype=torch.bool)
+    found = Screening(model, lowered, correct)
+    with torch.no_grad():
+        found.calibrate(images, labels, model(images))
+        found.settle(0, labels, lambda _: images, torch.zeros(len(images), dtype=torch.bool))
+        settled = found.settled_by_copy
+        assert settled > 200
+        assert not found.unsettled()
+        found._learn(torch.tensor([1e6]), torch.tensor([0.0]), torch.tensor([1.0]))
+        assert len(found.unsettled()) == settled
+        correct.logical_not_()
+        wrong = correct.clone()
+        found.settle_again(0, labels, lambda _: images)
+        assert not found.unsettled()
+        assert torch.equal(correct[0], is_correct(model(images), labels))
+    assert int((wrong != correct).sum()) == len(images)
+
+
+class _Branching(Residual):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images * 2 if images.mean() > 0.9 else images)
+
+
+class _Counting(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(images)
+
+
+class _Remembering(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.mean.lerp_(images.mean(), 0.1)
+        return super().forward(images)
+
+
+class _Noisy(Residual):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + 0.1 * torch.randn_like(images))
+
+
+class _BatchDependent(Residual):
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits - 3 * logits.mean(dim=0)
+
+
+class _Hooked(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+class _NoConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    "kind", [_Branching, _Counting, _Remembering, _Noisy, _BatchDependent, _Hooked, _NoConvolution]
+)
+def test_models_that_are_no_fixed_function_of_an_image_are_evaluated_as_they_are(
+    kind: type[nn.Module], test_data: Data
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _with_statistics(kind(), test_data[0])
+        results = []
+        for screen in (True, False):
+            torch.manual_seed(3)
+            results.append(fgsm_sweep(copy.deepcopy(model), *test_data, EPSILONS, batch_size=120, screen=screen))
+    assert results[0].settled_in_bfloat16 == 0
+    if kind is not _Noisy:  # the trial draws numbers
+        assert results[0] == results[1]
+
+
+@pytest.mark.usefixtures("always")
+def test_images_without_a_finite_gradient_are_the_models(
+    plain_model: nn.Module, test_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels are NaN, and a ReLU built into a convolution may make 0 of that."""
+    truly = FGSMSweep.gradient
+
+    def broken(self: FGSMSweep, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, logits = truly(self, images, labels)
+        gradient[::3] = torch.nan
+        return gradient, logits
+
+    monkeypatch.setattr(FGSMSweep, "gradient", broken)
+    screened, plain = _both(plain_model, *test_data)
+    assert screened == plain
+    assert screened.nonfinite_gradient == 120
+    assert 0 < screened.settled_in_bfloat16 <= 240 * len(EPSILONS)
+
+
+@pytest.mark.usefixtures("always")
+def test_the_model_stays_as_it_was(plain_model: nn.Module, test_data: Data) -> None:
+    plain_model.train()
+    before = {name: value.clone() for name, value in plain_model.state_dict().items()}
+    attributes = {name: set(vars(module)) for name, module in plain_model.named_modules()}
+    rng = torch.get_rng_state()
+    assert fgsm_sweep(plain_model, *test_data, EPSILONS, batch_size=120).settled_in_bfloat16 > 0
+    assert all(torch.equal(value, before[name]) for name, value in plain_model.state_dict().items())
+    assert {name: set(vars(module)) for name, module in plain_model.named_modules()} == attributes
+    assert all(module.training for module in plain_model.modules())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_copy_is_the_model_but_for_rounding(
+    residual: nn.Module, test_data: Data, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused and not low_precision.fused_convolutions_work():
+        pytest.skip("this PyTorch has no convolutions with ReLU built in")
+    monkeypatch.setattr(low_precision, "fused_convolutions_work", lambda: fused)
+    images, labels = test_data
+    lowered = low_precision_copy(residual, images[:1])
+    margins, scales = lowered.margins(images, labels)
+    with torch.no_grad():
+        errors = (margins - margins_of(residual(images), labels)).abs()
+    assert errors.max() > 0
+    assert (errors / scales).max() < 0.05
+    kinds = [type(module).__name__ for module in lowered._graph.modules()]
+    assert kinds.count("_Convolution") == 4
+    assert not [node for node in lowered._graph.graph.nodes if "norm" in str(node.target)]
+
+
+def test_few_images_are_not_worth_a_copy(plain_model: nn.Module, test_data: Data) -> None:
+    assert screening.start_screening(plain_model, test_data[0], torch.zeros(360, 10), torch.zeros(5, 360)) is None
