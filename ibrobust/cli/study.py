@@ -101,11 +101,12 @@ def report(
     from ibrobust.study.summary import report_cells
 
     found = stored_study(study)
+    records = _records(found)
     target = out if out is not None else found.folder / "report.html"
     require_writable(target)
     path = write_report(
         title=found.title or found.name,
-        records=_records(found),
+        records=records,
         figures=_draw(found),
         cells=report_cells(found),
         out=target,
