@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,7 @@ def figures(study: Run) -> None:
 
     found = stored_study(study)
     _records(found)
-    for path in _draw(found):
+    for path in _draw(found, found.figures):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -104,10 +105,13 @@ def report(
     records = _records(found)
     target = out if out is not None else found.folder / "report.html"
     require_writable(target)
+    drawn, notes = _draw_what_can_be(found)
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)
     path = write_report(
         title=found.title or found.name,
         records=records,
-        figures=_draw(found),
+        figures=drawn,
         cells=report_cells(found),
         out=target,
     )
@@ -124,10 +128,23 @@ def _records(study: Study) -> Path:
     return gather_records(study)
 
 
-def _draw(study: Study) -> list[Path]:
+def _draw(study: Study, figures: Sequence[str]) -> list[Path]:
     from ibrobust.reporting.study_figures import draw_study_figures
 
-    return draw_study_figures(study.folder / "records.csv", study.folder / "figures", study.figures)
+    return draw_study_figures(study.folder / "records.csv", study.folder / "figures", figures)
+
+
+def _draw_what_can_be(study: Study) -> tuple[list[Path], list[str]]:
+    """Return the figures, and why others could not be drawn: the cells that are done may not be enough for them."""
+    from ibrobust.errors import IbrobustError
+
+    paths, notes = [], []
+    for figure in study.figures:
+        try:
+            paths += _draw(study, [figure])
+        except IbrobustError as error:
+            notes.append(str(error))
+    return paths, notes
 
 
 def _show(study: Study, states: list[CellState]) -> None:
@@ -140,16 +157,12 @@ def _show(study: Study, states: list[CellState]) -> None:
 def _finish(study: Study, states: list[CellState]) -> None:
     from rich.console import Console
 
-    from ibrobust.errors import IbrobustError
-
     _show(study, states)
     console = Console()
     console.print(f"Records: {study.folder / 'records.csv'}", markup=False, highlight=False, soft_wrap=True)
-    try:
-        for path in _draw(study):
-            console.print(f"Figure: {path}", markup=False, highlight=False, soft_wrap=True)
-    except IbrobustError as error:  # the records of the cells that are done may not be enough for a figure
-        console.print(f"Note: {error}", markup=False, highlight=False, soft_wrap=True)
+    paths, notes = _draw_what_can_be(study)
+    for text in (*(f"Figure: {path}" for path in paths), *(f"Note: {note}" for note in notes)):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     failed = [state for state in states if state.status == "failed"]
     for state in failed:
         console.print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)

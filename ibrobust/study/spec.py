@@ -159,7 +159,7 @@ def stored_study(name_or_path: str) -> Study:
         IbrobustError: there is no such study or file, or it is wrong.
     """
     stored = {path.parent.name: path for path in studies_dir().glob("*/study.yaml")}
-    if name_or_path in stored and not Path(name_or_path).is_file():
+    if name_or_path in stored:
         return read_study(stored[name_or_path])
     study = load_study(name_or_path)
     return read_study(stored[study.name]) if study.name in stored else study
