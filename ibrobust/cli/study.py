@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from ibrobust.errors import IbrobustError
     from ibrobust.study import CellState, Study
 
 FAILED = 1
@@ -80,11 +80,11 @@ def figures(study: Run) -> None:
     """Draw the figures again from the stored records, without touching a model."""
     from rich.console import Console
 
+    from ibrobust.reporting.study_figures import draw_study_figures
     from ibrobust.study import stored_study
 
     found = stored_study(study)
-    _records(found)
-    for path in _draw(found, found.figures):
+    for path in draw_study_figures(_records(found), found.folder / "figures", found.figures):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -128,23 +128,13 @@ def _records(study: Study) -> Path:
     return gather_records(study)
 
 
-def _draw(study: Study, figures: Sequence[str]) -> list[Path]:
+def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
+    """Return the figures, and why others could not be drawn: the cells that are done may not be enough for them."""
     from ibrobust.reporting.study_figures import draw_study_figures
 
-    return draw_study_figures(study.folder / "records.csv", study.folder / "figures", figures)
-
-
-def _draw_what_can_be(study: Study) -> tuple[list[Path], list[str]]:
-    """Return the figures, and why others could not be drawn: the cells that are done may not be enough for them."""
-    from ibrobust.errors import IbrobustError
-
-    paths, notes = [], []
-    for figure in study.figures:
-        try:
-            paths += _draw(study, [figure])
-        except IbrobustError as error:
-            notes.append(str(error))
-    return paths, notes
+    missing: list[IbrobustError] = []
+    records, out = study.folder / "records.csv", study.folder / "figures"
+    return draw_study_figures(records, out, study.figures, on_missing=missing.append), missing
 
 
 def _show(study: Study, states: list[CellState]) -> None:
