@@ -66,6 +66,12 @@ def digits_classifier() -> ImageClassifier:
     return ImageClassifier(encoder, fit_logistic(latents, train.labels, 10)).eval()
 
 
+@pytest.fixture(autouse=True)
+def no_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave only the test's own models, so that what is offered to another registry can be told in full."""
+    monkeypatch.setattr("ibrobust.registry.store.zoo_dir", lambda: tmp_path / "zoo")
+
+
 @pytest.fixture
 def registered(home: Path, digits_classifier: ImageClassifier) -> str:
     """The name under which that model is registered in the test's own home."""
