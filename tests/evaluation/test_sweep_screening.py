@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibrobust.evaluation import low_precision, screening
+from ibrobust.evaluation import low_precision, screening, sweep
 from ibrobust.evaluation.low_precision import low_precision_copy, margins_of
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.screening import Screening
@@ -25,6 +25,19 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screening, "LEAST_GAIN", 0.0)
     monkeypatch.setattr(screening, "LEAST_EVIDENCE", 100)
     monkeypatch.setattr(screening, "LEAST_WORK", 1)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Screening | None]:
+    """The screenings of the sweeps in a test, None where the model was evaluated as it is."""
+    seen: list[Screening | None] = []
+
+    def start(*arguments: Tensor) -> Screening | None:
+        seen.append(screening.start_screening(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(sweep, "start_screening", start)
+    return seen
 
 
 class Residual(nn.Module):
@@ -69,16 +82,17 @@ class Difference(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, padding=1)
         self.large = nn.Conv2d(8, 2, 1, bias=False)
+        self.register_buffer("centre", torch.zeros(1, 1))
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             self.conv.weight.copy_(torch.randn(8, 3, 3, 3, generator=generator))
-            row = 1000 * torch.rand(8, generator=generator) + 1000
+            row = torch.rand(8, generator=generator) + 1
             self.large.weight[0] = row[:, None, None]
-            self.large.weight[1] = (row + 0.01 * torch.randn(8, generator=generator))[:, None, None]
+            self.large.weight[1] = (row + 3e-3 * torch.randn(8, generator=generator))[:, None, None]
 
     def forward(self, images: Tensor) -> Tensor:
         sums = self.large(F.relu(self.conv(images))).mean(dim=(2, 3))  # (B, 2), nearly equal and large
-        difference = (sums[:, 0] - sums[:, 1])[:, None]
+        difference = (sums[:, 0] - sums[:, 1])[:, None] - self.centre
         return torch.cat([difference, -difference], dim=1)
 
 
@@ -118,23 +132,36 @@ def test_each_classification_is_the_models(plain_model: nn.Module, test_data: Da
     assert found.settled_by_copy > 500
 
 
+def _between_classes(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images on the lines between pairs of images where the first one's class is about to change, and it."""
+    first, second = images, images.flip(0)
+    labels = model(first).argmax(dim=1)
+    differing = labels != model(second).argmax(dim=1)
+    first, second, labels = first[differing], second[differing], labels[differing]
+    near, far = torch.zeros(len(first), 1, 1, 1), torch.ones(len(first), 1, 1, 1)
+    for _ in range(16):
+        middle = (near + far) / 2
+        still = (model(first + middle * (second - first)).argmax(dim=1) == labels)[:, None, None, None]
+        near, far = torch.where(still, middle, near), torch.where(still, far, middle)
+    return first + near * (second - first), labels
+
+
 @pytest.mark.usefixtures("always")
-def test_near_ties_within_the_rounding_error_are_the_models(residual: nn.Module, test_data: Data) -> None:
-    """Every image's label is one of its two highest classes, and the margins of many are below bfloat16's error."""
-    images = test_data[0]
+def test_near_ties_within_the_rounding_error_are_the_models(plain_model: nn.Module, test_data: Data) -> None:
+    model = plain_model.eval().requires_grad_(False)
     with torch.no_grad():
-        logits = residual(images)
-    labels = logits.topk(2, dim=1).indices[torch.arange(len(images)), torch.arange(len(images)) % 2]
-    lowered = low_precision_copy(residual, images[:1])
-    for shrink in (1.0, 0.1, 1e-3):  # the head's differences between classes: the smaller, the nearer the ties
-        model = copy.deepcopy(residual)
-        with torch.no_grad():
-            mean = model.head.weight.mean(dim=0)
-            model.head.weight.copy_(mean + shrink * (model.head.weight - mean))
-            model.head.bias.mul_(shrink)
-        screened, plain = _both(model, images, labels)
-        assert screened == plain
-    assert lowered is not None
+        images, labels = _between_classes(model, test_data[0])
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        expected = torch.stack([is_correct(model(images + scale * noise), labels) for scale in (0.0, 1e-4)])
+        lowered = low_precision_copy(model, images[:1])
+        proposed = torch.stack([lowered.margins(images + scale * noise, labels)[0] > 0 for scale in (0.0, 1e-4)])
+        assert (proposed != expected).sum() > 50, "bfloat16 alone makes no mistakes here"
+        correct = torch.zeros(2, len(images), dtype=torch.bool)
+        found = Screening(model, lowered, correct)
+        found.calibrate(test_data[0], test_data[1], model(test_data[0]))
+        nothing = torch.zeros(len(images), dtype=torch.bool)
+        found.settle(0, labels, lambda row: images + (0.0, 1e-4)[row] * noise, nothing)
+    assert torch.equal(correct, expected)
 
 
 @pytest.mark.usefixtures("always")
@@ -148,11 +175,12 @@ def test_exact_ties_are_the_models(residual: nn.Module, test_data: Data) -> None
 
 
 @pytest.mark.usefixtures("always")
-def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data) -> None:
+def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data, started: list[Screening | None]) -> None:
     model = Difference().eval()
     images = test_data[0]
     with torch.no_grad():
-        labels = (model(images)[:, 0] < model(images)[:, 0].median()).long()
+        model.centre.fill_(model(images)[:, 0].median())
+        labels = model(images).argmax(dim=1)
     lowered = low_precision_copy(model.requires_grad_(False), images[:1])
     approximate, _ = lowered.margins(images, labels)
     with torch.no_grad():
@@ -160,6 +188,7 @@ def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data) -> Non
     assert ((approximate > 0) != (exact > 0)).sum() > 20, "the planted defect is none"
     screened, plain = _both(model, images, labels)
     assert screened == plain
+    assert started[0] is not None
 
 
 @pytest.mark.usefixtures("always")
@@ -174,7 +203,7 @@ def test_a_copy_that_goes_wrong_on_attacked_images_only_is_found_out(
     def lying(self: low_precision.LowPrecisionCopy, batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         margins, scales = truly(self, batch, targets)
         calls.append(len(batch))
-        return (-margins if len(calls) > 12 else margins), scales
+        return (-100 * margins.sign() * scales if len(calls) > 12 else margins), scales
 
     monkeypatch.setattr(low_precision.LowPrecisionCopy, "margins", lying)
     screened, plain = _both(plain_model, images, labels)
@@ -261,7 +290,7 @@ class _NoConvolution(nn.Module):
     "kind", [_Branching, _Counting, _Remembering, _Noisy, _BatchDependent, _Hooked, _NoConvolution]
 )
 def test_models_that_are_no_fixed_function_of_an_image_are_evaluated_as_they_are(
-    kind: type[nn.Module], test_data: Data
+    kind: type[nn.Module], test_data: Data, started: list[Screening | None]
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -270,7 +299,7 @@ def test_models_that_are_no_fixed_function_of_an_image_are_evaluated_as_they_are
         for screen in (True, False):
             torch.manual_seed(3)
             results.append(fgsm_sweep(copy.deepcopy(model), *test_data, EPSILONS, batch_size=120, screen=screen))
-    assert results[0].settled_in_bfloat16 == 0
+    assert started == [None]
     if kind is not _Noisy:  # the trial draws numbers
         assert results[0] == results[1]
 
