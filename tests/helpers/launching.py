@@ -13,6 +13,7 @@ from ibrobust.study import Study, expand
 from ibrobust.study.state import CellState, read_state
 
 PATIENCE = 240.0
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def meanwhile(condition: Callable[[], bool], action: Callable[[], None]) -> Iter
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05):
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
             if condition():
                 action()
                 done.set()
@@ -42,7 +43,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, "what the test waited for did not happen"
-        time.sleep(0.05)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def states(study: Study) -> list[CellState]:
