@@ -138,10 +138,16 @@ def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
 
 
 def _show(study: Study, states: list[CellState]) -> None:
+    """Print the table of the cells, and below it each failed one's error, for which the table has no room."""
+    from rich.console import Console
+
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.study_table import study_table
 
-    print_table(study_table(states, title=study.title or study.name))
+    print_table(study_table(states, title=study.title or study.name, rows=len(states)))
+    for state in states:
+        if state.status == "failed":
+            Console().print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(study: Study, states: list[CellState]) -> None:
@@ -153,8 +159,5 @@ def _finish(study: Study, states: list[CellState]) -> None:
     paths, notes = _draw_what_can_be(study)
     for text in (*(f"Figure: {path}" for path in paths), *(f"Note: {note}" for note in notes)):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-    failed = [state for state in states if state.status == "failed"]
-    for state in failed:
-        console.print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)
-    if failed or any(state.status != "done" for state in states):
+    if any(state.status != "done" for state in states):
         raise typer.Exit(FAILED)
