@@ -13,6 +13,9 @@ from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
 
+# The recipe's fields that records have columns for.
+RECORDED = frozenset({"objective", "beta", "noise", "dropout", "dropconnect", "width", "seed", "epochs"})
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -22,11 +25,13 @@ class Cell:
         name: within the study.
         model: name of its model in the registry.
         recipe: that trains it.
+        setting: what tells it from the other cells of its objective beside the fields that records have columns for.
     """
 
     name: str
     model: str
     recipe: Recipe
+    setting: str
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
@@ -55,7 +60,8 @@ def expand(study: Study) -> tuple[Cell, ...]:
                 f"Two cells of the study {study.name!r} would be called {name!r}: a file name cannot hold what they "
                 "differ in, so change one of the values."
             )
-        cells[name] = Cell(name, f"{study.name}-{name}", recipe)
+        setting = ", ".join(_words(field, getattr(recipe, field)) for field in telling if field not in RECORDED)
+        cells[name] = Cell(name, f"{study.name}-{name}", recipe, setting)
     return tuple(cells.values())
 
 
@@ -80,6 +86,16 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
     if not kind.adds_noise:
         unused.add("noise")
     return Recipe.model_validate(recipe.model_dump(exclude=unused))
+
+
+def _words(field: str, value: Any) -> str:
+    """Return how a field's value is called in a figure: latent dim 64, fixed power, no fixed power."""
+    words = field.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if isinstance(value, tuple):
+        value = " and ".join(str(part) for part in value)
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def _part(field: str, value: Any) -> str:

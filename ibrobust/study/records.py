@@ -31,6 +31,7 @@ def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
         "width": recipe.width,
         "seed": recipe.seed,
         "epochs": recipe.epochs,
+        "setting": cell.setting,
     }
 
 

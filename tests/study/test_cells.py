@@ -8,7 +8,10 @@ import pytest
 
 from ibrobust.errors import IbrobustError
 from ibrobust.registry.card import check_name
+from ibrobust.reporting.study_records import COLUMNS
 from ibrobust.study import expand
+from ibrobust.study.cells import RECORDED
+from ibrobust.training.recipe import Recipe
 
 
 def test_the_cells_are_the_product_of_the_axes(make_study):
@@ -60,6 +63,22 @@ def test_a_name_tells_what_a_cell_differs_in_and_no_more(make_study):
         "cross_entropy-dropconnect0.5",
         "dvib",
     ]
+
+
+def test_a_setting_says_in_words_what_records_have_no_column_for(make_study):
+    study = make_study({"beta": [0.1, 0.2], "latent_dim": [8, 16], "fixed_power": [True, False], "seed": [0, 1]})
+    assert list(dict.fromkeys(cell.setting for cell in expand(study))) == [
+        "latent dim 8, fixed power",
+        "latent dim 8, no fixed power",
+        "latent dim 16, fixed power",
+        "latent dim 16, no fixed power",
+    ]
+    assert {cell.setting for cell in expand(make_study({"beta": [0.1, 0.2], "seed": [0, 1]}))} == {""}
+
+
+def test_the_columns_of_records_tell_every_cell_that_no_setting_tells():
+    # The epsilon of a record is an attack's, that of a recipe is of adversarial training.
+    assert (set(COLUMNS) & set(Recipe.model_fields)) - {"epsilon"} == RECORDED
 
 
 def test_names_are_distinct_and_safe_for_models(make_study):
