@@ -1,0 +1,94 @@
+"""What a training costs: FLOPs and activations an image, and how the time of the kNN entropies grows.
+
+FLOPs and bytes are counted, not timed, and do not depend on the machine. Times are the CPU's of this one process, in
+interleaved rounds; read their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ibrobust.models import Encoder
+from ibrobust.objectives import conditional_knn_entropy, knn_entropy
+
+WIDTHS = (16, 64)
+BATCHES = (128, 256, 512, 1024, 2048)
+DIMS = (64, 256, 1024)
+CLASSES = 10
+NEIGHBORS = 3
+
+
+def step_flops(width: int, batch: int) -> tuple[int, int]:
+    """Return the FLOPs of a forward and of a forward and backward pass; a multiply-add counts as two."""
+    encoder = Encoder(width=width, latent_dim=256)
+    images = torch.rand(batch, 3, 32, 32)
+    with FlopCounterMode(display=False) as forward:
+        latents = encoder(images)
+    with FlopCounterMode(display=False) as backward:
+        latents.sum().backward()
+    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+
+
+def saved_bytes(width: int, batch: int) -> int:
+    """Return the bytes that a forward pass in float32 keeps for the backward pass, beside the parameters."""
+    encoder = Encoder(width=width, latent_dim=256)
+    parameters = {tensor.untyped_storage().data_ptr() for tensor in [*encoder.parameters(), *encoder.buffers()]}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        latents = encoder(torch.rand(batch, 3, 32, 32))
+    del latents
+    return sum(seen.values())
+
+
+def entropy_seconds(batch: int, dim: int) -> float:
+    """Return this process's CPU time for both entropies of a batch, with gradient."""
+    latents = torch.randn(batch, dim, requires_grad=True)
+    labels = torch.arange(batch) % CLASSES
+    started = time.process_time()
+    loss = conditional_knn_entropy(latents, labels, NEIGHBORS) - 0.97 * knn_entropy(latents, NEIGHBORS)
+    loss.backward()
+    return time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+
+    for width in WIDTHS:
+        parameters = sum(p.numel() for p in Encoder(width=width, latent_dim=256).parameters())
+        forward, both = step_flops(width, 8)
+        small, large = saved_bytes(width, 8), saved_bytes(width, 16)
+        print(
+            f"width {width}: {parameters:,} parameters; an image takes {forward / 8 / 1e9:.4f} GFLOP forward, "
+            f"{both / 8 / 1e9:.4f} GFLOP forward and backward, {(large - small) / 8 / 2**20:.2f} MiB kept in between"
+        )
+
+    times: dict[tuple[int, int], list[float]] = {(batch, dim): [] for batch in BATCHES for dim in DIMS}
+    for round_ in range(rounds + 1):
+        for (batch, dim), measured in times.items():
+            seconds = entropy_seconds(batch, dim)
+            if round_:  # the first one warms up
+                measured.append(seconds)
+    print(
+        f"H[Z|Y] and H[Z] with gradient, k = {NEIGHBORS}, {CLASSES} classes: median CPU milliseconds of {rounds} rounds"
+    )
+    print("batch     " + "".join(f"{f'D = {dim}':>12}" for dim in DIMS))
+    for batch in BATCHES:
+        print(f"{batch:<10}" + "".join(f"{statistics.median(times[batch, dim]) * 1e3:12.2f}" for dim in DIMS))
+
+
+if __name__ == "__main__":
+    main()
