@@ -49,8 +49,8 @@ def draw_study_figures(
             paths += FIGURES[name](records, out)
         except IbrobustError as error:
             missing.append(error)
-    for error in missing:
+    for lack in missing:
         if on_missing is None:
-            raise error
-        on_missing(error)
+            raise lack
+        on_missing(lack)
     return paths
