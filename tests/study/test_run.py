@@ -22,8 +22,6 @@ from ibrobust.study import run as run_module
 from ibrobust.study.records import cell_folder
 from ibrobust.study.state import locked
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*The epoch parameter in `scheduler.step.*:UserWarning")
-
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
 EVALUATIONS = {
     "sweep": {"eps": ["2/255", "8/255"], "n_examples": 40, "decoders": ["logistic"]},
