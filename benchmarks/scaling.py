@@ -15,12 +15,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ibrobust.models import Encoder
 from ibrobust.objectives import conditional_knn_entropy, knn_entropy
+from ibrobust.objectives.soft_entropy import soft_entropies
 
 WIDTHS = (16, 64)
 BATCHES = (128, 256, 512, 1024, 2048)
 DIMS = (64, 256, 1024)
 CLASSES = 10
 NEIGHBORS = 3
+MEMORIES = (0, 1000, 5000, 20000)
+SOFT_BATCH = 125
+
+# Images of a counted pass.
+FEW = 8
 
 
 def step_flops(width: int, batch: int) -> tuple[int, int]:
@@ -34,8 +40,8 @@ def step_flops(width: int, batch: int) -> tuple[int, int]:
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
 
 
-def saved_bytes(width: int, batch: int) -> int:
-    """Return the bytes that a forward pass in float32 keeps for the backward pass, beside the parameters."""
+def saved_bytes(width: int, batch: int, *, bfloat16: bool) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, beside the parameters."""
     encoder = Encoder(width=width, latent_dim=256)
     parameters = {tensor.untyped_storage().data_ptr() for tensor in [*encoder.parameters(), *encoder.buffers()]}
     seen: dict[int, int] = {}
@@ -46,7 +52,8 @@ def saved_bytes(width: int, batch: int) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+    with autocast, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         latents = encoder(torch.rand(batch, 3, 32, 32))
     del latents
     return sum(seen.values())
@@ -62,6 +69,17 @@ def entropy_seconds(batch: int, dim: int) -> float:
     return time.process_time() - started
 
 
+def soft_seconds(memory: int) -> float:
+    """Return this process's CPU time for both soft entropies, with gradient and so many latents in memory."""
+    latents = torch.randn(SOFT_BATCH, 256, requires_grad=True)
+    labels = torch.arange(SOFT_BATCH) % CLASSES
+    remembered = (torch.randn(memory, 256), torch.arange(memory) % CLASSES) if memory else None
+    started = time.process_time()
+    within, overall = soft_entropies(latents, labels, sharpness=2.0, memory=remembered)
+    (within - 0.97 * overall).backward()
+    return time.process_time() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -69,13 +87,18 @@ def main() -> None:
 
     for width in WIDTHS:
         parameters = sum(p.numel() for p in Encoder(width=width, latent_dim=256).parameters())
-        forward, both = step_flops(width, 8)
-        small, large = saved_bytes(width, 8), saved_bytes(width, 16)
+        forward, both = (flops / FEW / 1e9 for flops in step_flops(width, FEW))
+        # What grows with the batch, so that copies of parameters do not count.
+        kept = [
+            (saved_bytes(width, 2 * FEW, bfloat16=half) - saved_bytes(width, FEW, bfloat16=half)) / FEW / 2**20
+            for half in (False, True)
+        ]
         print(
-            f"width {width}: {parameters:,} parameters; an image takes {forward / 8 / 1e9:.4f} GFLOP forward, "
-            f"{both / 8 / 1e9:.4f} GFLOP forward and backward, {(large - small) / 8 / 2**20:.2f} MiB kept in between"
+            f"width {width}: {parameters:,} parameters; an image takes {forward:.4f} GFLOP forward, {both:.4f} GFLOP "
+            f"forward and backward, and {kept[0]:.2f} MiB in between, {kept[1]:.2f} MiB with bfloat16 autocast"
         )
 
+    soft: dict[int, list[float]] = {memory: [] for memory in MEMORIES}
     times: dict[tuple[int, int], list[float]] = {(batch, dim): [] for batch in BATCHES for dim in DIMS}
     for round_ in range(rounds + 1):
         for (batch, dim), measured in times.items():
@@ -88,6 +111,13 @@ def main() -> None:
     print("batch     " + "".join(f"{f'D = {dim}':>12}" for dim in DIMS))
     for batch in BATCHES:
         print(f"{batch:<10}" + "".join(f"{statistics.median(times[batch, dim]) * 1e3:12.2f}" for dim in DIMS))
+    for round_ in range(rounds + 1):  # by themselves: the matrices of a large memory leave the next measurement cold
+        for memory, measured in soft.items():
+            seconds = soft_seconds(memory)
+            if round_:
+                measured.append(seconds)
+    print(f"soft entropies with gradient, batch {SOFT_BATCH}, D = 256, by the memory's latents: median CPU ms")
+    print("  ".join(f"{memory}: {statistics.median(measured) * 1e3:.2f}" for memory, measured in soft.items()))
 
 
 if __name__ == "__main__":
