@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,9 @@ def launch_on_the_command_line(study, folder: Path, *, jobs: int) -> subprocess.
     file = folder / "study.yaml"
     file.write_text(study.to_text())
     command = [sys.executable, "-m", "ibrobust", "study", "run", str(file), "--launcher", "local", "--jobs", str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Tests that were started in the background hand on an interrupt that is ignored.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=listen)
 
 
 def all_train(study) -> bool:
