@@ -12,6 +12,9 @@ from ibrobust.objectives.symmetric_search import bfloat16_is_faster, search_symm
 # Edge of the square tiles of the distance matrix that are held at once: 4 MB in float32, what a core's caches hold.
 TILE = 1024
 
+# Distances of some rows to all points that are held at once, in tiles: 134 MB in float64.
+ROWS_OF_TILES = 16
+
 # Candidates kept beyond the k nearest, by the dtype of the products: without a gap behind the k-th nothing could be
 # proved about the other points, and it has to be wider the coarser the products are.
 SPARE = {torch.bfloat16: 5, torch.float32: 2, torch.float64: 2}
@@ -42,7 +45,8 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, tile: int = TILE) -
         points: (N, D) float32 or float64; N > k. A point that is not finite has no meaningful neighbours, and distances
             that are not finite.
         num_neighbors: k.
-        tile: edge of the tiles, a multiple of `GROUP`. Memory beyond the input is about 4 N D + 2 tile^2 values.
+        tile: edge of the tiles, a multiple of `GROUP`. Memory beyond the input is about
+            4 N D + 2 tile^2 values, and `ROWS_OF_TILES` tile^2 where rows are searched again.
     """
     count = len(points)
     centred = points - points.mean(dim=0)
@@ -130,7 +134,7 @@ def _search_rows(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> t
     norms = points.square().sum(dim=1)  # (N,)
     wanted = torch.arange(len(points), device=points.device) if rows is None else rows
     values, indices = [], []
-    for part in wanted.split(tile):
+    for part in wanted.split(max(1, ROWS_OF_TILES * tile**2 // len(points))):
         block = points if len(part) == len(points) else points[part]
         distances = torch.addmm(norms, block, points.T, alpha=-2.0)  # (T, N), less the rows' norms
         distances.scatter_(1, part[:, None], math.inf)
