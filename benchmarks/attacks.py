@@ -10,13 +10,11 @@ ibrobust PGD that leaves more images than torchattacks' from the same starts end
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 
 import torch
+from measuring import add_options, machine, memory_of, print_memory, print_table, ratio, take_turns, typical
 from sweep import make_model, synthetic_images
 from torch import Tensor, nn
 
@@ -70,46 +68,55 @@ def _ours(model: nn.Module, images: Tensor, labels: Tensor, attack: str, options
 
 def main() -> None:
     """Measure, compare what is left, print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--epsilon", type=float, default=1.25 / 255)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--training-steps", type=int, default=30)
     parser.add_argument("--autoattack", action="store_true")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     options.alpha = round(2.5 * options.epsilon / options.steps, 8)
 
     images, labels = synthetic_images(options.images, options.device)
     model = make_model(images, labels, width=options.width, steps=options.training_steps)
-    pairs: list[tuple[str, Method, str, Method]] = [
-        ("ibrobust PGD", our_pgd, "torchattacks.PGD", torchattacks_pgd),
-    ]
+    methods: dict[str, Method] = {
+        "ibrobust PGD": our_pgd,
+        "torchattacks.PGD": torchattacks_pgd,
+        "ibrobust AutoAttack": our_autoattack,
+        "pyautoattack": pyautoattack_standard,
+    }
+    pairs = [("ibrobust PGD", "torchattacks.PGD")]
     if options.autoattack:
-        pairs.append(("ibrobust AutoAttack", our_autoattack, "pyautoattack", pyautoattack_standard))
+        pairs.append(("ibrobust AutoAttack", "pyautoattack"))
+    if options.memory_of:
+        run = methods[options.memory_of]
+        run(model, images[:10], labels[:10], options)  # imports are not the method's
+        print_memory(partial(run, model, images, labels, options), options)
+        return
+
     print(
         f"{options.images} images, epsilon {options.epsilon:.5f}, {options.steps} steps, ResNet18 width "
-        f"{options.width}, batch {options.batch_size}, {options.device}, {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, torch {torch.__version__}, torchattacks {version('torchattacks')}, "
-        f"pyautoattack {version('pyautoattack')}"
+        f"{options.width}, batch {options.batch_size}. "
+        + machine(options, ["torch", "torchattacks", "pyautoattack"])
+        + "\n"
     )
-    for our_name, our_run, peer_name, peer_run in pairs:
-        seconds: dict[str, list[float]] = {our_name: [], peer_name: []}
-        left: dict[str, int] = {}
-        for _ in range(options.rounds):
-            for name, run in ((our_name, our_run), (peer_name, peer_run)):
-                begin = time.perf_counter()
-                left[name] = run(model, images, labels, options)
-                seconds[name].append(time.perf_counter() - begin)
+    rows, left = [], {}
+    for pair in pairs:
+        seconds, robust = take_turns(
+            {name: partial(methods[name], model, images, labels, options) for name in pair}, options
+        )
+        left |= robust
         for name, times in seconds.items():
-            # Pairs of one round, since both met the same load.
-            ratio = statistics.median(a / b for a, b in zip(times, seconds[our_name], strict=True))
-            print(f"{name:<20}{statistics.median(times):9.2f} s {ratio:7.2f} x ibrobust   robust {left[name]}")
-        if left[our_name] > left[peer_name]:
-            raise SystemExit(f"{our_name} left {left[our_name]} images and {peer_name} {left[peer_name]}.")
+            row = [name, f"{typical(times, options):.2f} s", f"{ratio(times, seconds[pair[0]], options):.2f}"]
+            rows.append([*row, str(robust[name]), memory_of(name, options)])
+    print_table(["method", "time", "to ibrobust", "images left", "peak memory"], rows)
+    for ours, peer in pairs:
+        if left[ours] > left[peer]:
+            raise SystemExit(f"{ours} left {left[ours]} images and {peer} {left[peer]}.")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import print_table
 from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 from torch import Tensor
@@ -165,21 +166,28 @@ def time_all(count: int, last: dict[str, tuple[int, float]], args: argparse.Name
                 times[method.name].append(seconds)
     medians = {name: statistics.median(of) for name, of in times.items()}
 
-    print(f"\nN = {count:,}, D = {args.dim}, k = {args.num_neighbors}", flush=True)
-    print(f"{'':56}{'median':>10}{'to ours':>9}{'runs':>6}{'memory':>11}  value")
+    rows = []
     for method in METHODS:
         if method.name in left_out:
-            print(f"{method.name:56}{left_out[method.name]}")
+            rows.append([method.name, left_out[method.name], "", "", "", ""])
             continue
         name, median = method.name, medians[method.name]
-        memory = "" if args.no_memory else f"{memory_of(method, count, args):8.0f} MB"
-        ratio = f"{median / medians[OURS]:8.2f}x"
-        print(
-            f"{name:56}{1e3 * median:7.1f} ms{ratio:>9}{len(times[name]):>6}{memory:>11}  {values[name]:.3f}",
-            flush=True,
-        )
+        memory = "" if args.no_memory else f"{memory_of(method, count, args):,.0f} MiB"
+        ratio = f"{median / medians[OURS]:.2f}"
+        rows.append([name, f"{1e3 * median:.1f} ms", ratio, str(len(times[name])), memory, f"{values[name]:.3f}"])
         if "H[Z|Y]" not in name and not math.isclose(values[name], values[OURS], rel_tol=1e-3):
             raise SystemExit(f"{name} gives {values[name]} nats where {OURS} gives {values[OURS]}: not the same work.")
+    print_table(
+        [
+            f"N = {count:,}, D = {args.dim}, k = {args.num_neighbors}",
+            "median",
+            "to ours",
+            "runs",
+            "peak memory",
+            "nats",
+        ],
+        rows,
+    )
     return medians
 
 
