@@ -72,7 +72,8 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
         duplicate(image)
         if not _same(before, _state(duplicate)):
             return None
-        graph = fx.symbolic_trace(duplicate)
+        graph = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
+        graph.graph.eliminate_dead_code()
         taps = _lower(graph)
         graph.recompile()
         if not taps:
@@ -82,6 +83,18 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
     except Exception:  # anything may happen in a model that is not ours; it is evaluated as it is then
         return None
     return lowered
+
+
+class _Tracer(fx.Tracer):  # type: ignore[misc]
+    """Follows a branch on a tensor's dtype as a float32 tensor would; other branches on tensors cannot be followed."""
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        node = obj.node
+        if node.target in (operator.eq, operator.ne) and isinstance(node.args[1], torch.dtype):
+            source = node.args[0]
+            if isinstance(source, fx.Node) and source.target is getattr and source.args[1] == "dtype":
+                return bool(node.target(torch.float32, node.args[1]))
+        return super().to_bool(obj)
 
 
 class _Convolution(nn.Module):
