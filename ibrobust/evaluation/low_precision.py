@@ -85,7 +85,7 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
     return lowered
 
 
-class _Tracer(fx.Tracer):  # type: ignore[misc]
+class _Tracer(fx.Tracer):
     """Follows a branch on a tensor's dtype as a float32 tensor would; other branches on tensors cannot be followed."""
 
     def to_bool(self, obj: fx.Proxy) -> bool:
