@@ -38,6 +38,16 @@ def all_train(study) -> bool:
     return all(state.status == "running" and state.epoch > 0 for state in states(study))
 
 
+@pytest.fixture
+def one_thread():
+    """Sums are rounded differently by different numbers of threads, and launchers divide the threads there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_cells_in_processes_of_their_own_give_the_numbers_of_one_process(make_study, monkeypatch, tmp_path):
     study = make_study({"objective": ["cross_entropy"], "seed": [0, 1]})
     tables = []
