@@ -12,20 +12,16 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import json
 import math
-import platform
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import print_table
+from measuring import add_options, cpu_seconds, machine, memory_of, print_memory, print_table, typical, wait_for
 from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 from torch import Tensor
@@ -34,7 +30,6 @@ from ibrobust.objectives import conditional_knn_entropy, knn_entropy
 
 OURS = "ibrobust, value and gradient"
 NUM_CLASSES = 10
-MEGABYTE = 1 << 20
 # Repetitions stop here, however few they are, once a method has used this much time at one size.
 SECONDS_FOR_REPEATS = 120.0
 
@@ -127,14 +122,14 @@ def draw(count: int, dim: int, device: str) -> Tensor:
     return points.to(device)
 
 
-def seconds_of(method: Method, z: Tensor, k: int) -> tuple[float, float]:
+def seconds_of(method: Method, z: Tensor, args: argparse.Namespace) -> tuple[float, float]:
     """Return seconds and the value in nats."""
+    clock = cpu_seconds if args.cpu_time else time.perf_counter
     gc.collect()
-    if z.is_cuda:
-        torch.cuda.synchronize(z.device)
-    start = time.perf_counter()
-    value = method.run(z, k)  # a float, so a GPU has finished
-    return time.perf_counter() - start, value
+    wait_for(args.device)
+    start = clock()
+    value = method.run(z, args.num_neighbors)  # a float, so a GPU has finished
+    return clock() - start, value
 
 
 def too_much(method: Method, count: int, before: tuple[int, float] | None, args: argparse.Namespace) -> str:
@@ -156,15 +151,15 @@ def time_all(count: int, last: dict[str, tuple[int, float]], args: argparse.Name
     taking_part = [method for method in METHODS if method.name not in left_out]
     times: dict[str, list[float]] = {method.name: [] for method in taking_part}
     values: dict[str, float] = {}
-    for turn in range(args.repeats + 1):
+    for turn in range(args.rounds + 1):
         for method in taking_part:
             if sum(times[method.name]) > SECONDS_FOR_REPEATS:
                 continue
-            seconds, values[method.name] = seconds_of(method, z, args.num_neighbors)
+            seconds, values[method.name] = seconds_of(method, z, args)
             # The first turn warms up, unless it was long enough to make no difference.
             if turn > 0 or seconds > 5.0:
                 times[method.name].append(seconds)
-    medians = {name: statistics.median(of) for name, of in times.items()}
+    medians = {name: typical(of, args) for name, of in times.items()}
 
     rows = []
     for method in METHODS:
@@ -172,7 +167,7 @@ def time_all(count: int, last: dict[str, tuple[int, float]], args: argparse.Name
             rows.append([method.name, left_out[method.name], "", "", "", ""])
             continue
         name, median = method.name, medians[method.name]
-        memory = "" if args.no_memory else f"{memory_of(method, count, args):,.0f} MiB"
+        memory = memory_of(name, args, "--sizes", str(count))
         ratio = f"{median / medians[OURS]:.2f}"
         rows.append([name, f"{1e3 * median:.1f} ms", ratio, str(len(times[name])), memory, f"{values[name]:.3f}"])
         if "H[Z|Y]" not in name and not math.isclose(values[name], values[OURS], rel_tol=1e-3):
@@ -191,44 +186,11 @@ def time_all(count: int, last: dict[str, tuple[int, float]], args: argparse.Name
     return medians
 
 
-def memory_of(method: Method, count: int, args: argparse.Namespace) -> float:
-    """Return the peak megabytes above the input of one call in a process of its own."""
-    options = ["--device", args.device, "--dim", str(args.dim), "--num-neighbors", str(args.num_neighbors)]
-    command = [sys.executable, __file__, *options, "--threads", str(args.threads), "--sizes", str(count)]
-    done = subprocess.run([*command, "--memory-of", method.name], capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout)) / MEGABYTE
-
-
-def print_memory(name: str, args: argparse.Namespace) -> None:
-    method = next(method for method in METHODS if method.name == name)
+def run_for_memory(args: argparse.Namespace) -> None:
+    method = next(method for method in METHODS if method.name == args.memory_of)
     method.run(draw(200, args.dim, args.device), args.num_neighbors)  # imports and thread pools are not the method's
     z = draw(args.sizes[0], args.dim, args.device)
-    if z.is_cuda:
-        torch.cuda.reset_peak_memory_stats(z.device)
-        before = torch.cuda.memory_allocated(z.device)
-        method.run(z, args.num_neighbors)
-        print(json.dumps(torch.cuda.max_memory_allocated(z.device) - before))
-        return
-    forget_peak()
-    before = status_bytes("VmRSS")
-    method.run(z, args.num_neighbors)
-    print(json.dumps(status_bytes("VmHWM") - before))
-
-
-def forget_peak() -> None:
-    """Set the process's peak of resident memory to what it holds now.
-
-    Without this the peak would be that of the imports, or of the parent process, from which `getrusage` inherits it.
-    """
-    if not Path("/proc/self/clear_refs").exists():
-        raise SystemExit("Memory on the CPU is measured on Linux only: use --no-memory.")
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+    print_memory(partial(method.run, z, args.num_neighbors), args)
 
 
 def draw_growth(medians: dict[int, dict[str, float]], path: Path) -> None:
@@ -261,27 +223,22 @@ def limit_threads(threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, rounds=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 5000, 10_000, 20_000, 50_000])
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--num-neighbors", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--max-seconds", type=float, default=120.0, help="leave a method out where it would take longer"
     )
     parser.add_argument("--max-gigabytes", type=float, default=8.0, help="leave a method out where it would hold more")
-    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--plot", type=Path, help="PNG or PDF file for the growth with N")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     limit_threads(args.threads)
     if args.memory_of:
-        print_memory(args.memory_of, args)
+        run_for_memory(args)
         return
 
-    hardware = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "CPU"
-    print(f"{hardware}, {args.threads} threads, torch {torch.__version__}, Python {platform.python_version()}")
+    print(machine(args, ["ibrobust", "torch", "faiss-cpu", "scikit-learn", "scipy"]) + "\n")
     last: dict[str, tuple[int, float]] = {}
     medians: dict[int, dict[str, float]] = {}
     for count in sorted(args.sizes):

@@ -120,11 +120,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def memory_of(name: str, options: argparse.Namespace) -> str:
-    """Return the peak megabytes above what was there before, of one run of a method in a process of its own."""
+def memory_of(name: str, options: argparse.Namespace, *more: str) -> str:
+    """Return the peak megabytes above what was there before, of one run of a method in a process of its own.
+
+    The process gets this one's arguments, and `more` after them.
+    """
     if options.no_memory:
         return ""
-    command = [sys.executable, *sys.argv, "--memory-of", name]
+    command = [sys.executable, *sys.argv, *more, "--memory-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return f"{json.loads(done.stdout.splitlines()[-1]) / MEGABYTE:,.0f} MiB"
 

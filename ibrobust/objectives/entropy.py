@@ -171,10 +171,11 @@ class _ChosenDistances(torch.autograd.Function):
         step = rows_at_once(points, neighbors)
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
-            pull = points[rows, None, :] - points[neighbors[rows]]  # (R, k, D)
-            pull *= 2.0 * gradient[rows, :, None]
-            result[rows] += pull.sum(dim=1)
-            result.index_add_(0, neighbors[rows].flatten(), pull.flatten(0, 1), alpha=-1.0)
+            chosen = neighbors[rows].flatten()  # (R k,)
+            towards = points.index_select(0, chosen).view(-1, neighbors.shape[1], points.shape[1])
+            pull = (points[rows, None, :] - towards).mul_(2.0 * gradient[rows, :, None])  # (R, k, D)
+            result[rows] += pull.sum(dim=1) if pull.shape[1] > 1 else pull[:, 0]
+            result.index_add_(0, chosen, pull.flatten(0, 1), alpha=-1.0)
         return result, None, None
 
 
