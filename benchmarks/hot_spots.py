@@ -64,7 +64,7 @@ def main() -> None:
     """Profile each and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--images", type=int, default=500, help="in the sweep")
+    parser.add_argument("--images", type=int, default=1000, help="in the sweep")
     parser.add_argument("--epsilons", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=128, help="of the training steps; the sweep's is 250")
     parser.add_argument("--steps", type=int, default=10)

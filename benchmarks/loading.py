@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         if not options.model:
             os.environ["IBROBUST_HOME"] = home
-            subprocess.run([sys.executable, "-c", STORE], check=True, capture_output=True)
+            subprocess.run([sys.executable, "-c", STORE.format(name="loaded")], check=True, capture_output=True)
         times: dict[str, list[float]] = {}
         for _ in range(options.rounds):
             for name, command in processes.items():

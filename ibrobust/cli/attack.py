@@ -59,8 +59,8 @@ def attack_command(
 ) -> None:
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import require_writable
+    from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
-    from ibrobust.evaluation.epsilon import parse_epsilon
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
     if attack and figure:

@@ -14,11 +14,11 @@ from rich.progress import Progress, TaskID
 from torch import nn
 
 from ibrobust.data import Dataset, Split, load_dataset
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import AuditReport, audit
-from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import is_reference, load_reference

@@ -38,7 +38,7 @@ def audit(
     The verdict is stored in the card of a registered model and shown by ibrobust attack.
     """
     from ibrobust.atomic import require_writable
-    from ibrobust.evaluation.epsilon import parse_epsilon
+    from ibrobust.epsilon import parse_epsilon
 
     epsilon = parse_epsilon(eps)
 

@@ -42,7 +42,7 @@ def benchmark(
     from rich.console import Console
 
     from ibrobust.atomic import write_text
-    from ibrobust.evaluation.epsilon import parse_epsilon
+    from ibrobust.epsilon import parse_epsilon
     from ibrobust.integrations import robustbench
     from ibrobust.integrations.external import is_reference, load_reference
 
@@ -75,7 +75,7 @@ def benchmark(
 def _report(result: BenchmarkResult, console: Console) -> None:
     from rich.table import Table
 
-    from ibrobust.evaluation.epsilon import format_epsilon
+    from ibrobust.epsilon import format_epsilon
 
     where = f"n = {result.total:,} test images of {result.dataset}"
     how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}"

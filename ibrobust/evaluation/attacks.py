@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_log import AttackLog, evaluation_digest
 from ibrobust.evaluation.attack_result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
-from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct

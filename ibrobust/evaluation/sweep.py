@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchattacks.attack import Attack
 
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import check_logits, count_classes, is_correct

@@ -51,14 +51,14 @@ def knn_entropy(
     Raises:
         IbrobustError: z is not (N, D) floating or not finite, k < 1, N <= k, or chunk_size < 1.
     """
-    points, log_scale = _checked(z, num_neighbors, chunk_size, validate)
+    points, exponent = _checked(z, num_neighbors, chunk_size, validate)
     if len(points) <= num_neighbors:
         raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
     with torch.autocast(z.device.type, enabled=False):
-        distances, neighbors = nearest_neighbors(points.detach(), num_neighbors, tile=_tile(chunk_size))
-        log_distances = _log_distances(points, distances, neighbors, average=average)  # (N,)
+        distances, neighbors = nearest_neighbors(points, num_neighbors, tile=_tile(chunk_size))
+        log_distances = _log_distances(z, points, exponent, distances, neighbors, average=average)  # (N,)
         constant = _digamma(len(points)) - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
-        return constant + z.shape[1] * (0.5 * log_distances.mean() + log_scale)
+        return constant + 0.5 * z.shape[1] * log_distances.mean()
 
 
 def conditional_knn_entropy(
@@ -88,7 +88,7 @@ def conditional_knn_entropy(
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
     """
-    points, log_scale = _checked(z, num_neighbors, chunk_size, validate)
+    points, exponent = _checked(z, num_neighbors, chunk_size, validate)
     if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
         raise IbrobustError(
             f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(z)},) integers are needed."
@@ -99,13 +99,13 @@ def conditional_knn_entropy(
     with torch.autocast(z.device.type, enabled=False):
         one_matrix = points.is_cuda and len(points) <= ONE_MATRIX_ON_GPU
         distances, neighbors, sizes = nearest_within_classes(
-            points.detach(), labels, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
+            points, labels, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
         )
-        log_distances = _log_distances(points, distances, neighbors, average=average)  # (N,)
+        log_distances = _log_distances(z, points, exponent, distances, neighbors, average=average)  # (N,)
         sizes = sizes.to(points.dtype)
         constants = sizes.digamma() - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
         # (N,), with H[Z | y] as mean over the points of a class
-        entropies = constants + z.shape[1] * (0.5 * log_distances + log_scale)
+        entropies = constants + 0.5 * z.shape[1] * log_distances
         return entropies.where(sizes > num_neighbors, math.nan).mean()
 
 
@@ -122,7 +122,7 @@ def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
 
 
 def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> tuple[Tensor, Tensor]:
-    """Return the points in the dtype to compute in, divided by a power of two, and its logarithm.
+    """Return the points in the dtype to compute in, divided by a power of two, without a graph, and its exponent.
 
     The division is exact, and keeps squares from overflow and underflow.
     """
@@ -134,49 +134,72 @@ def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> 
         raise IbrobustError(f"chunk_size is {chunk_size}: at least 1 is needed.")
     if len(z) == 0:
         raise IbrobustError("There are no points.")
-    points = z if z.dtype == torch.float64 else z.float()
-    largest = points.detach().abs().amax()  # NaN where any coordinate is
+    points = z.detach() if z.dtype == torch.float64 else z.detach().float()
+    largest = points.abs().amax()  # NaN where any coordinate is
     if validate and not bool(largest.isfinite()):
         bad = int((~z.detach().isfinite().all(dim=1)).sum())
         raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
     exponent = torch.frexp(largest).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    # The power by itself first: ldexp of all points would take one for each.
-    return points * torch.ldexp(torch.ones_like(largest), -exponent), exponent.to(points.dtype) * math.log(2.0)
+    return points * _power_of_two(-exponent, points), exponent
 
 
-def _log_distances(points: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool) -> Tensor:
-    """Return log r_k^2 (N,) of each point, or the mean of log r_1^2 .. log r_k^2, differentiable."""
+def _power_of_two(exponent: Tensor, like: Tensor) -> Tensor:
+    """Return 2^exponent, a scalar; by itself, since `ldexp` of all the points would take a power for each."""
+    return torch.ldexp(like.new_ones(()), exponent)
+
+
+def _log_distances(
+    z: Tensor, points: Tensor, exponent: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool
+) -> Tensor:
+    """Return log r_k^2 (N,) of each point of z, or the mean of log r_1^2 .. log r_k^2, differentiable.
+
+    Args:
+        z: (N, D).
+        points: (N, D), z / 2^exponent.
+        exponent: scalar.
+        distances: (N, k) squared, between those points.
+        neighbors: (N, k), their indices.
+        average: over 1..k.
+    """
     if not average:
         distances, neighbors = distances[:, -1:], neighbors[:, -1:]
-    detached = points.detach()
-    spread = (detached - detached.mean(dim=0)).square().sum(dim=1).mean()
+    spread = (points - points.mean(dim=0)).square_().sum(dim=1).mean()
     smallest = (SMALLEST_SHARE * spread).clamp(min=torch.finfo(points.dtype).tiny)
-    squared: Tensor = _ChosenDistances.apply(points, distances, neighbors)
-    return torch.maximum(squared, smallest).log().mean(dim=1)
+    scaled: Tensor = _MeanLog.apply(z, points, _power_of_two(-exponent, points), distances, neighbors, smallest)
+    return scaled + 2.0 * math.log(2.0) * exponent.to(points.dtype)
 
 
-class _ChosenDistances(torch.autograd.Function):
-    """Known squared distances (N, k) as a function of the points (N, D); in memory few differences at a time."""
+class _MeanLog(torch.autograd.Function):
+    """Mean logarithm (N,) of known squared distances (N, k), those below `smallest` counting as that.
+
+    A function of z (N, D), of which the points are `scale` times as large; d log r^2 / dz_i = 2 (z_i - z_j) / r^2. Few
+    differences are in memory at a time.
+    """
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, distances: Tensor, neighbors: Tensor) -> Tensor:
-        ctx.save_for_backward(points, neighbors)
-        return distances.clone()
+    def forward(
+        ctx: Any, z: Tensor, points: Tensor, scale: Tensor, distances: Tensor, neighbors: Tensor, smallest: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(points, scale, distances, neighbors, smallest)
+        ctx.dtype = z.dtype
+        return torch.maximum(distances, smallest).log_().mean(dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        points, neighbors = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        points, scale, distances, neighbors, smallest = ctx.saved_tensors
+        number = neighbors.shape[1]
+        weights = (2.0 / number * gradient[:, None] / distances).where(distances > smallest, 0.0)  # (N, k)
         result = torch.zeros_like(points)
         step = rows_at_once(points, neighbors)
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
             chosen = neighbors[rows].flatten()  # (R k,)
-            towards = points.index_select(0, chosen).view(-1, neighbors.shape[1], points.shape[1])
-            pull = (points[rows, None, :] - towards).mul_(2.0 * gradient[rows, :, None])  # (R, k, D)
-            result[rows] += pull.sum(dim=1) if pull.shape[1] > 1 else pull[:, 0]
+            towards = points.index_select(0, chosen).view(-1, number, points.shape[1])
+            pull = (points[rows, None, :] - towards).mul_(weights[rows, :, None])  # (R, k, D)
+            result[rows] += pull.sum(dim=1) if number > 1 else pull[:, 0]
             result.index_add_(0, chosen, pull.flatten(0, 1), alpha=-1.0)
-        return result, None, None
+        return result.mul_(scale).to(ctx.dtype), None, None, None, None, None
 
 
 def _log_volume(dim: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ibrobust.evaluation.epsilon import format_epsilon
+from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.leaderboard_rows import DESCRIPTIONS, Column, Entry, Measure, Row
 from ibrobust.reporting.study_records import StudyRecord
 from ibrobust.reporting.study_series import sweep_records

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ibrobust.evaluation.epsilon import format_epsilon
+from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.study_records import StudyRecord
 from ibrobust.reporting.study_series import UNATTACKED
 from ibrobust.reporting.study_settings import OBJECTIVE_NAMES

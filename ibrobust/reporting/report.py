@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.reporting.epsilon_charts import HEIGHT, WIDTH, epsilon_charts
 from ibrobust.reporting.leaderboard import leaderboard
 from ibrobust.reporting.report_summary import summary

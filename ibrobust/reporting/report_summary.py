@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ibrobust.evaluation.epsilon import format_epsilon
+from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.study_records import StudyRecord
 
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")

@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.audit.report import AuditReport
-from ibrobust.evaluation.epsilon import format_epsilon
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.epsilon import check_epsilon, parse_epsilon
 from ibrobust.home import home, zoo_dir
 from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
@@ -20,15 +20,7 @@ Figure = Literal["fgsm", "information_plane", "generalization"]
 NAMED_DATASETS = ("cifar10", "digits")
 
 
-def _epsilon(value: Any) -> float:
-    if isinstance(value, str):
-        return parse_epsilon(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return check_epsilon(value)
-    raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
-
-
-Epsilon = Annotated[float, BeforeValidator(_epsilon)]
+Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 Decoders = Annotated[
     tuple[FittedDecoder | Literal["head"], ...],
     Field(description="of those that a cell's model has; by default all of them"),

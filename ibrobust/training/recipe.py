@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ibrobust.atomic import write_text
+from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
 from ibrobust.models.decoder import FittedDecoder
@@ -54,9 +55,11 @@ class Recipe(BaseModel):
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0
     conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), in place of H[Z], eq. (9)")] = False
     num_samples: Annotated[int, Field(ge=1, description="samples of each latent a step (dvib, ceb)")] = 1
-    epsilon: Annotated[float, Field(gt=0.0, le=1.0, description="radius of adversarial training, in [0, 1] scale")] = (
-        8 / 255
-    )
+    epsilon: Annotated[
+        float,
+        BeforeValidator(read_epsilon),
+        Field(gt=0.0, le=1.0, description="radius of adversarial training, in [0, 1] scale, or as 8/255"),
+    ] = 8 / 255
     objective_options: Annotated[
         dict[str, Any], Field(description="further options, for objectives that other packages register")
     ] = {}
@@ -88,6 +91,9 @@ class Recipe(BaseModel):
         Field(description="plateau: times sqrt(0.1) when the loss has not improved for more than 10 epochs"),
     ] = "plateau"
     mixed_precision: Annotated[Precision, Field(description="autocast on the device")] = "no"
+    compile: Annotated[
+        bool, Field(description="torch.compile the encoder for training: faster on GPUs, after a minute or so")
+    ] = False
     seed: Annotated[int, Field(ge=0, lt=2**63, description="decides initial weights, batches, noise")] = 0
 
     @model_validator(mode="after")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from ibrobust.collectives import gather, own_share
@@ -17,9 +20,11 @@ class TrainingStep(nn.Module):
     there are.
     """
 
-    def __init__(self, encoder: Encoder, noise: nn.Module, objective: Objective) -> None:
+    def __init__(self, encoder: Encoder, noise: nn.Module, objective: Objective, *, compiled: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
+        # Its forward pass alone: a compiled module would be one more, with other names for the same weights.
+        self._encode: Callable[[Tensor], Tensor] = torch.compile(encoder.forward) if compiled else encoder.__call__
         self.noise = noise
         self.objective = objective
 
@@ -35,7 +40,7 @@ class TrainingStep(nn.Module):
         return loss.total, dict(loss.terms)
 
     def _latents(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.noise(gather(self.encoder(images)))  # (B, D)
+        latents: Tensor = self.noise(gather(self._encode(images)))  # (B, D)
         return latents
 
     def _own_latents(self, images: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ def build_step(
     if accelerator.num_processes > 1:
         use_global_statistics(encoder, accelerator.device)
     noise = ZeroEntropyNoise() if recipe.noise and objective.adds_noise else nn.Identity()
-    step = TrainingStep(encoder, noise, objective)
+    step = TrainingStep(encoder, noise, objective, compiled=recipe.compile)
     optimizer = build_optimizer(recipe, [*encoder.parameters(), *objective.parameters()])
     wrapped, prepared = accelerator.prepare(step, optimizer)
     return step, wrapped, optimizer, prepared

@@ -101,9 +101,28 @@ def test_a_name_made_from_a_path_is_a_safe_file_name():
     check_name(Recipe(dataset="/some where/my data!/").default_name())
 
 
+def test_the_radius_of_adversarial_training_may_be_a_fraction():
+    assert Recipe.parse({"epsilon": "4/255"}).epsilon == 4 / 255
+
+
+@pytest.mark.parametrize("text", ["0/255", "8", "eight"])
+def test_a_radius_that_is_none_is_named(text):
+    with pytest.raises(IbrobustError, match="epsilon"):
+        Recipe.parse({"epsilon": text})
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_is_a_whole_recipe(name):
-    left_out = {"seed", "dropout", "dropconnect", "objective_options", "conditional", "num_samples", "epsilon"}
+    left_out = {
+        "seed",
+        "dropout",
+        "dropconnect",
+        "objective_options",
+        "conditional",
+        "num_samples",
+        "epsilon",
+        "compile",
+    }
     assert Recipe.preset(name).model_fields_set >= set(Recipe.model_fields) - left_out
 
 

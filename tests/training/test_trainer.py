@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,35 @@ def test_a_resumed_run_of_a_stochastic_head_equals_an_uninterrupted_one(tiny_rec
         train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
     resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
     assert torch.equal(whole.objective.head.weight, resumed.objective.head.weight)
+
+
+def test_a_compiled_encoder_trains_as_one_that_is_not(tiny_recipe, digits, tmp_path, monkeypatch):
+    """With the backend that only traces: the default one rounds differently, and needs a C++ compiler on a CPU."""
+    compiled = []
+    compile_as_it_is = partial(torch.compile, backend="eager")
+
+    def trace(function):
+        compiled.append(function)
+        return compile_as_it_is(function)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    plain = train_encoder(tiny_recipe, digits, tmp_path / "plain")
+    assert not compiled
+    recipe = tiny_recipe.model_copy(update={"compile": True})
+    with pytest.raises(Stop):
+        train_encoder(recipe, digits, tmp_path / "compiled", on_progress=stop_in(2))
+    traced = train_encoder(recipe, digits, tmp_path / "compiled", resume=True)
+    assert len(compiled) == 2
+    assert_same_weights(plain.encoder, traced.encoder)
+
+
+@pytest.mark.slow  # a minute for the compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiles C++ on a CPU")
+def test_a_compiled_encoder_has_the_same_loss(tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1, "augment": "none"})
+    plain = train_encoder(recipe, digits, tmp_path / "plain")
+    compiled = train_encoder(recipe.model_copy(update={"compile": True}), digits, tmp_path / "compiled")
+    assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-3)
 
 
 def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits, tmp_path):

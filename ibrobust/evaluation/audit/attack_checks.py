@@ -6,11 +6,11 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.audit.attack_runs import AttackRuns
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
 from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
-from ibrobust.evaluation.epsilon import format_epsilon
 
 MISSED = 0.005  # of all images; AutoAttack warns at 0.002 of 10,000
 FEWEST_SURVIVORS = 10

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ibrobust.evaluation.epsilon import format_epsilon
+from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.pass_counter import Cost
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.audit.attack_checks import attack_checks
 from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
@@ -24,7 +25,6 @@ from ibrobust.evaluation.audit.model_checks import (
 )
 from ibrobust.evaluation.audit.report import AuditReport, verdict
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Effort, Subject
-from ibrobust.evaluation.epsilon import check_epsilon
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes

@@ -19,6 +19,15 @@ def parse_epsilon(text: str) -> float:
     return check_epsilon(value)
 
 
+def read_epsilon(value: object) -> float:
+    """Return the epsilon that a file gives, as a number or as text; raise IbrobustError where it is neither."""
+    if isinstance(value, str):
+        return parse_epsilon(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return check_epsilon(value)
+    raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
+
+
 def check_epsilon(value: float) -> float:
     """Return `value` as a float; raise IbrobustError unless it is in [0, 1], NaN included."""
     number = float(value)

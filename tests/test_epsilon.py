@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ibrobust.epsilon import format_epsilon, parse_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.epsilon import format_epsilon, parse_epsilon
 
 
 @pytest.mark.parametrize(
