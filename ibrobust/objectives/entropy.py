@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,12 +52,12 @@ def knn_entropy(
     Raises:
         IbrobustError: z is not (N, D) floating or not finite, k < 1, N <= k, or chunk_size < 1.
     """
-    points, exponent = _checked(z, num_neighbors, chunk_size, validate)
+    points, scale = _checked(z, num_neighbors, chunk_size, validate)
     if len(points) <= num_neighbors:
         raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
     with torch.autocast(z.device.type, enabled=False):
         distances, neighbors = nearest_neighbors(points, num_neighbors, tile=_tile(chunk_size))
-        log_distances = _log_distances(z, points, exponent, distances, neighbors, average=average)  # (N,)
+        log_distances = _log_distances(z, points, scale, distances, neighbors, average=average)  # (N,)
         constant = _digamma(len(points)) - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
         return constant + 0.5 * z.shape[1] * log_distances.mean()
 
@@ -88,7 +89,7 @@ def conditional_knn_entropy(
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
     """
-    points, exponent = _checked(z, num_neighbors, chunk_size, validate)
+    points, scale = _checked(z, num_neighbors, chunk_size, validate)
     if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
         raise IbrobustError(
             f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(z)},) integers are needed."
@@ -101,7 +102,7 @@ def conditional_knn_entropy(
         distances, neighbors, sizes = nearest_within_classes(
             points, labels, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
         )
-        log_distances = _log_distances(z, points, exponent, distances, neighbors, average=average)  # (N,)
+        log_distances = _log_distances(z, points, scale, distances, neighbors, average=average)  # (N,)
         sizes = sizes.to(points.dtype)
         constants = sizes.digamma() - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
         # (N,), with H[Z | y] as mean over the points of a class
@@ -122,9 +123,9 @@ def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
 
 
 def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> tuple[Tensor, Tensor]:
-    """Return the points in the dtype to compute in, divided by a power of two, without a graph, and its exponent.
+    """Return the points in the dtype to compute in, times a power of two, without a graph, and that power, a scalar.
 
-    The division is exact, and keeps squares from overflow and underflow.
+    The product is exact, and keeps squares from overflow and underflow.
     """
     if z.dim() != 2 or not z.is_floating_point() or z.shape[1] < 1:
         raise IbrobustError(f"The points have shape {tuple(z.shape)} and dtype {z.dtype}: (N, D) floats are needed.")
@@ -136,37 +137,34 @@ def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> 
         raise IbrobustError("There are no points.")
     points = z.detach() if z.dtype == torch.float64 else z.detach().float()
     largest = points.abs().amax()  # NaN where any coordinate is
-    if validate and not bool(largest.isfinite()):
+    if validate and not math.isfinite(float(largest)):
         bad = int((~z.detach().isfinite().all(dim=1)).sum())
         raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
     exponent = torch.frexp(largest).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    return points * _power_of_two(-exponent, points), exponent
-
-
-def _power_of_two(exponent: Tensor, like: Tensor) -> Tensor:
-    """Return 2^exponent, a scalar; by itself, since `ldexp` of all the points would take a power for each."""
-    return torch.ldexp(like.new_ones(()), exponent)
+    # The power by itself first: ldexp of all points would take one for each.
+    scale = torch.ldexp(largest.new_ones(()), -exponent)
+    return points * scale, scale
 
 
 def _log_distances(
-    z: Tensor, points: Tensor, exponent: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool
+    z: Tensor, points: Tensor, scale: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool
 ) -> Tensor:
     """Return log r_k^2 (N,) of each point of z, or the mean of log r_1^2 .. log r_k^2, differentiable.
 
     Args:
         z: (N, D).
-        points: (N, D), z / 2^exponent.
-        exponent: scalar.
+        points: (N, D), z times the scale.
+        scale: scalar.
         distances: (N, k) squared, between those points.
         neighbors: (N, k), their indices.
         average: over 1..k.
     """
     if not average:
         distances, neighbors = distances[:, -1:], neighbors[:, -1:]
-    spread = (points - points.mean(dim=0)).square_().sum(dim=1).mean()
+    spread = torch.linalg.vector_norm(points - points.mean(dim=0)).square() / len(points)
     smallest = (SMALLEST_SHARE * spread).clamp(min=torch.finfo(points.dtype).tiny)
-    scaled: Tensor = _MeanLog.apply(z, points, _power_of_two(-exponent, points), distances, neighbors, smallest)
-    return scaled + 2.0 * math.log(2.0) * exponent.to(points.dtype)
+    scaled: Tensor = _MeanLog.apply(z, points, scale, distances, neighbors, smallest)
+    return scaled - 2.0 * scale.log()
 
 
 class _MeanLog(torch.autograd.Function):
@@ -192,13 +190,15 @@ class _MeanLog(torch.autograd.Function):
         weights = (2.0 / number * gradient[:, None] / distances).where(distances > smallest, 0.0)  # (N, k)
         result = torch.zeros_like(points)
         step = rows_at_once(points, neighbors)
+        buffer = points.new_empty(min(step, len(points)) * number, points.shape[1])
         for start in range(0, len(points), step):
             rows = slice(start, start + step)
             chosen = neighbors[rows].flatten()  # (R k,)
-            towards = points.index_select(0, chosen).view(-1, number, points.shape[1])
-            pull = (points[rows, None, :] - towards).mul_(weights[rows, :, None])  # (R, k, D)
-            result[rows] += pull.sum(dim=1) if number > 1 else pull[:, 0]
-            result.index_add_(0, chosen, pull.flatten(0, 1), alpha=-1.0)
+            towards = torch.index_select(points, 0, chosen, out=buffer[: len(chosen)])
+            pull = towards.view(-1, number, points.shape[1])  # (R, k, D), from here to the neighbours, weighted
+            pull.sub_(points[rows, None, :]).mul_(weights[rows, :, None])
+            result[rows] -= pull.sum(dim=1) if number > 1 else pull[:, 0]
+            result.index_add_(0, chosen, towards)
         return result.mul_(scale).to(ctx.dtype), None, None, None, None, None
 
 
@@ -207,11 +207,13 @@ def _log_volume(dim: int) -> float:
     return 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1.0)
 
 
+@cache
 def _digamma(n: int) -> float:
     """Return psi(n) for a positive integer."""
     return float(torch.digamma(torch.tensor(float(n), dtype=torch.float64)))
 
 
+@cache
 def _mean_digamma(num_neighbors: int, average: bool) -> float:
     """Return psi(k), or the mean of psi(1) .. psi(k)."""
     lowest = 1 if average else num_neighbors

@@ -131,7 +131,7 @@ def nearest_within_classes(
 
 def _search_rows(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> tuple[Tensor, Tensor]:
     """Return squared distances by the product form (R, kept), ascending, and indices: the readable search."""
-    norms = points.square().sum(dim=1)  # (N,)
+    norms = torch.linalg.vector_norm(points, dim=1).square_()  # (N,)
     wanted = torch.arange(len(points), device=points.device) if rows is None else rows
     values, indices = [], []
     for part in wanted.split(max(1, ROWS_OF_TILES * tile**2 // len(points))):
@@ -155,21 +155,27 @@ def _nearest_of(
 
 def squared_distances(points: Tensor, rows: Tensor | None, neighbors: Tensor) -> Tensor:
     """Return |p_i - p_j|^2 (R, K) for i in `rows` (all where None) and j in neighbors (R, K)."""
-    parts = []
+    count, number = neighbors.shape
+    result = points.new_empty(count, number)
+    chosen = neighbors.flatten()
     step = rows_at_once(points, neighbors)
-    for start in range(0, len(neighbors), step):
-        part = slice(start, start + step)
+    # One buffer for all steps: memory that is new to the process costs more than the arithmetic.
+    buffer = points.new_empty(min(step, count) * number, points.shape[1])
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
         own = points[part] if rows is None else points[rows[part]]
-        # `index_select` gathers rows twice as fast as an index of two dimensions does. In one pass over the
-        # differences, as a norm; several passes would cost more than the search itself.
-        differences = points.index_select(0, neighbors[part].flatten()).view(len(own), -1, points.shape[1])
-        parts.append(torch.linalg.vector_norm(differences.sub_(own[:, None, :]), dim=-1).square_())
-    return torch.cat(parts)
+        differences = buffer[: len(own) * number]
+        # This gathers rows twice as fast as an index of two dimensions does.
+        torch.index_select(points, 0, chosen[part.start * number : part.stop * number], out=differences)
+        differences = differences.view(len(own), number, points.shape[1])
+        # In one pass over the differences, as a norm; several passes would cost more than the search itself.
+        torch.linalg.vector_norm(differences.sub_(own[:, None, :]), dim=-1, out=result[part])
+    return result.square_()
 
 
 def rows_at_once(points: Tensor, neighbors: Tensor) -> int:
-    """Return for how many rows the differences to all their neighbours are held at once: what a core's cache holds."""
-    return max(1, (1 << 17) // max(1, neighbors.shape[1] * points.shape[1]))
+    """Return for how many rows the differences to all their neighbours are held at once: 4 MB of them in float32."""
+    return max(1, (1 << 20) // max(1, neighbors.shape[1] * points.shape[1]))
 
 
 def _prove(
@@ -180,14 +186,15 @@ def _prove(
     distances, neighbors, exact = _nearest_of(points, rows, candidates, num_neighbors)
     if candidates.shape[1] == len(points) - 1:  # all points are candidates
         return distances, neighbors, torch.empty(0, dtype=torch.long, device=points.device)
-    norms = centred.square().sum(dim=1)  # (N,)
+    lengths = torch.linalg.vector_norm(centred, dim=1)  # (N,)
     if rows is not None:
-        norms = norms[rows]
+        lengths = lengths[rows]
+    norms = lengths.square()
     # Relative to |a|^2 + |b|^2, what rounding in the product form is proportional to. Of those norms the candidates'
     # are bounded by the triangle inequality, and so is that of any point nearer than the k-th.
-    scale = norms[:, None] + (norms.sqrt()[:, None] + exact.sqrt()).square()
+    scale = norms[:, None] + (lengths[:, None] + exact.sqrt()).square()
     seen = ((approximate - exact).abs() / scale).nan_to_num(0.0).amax()
     error = ERROR_SAFETY * torch.maximum(seen, torch.full_like(seen, torch.finfo(points.dtype).eps))
     kth = distances[:, -1]
-    bound = error * (norms + (norms.sqrt() + kth.sqrt()).square())
+    bound = error * (norms + (lengths + kth.sqrt()).square())
     return distances, neighbors, (~(approximate[:, -1] - bound > kth)).nonzero().squeeze(1)
