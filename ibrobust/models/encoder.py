@@ -79,7 +79,8 @@ class Encoder(nn.Module):
         self.latent: nn.Module = nn.Identity() if latent_dim is None else nn.Linear(8 * width, latent_dim)
         self.power: nn.Module = FixedPower(self.latent_dim) if fixed_power else nn.Identity()
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Weights without storage are about to be replaced, and drawing them would import PyTorch's compiler.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,13 @@ def test_a_cards_accuracies_are_those_of_its_model(path: Path, images):
         assert abs(result.clean_correct - card.clean_accuracy[decoder].correct) <= tolerated
         for correct, expected in zip(result.correct, stored["correct"][:2], strict=True):
             assert abs(correct - expected) <= tolerated
+
+
+def test_loading_imports_neither_the_compiler_nor_the_training() -> None:
+    """Either would take longer than all the rest."""
+    code = (
+        "import sys, ibrobust; ibrobust.load_model('cross_entropy-w16-s0'); "
+        "print([name for name in ('torch._dynamo', 'accelerate', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
