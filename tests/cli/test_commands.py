@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ibrobust import fgsm_sweep, load_model, model_card
+from ibrobust.registry.latent_information import latent_information
 
 TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
 
@@ -55,6 +57,19 @@ def test_the_table_holds_the_numbers_of_the_json_file_and_of_the_library(run, mi
     assert re.findall(r"\d+\.\d", row)[:3] == [
         f"{100 * value:.1f}" for value in (expected.clean_accuracy, *expected.accuracy)
     ]
+
+
+def test_the_entropies_are_those_of_the_library(run, mine, digits, tmp_path):
+    result = run("entropy", mine, "--n-examples", "100", "--json", "entropies.json")
+    assert result.returncode == 0, result.stderr
+    assert "n = 100 test images of digits, k = 3, with zero-entropy noise" in result.stdout
+    record = json.loads((tmp_path / "elsewhere" / "entropies.json").read_text())["models"]["mine"]
+    test = digits.test.subset(100)
+    with torch.no_grad():
+        latents = load_model(mine).latents(test.images.float() / 255)
+    expected = latent_information(latents, test.labels, digits.num_classes)
+    assert record == pytest.approx(expected.to_dict(), rel=1e-4)
+    assert f"{record['entropy']:.2f}" in result.stdout
 
 
 def test_two_attacks_print_the_same(run, mine):

@@ -1,0 +1,59 @@
+"""`ibrobust entropy`: what a model's latents hold of the images and of their labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def entropy(
+    models: Annotated[list[str], typer.Argument(help="Registered models.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="cifar10, digits or an image folder. By default what the model was trained on.")
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option(help="Add zero-entropy noise to the latents, of every model, so that they can be compared.")
+    ] = True,
+    num_neighbors: Annotated[int, typer.Option(min=1, help="Neighbours k of the estimator.")] = 3,
+    n_examples: Annotated[
+        int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the decoder behind H[Y|Z].")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""
+    from ibrobust.atomic import require_writable
+
+    if json_file:
+        require_writable(json_file)
+
+    import torch
+
+    from ibrobust.cli.attacking import choose_data, default_device
+    from ibrobust.cli.printing import print_table
+    from ibrobust.models import encode_in_batches
+    from ibrobust.registry import load_model
+    from ibrobust.registry.latent_information import latent_information
+    from ibrobust.registry.scoring import unit_batches
+    from ibrobust.reporting.entropy_table import entropy_table, write_entropies
+
+    data, _ = choose_data(dataset, models, data_dir=data_dir)
+    test = data.test.subset(n_examples)
+    place = torch.device(default_device(device))
+    records = {}
+    for name in dict.fromkeys(models):
+        model = load_model(name, device=place)
+        latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
+        found = latent_information(
+            latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
+        )
+        records[name] = found.to_dict()
+    print_table(entropy_table(records, dataset=data.name))
+    if json_file:
+        write_entropies(json_file, records, data.name, data.fingerprint)

@@ -1,0 +1,50 @@
+"""What latents hold, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ibrobust.atomic import write_text
+
+COLUMNS = {
+    "H[Z]": "entropy",
+    "H[Z|Y]": "conditional_entropy",
+    "I[Y;Z]": "mutual_information",
+    "H[Y|Z] at most": "label_information",
+    "floor of H[Z]": "noise_floor",
+}
+
+
+def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str) -> Table:
+    """Return one row a model; each record is a `LatentInformation` as a dictionary."""
+    some = next(iter(records.values()))
+    table = Table(
+        title="Information in the latents, nats",
+        title_justify="left",
+        caption=(
+            f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
+            f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
+            "dimensions, unequally: compare each between models, not the two with each other"
+        ),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("model", overflow="fold", min_width=18)
+    for header in COLUMNS:
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, record in records.items():
+        values = [record[key] for key in COLUMNS.values()]
+        table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
+    return table
+
+
+def write_entropies(path: Path, records: Mapping[str, Mapping[str, Any]], data_name: str, fingerprint: str) -> None:
+    """Write one object with the data set and a record a model to `path`."""
+    content = {"dataset": {"name": data_name, "fingerprint": fingerprint}, "models": dict(records)}
+    write_text(path, json.dumps(content, indent=2) + "\n")
