@@ -35,25 +35,27 @@ def entropy(
 
     import torch
 
-    from ibrobust.cli.attacking import choose_data, default_device
+    from ibrobust.cli.attacking import choose_data, choose_models, default_device
     from ibrobust.cli.printing import print_table
-    from ibrobust.models import encode_in_batches
-    from ibrobust.registry import load_model
+    from ibrobust.errors import IbrobustError
+    from ibrobust.models import ImageClassifier, encode_in_batches
     from ibrobust.registry.latent_information import latent_information
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
-    data, _ = choose_data(dataset, models, data_dir=data_dir)
+    data, spec = choose_data(dataset, models, data_dir=data_dir)
     test = data.test.subset(n_examples)
     place = torch.device(default_device(device))
     records = {}
-    for name in dict.fromkeys(models):
-        model = load_model(name, device=place)
+    for target in choose_models(models, [], data, spec):
+        model = target.load(str(place))
+        if not isinstance(model, ImageClassifier):
+            raise IbrobustError(f"The latents of {target.name!r} are not known: name a registered model.")
         latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
         found = latent_information(
             latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
         )
-        records[name] = found.to_dict()
+        records[target.name] = found.to_dict()
     print_table(entropy_table(records, dataset=data.name))
     if json_file:
         write_entropies(json_file, records, data.name, data.fingerprint)

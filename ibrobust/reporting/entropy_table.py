@@ -16,8 +16,8 @@ COLUMNS = {
     "H[Z]": "entropy",
     "H[Z|Y]": "conditional_entropy",
     "I[Y;Z]": "mutual_information",
-    "H[Y|Z] at most": "label_information",
-    "floor of H[Z]": "noise_floor",
+    "H[Y|Z] <=": "label_information",
+    "floor": "noise_floor",
 }
 
 
@@ -30,12 +30,12 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str) -> 
         caption=(
             f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
-            "dimensions, unequally: compare each between models, not the two with each other"
+            "dimensions, unequally: compare each between models, not the two with each other. The floor is H[Z] of the noise"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("model", overflow="fold", min_width=18)
+    table.add_column("model", overflow="fold", min_width=min(32, max(map(len, records))))
     for header in COLUMNS:
         table.add_column(header, justify="right", no_wrap=True)
     for name, record in records.items():

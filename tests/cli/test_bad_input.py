@@ -95,6 +95,10 @@ def test_no_model_for_the_data_set(run):
     refused(run, ["attack", "--dataset", "digits"], "no model trained on digits", "ibrobust train")
 
 
+def test_too_few_points_for_an_entropy(run, mine):
+    refused(run, ["entropy", mine, "--n-examples", "20"], "too few for 3 neighbours")
+
+
 def test_an_unknown_decoder(run, mine):
     refused(run, ["attack", mine, "--decoder", "resfc"], "no decoder 'resfc'", "head")
 
