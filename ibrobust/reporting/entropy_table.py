@@ -30,7 +30,8 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str) -> 
         caption=(
             f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
-            "dimensions, unequally: compare each between models, not the two with each other. The floor is H[Z] of the noise"
+            "dimensions, unequally: compare each between models, not the two with each other. "
+            "The floor is H[Z] of the noise alone"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
