@@ -15,8 +15,8 @@ import pytest
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
-from ibrobust.registry import load_model, model_card
-from ibrobust.study import Study, expand, information_plane, prepare_study, run_cell, run_study, study_states
+from ibrobust.registry import latent_information, load_model, model_card
+from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.records import cell_folder
@@ -35,7 +35,7 @@ EVALUATIONS = {
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch) -> None:
     """How well the decoder of the information plane is fitted is tested elsewhere."""
-    monkeypatch.setattr(information_plane, "DECODER_STEPS", 4)
+    monkeypatch.setattr(latent_information, "DECODER_STEPS", 4)
 
 
 @pytest.fixture
@@ -128,9 +128,10 @@ def run_until_killed(study: Study, folder: Path, patch: str) -> None:
     program = textwrap.dedent(
         """
         import os, signal, sys
-        from ibrobust.study import information_plane, load_study, measure, run, run_study
+        from ibrobust.registry import latent_information
+        from ibrobust.study import load_study, measure, run, run_study
 
-        information_plane.DECODER_STEPS = 4
+        latent_information.DECODER_STEPS = 4
 
         def die():
             os.kill(os.getpid(), signal.SIGKILL)
