@@ -256,7 +256,9 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         if attack == "fab-t":
             runner.n_restarts = 1  # the targeted one has none, whatever the untargeted one does
         try:
-            adversarial: Tensor = runner.perturb(images, labels)
+            # The attacks ask for gradients where they want them; elsewhere graphs would only cost time and memory.
+            with torch.no_grad():
+                adversarial: Tensor = runner.perturb(images, labels)
         finally:
             runner.n_restarts = restarts
         return adversarial
