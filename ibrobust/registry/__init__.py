@@ -2,6 +2,7 @@
 
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.registry import (
+    copy_model,
     export_model,
     list_models,
     load_model,
@@ -13,6 +14,7 @@ from ibrobust.registry.registry import (
 
 __all__ = [
     "ModelCard",
+    "copy_model",
     "export_model",
     "list_models",
     "load_model",

@@ -117,6 +117,23 @@ def export_model(
     return write_export(card, tensors, folder, name=new_name, description=description, half=half, data_dir=data_dir)
 
 
+def copy_model(name: str, new_name: str) -> ModelCard:
+    """Store a model once more under another name, without what was evaluated of it; return the new card.
+
+    Raises:
+        IbrobustError: there is no such model, or the new name is taken or unsafe.
+    """
+    check_name(new_name)
+    _refuse_duplicate(new_name, overwrite=False)
+    path = _card_path(name)
+    card = read_card(path)
+    file, digest = write_weights(new_name, read_weights(card, path))
+    weights = WeightsRecord(file=file, sha256=digest)
+    copied = card.model_copy(update={"name": new_name, "weights": weights, "evaluations": {}})
+    write_card(copied)
+    return copied
+
+
 def train(
     recipe: Recipe,
     *,

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibrobust.atomic import write_text
+from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
-from ibrobust.registry import ModelCard, list_models, model_card, train
+from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
 from ibrobust.study.cells import Cell, expand, find_cell
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
@@ -150,7 +151,10 @@ def default_device() -> str:
 def _trained(
     study: Study, cell: Cell, folder: Path, reporter: _Reporter, *, device: str | None, data_dir: Path | None
 ) -> ModelCard:
-    """Return the card of the cell's model, trained now where it, or a snapshot that is wanted of it, is not there."""
+    """Return the card of the cell's model, trained now where it, or a snapshot that is wanted of it, is not there.
+
+    A model of the same recipe and images is taken over, where no snapshots of its training are wanted.
+    """
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and card.recipe != cell.recipe:
         raise IbrobustError(
@@ -159,6 +163,9 @@ def _trained(
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
+    if card is None and not wanted and (twin := _trained_elsewhere(cell, data_dir)):
+        reporter.stage(f"taking over {twin}")
+        return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
     # Where a snapshot of an epoch that is over was lost, only another training brings it back.
     whole = has_snapshots(folder, [epoch for epoch in wanted if epoch <= done])
@@ -177,6 +184,20 @@ def _trained(
         on_epoch=snapshot_taker(folder, wanted) if wanted else None,
         on_stage=reporter.stage,
     )
+
+
+def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
+    """Return the name of a model that the cell's recipe has already trained on the same images: studies share cells."""
+    for name in list_models():
+        try:
+            card = model_card(name)
+        except IbrobustError:  # damaged, and not this study's
+            continue
+        if card.recipe == cell.recipe:
+            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
+            if card.dataset.fingerprint == dataset.fingerprint:
+                return name
+    return None
 
 
 def _epochs_done(cell: Cell) -> int:

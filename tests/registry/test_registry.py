@@ -10,7 +10,7 @@ from torch import nn
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
-from ibrobust.registry import list_models, load_model, model_card, register_model, train, update_metrics
+from ibrobust.registry import copy_model, list_models, load_model, model_card, register_model, train, update_metrics
 from ibrobust.registry import registry as registry_module
 from ibrobust.training.recipe import Recipe
 
@@ -137,6 +137,17 @@ def test_a_loaded_model_is_in_evaluation_mode_and_can_be_trained_on(classifier, 
     model = load_model("mine")
     assert not model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_copy_has_the_weights_and_nothing_that_was_evaluated(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    update_metrics("mine", "fgsm", {"accuracy": 0.5})
+    card = copy_model("mine", "yours")
+    assert card == model_card("yours")
+    assert (card.evaluations, card.clean_accuracy) == ({}, model_card("mine").clean_accuracy)
+    assert torch.equal(load_model("yours").encoder.conv1.weight, classifier.encoder.conv1.weight)
+    with pytest.raises(IbrobustError, match="already a model 'mine'"):
+        copy_model("yours", "mine")
 
 
 def test_a_name_is_taken_once(classifier, digits):

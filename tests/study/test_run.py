@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
@@ -121,6 +122,56 @@ def test_a_finished_cell_is_not_touched_again(make_study, trained_epochs):
     run_cell(study, cell.name)
     assert trained_epochs == [(cell.name, 1)]
     assert (records.stat().st_mtime_ns, records.stat().st_ino) == before
+
+
+@pytest.fixture
+def trained_models(monkeypatch) -> list[str]:
+    """The name of every model that is trained from now on."""
+    names: list[str] = []
+    train = run_module.train
+
+    def counting(recipe, *, name, **options):
+        names.append(name)
+        return train(recipe, name=name, **options)
+
+    monkeypatch.setattr(run_module, "train", counting)
+    return names
+
+
+SWEEP = {"sweep": {"eps": ["8/255"], "n_examples": 40}}
+
+
+def test_a_model_of_the_same_recipe_is_taken_over(make_study, trained_models):
+    first = make_study({"seed": [0, 1]}, evaluations=SWEEP)
+    second = make_study({"seed": [1, 2]}, evaluations=SWEEP, name="second")
+    run_study(first)
+    assert [state.status for state in run_study(second)] == ["done", "done"]
+    cells = [cell.model for study in (first, second) for cell in expand(study)]
+    assert trained_models == [cells[0], cells[1], cells[3]]
+    tables = [numbers(study.folder / "records.csv") for study in (first, second)]
+    of_the_seed = [table[table.seed == 1].drop(columns=["study", "model"]).reset_index(drop=True) for table in tables]
+    pd.testing.assert_frame_equal(*of_the_seed)
+    assert model_card(cells[2]).weights.sha256 == model_card(cells[1]).weights.sha256
+
+
+def test_a_model_of_other_images_is_not_taken_over(make_study, trained_models, tmp_path):
+    folder = tmp_path / "images"
+    write_images(folder, shade=0)
+    base = {"dataset": str(folder), "batch_size": 20}
+    run_study(make_study({"seed": [0]}, base=base, evaluations=SWEEP))
+    write_images(folder, shade=1)
+    run_study(make_study({"seed": [0]}, base=base, evaluations=SWEEP, name="second"))
+    assert len(trained_models) == 2
+
+
+def write_images(folder: Path, *, shade: int) -> None:
+    """Write ten small images of each of two classes for training and for testing."""
+    for split in ("train", "test"):
+        for label in range(2):
+            place = folder / split / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            for number in range(10):
+                Image.new("RGB", (8, 8), (100 * label, 10 * number, shade)).save(place / f"{number}.png")
 
 
 def run_until_killed(study: Study, folder: Path, patch: str) -> None:
