@@ -23,7 +23,7 @@ from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import is_reference, load_reference
 from ibrobust.models import HEAD
-from ibrobust.registry import list_models, load_model, model_card, update_metrics
+from ibrobust.registry import add_evaluation, list_models, load_model, model_card
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
@@ -251,10 +251,8 @@ def store_attacks(row: AttackRow, data: Dataset) -> str | None:
 def _store(model: str, decoder: str, key: str, record: dict[str, Any], data: Dataset) -> str | None:
     if is_reference(model):
         return None
-    stored = model_card(model).evaluations.get(key) or {}
-    record = {**record, "dataset": data.name, "dataset_fingerprint": data.fingerprint}
     try:
-        update_metrics(model, key, {**stored, decoder: record})
+        add_evaluation(model, key, decoder, record, data)
     except IbrobustError as error:  # a model that a package ships keeps its card; the result stands
         return f"Note: {error}"
     return None

@@ -2,6 +2,7 @@
 
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.registry import (
+    add_evaluation,
     copy_model,
     export_model,
     list_models,
@@ -14,6 +15,7 @@ from ibrobust.registry.registry import (
 
 __all__ = [
     "ModelCard",
+    "add_evaluation",
     "copy_model",
     "export_model",
     "list_models",

@@ -266,6 +266,19 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any]) -> ModelCard:
     return changed
 
 
+def add_evaluation(name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
+    """Put what an evaluation found of one decoder into a model's card, beside other decoders'; return the card.
+
+    The record gets the data set's name and fingerprint, so that it is never lent to other images.
+
+    Raises:
+        IbrobustError: as `update_metrics` does.
+    """
+    stored = model_card(name).evaluations.get(key) or {}
+    record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
+    return update_metrics(name, key, {**stored, decoder: record})
+
+
 def _card_path(name: str) -> Path:
     paths = card_paths()
     if name in paths:

@@ -18,7 +18,7 @@ from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.models import ImageClassifier
-from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
+from ibrobust.registry import ModelCard, add_evaluation, load_model
 from ibrobust.registry.scoring import clean_accuracy
 from ibrobust.study.cells import Cell
 from ibrobust.study.information_plane import information_plane, snapshot_path
@@ -214,9 +214,7 @@ def _audit(
         progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),
     )
     # As after `ibrobust audit`: whoever lists the model sees its verdict.
-    stored = model_card(cell.model).evaluations.get("audit") or {}
-    record = {**report.to_dict(), "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
-    update_metrics(cell.model, "audit", {**stored, decoder: record})
+    add_evaluation(cell.model, "audit", decoder, report.to_dict(), dataset)
     yield {
         "decoder": decoder,
         "epsilon": wanted.eps,

@@ -10,7 +10,16 @@ from torch import nn
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
-from ibrobust.registry import copy_model, list_models, load_model, model_card, register_model, train, update_metrics
+from ibrobust.registry import (
+    add_evaluation,
+    copy_model,
+    list_models,
+    load_model,
+    model_card,
+    register_model,
+    train,
+    update_metrics,
+)
 from ibrobust.registry import registry as registry_module
 from ibrobust.training.recipe import Recipe
 
@@ -296,6 +305,16 @@ def test_an_evaluation_is_kept_in_the_card(classifier, digits):
     update_metrics("mine", "audit", {"verdict": "sound"})
     assert model_card("mine").evaluations == {"audit": {"verdict": "sound"}}
     load_model("mine")
+
+
+def test_evaluations_of_two_decoders_stand_side_by_side_with_their_images(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    add_evaluation("mine", "audit", "head", {"verdict": "masked"}, digits)
+    add_evaluation("mine", "audit", "logistic", {"verdict": "sound"}, digits)
+    add_evaluation("mine", "audit", "head", {"verdict": "sound"}, digits)
+    where = {"dataset": "digits", "dataset_fingerprint": digits.fingerprint}
+    expected = {"verdict": "sound", **where}
+    assert model_card("mine").evaluations == {"audit": {"head": expected, "logistic": expected}}
 
 
 def test_a_module_of_another_kind_is_refused(digits):

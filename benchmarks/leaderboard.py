@@ -1,0 +1,195 @@
+"""The tables of docs/results.md: every shipped model under FGSM, PGD, AutoAttack and the audit, and what it knows.
+
+    python benchmarks/leaderboard.py measure --dataset DIR
+    python benchmarks/leaderboard.py measure --dataset DIR --models 'knn_ib*' --autoattack first --eps 2/255
+    python benchmarks/leaderboard.py table
+
+`measure` keeps a file for each model in docs/records and leaves alone what is there already, of the same weights, so it
+can be stopped at any time; AutoAttack goes on with the batch it was stopped in, from the folder --state. Cards of your
+own models get the sweeps and the audits at the last epsilon; those that ship are not changed. `table` prints Markdown
+from those files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ibrobust.atomic import write_text
+from ibrobust.data import Dataset, load_dataset
+from ibrobust.epsilon import format_epsilon, parse_epsilon
+from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.evaluation.audit import audit
+from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
+from ibrobust.evaluation.worst_case import worst_case
+from ibrobust.home import models_dir
+from ibrobust.models import ImageClassifier, encode_in_batches
+from ibrobust.registry import add_evaluation, list_models, load_model, model_card
+from ibrobust.registry.latent_information import LatentInformation, latent_information
+from ibrobust.registry.scoring import unit_batches
+
+RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records"
+SURROGATE = "cross_entropy-w16-s0"
+PGD, AUTOATTACK = "PGD:steps=50", "AutoAttack"
+# What the sweep's figure needs; the tables show those of --eps, and a test holds cards to the first two.
+SWEPT = tuple(f"{steps:g}/255" for steps in (2, 8, 0.5, 1, 3, 4, 6))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("--dataset", required=True, help="image folder that the models were trained on")
+    measuring.add_argument("--autoattack", choices=("none", "first", "all"), default="none", help="of the decoders")
+    measuring.add_argument("--no-audit", action="store_true")
+    measuring.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
+    measuring.add_argument("--state", type=Path, default=Path.home() / ".cache" / "ibrobust-leaderboard")
+    measuring.add_argument("--threads", type=int, default=torch.get_num_threads())
+    measuring.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for command in (measuring, commands.add_parser("table")):
+        command.add_argument("--models", default="*", help="shell pattern of names")
+        command.add_argument("--eps", default="2/255,4/255,8/255")
+        command.add_argument("--records", type=Path, default=RECORDS)
+    options = parser.parse_args()
+    names = [name for name in list_models() if fnmatch(name, options.models) and "-w16-s" in name]
+    if options.command == "table":
+        print_tables(names, options)
+        return
+    torch.set_num_threads(options.threads)
+    data = load_dataset(options.dataset)
+    for name in names:
+        measure(name, data, options)
+
+
+class Records:
+    """What is known of one model, in a file of its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.json"
+        card = model_card(name)
+        self.content: dict[str, Any] = {"model": name, "weights": card.weights.sha256, "decoders": {}}
+        if self.path.is_file():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["weights"] == card.weights.sha256:
+                self.content = found
+
+    def of(self, decoder: str) -> dict[str, Any]:
+        """Return the part of a decoder, to be changed in place."""
+        part: dict[str, Any] = self.content["decoders"].setdefault(decoder, {"attacks": [], "audits": []})
+        return part
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, json.dumps(self.content, indent=1) + "\n")
+
+
+def measure(name: str, data: Dataset, options: argparse.Namespace) -> None:
+    """Measure what is missing of one model."""
+    records = Records(options.records, name)
+    card = model_card(name)
+    test = data.test
+    if "information" not in records.content:
+        records.content["information"] = information(name, data, options.device).to_dict()
+        records.write()
+    epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
+    for decoder in card.decoders:
+        model = load_model(name, decoder=decoder, device=options.device)
+        part = records.of(decoder)
+        if "fgsm" not in part:
+            swept = [parse_epsilon(text) for text in SWEPT]
+            part["fgsm"] = fgsm_sweep(model, test.images, test.labels, swept).to_dict()
+            records.write()
+            keep_in_card(name, "fgsm", decoder, part["fgsm"], data)
+            print(name, decoder, "FGSM", part["fgsm"]["accuracy"], flush=True)
+        some = test.subset(options.n_examples)
+        wanted = [PGD]
+        if options.autoattack == "all" or (options.autoattack == "first" and decoder == card.decoders[0]):
+            wanted.append(AUTOATTACK)
+        # Large radii first: they take the least time.
+        for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
+            if any(known["attack"] == attack and known["epsilon"] == epsilon for known in part["attacks"]):
+                continue
+            state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}.jsonl".replace(":", "_")
+            state.parent.mkdir(parents=True, exist_ok=True)
+            (result,) = run_attacks(
+                model, some.images, some.labels, attacks=[attack], epsilons=[epsilon], state_path=state
+            )
+            part["attacks"].append(result.to_dict())
+            records.write()
+            print(name, decoder, attack, format_epsilon(epsilon), result.robust_accuracy, flush=True)
+        if options.no_audit:
+            continue
+        surrogate = load_model(SURROGATE, device=options.device) if name != SURROGATE else None
+        for epsilon in epsilons:
+            if any(known["epsilon"] == epsilon for known in part["audits"]):
+                continue
+            report = audit(model, test.images, test.labels, epsilon=epsilon, quick=True, surrogate=surrogate)
+            # The sentences of the checks would fill most of the file; ibrobust audit prints them.
+            kept = {key: value for key, value in report.to_dict().items() if key != "checks"}
+            part["audits"].append(kept)
+            records.write()
+            keep_in_card(name, "audit", decoder, report.to_dict(), data)
+            print(name, decoder, report.headline, flush=True)
+
+
+def keep_in_card(name: str, key: str, decoder: str, record: dict[str, Any], data: Dataset) -> None:
+    """Put a record into the card of one's own model, and of no other."""
+    if (models_dir() / f"{name}.yaml").is_file():
+        add_evaluation(name, key, decoder, record, data)
+
+
+def information(name: str, data: Dataset, device: str) -> LatentInformation:
+    """Return what `ibrobust entropy` reports."""
+    model = load_model(name, device=device)
+    assert isinstance(model, ImageClassifier)
+    place = torch.device(device)
+    latents = encode_in_batches(model.encoder, unit_batches(data.test, place))[:, : model.latent_dim]
+    return latent_information(latents, data.test.labels.to(place), data.num_classes)
+
+
+def print_tables(names: list[str], options: argparse.Namespace) -> None:
+    """Print one table for each epsilon, and one of the entropies."""
+    known = [Records(options.records, name) for name in names]
+    for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
+        print(f"### At {format_epsilon(epsilon)}\n")
+        print("| model | decoder | clean | FGSM | PGD-50 | AutoAttack | worst case | audit's worst case | audit |")
+        print("|--|--|--:|--:|--:|--:|--:|--:|--|")
+        for records in known:
+            for decoder, part in records.content["decoders"].items():
+                print("| " + " | ".join([records.content["model"], decoder, *_cells(part, epsilon)]) + " |")
+        print()
+    print("| model | H[Z] | H[Z given Y] | I[Y; Z] | H[Y given Z] at most |")
+    print("|--|--:|--:|--:|--:|")
+    for records in known:
+        if (found := records.content.get("information")) is not None:
+            kinds = ("entropy", "conditional_entropy", "mutual_information", "label_information")
+            print(f"| {records.content['model']} | " + " | ".join(f"{found[kind]:.2f}" for kind in kinds) + " |")
+
+
+def _cells(part: dict[str, Any], epsilon: float) -> list[str]:
+    """Return a row's cells behind the model and the decoder; accuracies in %."""
+    clean, fgsm = "", ""
+    if "fgsm" in part:
+        sweep = SweepResult.from_dict(part["fgsm"])
+        clean, fgsm = f"{100 * sweep.clean_accuracy:.2f}", f"{100 * sweep.accuracy[sweep.epsilons.index(epsilon)]:.2f}"
+    results = [AttackResult.from_dict(fields) for fields in part["attacks"]]
+    shown = {result.attack: f"{100 * result.robust_accuracy:.1f}" for result in results if result.epsilon == epsilon}
+    # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
+    worst = ""
+    if AUTOATTACK in shown:
+        (worst,) = (f"{100 * each.robust_accuracy:.1f}" for each in worst_case(results) if each.epsilon == epsilon)
+    audited, verdict = "", ""
+    for report in (fields for fields in part["audits"] if fields["epsilon"] == epsilon):
+        audited = f"{100 * report['worst_case_accuracy']:.1f}"
+        verdict = report["verdict"] + (f" ({', '.join(report['failed'])})" if report["failed"] else "")
+    return [clean, fgsm, shown.get(PGD, ""), shown.get(AUTOATTACK, ""), worst, audited, verdict]
+
+
+if __name__ == "__main__":
+    main()
