@@ -3,11 +3,12 @@
     python benchmarks/leaderboard.py measure --dataset DIR
     python benchmarks/leaderboard.py measure --dataset DIR --models 'knn_ib*' --autoattack first --eps 2/255
     python benchmarks/leaderboard.py table
+    python benchmarks/leaderboard.py figures
 
 `measure` keeps a file for each model in docs/records and leaves alone what is there already, of the same weights, so it
 can be stopped at any time; AutoAttack goes on with the batch it was stopped in, from the folder --state. Cards of your
 own models get the sweeps and the audits at the last epsilon; those that ship are not changed. `table` prints Markdown
-from those files alone.
+from those files alone, and `figures` draws from them accuracy under FGSM against epsilon, and test error against beta.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.home import models_dir
 from ibrobust.models import ImageClassifier, encode_in_batches
+from ibrobust.objectives import objective_class
 from ibrobust.registry import add_evaluation, list_models, load_model, model_card
 from ibrobust.registry.latent_information import LatentInformation, latent_information
 from ibrobust.registry.scoring import unit_batches
+from ibrobust.reporting.study_figures import draw_study_figures
+from ibrobust.study.records import write_records
 
 RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records"
 SURROGATE = "cross_entropy-w16-s0"
@@ -47,12 +51,14 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("--dataset", required=True, help="image folder that the models were trained on")
     measuring.add_argument("--autoattack", choices=("none", "first", "all"), default="none", help="of the decoders")
-    measuring.add_argument("--no-audit", action="store_true")
+    measuring.add_argument("--only", default="information,fgsm,pgd,autoattack,audit", help="some of these")
     measuring.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
     measuring.add_argument("--state", type=Path, default=Path.home() / ".cache" / "ibrobust-leaderboard")
     measuring.add_argument("--threads", type=int, default=torch.get_num_threads())
     measuring.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for command in (measuring, commands.add_parser("table")):
+    drawing = commands.add_parser("figures")
+    drawing.add_argument("--out", type=Path, default=RECORDS.parent / "figures")
+    for command in (measuring, drawing, commands.add_parser("table")):
         command.add_argument("--models", default="*", help="shell pattern of names")
         command.add_argument("--eps", default="2/255,4/255,8/255")
         command.add_argument("--records", type=Path, default=RECORDS)
@@ -60,6 +66,9 @@ def main() -> None:
     names = [name for name in list_models() if fnmatch(name, options.models) and "-w16-s" in name]
     if options.command == "table":
         print_tables(names, options)
+        return
+    if options.command == "figures":
+        draw(names, options)
         return
     torch.set_num_threads(options.threads)
     data = load_dataset(options.dataset)
@@ -94,22 +103,23 @@ def measure(name: str, data: Dataset, options: argparse.Namespace) -> None:
     records = Records(options.records, name)
     card = model_card(name)
     test = data.test
-    if "information" not in records.content:
+    if "information" in options.only and "information" not in records.content:
         records.content["information"] = information(name, data, options.device).to_dict()
         records.write()
     epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
     for decoder in card.decoders:
         model = load_model(name, decoder=decoder, device=options.device)
         part = records.of(decoder)
-        if "fgsm" not in part:
+        if "fgsm" in options.only and "fgsm" not in part:
             swept = [parse_epsilon(text) for text in SWEPT]
             part["fgsm"] = fgsm_sweep(model, test.images, test.labels, swept).to_dict()
             records.write()
             keep_in_card(name, "fgsm", decoder, part["fgsm"], data)
             print(name, decoder, "FGSM", part["fgsm"]["accuracy"], flush=True)
         some = test.subset(options.n_examples)
-        wanted = [PGD]
-        if options.autoattack == "all" or (options.autoattack == "first" and decoder == card.decoders[0]):
+        wanted = [PGD] if "pgd" in options.only else []
+        attacked = {"none": [], "first": card.decoders[:1], "all": card.decoders}[options.autoattack]
+        if "autoattack" in options.only and decoder in attacked:
             wanted.append(AUTOATTACK)
         # Large radii first: they take the least time.
         for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
@@ -123,7 +133,7 @@ def measure(name: str, data: Dataset, options: argparse.Namespace) -> None:
             part["attacks"].append(result.to_dict())
             records.write()
             print(name, decoder, attack, format_epsilon(epsilon), result.robust_accuracy, flush=True)
-        if options.no_audit:
+        if "audit" not in options.only:
             continue
         surrogate = load_model(SURROGATE, device=options.device) if name != SURROGATE else None
         for epsilon in epsilons:
@@ -151,6 +161,41 @@ def information(name: str, data: Dataset, device: str) -> LatentInformation:
     place = torch.device(device)
     latents = encode_in_batches(model.encoder, unit_batches(data.test, place))[:, : model.latent_dim]
     return latent_information(latents, data.test.labels.to(place), data.num_classes)
+
+
+def draw(names: list[str], options: argparse.Namespace) -> None:
+    """Draw the kNN models beside the baselines, as a study of them would."""
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        card = model_card(name)
+        assert card.recipe is not None
+        kind = objective_class(card.recipe.objective)
+        if "beta" in kind.options and card.recipe.objective != "knn_ib":
+            continue  # every other bottleneck would get panels of its own
+        common = {
+            "study": "zoo",
+            "cell": name,
+            "model": name,
+            **{
+                key: getattr(card.recipe, key)
+                for key in ("objective", "dropout", "dropconnect", "width", "seed", "epochs")
+            },
+            "beta": card.recipe.beta if "beta" in kind.options else None,
+            "noise": card.recipe.noise if kind.adds_noise else None,
+        }
+        for decoder, part in Records(options.records, name).content["decoders"].items():
+            sweep = SweepResult.from_dict(part["fgsm"])
+            of_decoder = {**common, "decoder": decoder, "num_images": sweep.total}
+            rows.append({**of_decoder, "quantity": "test_accuracy", "value": sweep.clean_accuracy})
+            rows.append({**of_decoder, "quantity": "clean_accuracy", "value": sweep.clean_accuracy})
+            of_attack = {**of_decoder, "attack": "FGSM"}
+            rows.append({**of_attack, "quantity": "zero_gradient_share", "value": sweep.zero_gradient_share})
+            for epsilon, accuracy in zip(sweep.epsilons, sweep.accuracy, strict=True):
+                rows.append({**of_attack, "epsilon": epsilon, "quantity": "accuracy", "value": accuracy})
+    records = options.records / "zoo.csv"
+    write_records(records, rows)
+    for path in draw_study_figures(records, options.out, ["fgsm", "generalization"]):
+        print(path)
 
 
 def print_tables(names: list[str], options: argparse.Namespace) -> None:
