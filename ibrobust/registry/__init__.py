@@ -8,10 +8,10 @@ from ibrobust.registry.registry import (
     list_models,
     load_model,
     model_card,
-    register_model,
-    train,
     update_metrics,
 )
+from ibrobust.registry.storing import register_model
+from ibrobust.registry.training import train
 
 __all__ = [
     "ModelCard",

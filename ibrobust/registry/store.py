@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,3 +88,26 @@ def _weights_file(card_path: Path) -> str | None:
         return Path(read_card(card_path).weights.file).name
     except IbrobustError:  # a damaged card that is being replaced
         return None
+
+
+def find_card(name: str) -> Path:
+    """Return where a model's card is; raise IbrobustError with the nearest names where there is none."""
+    paths = card_paths()
+    if name in paths:
+        return paths[name]
+    near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif paths:
+        hint = "ibrobust list shows all."
+    else:
+        hint = "there are none yet; ibrobust train makes one."
+    raise IbrobustError(f"There is no model {name!r}: {hint}")
+
+
+def refuse_duplicate(name: str, *, overwrite: bool) -> None:
+    """Raise IbrobustError where the name is taken and may not be."""
+    if not overwrite and name in card_paths():
+        raise IbrobustError(
+            f"There is already a model {name!r}: choose another name (--name) or replace it (--overwrite)."
+        )

@@ -17,10 +17,10 @@ from ibrobust.registry import (
     load_model,
     model_card,
     register_model,
+    storing,
     train,
     update_metrics,
 )
-from ibrobust.registry import registry as registry_module
 from ibrobust.training.recipe import Recipe
 
 TINY = Recipe(dataset="digits", width=2, latent_dim=8, batch_size=200, epochs=1, learning_rate=3e-3)
@@ -181,7 +181,7 @@ def test_an_overwriting_that_dies_before_the_card_leaves_the_old_model(classifie
     def die(card):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(registry_module, "write_card", die)
+    monkeypatch.setattr(storing, "write_card", die)
     with torch.no_grad():
         classifier.decoder.bias += 1.0
     with pytest.raises(OSError, match="No space"):

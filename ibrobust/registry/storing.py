@@ -1,0 +1,105 @@
+"""From a classifier in memory to a stored model: its accuracy, weights and card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ibrobust.data import Dataset
+from ibrobust.errors import IbrobustError
+from ibrobust.models import Encoder, FixedPower, ImageClassifier, decoder_name
+from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, WeightsRecord, check_name
+from ibrobust.registry.scoring import clean_accuracy
+from ibrobust.registry.store import refuse_duplicate, write_card, write_weights
+from ibrobust.training.recipe import Recipe
+
+
+def register_model(
+    name: str,
+    model: ImageClassifier,
+    *,
+    dataset: Dataset,
+    recipe: Recipe | None = None,
+    description: str = "",
+    overwrite: bool = False,
+) -> ModelCard:
+    """Store a classifier that was made outside `train`; return its card.
+
+    Args:
+        name: a safe file name that is not taken.
+        model: an `ImageClassifier` of ibrobust's encoder and one of its decoders.
+        dataset: what it was trained on; its accuracy is measured on the test images.
+        recipe: how it was trained, if that can be said in a recipe.
+        description: one sentence for the card.
+        overwrite: replace a model of this name.
+
+    Raises:
+        IbrobustError: the name is taken or unsafe, or the model is not of that form.
+    """
+    check_name(name)
+    refuse_duplicate(name, overwrite=overwrite)
+    if not isinstance(model, ImageClassifier) or not isinstance(model.encoder, Encoder):
+        raise IbrobustError(
+            f"A {type(model).__name__} cannot be stored: give an ibrobust.ImageClassifier, or attack the "
+            "module as it is."
+        )
+    return store_model(
+        name,
+        model.encoder,
+        {decoder_name(model.decoder): model.decoder},
+        latent_dim=model.latent_dim,
+        dataset=dataset,
+        recipe=recipe,
+        training=None,
+        description=description,
+    )
+
+
+def store_model(
+    name: str,
+    encoder: Encoder,
+    decoders: Mapping[str, nn.Module],
+    *,
+    latent_dim: int,
+    dataset: Dataset,
+    recipe: Recipe | None,
+    training: TrainingRecord | None,
+    description: str = "",
+) -> ModelCard:
+    """Score an encoder with its decoders on the test images, store them, and return the card.
+
+    Raises:
+        IbrobustError: there is no decoder.
+    """
+    if not decoders:
+        raise IbrobustError(
+            f"The model {name!r} would have no decoder: its objective trains none, so name at least one in decoders."
+        )
+    accuracy = clean_accuracy(encoder, decoders, latent_dim, dataset)
+    tensors = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
+    for kind, decoder in decoders.items():
+        tensors |= {f"decoders.{kind}.{key}": tensor for key, tensor in decoder.state_dict().items()}
+    file, digest = write_weights(name, tensors)
+    card = ModelCard(
+        name=name,
+        description=description,
+        recipe=recipe,
+        dataset=DatasetRecord(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            class_names=dataset.class_names,
+            num_train=len(dataset.train),
+            num_test=len(dataset.test),
+        ),
+        width=encoder.width,
+        latent_dim=latent_dim,
+        encoder_outputs=encoder.latent_dim,
+        fixed_power=isinstance(encoder.power, FixedPower),
+        decoders=tuple(decoders),
+        weights=WeightsRecord(file=file, sha256=digest),
+        training=training,
+        clean_accuracy=accuracy,
+    )
+    write_card(card)
+    return card

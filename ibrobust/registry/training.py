@@ -1,0 +1,176 @@
+"""From a recipe to a stored model: training, decoders, scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ibrobust import processes
+from ibrobust.data import Dataset, load_dataset
+from ibrobust.errors import IbrobustError
+from ibrobust.home import runs_dir
+from ibrobust.models import (
+    HEAD,
+    ZERO_ENTROPY_VARIANCE,
+    Encoder,
+    FixedPower,
+    encode_in_batches,
+    evaluation_head,
+    fit_decoder,
+)
+from ibrobust.objectives import objective_class
+from ibrobust.registry.card import ModelCard, TrainingRecord, check_name, read_card
+from ibrobust.registry.provenance import hardware, library_versions
+from ibrobust.registry.scoring import unit_batches
+from ibrobust.registry.store import find_card, read_weights, refuse_duplicate
+from ibrobust.registry.storing import store_model
+from ibrobust.training.accelerator import is_cpu
+from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.recipe import Recipe
+from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
+
+
+def train(
+    recipe: Recipe,
+    *,
+    name: str | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    log_with: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[int, Encoder], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> ModelCard:
+    """Train a model, fit its decoders, score them on the test images, store it; return its card.
+
+    Launched in several processes they train together, see `train_encoder`; the main one does the rest and calls back.
+
+    Args:
+        recipe: what to do.
+        name: of the model; by default made from the recipe.
+        data_dir: see `load_dataset`.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
+        resume: go on with an unfinished run of this name.
+        overwrite: replace a model, or an unfinished run, of this name.
+        log_with: a tracker that accelerate knows.
+        on_progress: called during training.
+        on_epoch: called with an epoch's number and the encoder before the epoch's checkpoint, see `train_encoder`.
+        on_stage: called with a few words when something else than training begins.
+
+    Raises:
+        IbrobustError: the name is taken or unsafe, or anything that `train_encoder` and `load_dataset` raise.
+    """
+    processes.join(cpu=is_cpu(device))
+    name = name if name is not None else recipe.default_name()
+    check_name(name)
+    refuse_duplicate(name, overwrite=overwrite)
+    run_dir = runs_dir() / name
+    if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
+        raise IbrobustError(
+            f"There is an unfinished run of {name!r}: go on with it (--resume), begin again (--overwrite), or choose "
+            "another name (--name)."
+        )
+    initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
+    stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
+    stage(f"reading {recipe.dataset}")
+    with processes.main_first():  # which downloads or decodes what is not there yet
+        dataset = load_dataset(recipe.dataset, data_dir=data_dir)
+    stage("training")
+    trained = train_encoder(
+        recipe,
+        dataset,
+        run_dir,
+        device=device,
+        resume=resume,
+        log_with=log_with,
+        initial_encoder=initial_encoder,
+        on_progress=on_progress,
+        on_epoch=on_epoch,
+    )
+    if processes.is_main():
+        decoders = _decoders(recipe, dataset, trained, stage)
+        stage("scoring")
+        store_model(
+            name,
+            trained.encoder,
+            decoders,
+            latent_dim=recipe.latent_dim,
+            dataset=dataset,
+            recipe=recipe,
+            training=_training_record(trained),
+        )
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    processes.wait()
+    return read_card(find_card(name))
+
+
+def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
+    """Return the weights of the encoder that the recipe starts from; raise IbrobustError where they do not fit it."""
+    assert recipe.warm_start is not None
+    path = find_card(recipe.warm_start)
+    card = read_card(path)
+    outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
+    wanted = {"width": recipe.width, "encoder outputs": outputs}
+    there = {"width": card.width, "encoder outputs": card.encoder_outputs}
+    differing = [f"{key} {there[key]}, not {wanted[key]}" for key in wanted if there[key] != wanted[key]]
+    if differing:
+        raise IbrobustError(
+            f"The encoder of {card.name!r} does not fit the recipe ({'; '.join(differing)}): change the recipe, or "
+            "start from another model."
+        )
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): t for key, t in read_weights(card, path).items() if key.startswith(prefix)}
+    # The latents' mean and power are statistics: the training finds its own.
+    weights = {key: tensor.float() for key, tensor in weights.items() if not key.startswith("power.")}
+    if recipe.fixed_power:
+        weights |= {f"power.{key}": tensor for key, tensor in FixedPower(outputs).state_dict().items()}
+    return weights
+
+
+def _decoders(
+    recipe: Recipe, dataset: Dataset, trained: TrainedEncoder, stage: Callable[[str], None]
+) -> dict[str, nn.Module]:
+    decoders: dict[str, nn.Module] = {}
+    if trained.objective.head is not None:
+        decoders[HEAD] = evaluation_head(trained.objective.head)
+    if not recipe.decoders:
+        return decoders
+    stage("encoding the training images")
+    device = next(trained.encoder.parameters()).device
+    latents = encode_in_batches(trained.encoder, unit_batches(dataset.train, device))[:, : recipe.latent_dim]
+    labels = dataset.train.labels.to(device)
+    noise_variance = ZERO_ENTROPY_VARIANCE if recipe.noise and trained.objective.adds_noise else 0.0
+    for kind in recipe.decoders:
+        stage(f"fitting the {kind} decoder")
+        decoders[kind] = fit_decoder(
+            kind,
+            latents,
+            labels,
+            dataset.num_classes,
+            noise_variance=noise_variance,
+            seed=recipe.seed,
+            resfc_units=recipe.resfc_units,
+        )
+    return decoders
+
+
+def _training_record(trained: TrainedEncoder) -> TrainingRecord:
+    last = trained.history[-1]
+    device = next(trained.encoder.parameters()).device
+    described = {"epoch", "learning_rate", "images_per_second", "seconds"}
+    speeds = sorted(record["images_per_second"] for record in trained.history)
+    return TrainingRecord(
+        epochs_run=len(trained.history),
+        seconds=round(trained.seconds, 1),
+        images_per_second=round(speeds[len(speeds) // 2], 1),
+        final_terms={key: value for key, value in last.items() if key not in described},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        hardware=hardware(device.type),
+        versions=library_versions(),
+    )
