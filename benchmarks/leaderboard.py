@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.home import models_dir
+from ibrobust.locking import locked
 from ibrobust.models import ImageClassifier, encode_in_batches
 from ibrobust.objectives import objective_class
 from ibrobust.registry import add_evaluation, list_models, load_model, model_card
@@ -52,7 +54,6 @@ def main() -> None:
     measuring.add_argument("--dataset", required=True, help="image folder that the models were trained on")
     measuring.add_argument("--autoattack", choices=("none", "first", "all"), default="none", help="of the decoders")
     measuring.add_argument("--only", default="information,fgsm,pgd,autoattack,audit", help="some of these")
-    measuring.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
     measuring.add_argument("--state", type=Path, default=Path.home() / ".cache" / "ibrobust-leaderboard")
     measuring.add_argument("--threads", type=int, default=torch.get_num_threads())
     measuring.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -61,6 +62,7 @@ def main() -> None:
     for command in (measuring, drawing, commands.add_parser("table")):
         command.add_argument("--models", default="*", help="shell pattern of names")
         command.add_argument("--eps", default="2/255,4/255,8/255")
+        command.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
         command.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     names = [name for name in list_models() if fnmatch(name, options.models) and "-w16-s" in name]
@@ -77,75 +79,99 @@ def main() -> None:
 
 
 class Records:
-    """What is known of one model, in a file of its own."""
+    """What is known of one model, in a file of its own that several processes may add to."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / f"{name}.json"
-        card = model_card(name)
-        self.content: dict[str, Any] = {"model": name, "weights": card.weights.sha256, "decoders": {}}
-        if self.path.is_file():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if found["weights"] == card.weights.sha256:
-                self.content = found
+        self._path = folder / f"{name}.json"
+        self._fresh = {"model": name, "weights": model_card(name).weights.sha256, "decoders": {}}
+        self.content: dict[str, Any] = {}
+        self._read()
+
+    def _read(self) -> None:
+        found = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else self._fresh
+        self.content = found if found["weights"] == self._fresh["weights"] else self._fresh
 
     def of(self, decoder: str) -> dict[str, Any]:
-        """Return the part of a decoder, to be changed in place."""
+        """Return the part of a decoder."""
         part: dict[str, Any] = self.content["decoders"].setdefault(decoder, {"attacks": [], "audits": []})
         return part
 
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, json.dumps(self.content, indent=1) + "\n")
+    def attack(self, decoder: str, attack: str, epsilon: float, total: int) -> dict[str, Any] | None:
+        """Return what is known of an attack on so many images."""
+        wanted = (attack, epsilon, total)
+        found = (
+            each for each in self.of(decoder)["attacks"] if wanted == (each["attack"], each["epsilon"], each["total"])
+        )
+        return next(found, None)
+
+    def add(self, change: Callable[[Records], None]) -> None:
+        """Apply a change to what the file holds now, and write it."""
+        with locked(
+            self._path.with_suffix(".lock"), f"{self._path} is being written by another process.", seconds=60.0
+        ):
+            self._read()
+            change(self)
+            write_text(self._path, json.dumps(self.content, indent=1) + "\n")
 
 
 def measure(name: str, data: Dataset, options: argparse.Namespace) -> None:
     """Measure what is missing of one model."""
-    records = Records(options.records, name)
     card = model_card(name)
-    test = data.test
+    if card.dataset.fingerprint != data.fingerprint:
+        raise SystemExit(f"The images in {options.dataset} are not those that {name} was trained on: give its own.")
+    records = Records(options.records, name)
     if "information" in options.only and "information" not in records.content:
-        records.content["information"] = information(name, data, options.device).to_dict()
-        records.write()
-    epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
+        found = information(name, data, options.device).to_dict()
+        records.add(lambda now: now.content.update(information=found))
     for decoder in card.decoders:
-        model = load_model(name, decoder=decoder, device=options.device)
-        part = records.of(decoder)
-        if "fgsm" in options.only and "fgsm" not in part:
-            swept = [parse_epsilon(text) for text in SWEPT]
-            part["fgsm"] = fgsm_sweep(model, test.images, test.labels, swept).to_dict()
-            records.write()
-            keep_in_card(name, "fgsm", decoder, part["fgsm"], data)
-            print(name, decoder, "FGSM", part["fgsm"]["accuracy"], flush=True)
-        some = test.subset(options.n_examples)
-        wanted = [PGD] if "pgd" in options.only else []
-        attacked = {"none": [], "first": card.decoders[:1], "all": card.decoders}[options.autoattack]
-        if "autoattack" in options.only and decoder in attacked:
-            wanted.append(AUTOATTACK)
-        # Large radii first: they take the least time.
-        for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
-            if any(known["attack"] == attack and known["epsilon"] == epsilon for known in part["attacks"]):
-                continue
-            state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}.jsonl".replace(":", "_")
-            state.parent.mkdir(parents=True, exist_ok=True)
-            (result,) = run_attacks(
-                model, some.images, some.labels, attacks=[attack], epsilons=[epsilon], state_path=state
-            )
-            part["attacks"].append(result.to_dict())
-            records.write()
-            print(name, decoder, attack, format_epsilon(epsilon), result.robust_accuracy, flush=True)
-        if "audit" not in options.only:
+        measure_decoder(name, decoder, data, records, options)
+
+
+def measure_decoder(name: str, decoder: str, data: Dataset, records: Records, options: argparse.Namespace) -> None:
+    """Measure what is missing of one decoder: the sweep on all test images, attacks on some, audits on 256."""
+    model = load_model(name, decoder=decoder, device=options.device)
+    test, some = data.test, data.test.subset(options.n_examples)
+    epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
+    if "fgsm" in options.only and "fgsm" not in records.of(decoder):
+        sweep = fgsm_sweep(model, test.images, test.labels, [parse_epsilon(text) for text in SWEPT]).to_dict()
+        records.add(lambda now: now.of(decoder).update(fgsm=sweep))
+        keep_in_card(name, "fgsm", decoder, sweep, data)
+        print(name, decoder, "FGSM", sweep["accuracy"], flush=True)
+    wanted = [PGD] if "pgd" in options.only else []
+    decoders = model_card(name).decoders
+    attacked = {"none": (), "first": decoders[:1], "all": decoders}[options.autoattack]
+    if "autoattack" in options.only and decoder in attacked:
+        wanted.append(AUTOATTACK)
+    # Large radii first: they take the least time.
+    for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
+        if records.attack(decoder, attack, epsilon, len(some)) is not None:
             continue
-        surrogate = load_model(SURROGATE, device=options.device) if name != SURROGATE else None
-        for epsilon in epsilons:
-            if any(known["epsilon"] == epsilon for known in part["audits"]):
-                continue
-            report = audit(model, test.images, test.labels, epsilon=epsilon, quick=True, surrogate=surrogate)
-            # The sentences of the checks would fill most of the file; ibrobust audit prints them.
-            kept = {key: value for key, value in report.to_dict().items() if key != "checks"}
-            part["audits"].append(kept)
-            records.write()
-            keep_in_card(name, "audit", decoder, report.to_dict(), data)
-            print(name, decoder, report.headline, flush=True)
+        state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}-{len(some)}.jsonl".replace(":", "_")
+        state.parent.mkdir(parents=True, exist_ok=True)
+        (result,) = run_attacks(model, some.images, some.labels, attacks=[attack], epsilons=[epsilon], state_path=state)
+        record = result.to_dict()
+        records.add(lambda now, record=record: now.of(decoder)["attacks"].append(record))
+        print(name, decoder, attack, format_epsilon(epsilon), result.robust_accuracy, flush=True)
+    if "audit" not in options.only:
+        return
+    surrogate = SURROGATE if name != SURROGATE else None
+    for epsilon in epsilons:
+        if any(known["epsilon"] == epsilon for known in records.of(decoder)["audits"]):
+            continue
+        report = audit(
+            model,
+            test.images,
+            test.labels,
+            epsilon=epsilon,
+            quick=True,
+            surrogate=load_model(surrogate, device=options.device) if surrogate else None,
+            surrogate_name=surrogate,
+        )
+        # The sentences of the checks would fill most of the file; ibrobust audit prints them.
+        kept = {key: value for key, value in report.to_dict().items() if key != "checks"}
+        records.add(lambda now, kept=kept: now.of(decoder)["audits"].append(kept))
+        keep_in_card(name, "audit", decoder, report.to_dict(), data)
+        print(name, decoder, report.headline, flush=True)
 
 
 def keep_in_card(name: str, key: str, decoder: str, record: dict[str, Any], data: Dataset) -> None:
@@ -184,6 +210,8 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
             "noise": card.recipe.noise if kind.adds_noise else None,
         }
         for decoder, part in Records(options.records, name).content["decoders"].items():
+            if "fgsm" not in part:
+                continue
             sweep = SweepResult.from_dict(part["fgsm"])
             of_decoder = {**common, "decoder": decoder, "num_images": sweep.total}
             rows.append({**of_decoder, "quantity": "test_accuracy", "value": sweep.clean_accuracy})
@@ -201,13 +229,17 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
 def print_tables(names: list[str], options: argparse.Namespace) -> None:
     """Print one table for each epsilon, and one of the entropies."""
     known = [Records(options.records, name) for name in names]
+    n = options.n_examples
     for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
         print(f"### At {format_epsilon(epsilon)}\n")
+        print(f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256.\n")
         print("| model | decoder | clean | FGSM | PGD-50 | AutoAttack | worst case | audit's worst case | audit |")
         print("|--|--|--:|--:|--:|--:|--:|--:|--|")
         for records in known:
-            for decoder, part in records.content["decoders"].items():
-                print("| " + " | ".join([records.content["model"], decoder, *_cells(part, epsilon)]) + " |")
+            for decoder in records.content["decoders"]:
+                print(
+                    "| " + " | ".join([records.content["model"], decoder, *_cells(records, decoder, epsilon, n)]) + " |"
+                )
         print()
     print("| model | H[Z] | H[Z given Y] | I[Y; Z] | H[Y given Z] at most |")
     print("|--|--:|--:|--:|--:|")
@@ -217,23 +249,28 @@ def print_tables(names: list[str], options: argparse.Namespace) -> None:
             print(f"| {records.content['model']} | " + " | ".join(f"{found[kind]:.2f}" for kind in kinds) + " |")
 
 
-def _cells(part: dict[str, Any], epsilon: float) -> list[str]:
+def _cells(records: Records, decoder: str, epsilon: float, total: int) -> list[str]:
     """Return a row's cells behind the model and the decoder; accuracies in %."""
+    part = records.of(decoder)
     clean, fgsm = "", ""
     if "fgsm" in part:
         sweep = SweepResult.from_dict(part["fgsm"])
-        clean, fgsm = f"{100 * sweep.clean_accuracy:.2f}", f"{100 * sweep.accuracy[sweep.epsilons.index(epsilon)]:.2f}"
-    results = [AttackResult.from_dict(fields) for fields in part["attacks"]]
-    shown = {result.attack: f"{100 * result.robust_accuracy:.1f}" for result in results if result.epsilon == epsilon}
+        clean = f"{100 * sweep.clean_accuracy:.2f}"
+        fgsm = next((f"{100 * a:.2f}" for e, a in zip(sweep.epsilons, sweep.accuracy, strict=True) if e == epsilon), "")
+    shown = {}
+    for attack in (PGD, AUTOATTACK):
+        fields = records.attack(decoder, attack, epsilon, total)
+        shown[attack] = f"{100 * fields['robust_accuracy']:.1f}" if fields else ""
     # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
     worst = ""
-    if AUTOATTACK in shown:
+    if shown[AUTOATTACK]:
+        results = [AttackResult.from_dict(fields) for fields in part["attacks"] if fields["total"] == total]
         (worst,) = (f"{100 * each.robust_accuracy:.1f}" for each in worst_case(results) if each.epsilon == epsilon)
     audited, verdict = "", ""
     for report in (fields for fields in part["audits"] if fields["epsilon"] == epsilon):
         audited = f"{100 * report['worst_case_accuracy']:.1f}"
         verdict = report["verdict"] + (f" ({', '.join(report['failed'])})" if report["failed"] else "")
-    return [clean, fgsm, shown.get(PGD, ""), shown.get(AUTOATTACK, ""), worst, audited, verdict]
+    return [clean, fgsm, shown[PGD], shown[AUTOATTACK], worst, audited, verdict]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ibrobust"
-FOUNDATION = {"errors", "home", "atomic", "epsilon", "processes", "collectives"}
+FOUNDATION = {"errors", "home", "atomic", "epsilon", "processes", "collectives", "locking"}
 ALLOWED = {
     "data": set(),
     "models": set(),

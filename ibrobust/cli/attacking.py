@@ -27,6 +27,7 @@ from ibrobust.registry import add_evaluation, list_models, load_model, model_car
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
+NO_SURROGATE = "none"
 
 
 @dataclass(frozen=True)
@@ -183,14 +184,19 @@ def attack_rows(
     return rows
 
 
-def choose_surrogate(name: str | None, model: str, data: Dataset, *, device: str) -> nn.Module | None:
-    """Return the model to transfer from: the one named, else the first other cross-entropy model of the data set."""
+def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | None:
+    """Return the model to transfer from: the one named, else the first other cross-entropy model of the data set.
+
+    None where `name` is "none", or where there is no such model.
+    """
+    if name == NO_SURROGATE:
+        return None
     if name is not None:
-        return choose_models([name], [], data, data.name)[0].load(device)
+        return choose_models([name], [], data, data.name)[0]
     for candidate in list_models(dataset_fingerprint=data.fingerprint):
         recipe = model_card(candidate).recipe
         if candidate != model and recipe is not None and recipe.objective == "cross_entropy":
-            return load_model(candidate, decoder=HEAD, device=device)
+            return choose_models([candidate], [HEAD], data, data.name)[0]
     return None
 
 
@@ -200,7 +206,7 @@ def run_audit(
     *,
     epsilon: float,
     quick: bool,
-    surrogate: nn.Module | None,
+    surrogate: Target | None,
     batch_size: int,
     seed: int,
     device: str | None,
@@ -219,7 +225,8 @@ def run_audit(
             test.labels,
             epsilon=epsilon,
             quick=quick,
-            surrogate=surrogate,
+            surrogate=surrogate.load(default_device(device)) if surrogate else None,
+            surrogate_name=surrogate.name if surrogate else None,
             batch_size=batch_size,
             seed=seed,
             progress=show,

@@ -23,7 +23,9 @@ def audit(
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(help="Model to transfer from. By default a cross-entropy model of the same data set, if any."),
+        typer.Option(
+            help="Model to transfer from, or none. By default a cross-entropy model of the same data set, if any."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -48,7 +50,6 @@ def audit(
         choose_data,
         choose_models,
         choose_surrogate,
-        default_device,
         run_audit,
         store_audit,
     )
@@ -59,7 +60,7 @@ def audit(
         require_writable(json_file)
     data, spec = choose_data(dataset, [model], data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec)
-    other = choose_surrogate(surrogate, model, data, device=default_device(device))
+    other = choose_surrogate(surrogate, model, data)
     test = data.test.subset(n_examples)
     reports = {}
     for target in targets:

@@ -15,7 +15,7 @@ from ibrobust.evaluation.attack_log import AttackLog, evaluation_digest
 from ibrobust.evaluation.attack_result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, check_seed, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 
@@ -61,6 +61,7 @@ def run_attacks(
         if len(set(values)) < len(values):
             raise IbrobustError(f"An {what} comes twice in {', '.join(map(str, values))}: give each once.")
     check_batch_size(batch_size)
+    check_seed(seed)
     check_images_and_labels(images, labels)
     settings = {
         "attacks": [spec.label for spec in specs],

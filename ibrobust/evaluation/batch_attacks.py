@@ -188,8 +188,15 @@ def _torchattacks(
     if "n_classes" in signature:
         with torch.no_grad():
             arguments["n_classes"] = model(images[:1]).shape[1]
-    with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
-        attack = getattr(torchattacks, spec.name)(model, **arguments)
-        attack.set_device(model_device(model))
-        adversarial: Tensor = attack(images, labels)
+    try:
+        with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
+            attack = getattr(torchattacks, spec.name)(model, **arguments)
+            attack.set_device(model_device(model))
+            adversarial: Tensor = attack(images, labels)
+    # What it says of an option's value that it does not know.
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise IbrobustError(
+            f"torchattacks cannot run {spec.label} ({why}): correct its options, or leave this attack out."
+        ) from error
     return adversarial.to(images), radius is not None

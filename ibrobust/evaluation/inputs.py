@@ -37,6 +37,12 @@ def check_batch_size(batch_size: int) -> None:
         raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise IbrobustError unless the seed is one that torch takes."""
+    if not 0 <= seed < 2**63:
+        raise IbrobustError(f"The seed is {seed}: a whole number from 0 to 2^63 - 1 is needed.")
+
+
 def unit_range(images: Tensor, like: Tensor) -> Tensor:
     """Return images (B, C, H, W) in [0, 1] in the dtype and on the device of `like`; uint8 is divided by 255.
 

@@ -63,7 +63,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         images = _from_dataset(str(folder), count)
     elif folder is None and own is not None:
         images = _from_dataset(own, count)
-    elif folder is None and card is not None and card.dataset.class_names != CIFAR10_CLASSES:
+    elif folder is None and card is not None and card.dataset.name != "cifar10":
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
             "directory (--data-dir)."

@@ -175,7 +175,8 @@ def benchmark(
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else model_device(module)
     images = benchmark_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
-    _require_classes(module, card, images, target)
+    with evaluation_mode(module):
+        _require_classes(module, card, images, target)
     adversaries: list[Any] = []
     genuine = robustbench.eval.AutoAttack
 

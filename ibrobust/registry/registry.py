@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ import torch
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
+from ibrobust.locking import locked
 from ibrobust.models import ImageClassifier
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
 from ibrobust.registry.export import write_export
 from ibrobust.registry.store import card_paths, find_card, read_weights, refuse_duplicate, write_card, write_weights
+
+SECONDS_FOR_A_CARD = 10.0
 
 
 def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
@@ -111,13 +114,7 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any]) -> ModelCard:
     Raises:
         IbrobustError: there is no such model, or it ships with a package and its card is not the user's to change.
     """
-    path = find_card(name)
-    if path.parent != models_dir():
-        raise IbrobustError(f"The model {name!r} is not in your own model folder: its card is not changed.")
-    card = read_card(path)
-    changed = card.model_copy(update={"evaluations": {**card.evaluations, key: dict(record)}})
-    write_card(changed)
-    return changed
+    return _change_evaluations(name, lambda stored: {**stored, key: dict(record)})
 
 
 def add_evaluation(name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
@@ -128,9 +125,21 @@ def add_evaluation(name: str, key: str, decoder: str, record: Mapping[str, Any],
     Raises:
         IbrobustError: as `update_metrics` does.
     """
-    stored = model_card(name).evaluations.get(key) or {}
     record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
-    return update_metrics(name, key, {**stored, decoder: record})
+    return _change_evaluations(name, lambda stored: {**stored, key: {**(stored.get(key) or {}), decoder: record}})
+
+
+def _change_evaluations(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> ModelCard:
+    path = find_card(name)
+    if path.parent != models_dir():
+        raise IbrobustError(f"The model {name!r} is not in your own model folder: its card is not changed.")
+    # Another process may be putting in what it found of another decoder.
+    refusal = f"The card of {name!r} is being changed by another process: try again."
+    with locked(models_dir() / f"{name}.lock", refusal, seconds=SECONDS_FOR_A_CARD):
+        card = read_card(path)
+        changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
+        write_card(changed)
+    return changed
 
 
 def _device(device: str | torch.device | None) -> torch.device:

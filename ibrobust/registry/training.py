@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
+from ibrobust.locking import locked
 from ibrobust.models import (
     HEAD,
     ZERO_ENTROPY_VARIANCE,
@@ -29,6 +32,7 @@ from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import find_card, read_weights, refuse_duplicate
 from ibrobust.registry.storing import store_model
 from ibrobust.training.accelerator import is_cpu
+from ibrobust.training.build import build_objective_of
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
@@ -64,11 +68,42 @@ def train(
         on_stage: called with a few words when something else than training begins.
 
     Raises:
-        IbrobustError: the name is taken or unsafe, or anything that `train_encoder` and `load_dataset` raise.
+        IbrobustError: the name is taken, unsafe, or being trained by another process, or anything that `train_encoder`
+            and `load_dataset` raise.
     """
     processes.join(cpu=is_cpu(device))
     name = name if name is not None else recipe.default_name()
     check_name(name)
+    refusal = f"{name!r} is being trained by another process: wait for it, or choose another name (--name)."
+    # Of several processes that train together the main one holds the name for all.
+    with locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext():
+        return _train(
+            recipe,
+            name,
+            data_dir=data_dir,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            log_with=log_with,
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            on_stage=on_stage,
+        )
+
+
+def _train(
+    recipe: Recipe,
+    name: str,
+    *,
+    data_dir: str | Path | None,
+    device: str | None,
+    resume: bool,
+    overwrite: bool,
+    log_with: str | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_epoch: Callable[[int, Encoder], None] | None,
+    on_stage: Callable[[str], None] | None,
+) -> ModelCard:
     refuse_duplicate(name, overwrite=overwrite)
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
@@ -81,6 +116,7 @@ def train(
     stage(f"reading {recipe.dataset}")
     with processes.main_first():  # which downloads or decodes what is not there yet
         dataset = load_dataset(recipe.dataset, data_dir=data_dir)
+    decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(
         recipe,
@@ -108,6 +144,24 @@ def train(
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     processes.wait()
     return read_card(find_card(name))
+
+
+def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the decoders that a recipe's model will have.
+
+    Raises:
+        IbrobustError: there is none, the head that is trained along cannot be stored, or fields do not go together.
+    """
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left as it was
+        head = build_objective_of(recipe, num_classes).head
+        if head is not None:
+            evaluation_head(head)
+    if head is None and not recipe.decoders:
+        raise IbrobustError(
+            f"The model would have no decoder: the objective {recipe.objective!r} trains none, so name at least one in "
+            "decoders."
+        )
+    return recipe.decoders if head is None else (HEAD, *recipe.decoders)
 
 
 def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:

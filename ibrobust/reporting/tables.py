@@ -169,6 +169,7 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str) 
     table = Table(
         title=f"{model} ({decoder}): {report.headline}",
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
+        f"{f'transfer from {report.surrogate}' if report.surrogate else 'no transfer'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward",
         title_justify="left",
         caption_justify="left",

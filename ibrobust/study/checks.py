@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ibrobust.data import load_dataset
+from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import parse_attack
 from ibrobust.objectives import objective_class
+from ibrobust.registry import model_card
+from ibrobust.registry.training import decoders_of
 from ibrobust.study.cells import Cell, expand
 from ibrobust.study.spec import InformationPlane, Study
+from ibrobust.training.build import check_fit
 
 
 def check_study(study: Study) -> None:
@@ -20,6 +23,8 @@ def check_study(study: Study) -> None:
     if study.evaluations.attacks is not None:
         for attack in study.evaluations.attacks.attacks:
             parse_attack(attack)
+    if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
+        model_card(study.evaluations.audit.surrogate)
     if study.evaluations.information_plane is not None:
         for cell in cells:
             _check_plane(study.evaluations.information_plane, cell)
@@ -27,7 +32,7 @@ def check_study(study: Study) -> None:
 
 
 def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> None:
-    """Raise IbrobustError, with the remedy, where the device or a data set of the study is not there.
+    """Raise IbrobustError, with the remedy, where the device or a data set is not there, or does not fit a cell.
 
     Reading each data set once also leaves it downloaded and decoded, before many processes begin with it at once.
     """
@@ -36,8 +41,29 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
-    for dataset in dict.fromkeys(cell.recipe.dataset for cell in expand(study)):
-        load_dataset(dataset, data_dir=data_dir)
+    cells = expand(study)
+    for name in dict.fromkeys(cell.recipe.dataset for cell in cells):
+        dataset = load_dataset(name, data_dir=data_dir)
+        for cell in cells:
+            if cell.recipe.dataset == name:
+                _check_decoders(study, cell, dataset)
+
+
+def _check_decoders(study: Study, cell: Cell, dataset: Dataset) -> None:
+    """Raise IbrobustError where a cell's model could not be made, or has none of the decoders of an evaluation."""
+    check_fit(cell.recipe, dataset)
+    has = decoders_of(cell.recipe, dataset.num_classes)
+    asked = {
+        "sweep": study.evaluations.sweep,
+        "attacks": study.evaluations.attacks,
+        "audit": study.evaluations.audit,
+    }
+    for name, evaluation in asked.items():
+        if evaluation is not None and evaluation.decoders and not set(evaluation.decoders) & set(has):
+            raise IbrobustError(
+                f"The evaluation {name!r} is for {', '.join(evaluation.decoders)}, and the cell {cell.name!r} has "
+                f"{', '.join(has)}: name a decoder that it has."
+            )
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

@@ -15,10 +15,11 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
+from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.models import ImageClassifier
-from ibrobust.registry import ModelCard, add_evaluation, load_model
+from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.scoring import clean_accuracy
 from ibrobust.study.cells import Cell
 from ibrobust.study.information_plane import information_plane, snapshot_path
@@ -203,12 +204,22 @@ def _audit(
     model: ImageClassifier, dataset: Dataset, wanted: Audit, decoder: str, cell: Cell, stage: Stage
 ) -> Iterator[Row]:
     chosen = dataset.test.subset(wanted.n_examples)
+    surrogate = None
+    if wanted.surrogate is not None and wanted.surrogate != cell.model:
+        if model_card(wanted.surrogate).dataset.class_names != dataset.class_names:
+            raise IbrobustError(
+                f"The surrogate {wanted.surrogate!r} was trained on other classes than those of {dataset.name!r}: name "
+                "another one in the study's audit."
+            )
+        surrogate = load_model(wanted.surrogate, device=model_device(model))
     report = audit(
         model,
         chosen.images,
         chosen.labels,
         epsilon=wanted.eps,
         quick=wanted.quick,
+        surrogate=surrogate,
+        surrogate_name=wanted.surrogate,
         batch_size=BATCH,
         seed=cell.recipe.seed,
         progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),

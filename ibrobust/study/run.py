@@ -20,7 +20,7 @@ from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snap
 from ibrobust.study.measure import kept_folder, measure
 from ibrobust.study.records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.study.spec import Study, read_study
-from ibrobust.study.state import CellState, locked, now, read_state, study_states, write_state
+from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.trainer import Progress
 
@@ -104,7 +104,7 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
         Exception: whatever went wrong; the cell's state is `failed` then, with a sentence about it.
     """
     cell = find_cell(study, name)
-    with locked(study, name):
+    with hold(study, name):
         folder = cell_folder(study, name)
         if (folder / "records.csv").is_file():
             _drop_what_is_used(folder)

@@ -56,6 +56,9 @@ class Audit(_Part):
     quick: bool = True
     n_examples: Examples = None
     decoders: Decoders = ()
+    surrogate: Annotated[
+        str | None, Field(description="stored model that adversarial images are transferred from; by default none")
+    ] = None
 
 
 class InformationPlane(_Part):

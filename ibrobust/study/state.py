@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,14 +13,12 @@ from typing import Literal
 
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.locking import is_locked, locked
 from ibrobust.study.cells import expand
 from ibrobust.study.records import cell_folder
 from ibrobust.study.spec import Study
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
-
-ATTEMPTS = 20
-SECONDS_BETWEEN_ATTEMPTS = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,40 +74,15 @@ def read_state(study: Study, cell: str) -> CellState:
     if (folder / "records.csv").is_file():
         return replace(state, status="done", stage="", seconds_left=None, error="")
     # Whoever removes a cell's records wants them made again.
-    if state.status == "done" or (state.status == "running" and not is_locked(folder)):
+    if state.status == "done" or (state.status == "running" and not is_locked(_lock(folder))):
         return replace(state, status="interrupted", seconds_left=None)
     return state
 
 
-@contextmanager
-def locked(study: Study, cell: str) -> Iterator[None]:
-    """Hold the cell, so that no two processes work on it; the lock goes with the process, however that ends.
-
-    Raises:
-        IbrobustError: another process holds it.
-    """
-    folder = cell_folder(study, cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        # Who asks whether a cell is locked holds the lock for an instant.
-        for _ in range(ATTEMPTS):
-            if taken := _take(file.fileno()):
-                break
-            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-        if not taken:
-            raise IbrobustError(
-                f"The cell {cell!r} of {study.name!r} is being worked on by another process: wait for it."
-            )
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process holds the cell in this folder."""
-    path = folder / "lock"
-    if not path.is_file():
-        return False
-    with path.open("a") as file:
-        return not _take(file.fileno())
+def hold(study: Study, cell: str) -> AbstractContextManager[None]:
+    """Hold the cell, so that no two processes work on it; IbrobustError says that another one does."""
+    refusal = f"The cell {cell!r} of {study.name!r} is being worked on by another process: wait for it."
+    return locked(_lock(cell_folder(study, cell)), refusal)
 
 
 def now() -> str:
@@ -119,11 +90,5 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _take(descriptor: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(folder: Path) -> Path:
+    return folder / "lock"

@@ -23,24 +23,29 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
         std=std,
         fixed_power=recipe.fixed_power,
     )
+    return encoder, build_objective_of(recipe, dataset.num_classes)
+
+
+def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
+    """Return the objective of a recipe, untrained; raise IbrobustError where its fields do not go together."""
+    kind = objective_class(recipe.objective)
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(
-            recipe.latent_dim, dataset.num_classes, dropout=recipe.dropout, dropconnect=recipe.dropconnect
+            recipe.latent_dim, num_classes, dropout=recipe.dropout, dropconnect=recipe.dropconnect
         )
     elif recipe.dropout or recipe.dropconnect:
         raise IbrobustError(
             f"The objective {recipe.objective!r} trains no linear head, so dropout {recipe.dropout:g} and dropconnect "
             f"{recipe.dropconnect:g} would do nothing: leave them out, or choose cross_entropy."
         )
-    objective = build_objective(
+    return build_objective(
         recipe.objective,
         latent_dim=recipe.latent_dim,
-        num_classes=dataset.num_classes,
+        num_classes=num_classes,
         **options,
         **recipe.objective_options,
     )
-    return encoder, objective
 
 
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
         "cifar10"
     )
     objective: Annotated[str, Field(description="training objective, by its registered name")] = "knn_ib"
-    beta: Annotated[float, Field(ge=0.0, lt=1.0, description="weight of the bottleneck term, in [0, 1)")] = 0.03
+    beta: Annotated[float, Field(ge=0.0, description="weight of the bottleneck term; of knn_ib in [0, 1)")] = 0.03
     num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator")] = 3
     average_neighbors: Annotated[
         bool, Field(description="average the estimators for 1..k instead of using the k-th alone")
@@ -100,6 +100,8 @@ class Recipe(BaseModel):
     def _consistent(self) -> Recipe:
         if self.dropout and self.dropconnect:
             raise ValueError(f"dropout {self.dropout} and dropconnect {self.dropconnect} are both set: choose one")
+        if self.objective == "knn_ib" and self.beta >= 1.0:
+            raise ValueError(f"beta {self.beta:g} of knn_ib is not below 1: it would minimise H[Z] as well")
         if len(set(self.decoders)) != len(self.decoders):
             raise ValueError(f"decoders {', '.join(self.decoders)} name one twice")
         return self

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from ibrobust import processes
+from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe
 
+IMAGES = "images.json"
 
-def prepare_run_dir(run_dir: Path, recipe: Recipe, *, resume: bool) -> None:
+
+def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, resume: bool) -> None:
     """Begin a folder anew, or leave it as it is where `resume` is set and it has this recipe.
 
+    Args:
+        run_dir: the folder.
+        recipe: of the run.
+        fingerprint: of its images.
+        resume: leave what is there.
+
     Raises:
-        IbrobustError: it is to be resumed and has another recipe.
+        IbrobustError: it is to be resumed and has another recipe, or other images.
     """
     stored = run_dir / "recipe.yaml"
     found = resume and stored.is_file()
     if found:
         _refuse_difference(run_dir, Recipe.from_yaml(stored), recipe)
+        _refuse_other_images(run_dir, fingerprint)
     processes.wait()  # every process has looked before the main one writes, and it has written before any reads
     if not found and processes.is_main():
         shutil.rmtree(run_dir, ignore_errors=True)
-        recipe.to_yaml(stored)
+        write_text(run_dir / IMAGES, json.dumps({"fingerprint": fingerprint}) + "\n")
+        recipe.to_yaml(stored)  # last: it makes the folder one that can be resumed
     processes.wait()
+
+
+def _refuse_other_images(run_dir: Path, fingerprint: str) -> None:
+    try:
+        before = json.loads((run_dir / IMAGES).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = None
+    if before != fingerprint:
+        raise IbrobustError(
+            f"The run in {str(run_dir)!r} began with other images: restore them, or begin it again (--overwrite)."
+        )
 
 
 def _refuse_difference(run_dir: Path, before: Recipe, recipe: Recipe) -> None:

@@ -115,7 +115,7 @@ def train_encoder(
     """
     accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with)
     check_fit(recipe, dataset, processes=processes.count())
-    prepare_run_dir(run_dir, recipe, resume=resume)
+    prepare_run_dir(run_dir, recipe, dataset.fingerprint, resume=resume)
     if not processes.is_main():
         on_progress = on_epoch = None
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []

@@ -270,6 +270,14 @@ def test_a_damaged_state_is_refused(plain_model: nn.Module, data: Data, tmp_path
         run_attacks(plain_model, *data, attacks=["FGSM"], epsilons=[0.1], state_path=path)
 
 
+@pytest.mark.parametrize("attack", ["APGD:loss=foo", "Square:norm=L3", "FAB:norm=Linfty"])
+def test_an_option_that_torchattacks_does_not_know_is_one_sentence(
+    plain_model: nn.Module, data: Data, attack: str
+) -> None:
+    with pytest.raises(IbrobustError, match=f"cannot run {attack}"):
+        run_attacks(plain_model, *data, attacks=[attack], epsilons=[0.1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -279,6 +287,8 @@ def test_a_damaged_state_is_refused(plain_model: nn.Module, data: Data, tmp_path
         ({"attacks": ["FGSM", "FGSM"]}, "comes twice"),
         ({"epsilons": [0.1, 0.1]}, "comes twice"),
         ({"batch_size": 0}, "batch size"),
+        ({"seed": 2**63}, "seed is"),
+        ({"seed": -1}, "seed is"),
     ],
 )
 def test_bad_input(plain_model: nn.Module, data: Data, changes: dict, message: str) -> None:

@@ -162,6 +162,34 @@ def test_every_check_says_what_it_measured_and_where_it_comes_from(plain_model, 
     assert {check.name for check in report.checks} >= MASKING_CHECKS
 
 
+class WrongGradientForSome(Wrapped):
+    """For the images that it takes for one of the later classes, all but nothing of the gradient is right."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        honest = self.model(images)
+        hidden = self.model(images.detach()) + 1e-3 * self.model(images.flip(3))
+        return torch.where((honest.argmax(dim=1) >= 3)[:, None], hidden, honest)
+
+
+def test_gradients_of_images_that_are_sorted_by_class_are_looked_at_for_all_classes(plain_model, test_data):
+    images, labels = test_data
+    order = labels.argsort(stable=True)
+    report = audit(WrongGradientForSome(plain_model).eval(), images[order], labels[order], epsilon=EPSILON, quick=True)
+    assert "gradient_matches_differences" in failed(report)
+
+
+def test_a_report_names_its_surrogate(plain_model, robust_model, test_data):
+    assert quick_audit(plain_model, test_data).surrogate is None
+    report = quick_audit(plain_model, test_data, surrogate=robust_model, surrogate_name="the other one")
+    assert report.surrogate == report.to_dict()["surrogate"] == "the other one"
+
+
+def test_a_surrogate_of_fewer_classes_is_refused(plain_model, test_data):
+    fewer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    with pytest.raises(IbrobustError, match="4 classes"):
+        quick_audit(plain_model, test_data, surrogate=fewer)
+
+
 def test_the_audit_is_the_same_twice(plain_model, test_data):
     assert quick_audit(plain_model, test_data) == quick_audit(plain_model, test_data)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import ibrobust.integrations.robustbench as rb
 from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
+from ibrobust.integrations.benchmark_images import CIFAR10_CLASSES, benchmark_images
 from ibrobust.integrations.environment import imported_quietly
 from ibrobust.models import ImageClassifier
 from ibrobust.registry import load_model, model_card, register_model
@@ -127,6 +128,21 @@ def test_timm_options_that_mean_nothing_are_refused(registered: str, options: di
     rb.register()
     with pytest.raises(IbrobustError, match=message):
         timm.create_model("digits_net_b0.03_cifar10_linf", **options)
+
+
+def test_a_module_in_training_mode_is_benchmarked_as_it_is(digits_folder: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).train()
+    rb.benchmark(model, eps=0.5, n_examples=2, data_dir=digits_folder, batch_size=2)
+    assert model.training
+    assert int(model[0].num_batches_tracked) == 0
+
+
+def test_images_are_never_those_of_another_data_set(registered: str, digits_folder: Path) -> None:
+    """A model of re-encoded CIFAR-10 images has CIFAR-10's classes, and was not trained on its files."""
+    card = model_card(registered)
+    moved = card.dataset.model_copy(update={"name": "elsewhere", "class_names": CIFAR10_CLASSES})
+    with pytest.raises(IbrobustError, match="--data-dir"):
+        benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
 
 
 def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 import ibrobust
 from ibrobust.errors import IbrobustError
+from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
 from ibrobust.registry import (
     add_evaluation,
@@ -123,9 +124,22 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
 def test_a_finished_run_leaves_metrics_and_no_checkpoints(home):
     train(TINY, name="tiny")
     assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == [
+        "images.json",
         "metrics.jsonl",
         "recipe.yaml",
     ]
+
+
+def test_a_name_that_another_process_trains_is_refused(home):
+    with locked(home / "runs" / "tiny.lock", ""), pytest.raises(IbrobustError, match="trained by another process"):
+        train(TINY, name="tiny")
+    assert "tiny" not in list_models()
+
+
+def test_a_model_without_any_decoder_is_refused_before_it_is_trained(home):
+    with pytest.raises(IbrobustError, match="no decoder"):
+        train(TINY.model_copy(update={"decoders": ()}), name="tiny")
+    assert not (home / "runs" / "tiny").exists()
 
 
 def test_a_registered_classifier_gives_the_same_logits_when_loaded(classifier, digits):

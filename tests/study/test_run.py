@@ -16,12 +16,12 @@ from PIL import Image
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
-from ibrobust.registry import latent_information, load_model, model_card
+from ibrobust.registry import latent_information, list_models, load_model, model_card
 from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.records import cell_folder
-from ibrobust.study.state import locked
+from ibrobust.study.state import hold
 
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
 EVALUATIONS = {
@@ -282,17 +282,23 @@ def test_a_lost_snapshot_is_made_again_by_training(make_study, trained_epochs, m
     assert model_card(cell.model).weights == weights, "the same training gives the same model"
 
 
-def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, trained_epochs):
-    # A bottleneck has no linear head to put DropConnect on, which training refuses.
+def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch):
     study = make_study(
-        {"objective": ["knn_ib"], "dropconnect": [0.5, 0.0]},
+        {"beta": [0.2, 0.1]},
         evaluations={"information_plane": {"epochs": [1], "n_examples": 120}},
     )
+    train = run_module.train
+
+    def unreliable(recipe, **options):
+        if recipe.beta == 0.2:
+            raise IbrobustError("the loss is not finite")
+        return train(recipe, **options)
+
+    monkeypatch.setattr(run_module, "train", unreliable)
     bad, good = (cell.name for cell in expand(study))
     states = run_study(study)
     assert [state.status for state in states] == ["failed", "done"]
-    assert "trains no linear head" in states[0].error
-    assert "\n" not in states[0].error
+    assert states[0].error == "the loss is not finite"
     assert "Traceback" in (cell_folder(study, bad) / "error.txt").read_text()
     assert list(pd.read_csv(study.folder / "records.csv").cell.unique()) == [good]
 
@@ -301,6 +307,35 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, trained_epo
     assert (study_states(study)[0].updated, (cell_folder(study, bad) / "state.json").stat().st_mtime_ns) == stamp, (
         "nothing is retried silently"
     )
+
+
+@pytest.mark.parametrize(
+    ("grid", "evaluations", "said"),
+    [
+        ({"objective": ["knn_ib"], "dropconnect": [0.5]}, {}, "trains no linear head"),
+        ({"batch_size": [20]}, {}, "too few for 3 neighbours"),
+        ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
+        ({"decoders": [[]]}, {}, "no decoder"),
+        ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "no model 'nobody'"),
+    ],
+)
+def test_a_cell_that_could_not_be_made_or_measured_is_named_before_any_is_trained(make_study, grid, evaluations, said):
+    study = make_study(grid, evaluations=evaluations)
+    with pytest.raises(IbrobustError, match=said):
+        run_study(study)
+    assert not study.folder.exists()
+
+
+def test_an_audit_transfers_from_the_model_that_the_study_names(make_study):
+    run_study(make_study({"objective": ["cross_entropy"], "decoders": [[]]}, name="others"))
+    (other,) = list_models("others-*")
+    study = make_study(
+        {"objective": ["cross_entropy"], "seed": [1]},
+        evaluations={"audit": {"n_examples": 16, "surrogate": other, "decoders": ["head"]}},
+    )
+    run_study(study)
+    (model,) = list_models("tiny-*")
+    assert model_card(model).evaluations["audit"]["head"]["surrogate"] == other
 
 
 def test_a_failed_cell_is_run_again_on_request(make_study, monkeypatch):
@@ -326,7 +361,7 @@ def test_two_processes_do_not_work_on_one_cell(make_study):
     study = make_study({"beta": [0.1]})
     prepare_study(study)
     (cell,) = expand(study)
-    with locked(study, cell.name), pytest.raises(IbrobustError, match="another process"):
+    with hold(study, cell.name), pytest.raises(IbrobustError, match="another process"):
         run_cell(study, cell.name)
     assert status_of(study) == ["waiting"]
 
@@ -337,7 +372,7 @@ def test_a_cell_whose_process_is_gone_is_interrupted_and_not_running(make_study)
     folder = cell_folder(study, cell.name)
     folder.mkdir(parents=True)
     (folder / "state.json").write_text(json.dumps({"cell": cell.name, "status": "running", "epoch": 2, "epochs": 9}))
-    with locked(study, cell.name):
+    with hold(study, cell.name):
         assert status_of(study) == ["running"]
     (state,) = study_states(study)
     assert (state.status, state.epoch, state.epochs) == ("interrupted", 2, 9)

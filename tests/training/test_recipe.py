@@ -28,8 +28,13 @@ def test_a_recipe_survives_yaml(tmp_path):
 
 @pytest.mark.parametrize("beta", [-0.01, 1.0, math.nan, math.inf])
 def test_beta_outside_its_range_is_named(beta):
-    with pytest.raises(IbrobustError, match=f"beta = {beta}"):
+    with pytest.raises(IbrobustError, match=rf"beta (= )?{beta:g}"):
         Recipe.parse({"beta": beta})
+
+
+@pytest.mark.parametrize("objective", ["ceb", "dvib", "dib"])
+def test_a_divergence_may_weigh_as_much_as_the_decoding(objective):
+    assert Recipe.parse({"objective": objective, "beta": 1.0}).beta == 1.0
 
 
 def test_an_unknown_field_is_named():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path
         train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(epoch))
     resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
     assert_same_weights(whole.encoder, resumed.encoder)
+
+
+def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path / "cut", on_progress=stop_in(epoch=2))
+    fewer = replace(digits, train=digits.train.subset(len(digits.train) - 10))
+    with pytest.raises(IbrobustError, match="began with other images"):
+        train_encoder(tiny_recipe, fewer, tmp_path / "cut", resume=True)
 
 
 def test_a_resumed_run_with_fixed_power_and_soft_neighbours_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):

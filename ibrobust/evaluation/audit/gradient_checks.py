@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, PINTOR, Check
-from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.audit.subject import Subject, spread_evenly
 from ibrobust.evaluation.losses import LOSSES, margin
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.pgd import loss_gradient
@@ -63,10 +63,10 @@ def check_gradient_matches_differences(subject: Subject) -> Check:
     steps leads nowhere. The figure is the median over images of 1 - sum (measured - predicted)^2 / sum measured^2.
     """
     name, threshold = "gradient_matches_differences", f"at least {EXPLAINED:g}"
-    count = min(64, len(subject.images))
+    some = spread_evenly(len(subject.images), 64).to(subject.images.device)
     # The point itself must leave room on both sides within [0, 1].
-    points = subject.images[:count].clamp(HALF_LEVEL, 1.0 - HALF_LEVEL)
-    labels = subject.labels[:count]
+    points = subject.images[some].clamp(HALF_LEVEL, 1.0 - HALF_LEVEL)
+    labels = subject.labels[some]
     seed = derive_seed(subject.seed, name, "draws")
     # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
     torch.manual_seed(seed)

@@ -76,6 +76,8 @@ class AuditReport:
         cost: passes through the model.
         quick: whether it was the quick audit.
         seed: of everything random.
+        surrogate: name of the model that adversarial images were transferred from; None where there was none. A verdict
+            may hang on it.
     """
 
     verdict: str
@@ -88,6 +90,7 @@ class AuditReport:
     cost: Cost
     quick: bool
     seed: int
+    surrogate: str | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -137,6 +140,7 @@ class AuditReport:
         return cls(
             checks=tuple(Check(**check) for check in fields["checks"]),
             cost=Cost(**fields["cost"]),
+            surrogate=fields.get("surrogate"),
             **{name: fields[name] for name in stored},
         )
 

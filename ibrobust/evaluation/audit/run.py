@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import check_epsilon
@@ -24,8 +23,8 @@ from ibrobust.evaluation.audit.model_checks import (
     check_logits_not_probabilities,
 )
 from ibrobust.evaluation.audit.report import AuditReport, verdict
-from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Effort, Subject
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, check_seed, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
@@ -41,6 +40,7 @@ def audit(
     epsilon: float,
     quick: bool = False,
     surrogate: nn.Module | None = None,
+    surrogate_name: str | None = None,
     batch_size: int = 250,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -60,6 +60,7 @@ def audit(
         epsilon: L-infinity radius in [0, 1] pixel scale, above 0.
         quick: 256 of the images, spread evenly, and less effort for each.
         surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too.
+        surrogate_name: what the report calls it; by default its class.
         batch_size: images a batch.
         seed: of everything random.
         progress: called with (what comes next, stages done, stages in all).
@@ -70,9 +71,10 @@ def audit(
     if check_epsilon(epsilon) == 0.0:
         raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
     check_batch_size(batch_size)
+    check_seed(seed)
     check_images_and_labels(images, labels)
     effort = QUICK if quick else FULL
-    chosen = _spread_evenly(len(images), effort)
+    chosen = spread_evenly(len(images), effort.images or len(images))
     device = model_device(model)
     points = unit_range(images[chosen.to(images.device)], model_reference(model))
     targets = labels[chosen.to(labels.device)].to(device).long()
@@ -87,14 +89,17 @@ def audit(
     with evaluation_mode(model, seed=seed), counting_passes(model) as counter:
         report("the model itself")
         num_classes = count_classes(model, points, targets)
-        determinism = check_determinism(model, points[:batch_size])
+        some = points[spread_evenly(len(points), batch_size).to(points.device)]
+        determinism = check_determinism(model, some)
         target = model if determinism.passed else DrawAverage(model, effort.draws)
         clean = correct_in_batches(target, points, targets, batch_size=batch_size)
         subject = Subject(model, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
         checks = [
             determinism,
-            check_logits_not_probabilities(model, points[:batch_size]),
-            check_batch_invariance(target, points[:16], stochastic=not determinism.passed),
+            check_logits_not_probabilities(model, some),
+            check_batch_invariance(
+                target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=not determinism.passed
+            ),
             check_clean_accuracy(subject),
             check_epsilon_zero(subject),
         ]
@@ -108,6 +113,7 @@ def audit(
             runs = run_attacks_for_audit(subject, None, report=report)
         else:
             with evaluation_mode(surrogate, seed=seed):
+                count_classes(surrogate, points, targets)
                 runs = run_attacks_for_audit(subject, surrogate, report=report)
         checks += attack_checks(subject, runs)
     if progress:
@@ -123,10 +129,5 @@ def audit(
         cost=counter.cost,
         quick=quick,
         seed=seed,
+        surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
     )
-
-
-def _spread_evenly(total: int, effort: Effort) -> Tensor:
-    if effort.images is None or total <= effort.images:
-        return torch.arange(total)
-    return torch.arange(effort.images) * total // effort.images

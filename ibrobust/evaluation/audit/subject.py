@@ -48,6 +48,12 @@ class DrawAverage(nn.Module):
         return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
 
 
+def spread_evenly(total: int, count: int) -> Tensor:
+    """Return (min(total, count),) positions among `total`, evenly spaced: image folders are sorted by class."""
+    count = min(total, count)
+    return torch.arange(count) * total // max(count, 1)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What every check looks at.

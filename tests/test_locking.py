@@ -1,0 +1,57 @@
+"""A lock keeps others out, and those who only ask do not stand in each other's way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.locking import is_locked, locked
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ibrobust.locking import locked
+with locked(Path(sys.argv[1]), "refused"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "name.lock"
+
+
+def test_a_lock_is_seen_and_ends_with_its_block(path: Path) -> None:
+    assert not is_locked(path)
+    with locked(path, "refused"):
+        assert is_locked(path)
+    assert not is_locked(path)
+
+
+def test_another_process_keeps_it_until_it_is_killed(path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(IbrobustError, match="refused"), locked(path, "refused", seconds=0.0):
+            pass
+        holder.kill()
+        holder.wait()
+    with locked(path, "refused"):
+        pass
+
+
+def test_two_that_ask_do_not_see_each_other(path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(path, "refused"):
+        pass
+    with path.open("a") as asking:  # as `is_locked` does
+        fcntl.flock(asking.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not is_locked(path)
