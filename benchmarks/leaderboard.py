@@ -53,6 +53,7 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("--dataset", required=True, help="image folder that the models were trained on")
     measuring.add_argument("--autoattack", choices=("none", "first", "all"), default="none", help="of the decoders")
+    measuring.add_argument("--decoders", default="*", help="shell pattern of their names")
     measuring.add_argument("--only", default="information,fgsm,pgd,autoattack,audit", help="some of these")
     measuring.add_argument("--state", type=Path, default=Path.home() / ".cache" / "ibrobust-leaderboard")
     measuring.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -123,7 +124,7 @@ def measure(name: str, data: Dataset, options: argparse.Namespace) -> None:
     if "information" in options.only and "information" not in records.content:
         found = information(name, data, options.device).to_dict()
         records.add(lambda now: now.content.update(information=found))
-    for decoder in card.decoders:
+    for decoder in (each for each in card.decoders if fnmatch(each, options.decoders)):
         measure_decoder(name, decoder, data, records, options)
 
 
