@@ -202,9 +202,11 @@ def _floor(axes: Any, shown: Sequence[Trajectory]) -> None:
             f"noise floor {floor:.1f}".replace("-", "−"),
             xy=(0.985, floor),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
+            # Below it: latents end above the entropy of their noise.
+            xytext=(0, -2),
             textcoords="offset points",
             ha="right",
+            va="top",
             color=NOTE,
             fontsize=6.3,
         )
