@@ -76,13 +76,13 @@ def test_the_status_of_a_study_that_was_not_run(run, write, home):
 
 
 def test_a_failed_cell_is_listed_at_the_end(run, write):
-    # A bottleneck has no linear head to put DropConnect on.
-    file = write(grids=[{"objective": ["knn_ib"], "dropconnect": [0.5, 0.0]}], figures=["fgsm"])
+    file = write(grids=[{"objective": ["cross_entropy"], "learning_rate": [1e30, 0.003]}], figures=["fgsm"])
     finished = run("study", "run", file)
     assert finished.returncode == 1
     assert "1 done, 1 failed" in finished.stdout
     (line,) = [line for line in finished.stdout.splitlines() if line.startswith("Failed: ")]
-    assert "knn_ib-dropconnect0.5: The objective 'knn_ib' trains no linear head" in line
+    assert "learning_rate1e_30: " in line
+    assert "not finite" in line
     assert "Traceback" not in finished.stderr
     assert run("study", "run", file).returncode == 1
 
