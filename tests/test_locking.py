@@ -33,6 +33,19 @@ def test_a_lock_is_seen_and_ends_with_its_block(path: Path) -> None:
     assert not is_locked(path)
 
 
+def test_nothing_is_left_of_a_lock(path: Path) -> None:
+    with locked(path, "refused"):
+        pass
+    assert not path.parent.exists()
+
+
+def test_a_lock_that_was_removed_by_its_holder_is_not_taken_for_the_new_one(path: Path) -> None:
+    with locked(path, "refused"):
+        path.unlink()  # as a holder does that ends while another process has opened the file
+        with locked(path, "refused"):
+            assert is_locked(path)
+
+
 def test_another_process_keeps_it_until_it_is_killed(path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -50,8 +63,7 @@ def test_another_process_keeps_it_until_it_is_killed(path: Path) -> None:
 
 def test_two_that_ask_do_not_see_each_other(path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    with locked(path, "refused"):
-        pass
+    path.parent.mkdir()
     with path.open("a") as asking:  # as `is_locked` does
         fcntl.flock(asking.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         assert not is_locked(path)
