@@ -104,7 +104,6 @@ def test_a_study_measures_everything_it_names(make_study):
         assert of_cell[of_cell.quantity == "worst_case_accuracy"].value.item() <= attacks.min()
     # What the records were made from is gone, the models stay.
     assert sorted(path.name for path in cell_folder(study, expand(study)[0].name).iterdir()) == [
-        "lock",
         "records.csv",
         "state.json",
     ]
