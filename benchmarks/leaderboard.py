@@ -2,6 +2,7 @@
 
     python benchmarks/leaderboard.py measure --dataset DIR
     python benchmarks/leaderboard.py measure --dataset DIR --models 'knn_ib*' --autoattack first --eps 2/255
+    python benchmarks/leaderboard.py measure --dataset DIR --only autoattack --autoattack first --precision fp32
     python benchmarks/leaderboard.py table
     python benchmarks/leaderboard.py figures
 
@@ -26,6 +27,7 @@ from ibrobust.atomic import write_text
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
 from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
@@ -64,6 +66,8 @@ def main() -> None:
         command.add_argument("--models", default="*", help="shell pattern of names")
         command.add_argument("--eps", default="2/255,4/255,8/255")
         command.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
+        # Three times faster on two cores. docs/results.md compares the two.
+        command.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of PGD and AutoAttack")
         command.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     names = [name for name in list_models() if fnmatch(name, options.models) and "-w16-s" in name]
@@ -77,6 +81,13 @@ def main() -> None:
     data = load_dataset(options.dataset)
     for name in names:
         measure(name, data, options)
+
+
+def at_precision(attack: str, precision: str) -> str:
+    """Return the attack as its records name it."""
+    spec = parse_attack(attack)
+    options = {**dict(spec.options), **({"precision": precision} if precision != "fp32" else {})}
+    return AttackSpec(spec.name, tuple(sorted(options.items()))).label
 
 
 class Records:
@@ -144,10 +155,13 @@ def measure_decoder(name: str, decoder: str, data: Dataset, records: Records, op
     if "autoattack" in options.only and decoder in attacked:
         wanted.append(AUTOATTACK)
     # Large radii first: they take the least time.
-    for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
+    labels = [at_precision(attack, options.precision) for attack in wanted]
+    for attack, epsilon in ((attack, epsilon) for attack in labels for epsilon in sorted(epsilons, reverse=True)):
         if records.attack(decoder, attack, epsilon, len(some)) is not None:
             continue
-        state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}-{len(some)}.jsonl".replace(":", "_")
+        state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}-{len(some)}.jsonl".replace(":", "_").replace(
+            ",", "_"
+        )
         state.parent.mkdir(parents=True, exist_ok=True)
         (result,) = run_attacks(model, some.images, some.labels, attacks=[attack], epsilons=[epsilon], state_path=state)
         record = result.to_dict()
@@ -239,7 +253,11 @@ def print_tables(names: list[str], options: argparse.Namespace) -> None:
         for records in known:
             for decoder in records.content["decoders"]:
                 print(
-                    "| " + " | ".join([records.content["model"], decoder, *_cells(records, decoder, epsilon, n)]) + " |"
+                    "| "
+                    + " | ".join(
+                        [records.content["model"], decoder, *_cells(records, decoder, epsilon, n, options.precision)]
+                    )
+                    + " |"
                 )
         print()
     print("| model | H[Z] | H[Z given Y] | I[Y; Z] | H[Y given Z] at most |")
@@ -250,7 +268,7 @@ def print_tables(names: list[str], options: argparse.Namespace) -> None:
             print(f"| {records.content['model']} | " + " | ".join(f"{found[kind]:.2f}" for kind in kinds) + " |")
 
 
-def _cells(records: Records, decoder: str, epsilon: float, total: int) -> list[str]:
+def _cells(records: Records, decoder: str, epsilon: float, total: int, precision: str) -> list[str]:
     """Return a row's cells behind the model and the decoder; accuracies in %."""
     part = records.of(decoder)
     clean, fgsm = "", ""
@@ -260,7 +278,7 @@ def _cells(records: Records, decoder: str, epsilon: float, total: int) -> list[s
         fgsm = next((f"{100 * a:.2f}" for e, a in zip(sweep.epsilons, sweep.accuracy, strict=True) if e == epsilon), "")
     shown = {}
     for attack in (PGD, AUTOATTACK):
-        fields = records.attack(decoder, attack, epsilon, total)
+        fields = records.attack(decoder, at_precision(attack, precision), epsilon, total)
         shown[attack] = f"{100 * fields['robust_accuracy']:.1f}" if fields else ""
     # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
     worst = ""

@@ -14,16 +14,26 @@ from ibrobust.evaluation.losses import LOSSES
 Value = bool | int | float | str
 
 # Our own, with their options' defaults. FGSM and PGD replace torchattacks' classes of that name: they have three
-# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps.
+# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps. With
+# precision=bf16 an attack looks for its images on a rounded copy of the model; what counts is the model's own answer.
 OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
     "FGSM": {"loss": "cross_entropy"},
-    "PGD": {"steps": 10, "alpha": None, "random_start": True, "restarts": 1, "loss": "cross_entropy"},
-    "AutoAttack": {"version": "standard", "n_iter": 100, "n_queries": 5000},
+    "PGD": {
+        "steps": 10,
+        "alpha": None,
+        "random_start": True,
+        "restarts": 1,
+        "loss": "cross_entropy",
+        "precision": "fp32",
+    },
+    "AutoAttack": {"version": "standard", "n_iter": 100, "n_queries": 5000, "precision": "fp32"},
 }
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("FGSM", "loss"): tuple(LOSSES),
     ("PGD", "loss"): tuple(LOSSES),
+    ("PGD", "precision"): ("fp32", "bf16"),
     ("AutoAttack", "version"): ("standard", "rand"),
+    ("AutoAttack", "precision"): ("fp32", "bf16"),
 }
 _NORMS = {
     **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),

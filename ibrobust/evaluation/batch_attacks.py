@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import OWN_ATTACKS, RADIUS_OPTIONS, AttackSpec, torchattacks_signature
 from ibrobust.evaluation.losses import LOSSES
+from ibrobust.evaluation.low_precision import differentiable_copy
 from ibrobust.evaluation.model_state import isolated_rng, model_device
 from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
@@ -44,9 +46,12 @@ def attack_batch(
         return images, torch.zeros(0, dtype=torch.bool, device=images.device)
     with isolated_rng(seed), torch.enable_grad():
         if spec.name in OWN_ATTACKS:
-            adversarial, nonfinite = _OWN[spec.name](
-                model, images, labels, epsilon, seed, {**OWN_ATTACKS[spec.name], **dict(spec.options)}
-            )
+            options = {**OWN_ATTACKS[spec.name], **dict(spec.options)}
+            attack = _OWN[spec.name]
+            if options.get("precision") == "bf16":
+                adversarial, nonfinite = _drafted(attack, model, images, labels, epsilon, seed, options)
+            else:
+                adversarial, nonfinite = attack(model, images, labels, epsilon, seed, options)
             bounded = True
         else:
             adversarial, bounded = _torchattacks(model, images, labels, spec, epsilon, seed)
@@ -169,7 +174,40 @@ def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
     return ~gradient.flatten(1).isfinite().all(dim=1)
 
 
-_OWN = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack}
+OwnAttack = Callable[[nn.Module, Tensor, Tensor, float, int, dict[str, Any]], tuple[Tensor, Tensor]]
+_OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack}
+
+
+def _drafted(
+    attack: OwnAttack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    seed: int,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Attack a copy of the model in bfloat16; where its success is none on the model, attack the model as well.
+
+    So what the copy breaks is broken, since the caller asks the model itself, and rounding alone saves no image that
+    the copy gives up.
+    """
+    copied = differentiable_copy(model, images[:1])
+    if copied is None:
+        raise IbrobustError(
+            "There is no bfloat16 copy of this model, whose forward pass is no fixed graph of float32 convolutions: "
+            "leave precision=bf16 out."
+        )
+    adversarial, nonfinite = attack(copied, images, labels, epsilon, seed, options)
+    # Rounding can hide a gradient that is no number.
+    nonfinite |= _nonfinite_gradient(model, images, labels)
+    with torch.no_grad():
+        again = is_correct(model(adversarial), labels) & ~is_correct(copied(adversarial), labels)
+    if bool(again.any()):
+        found, without_gradient = attack(model, images[again], labels[again], epsilon, seed, options)
+        adversarial[again] = found
+        nonfinite[again] |= without_gradient
+    return adversarial, nonfinite
 
 
 def _torchattacks(

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# A convolution of so few channels, of the image that is, stays in float32: rounding the image itself makes the largest
-# errors of all, and sparing that costs little.
-FEW_CHANNELS = 4
+from ibrobust.evaluation.bfloat16_convolution import BFloat16Convolution
 
 RELU = (F.relu, torch.relu, torch.relu_)
 ADD = (operator.add, operator.iadd, torch.add)
@@ -64,17 +59,9 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
         model: in evaluation mode, with float32 parameters that want no gradient.
         image: (1, C, H, W) in [0, 1], for a trial.
     """
-    if any(_hooks(module) for module in model.modules()):
-        return None
     try:
-        duplicate = copy.deepcopy(model)
-        before = _state(duplicate)
-        duplicate(image)
-        if not _same(before, _state(duplicate)):
-            return None
-        graph = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
-        graph.graph.eliminate_dead_code()
-        taps = _lower(graph)
+        graph, low = _lowered(model, image)
+        taps = _insert_taps(graph, low)
         graph.recompile()
         if not taps:
             return None
@@ -83,6 +70,45 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
     except Exception:  # anything may happen in a model that is not ours; it is evaluated as it is then
         return None
     return lowered
+
+
+def differentiable_copy(model: nn.Module, image: Tensor) -> nn.Module | None:
+    """Return a copy of `model` as in `low_precision_copy`, whose logits have a gradient in the images; or None.
+
+    That gradient is rounded to bfloat16 on its way as well.
+
+    Args:
+        model: in evaluation mode, with float32 parameters that want no gradient.
+        image: (1, C, H, W) in [0, 1], for a trial.
+    """
+    try:
+        graph, low = _lowered(model, image)
+        if not low:
+            return None
+        graph.recompile()
+        point = image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.grad(graph(point).sum(), point)
+    except Exception:  # as above
+        return None
+    return graph
+
+
+def _lowered(model: nn.Module, image: Tensor) -> tuple[fx.GraphModule, set[fx.Node]]:
+    """Return a copy with bfloat16 convolutions, not compiled yet, and its nodes that give bfloat16.
+
+    Raises ValueError where a graph would not do what the model does, and what torch.fx does where it finds none.
+    """
+    if any(_hooks(module) for module in model.modules()):
+        raise ValueError("the model has hooks")
+    duplicate = copy.deepcopy(model)
+    before = _state(duplicate)
+    duplicate(image)
+    if not _same(before, _state(duplicate)):
+        raise ValueError("the model keeps state")
+    graph = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
+    graph.graph.eliminate_dead_code()
+    return graph, _lower(graph)
 
 
 class _Tracer(fx.Tracer):
@@ -97,73 +123,6 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj)
 
 
-class _Convolution(nn.Module):
-    """A convolution to bfloat16 in channels_last; from bfloat16 as well, except where it takes few channels."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = conv.weight.detach()
-        self.bias = None if conv.bias is None else conv.bias.detach()
-        assert not isinstance(conv.padding, str)
-        self.padding = list(conv.padding)
-        self.stride = list(conv.stride)
-        self.dilation = list(conv.dilation)
-        self.groups = conv.groups
-        self.relu = False
-        self.dtype = torch.float32 if conv.in_channels <= FEW_CHANNELS else torch.bfloat16
-
-    def fold(self, norm: nn.BatchNorm2d) -> None:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            self.weight, self.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        self.weight, self.bias = weight.detach(), bias.detach()
-
-    def round(self) -> None:
-        self.weight = self.weight.to(self.dtype, memory_format=torch.channels_last)
-        if self.bias is not None:
-            self.bias = self.bias.to(self.dtype)
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        x = x.to(self.dtype, memory_format=torch.channels_last)
-        if other is not None:
-            other = other.to(self.dtype)
-        geometry = self.padding, self.stride, self.dilation, self.groups
-        if x.device.type == "cpu" and fused_convolutions_work():
-            if other is None:
-                x = torch.ops.mkldnn._convolution_pointwise(
-                    x, self.weight, self.bias, *geometry, "relu" if self.relu else "none", [], ""
-                )
-            else:
-                x = torch.ops.mkldnn._convolution_pointwise.binary(
-                    x, other, self.weight, self.bias, *geometry, "add", 1.0, "relu" if self.relu else None, [], None
-                )
-            return x.to(torch.bfloat16)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        if other is not None:
-            x = x.add_(other)
-        return (x.relu_() if self.relu else x).to(torch.bfloat16)
-
-
-@cache
-def fused_convolutions_work() -> bool:
-    """Return whether this PyTorch has convolutions with ReLU and sum built in, of which no public name is known."""
-    x = torch.ones(1, 16, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight = -torch.eye(16, dtype=torch.bfloat16)[:, :, None, None].expand(16, 16, 3, 3)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    geometry = ([1, 1], [1, 1], [1, 1], 1)
-    try:
-        alone = torch.ops.mkldnn._convolution_pointwise(x, weight, None, *geometry, "relu", [], "")
-        added = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, 7 * x, weight, None, *geometry, "add", 1.0, "relu", [], None
-        )
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    # 7 less the neighbours that a pixel has, with itself.
-    return not bool(alone.any()) and added[0].flatten(1).tolist() == 16 * [[3, 1, 3, 1, 0, 1, 3, 1, 3]]
-
-
 class _Tap(nn.Module):
     """Where the last convolutions' outputs pass into float32; the gradient is taken with respect to what passes."""
 
@@ -174,14 +133,14 @@ class _Tap(nn.Module):
         return self.features
 
 
-def _lower(module: fx.GraphModule) -> list[_Tap]:
+def _lower(module: fx.GraphModule) -> set[fx.Node]:
     """Put bfloat16 convolutions into the graph, in place, with what can be computed together with them.
 
-    Convolutions, ReLUs, sums and batch normalisation stay in bfloat16; all else gets float32.
+    Convolutions, ReLUs, sums and batch normalisation stay in bfloat16; all else gets float32. Returns what stays.
     """
     graph = module.graph
     modules = dict(module.named_modules())
-    convolutions: dict[fx.Node, _Convolution] = {}
+    convolutions: dict[fx.Node, BFloat16Convolution] = {}
     low: set[fx.Node] = set()
     for node in list(graph.nodes):
         kind = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -189,7 +148,7 @@ def _lower(module: fx.GraphModule) -> list[_Tap]:
             _replace(graph, node, node.args[0])
         elif type(kind) is nn.Conv2d and kind.padding_mode == "zeros" and not isinstance(kind.padding, str):
             name = f"low_precision_{len(convolutions)}"
-            convolutions[node] = _Convolution(kind)
+            convolutions[node] = BFloat16Convolution(kind)
             module.add_submodule(name, convolutions[node])
             node.target = name
             low.add(node)
@@ -221,14 +180,15 @@ def _lower(module: fx.GraphModule) -> list[_Tap]:
                     node.replace_input_with(argument, graph.call_method("float", (argument,)))
     for convolution in convolutions.values():
         convolution.round()
-    taps = _insert_taps(module, low, convolutions)
     graph.lint()
-    return taps
+    return low
 
 
-def _insert_taps(module: fx.GraphModule, low: set[fx.Node], convolutions: Iterable[fx.Node]) -> list[_Tap]:
+def _insert_taps(module: fx.GraphModule, low: set[fx.Node]) -> list[_Tap]:
     """Return what now stands where bfloat16 passes into float32 and no convolution follows."""
-    followed = set(convolutions)  # nodes from which a convolution is reached
+    convolutions = {name for name, kind in module.named_modules() if isinstance(kind, BFloat16Convolution)}
+    # Nodes from which a convolution is reached.
+    followed = {node for node in module.graph.nodes if node.op == "call_module" and node.target in convolutions}
     for node in reversed(module.graph.nodes):
         if any(user in followed for user in node.users):
             followed.add(node)
@@ -249,7 +209,7 @@ def _replace(graph: fx.Graph, node: fx.Node, by: object) -> None:
     graph.erase_node(node)
 
 
-def _is_bare(node: fx.Node, convolutions: dict[fx.Node, _Convolution]) -> bool:
+def _is_bare(node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]) -> bool:
     """Return whether nothing but its one user sees the convolution itself, without a sum or a ReLU."""
     return len(node.users) == 1 and len(node.args) == 1 and not convolutions[node].relu
 
@@ -268,7 +228,7 @@ def _is_sum(node: fx.Node) -> bool:
 
 
 def _convolution_of_sum(
-    graph: fx.Graph, node: fx.Node, convolutions: dict[fx.Node, _Convolution]
+    graph: fx.Graph, node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]
 ) -> tuple[fx.Node, fx.Node] | None:
     """Return a summand that is a convolution, and the other, computed before it, so that it can be added on the way."""
     order = {member: position for position, member in enumerate(graph.nodes)}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibrobust.evaluation import low_precision, screening, sweep
+from ibrobust.evaluation import bfloat16_convolution, low_precision, screening, sweep
 from ibrobust.evaluation.low_precision import low_precision_copy, margins_of
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.screening import Screening
@@ -340,9 +340,9 @@ def test_the_model_stays_as_it_was(plain_model: nn.Module, test_data: Data) -> N
 def test_the_copy_is_the_model_but_for_rounding(
     residual: nn.Module, test_data: Data, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fused and not low_precision.fused_convolutions_work():
+    if fused and not bfloat16_convolution.fused_convolutions_work():
         pytest.skip("this PyTorch has no convolutions with ReLU built in")
-    monkeypatch.setattr(low_precision, "fused_convolutions_work", lambda: fused)
+    monkeypatch.setattr(bfloat16_convolution, "fused_convolutions_work", lambda: fused)
     images, labels = test_data
     lowered = low_precision_copy(residual, images[:1])
     margins, scales = lowered.margins(images, labels)
@@ -351,7 +351,7 @@ def test_the_copy_is_the_model_but_for_rounding(
     assert errors.max() > 0
     assert (errors / scales).max() < 0.05
     kinds = [type(module).__name__ for module in lowered._graph.modules()]
-    assert kinds.count("_Convolution") == 4
+    assert kinds.count("BFloat16Convolution") == 4
     assert not [node for node in lowered._graph.graph.nodes if "norm" in str(node.target)]
 
 
