@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,28 @@ class GaussianMixtureDecoder(nn.Module):
         offsets = latents[:, None, :] - self.means  # (B, C, D)
         white = torch.einsum("cij,bcj->bci", self.whitening, offsets)  # (B, C, D)
         return (self.log_normalizers - 0.5 * white.square().sum(-1)) / self.temperature  # (B, C)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        found = state_dict.get(f"{prefix}whitening")
+        if found is not None and found.dim() == 2:
+            state_dict[f"{prefix}whitening"] = unpack_triangles(found)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def pack_triangles(factors: Tensor) -> Tensor:
+    """Return (C, D (D + 1) / 2), lower triangles (C, D, D) row by row without the zeros above them."""
+    rows, columns = torch.tril_indices(factors.shape[1], factors.shape[1], device=factors.device)
+    return factors[:, rows, columns]
+
+
+def unpack_triangles(packed: Tensor) -> Tensor:
+    """Return lower triangles (C, D, D) of what `pack_triangles` gave."""
+    dim = (math.isqrt(8 * packed.shape[1] + 1) - 1) // 2
+    factors = packed.new_zeros(len(packed), dim, dim)
+    rows, columns = torch.tril_indices(dim, dim, device=packed.device)
+    # Of another size the card's module refuses them, which names the fault.
+    factors[:, rows, columns] = packed[:, : len(rows)]
+    return factors
 
 
 def fit_gaussian_mixture(

@@ -12,9 +12,12 @@ from torch import Tensor
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, WeightsRecord, check_name
 from ibrobust.registry.scoring import clean_accuracy
+
+MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 
 
 def portable_card(card: ModelCard) -> ModelCard:
@@ -28,13 +31,17 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights with convolutions' and linear layers' in float16; they are float32 again when loaded.
 
     Vectors, the statistics of normalisation among them, stay as they are, and so does the Gaussian mixture, whose
-    factors reach further than float16 does.
+    factors reach further than float16 does; but these triangles are kept without their zeros.
     """
 
     def is_layer(key: str, tensor: Tensor) -> bool:
         return tensor.dtype == torch.float32 and tensor.dim() >= 2 and not key.startswith("decoders.gaussian_mixture.")
 
-    return {key: tensor.half() if is_layer(key, tensor) else tensor for key, tensor in tensors.items()}
+    rounded = {key: tensor.half() if is_layer(key, tensor) else tensor for key, tensor in tensors.items()}
+    factors = tensors.get(MIXTURE_FACTORS)
+    if factors is not None and factors.dim() == 3:  # those of an exported model are packed already
+        rounded[MIXTURE_FACTORS] = pack_triangles(factors)
+    return rounded
 
 
 def write_export(

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from ibrobust.data import to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.registry import export_model, load_model, model_card, train, update_metrics
-from ibrobust.registry.export import portable_card
+from ibrobust.registry.export import MIXTURE_FACTORS, portable_card
 from ibrobust.training.recipe import Recipe
 
 RECIPE = Recipe(
@@ -64,6 +64,17 @@ def test_an_exact_export_keeps_weights_and_evaluations(tmp_path):
     card = export_model("tiny", tmp_path / "away")
     assert card == model_card("tiny")
     assert yaml.safe_load((tmp_path / "away" / "tiny.yaml").read_text())["evaluations"] == {"fgsm": {"accuracy": 0.5}}
+
+
+def test_the_mixtures_triangles_are_stored_without_zeros_and_lose_nothing(tmp_path, monkeypatch):
+    train(RECIPE, name="tiny")
+    original = load_model("tiny", decoder="gaussian_mixture").decoder.whitening
+    card = export_model("tiny", tmp_path / "once" / "models", half=True)
+    assert load_file(tmp_path / "once" / "models" / card.weights.file)[MIXTURE_FACTORS].shape == (10, 8 * 9 / 2)
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "once"))
+    assert torch.equal(load_model("tiny", decoder="gaussian_mixture").decoder.whitening, original)
+    again = export_model("tiny", tmp_path / "twice", half=True)
+    assert again.weights == card.weights
 
 
 def test_a_portable_card_has_no_path():
