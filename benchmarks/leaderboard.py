@@ -242,30 +242,51 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
 
 
 def print_tables(names: list[str], options: argparse.Namespace) -> None:
-    """Print one table for each epsilon, and one of the entropies."""
+    """Print accuracy under FGSM of everything, a leaderboard for each epsilon, and what the latents hold."""
     known = [Records(options.records, name) for name in names]
     n = options.n_examples
-    for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
-        print(f"### At {format_epsilon(epsilon)}\n")
+    swept = [parse_epsilon(text) for text in ("1/255", *options.eps.split(","))]
+    print("### Accuracy under FGSM\n")
+    _print_row("model", "decoder", "clean", *(f"{255 * epsilon:g}/255" for epsilon in swept))
+    _print_row(*("--" for _ in range(3 + len(swept))))
+    for records in known:
+        for decoder, part in records.content["decoders"].items():
+            if "fgsm" in part:
+                sweep = SweepResult.from_dict(part["fgsm"])
+                cells = (_percent(_at(sweep, epsilon)) for epsilon in swept)
+                _print_row(records.content["model"], decoder, _percent(sweep.clean_accuracy), *cells)
+    for epsilon in swept[1:]:
+        print(f"\n### At {format_epsilon(epsilon)}\n")
         print(f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256.\n")
-        print("| model | decoder | clean | FGSM | PGD-50 | AutoAttack | worst case | audit's worst case | audit |")
-        print("|--|--|--:|--:|--:|--:|--:|--:|--|")
+        _print_row(
+            "model", "decoder", "clean", "FGSM", "PGD-50", "AutoAttack", "worst case", "audit's worst case", "audit"
+        )
+        _print_row(*("--" for _ in range(9)))
         for records in known:
             for decoder in records.content["decoders"]:
-                print(
-                    "| "
-                    + " | ".join(
-                        [records.content["model"], decoder, *_cells(records, decoder, epsilon, n, options.precision)]
-                    )
-                    + " |"
-                )
-        print()
-    print("| model | H[Z] | H[Z given Y] | I[Y; Z] | H[Y given Z] at most |")
-    print("|--|--:|--:|--:|--:|")
+                cells = _cells(records, decoder, epsilon, n, options.precision)
+                if any(cells[2:]):
+                    _print_row(records.content["model"], decoder, *cells)
+    print()
+    _print_row("model", "H[Z]", "H[Z given Y]", "I[Y; Z]", "H[Y given Z] at most")
+    _print_row(*("--" for _ in range(5)))
     for records in known:
         if (found := records.content.get("information")) is not None:
             kinds = ("entropy", "conditional_entropy", "mutual_information", "label_information")
-            print(f"| {records.content['model']} | " + " | ".join(f"{found[kind]:.2f}" for kind in kinds) + " |")
+            _print_row(records.content["model"], *(f"{found[kind]:.2f}" for kind in kinds))
+
+
+def _print_row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |")
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _at(sweep: SweepResult, epsilon: float) -> float | None:
+    """Return the accuracy at an epsilon of a sweep."""
+    return next((share for known, share in zip(sweep.epsilons, sweep.accuracy, strict=True) if known == epsilon), None)
 
 
 def _cells(records: Records, decoder: str, epsilon: float, total: int, precision: str) -> list[str]:
@@ -274,20 +295,19 @@ def _cells(records: Records, decoder: str, epsilon: float, total: int, precision
     clean, fgsm = "", ""
     if "fgsm" in part:
         sweep = SweepResult.from_dict(part["fgsm"])
-        clean = f"{100 * sweep.clean_accuracy:.2f}"
-        fgsm = next((f"{100 * a:.2f}" for e, a in zip(sweep.epsilons, sweep.accuracy, strict=True) if e == epsilon), "")
+        clean, fgsm = _percent(sweep.clean_accuracy), _percent(_at(sweep, epsilon))
     shown = {}
     for attack in (PGD, AUTOATTACK):
         fields = records.attack(decoder, at_precision(attack, precision), epsilon, total)
-        shown[attack] = f"{100 * fields['robust_accuracy']:.1f}" if fields else ""
+        shown[attack] = _percent(fields["robust_accuracy"] if fields else None, 1)
     # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
     worst = ""
     if shown[AUTOATTACK]:
         results = [AttackResult.from_dict(fields) for fields in part["attacks"] if fields["total"] == total]
-        (worst,) = (f"{100 * each.robust_accuracy:.1f}" for each in worst_case(results) if each.epsilon == epsilon)
+        (worst,) = (_percent(each.robust_accuracy, 1) for each in worst_case(results) if each.epsilon == epsilon)
     audited, verdict = "", ""
     for report in (fields for fields in part["audits"] if fields["epsilon"] == epsilon):
-        audited = f"{100 * report['worst_case_accuracy']:.1f}"
+        audited = _percent(report["worst_case_accuracy"], 1)
         verdict = report["verdict"] + (f" ({', '.join(report['failed'])})" if report["failed"] else "")
     return [clean, fgsm, shown[PGD], shown[AUTOATTACK], worst, audited, verdict]
 
