@@ -9,7 +9,7 @@ from typing import Any
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.study_records import StudyRecord
 from ibrobust.reporting.study_series import Line, Panel, fgsm_panels
-from ibrobust.reporting.study_settings import betas_of, hidden_settings
+from ibrobust.reporting.study_settings import averaged_over, betas_of
 from ibrobust.reporting.study_style import (
     BASELINE,
     DOTTED,
@@ -148,14 +148,9 @@ def _note(records: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
     swept = [record for record in records if record.attack == "FGSM" and record.quantity == "accuracy"]
     images = sorted({record.num_images for record in swept if record.num_images is not None})
     points = [point for panel in panels for line in panel.lines for point in line.points]
-    most = max(point.cells for point in points)
     parts = [f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"] if images else []
-    if most > 1:
-        what = "cells, which differ in more than their seed" if hidden_settings(swept) else "seeds"
-        fewest = min(point.cells for point in points)
-        parts.append(
-            f"line: mean of {most if fewest == most else f'{fewest} to {most}'} {what}; band: smallest to largest"
-        )
+    if mean := averaged_over([point.cells for point in points], swept):
+        parts.append(f"line: {mean}; band: smallest to largest")
     note = "; ".join(parts)
     if any(line.is_masked for panel in panels for line in panel.lines):
         note += (

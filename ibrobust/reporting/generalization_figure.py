@@ -13,9 +13,9 @@ from ibrobust.reporting.study_series import Point, make_point
 from ibrobust.reporting.study_settings import (
     HEAD,
     Setting,
+    averaged_over,
     decoder_name,
     fits,
-    hidden_settings,
     order,
     setting_of,
     variant_names,
@@ -182,8 +182,6 @@ def _note(records: Sequence[StudyRecord]) -> str:
     parts = ["decoders are fitted to training images and scored on test images"]
     if images:
         parts[0] += f", n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"
-    most = max(point.cells for point in generalization_errors(records).values())
-    if most > 1:
-        what = "cells, which differ in more than their seed" if hidden_settings(measured) else "seeds"
-        parts.append(f"mean of {most} {what}; whiskers and bands: smallest to largest")
+    if mean := averaged_over([point.cells for point in generalization_errors(records).values()], measured):
+        parts.append(f"{mean}; whiskers and bands: smallest to largest")
     return "; ".join(parts)

@@ -12,9 +12,9 @@ from ibrobust.reporting.study_records import StudyRecord
 from ibrobust.reporting.study_series import Point, make_point
 from ibrobust.reporting.study_settings import (
     Setting,
+    averaged_over,
     betas_of,
     fits,
-    hidden_settings,
     order,
     setting_of,
     variant_names,
@@ -236,10 +236,8 @@ def _note(found: Sequence[Trajectory], records: Sequence[StudyRecord]) -> str:
     parts = [f"from faint to full: epoch {listed}" if len(epochs) > 1 else f"epoch {listed}"]
     if images:
         parts.append(f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))} test images")
-    most = max(point.cells for trajectory in found for point in trajectory.entropy)
-    if most > 1:
-        what = "cells, which differ in more than their seed" if hidden_settings(measured) else "seeds"
-        parts.append(f"mean of {most} {what}, whiskers at the last epoch: smallest to largest")
+    if mean := averaged_over([point.cells for trajectory in found for point in trajectory.entropy], measured):
+        parts.append(f"{mean}, whiskers at the last epoch: smallest to largest")
     if any(trajectory.floor is not None for trajectory in found):
         parts.append("noise floor: the estimate for zero-entropy noise alone, whose true entropy is 0")
     return "; ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ibrobust.reporting.study_records import StudyRecord
@@ -128,3 +128,17 @@ def betas_of(records: Iterable[StudyRecord]) -> tuple[float, ...]:
 def decoder_name(decoder: str) -> str:
     """Return a decoder's name for readers."""
     return DECODER_NAMES.get(decoder, decoder)
+
+
+def averaged_over(cells: Collection[int], records: Sequence[StudyRecord]) -> str | None:
+    """Return what the points of a figure are means of, in words; None where no point is one.
+
+    Args:
+        cells: of each point, over how many it was averaged.
+        records: that the points are of.
+    """
+    fewest, most = min(cells), max(cells)
+    if most < 2:
+        return None
+    what = "cells, which differ in more than their seed" if hidden_settings(records) else "seeds"
+    return f"mean of {most if fewest == most else f'{fewest} to {most}'} {what}"

@@ -15,7 +15,7 @@ from ibrobust.reporting.information_plane_figure import fading, trajectories
 from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
 from ibrobust.reporting.study_records import read_study_records
 from ibrobust.reporting.study_series import fgsm_panels
-from ibrobust.reporting.study_settings import hidden_settings
+from ibrobust.reporting.study_settings import averaged_over, hidden_settings
 from ibrobust.reporting.study_style import TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
 
 
@@ -160,6 +160,12 @@ def test_cells_that_the_records_do_not_tell_apart_are_noticed(study_rows, write_
     twice = study_rows + [{**row, "cell": f"{row['cell']}-again"} for row in study_rows]
     assert hidden_settings(read_study_records(write_records(twice)))
     assert not hidden_settings(records)
+
+
+def test_a_note_says_how_many_seeds_the_points_have(records):
+    assert averaged_over([1, 1], records) is None
+    assert averaged_over([3, 3], records) == "mean of 3 seeds"
+    assert averaged_over([3, 1], records) == "mean of 1 to 3 seeds"
 
 
 def test_the_generalisation_error_is_the_test_error(study_rows, records):
