@@ -37,6 +37,15 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def targeted_margin(target: int) -> AttackLoss:
+    """Return the loss (B,) z_target - z_y: how near the image is to that one class, whichever is the nearest."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, target] - _own(logits, labels)
+
+    return loss
+
+
 LOSSES: dict[str, AttackLoss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 

@@ -69,7 +69,7 @@ def pgd(
     epsilon: float,
     steps: int,
     step_size: float | None = None,
-    loss: str = "cross_entropy",
+    loss: str | AttackLoss = "cross_entropy",
     start: Tensor | None = None,
     stop_when_broken: bool = True,
 ) -> PGDResult:
@@ -82,10 +82,11 @@ def pgd(
         epsilon: radius in [0, 1] pixel scale.
         steps: gradients an image.
         step_size: in pixel scale; 2.5 epsilon / steps by default.
-        loss: cross_entropy, margin or dlr.
+        loss: cross_entropy, margin or dlr; or what gives a loss (B,) of logits (B, K) and labels (B,).
         start: (N, C, H, W) within the ball; the images themselves by default.
         stop_when_broken: leave an image alone once it is misclassified.
     """
+    value_of = LOSSES[loss] if isinstance(loss, str) else loss
     size = default_step_size(epsilon, steps) if step_size is None else step_size
     lower, upper = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
     last = (images if start is None else start).clone()
@@ -99,11 +100,11 @@ def pgd(
             break
         points = last[active]
         if step < steps:
-            gradient, values, logits = loss_gradient(model, points, labels[active], LOSSES[loss])
+            gradient, values, logits = loss_gradient(model, points, labels[active], value_of)
         else:
             with torch.no_grad():
                 logits = model(points)
-                values = LOSSES[loss](logits, labels[active])
+                values = value_of(logits, labels[active])
         losses[step, active] = values
         wrong = ~is_correct(logits, labels[active])
         fresh = active[wrong & ~broken[active]]

@@ -87,6 +87,21 @@ class Plateau(Wrapped):
         return torch.round(logits / 4.0) * 4.0 + 1e-4 * (images.flatten(1) @ self.direction)
 
 
+class Decoy(Wrapped):
+    """One more class is always the nearest and never the first; its slope, the steepest, leads up and down a wave."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        signs = torch.randint(0, 2, (3 * 32 * 32,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        self.register_buffer("direction", signs / len(signs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        wave = torch.sin(1e4 * (images.flatten(1) @ self.direction))
+        decoy = logits.amax(dim=1) - 0.6 + 0.5 * wave
+        return torch.cat([logits, decoy[:, None]], dim=1)
+
+
 @pytest.mark.parametrize(
     ("defect", "named"),
     [
@@ -99,6 +114,7 @@ class Plateau(Wrapped):
         (NanGradient, "nonfinite_gradient_margin"),
         (DetachedBranch, "gradient_matches_differences"),
         (Plateau, "square_not_stronger"),
+        (Decoy, "targeted_changes_little"),
     ],
 )
 def test_a_planted_defect_is_named(defect, named, plain_model, test_data, reports):

@@ -25,6 +25,7 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
         check_loss_rises(runs),
         check_loss_converged(runs),
         check_more_effort(runs),
+        check_targeted(runs),
         check_accuracy_falls(runs),
         check_large_epsilon(subject, runs),
         check_unbounded(subject, runs),
@@ -118,6 +119,18 @@ def check_more_effort(runs: AttackRuns) -> Check:
         0.02,
         "images fall only to twice the steps from new starts: the attack has not converged.",
         CARLINI,
+    )
+
+
+def check_targeted(runs: AttackRuns) -> Check:
+    """Count what falls only to attacks that aim at one class."""
+    return _share(
+        "targeted_changes_little",
+        runs.targeted,
+        0.03,
+        "images fall only when PGD aims at one other class after the other: the nearest class leads astray, and "
+        "attacks without a target overstate the robustness.",
+        CROCE,
     )
 
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from ibrobust.evaluation.attack_spec import AttackSpec
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.batch_attacks import attack_batch
+from ibrobust.evaluation.losses import targeted_margin
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.pgd import PGDResult
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
+
+MOST_TARGETS = 9  # as many as AutoAttack's
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class AttackRuns:
         cross_entropy_last: the same run's last iterate, all that an attack which keeps no record would report.
         margin: PGD on the margin.
         harder: PGD on the margin with twice the steps and two more starts, on what both left.
-        square, random, transfer: on what both left. transfer is None without a surrogate.
+        targeted: PGD towards one other class after the other, on what all before it left.
+        square, random, transfer: on what PGD at the ordinary effort left. transfer is None without a surrogate.
         plain: PGD on single draws of a stochastic model; None for a deterministic one.
         by_epsilon: radius -> PGD on the margin at that radius, rising, `epsilon` among them.
         large: PGD on the margin at 0.5.
@@ -40,6 +44,7 @@ class AttackRuns:
     cross_entropy_last: Tensor
     margin: Tensor
     harder: Tensor
+    targeted: Tensor
     square: Tensor
     random: Tensor
     transfer: Tensor | None
@@ -56,7 +61,7 @@ class AttackRuns:
 
     def worst_case(self, epsilon: float) -> Tensor:
         """(N,) bool, what anything in the ball of radius `epsilon` broke."""
-        broken = self.fgsm | self.white_box | self.harder | self.square | self.random
+        broken = self.fgsm | self.white_box | self.harder | self.targeted | self.square | self.random
         for optional in (self.transfer, self.plain):
             broken = broken if optional is None else broken | optional
         for radius, found in self.by_epsilon.items():
@@ -80,6 +85,8 @@ def run_attacks_for_audit(
     left = clean & ~cross_entropy & ~margin
     report("PGD with more steps and starts")
     harder = _harder(subject, left)
+    report("PGD towards each class")
+    targeted = _targeted(subject, left & ~harder)
     report("Square")
     square = subject.mask(left, lambda images, labels: _square(subject, images, labels))
     report("random search")
@@ -105,6 +112,7 @@ def run_attacks_for_audit(
         cross_entropy_last=subject.spread(clean, None if watched is None else watched.last_broken),
         margin=margin,
         harder=harder,
+        targeted=targeted,
         square=square,
         random=random,
         transfer=transfer,
@@ -131,6 +139,23 @@ def _harder(subject: Subject, which: Tensor) -> Tensor:
         left = which & ~broken
         steps = 2 * subject.effort.steps
         run = subject.pgd(left, f"harder {loss}", loss=loss, steps=steps, move_start=True)
+        broken = broken | subject.spread(left, None if run is None else run.broken)
+    return broken
+
+
+def _targeted(subject: Subject, which: Tensor) -> Tensor:
+    """Aim at each of an image's likeliest other classes in turn: the nearest of them need not be the one that gives."""
+    logits = subject.images.new_full((len(which), subject.num_classes), -torch.inf)
+    for indices in which.nonzero()[:, 0].split(subject.batch_size):
+        with torch.no_grad():
+            logits[indices] = subject.target(subject.images[indices]).to(logits)
+    logits.scatter_(1, subject.labels[:, None], -torch.inf)
+    likely = logits.topk(min(MOST_TARGETS, subject.num_classes - 1), dim=1).indices
+    aimed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, likely, True)  # (N, K)
+    broken = torch.zeros_like(which)
+    for target in range(subject.num_classes):
+        left = which & ~broken & aimed[:, target]
+        run = subject.pgd(left, f"target {target}", loss=targeted_margin(target))
         broken = broken | subject.spread(left, None if run is None else run.broken)
     return broken
 

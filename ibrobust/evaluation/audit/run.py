@@ -29,7 +29,7 @@ from ibrobust.evaluation.model_state import evaluation_mode, model_device, model
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 
-STAGES = 11
+STAGES = 12
 
 
 def audit(

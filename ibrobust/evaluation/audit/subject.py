@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.losses import AttackLoss
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.pgd import PGDResult, pgd, random_start
 
@@ -98,7 +99,7 @@ class Subject:
         which: Tensor,
         name: str,
         *,
-        loss: str,
+        loss: str | AttackLoss,
         epsilon: float | None = None,
         steps: int | None = None,
         move_start: bool = False,
