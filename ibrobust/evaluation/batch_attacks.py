@@ -195,8 +195,8 @@ def _drafted(
     copied = differentiable_copy(model, images[:1])
     if copied is None:
         raise IbrobustError(
-            "There is no bfloat16 copy of this model, whose forward pass is no fixed graph of float32 convolutions: "
-            "leave precision=bf16 out."
+            "There is no bfloat16 copy of this model, whose forward pass is no fixed graph of float32 convolutions, or "
+            "draws random numbers: leave precision=bf16 out."
         )
     adversarial, nonfinite = attack(copied, images, labels, epsilon, seed, options)
     # Rounding can hide a gradient that is no number.

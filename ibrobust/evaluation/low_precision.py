@@ -102,10 +102,12 @@ def _lowered(model: nn.Module, image: Tensor) -> tuple[fx.GraphModule, set[fx.No
     if any(_hooks(module) for module in model.modules()):
         raise ValueError("the model has hooks")
     duplicate = copy.deepcopy(model)
-    before = _state(duplicate)
+    before, generators = _state(duplicate), random_state(image.device)
     duplicate(image)
     if not _same(before, _state(duplicate)):
         raise ValueError("the model keeps state")
+    if not torch.equal(generators, random_state(image.device)):
+        raise ValueError("the model draws random numbers, and a graph may hold one draw of them")
     graph = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
     graph.graph.eliminate_dead_code()
     return graph, _lower(graph)
@@ -266,3 +268,11 @@ def _same(before: dict[str, object], after: dict[str, object]) -> bool:
         torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]  # type: ignore[arg-type]
         for name, value in before.items()
     )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of the generators that a model on the device draws from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)

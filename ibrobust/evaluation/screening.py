@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.low_precision import LowPrecisionCopy, low_precision_copy, margins_of
+from ibrobust.evaluation.low_precision import LowPrecisionCopy, low_precision_copy, margins_of, random_state
 from ibrobust.evaluation.predictions import is_correct
 
 # Clean images on which the copy's errors are seen before anything is counted from it. Their logits come free with the
@@ -186,19 +186,12 @@ def start_screening(model: nn.Module, images: Tensor, logits: Tensor, correct: T
 def _treats_images_alone(model: nn.Module, images: Tensor, logits: Tensor) -> bool:
     """Return whether logits (B, C) do not depend on which images share a batch, nor on random numbers."""
     some = slice(0, None, 8)
-    before = _random_state(images.device)
+    before = random_state(images.device)
     alone = model(images[some])
-    if not torch.equal(before, _random_state(images.device)):
+    if not torch.equal(before, random_state(images.device)):
         return False
     close = torch.isclose(alone, logits[some], rtol=1e-3, atol=1e-3 * float(logits.std()), equal_nan=True)
     return bool(close.all())
-
-
-def _random_state(device: torch.device) -> Tensor:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return torch.cat(states)
 
 
 def _is_faster(copy: LowPrecisionCopy, model: nn.Module, images: Tensor) -> bool:

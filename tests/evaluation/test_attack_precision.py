@@ -92,6 +92,21 @@ def test_a_model_without_a_copy_is_refused(robust_model: nn.Module, data: Data) 
         run_attacks(Branching(), *data, attacks=["PGD:precision=bf16"], epsilons=[EPSILON])
 
 
+def test_a_model_that_draws_numbers_is_refused(robust_model: nn.Module, data: Data) -> None:
+    """Its graph would hold one draw for good, and attacks on that draw say little of the others."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = robust_model
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.model(images + 0.1 * torch.randn(3, 32, 32))
+
+    with pytest.raises(IbrobustError, match="leave precision=bf16 out"):
+        run_attacks(Noisy(), *data, attacks=["PGD:precision=bf16"], epsilons=[EPSILON])
+
+
 def test_a_seed_gives_the_same_result_twice(robust_model: nn.Module, data: Data) -> None:
     first, second = (
         run_attacks(robust_model, *data, attacks=[f"{AUTOATTACK},precision=bf16"], epsilons=[EPSILON]) for _ in range(2)
