@@ -66,7 +66,7 @@ def main() -> None:
         command.add_argument("--models", default="*", help="shell pattern of names")
         command.add_argument("--eps", default="2/255,4/255,8/255")
         command.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
-        # Three times faster on two cores. docs/results.md compares the two.
+        # docs/results.md compares the two for PGD.
         command.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of PGD and AutoAttack")
         command.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
