@@ -27,7 +27,6 @@ from ibrobust.atomic import write_text
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
 from ibrobust.evaluation.attack_result import AttackResult
-from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
@@ -44,7 +43,9 @@ from ibrobust.study.records import write_records
 
 RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records"
 SURROGATE = "cross_entropy-w16-s0"
-PGD, AUTOATTACK = "PGD:steps=50", "AutoAttack"
+# By precision, as their records name them.
+PGD = {"fp32": "PGD:steps=50", "bf16": "PGD:precision=bf16,steps=50"}
+AUTOATTACK = {"fp32": "AutoAttack", "bf16": "AutoAttack:precision=bf16"}
 # What the sweep's figure needs; the tables show those of --eps, and a test holds cards to the first two.
 SWEPT = tuple(f"{steps:g}/255" for steps in (2, 8, 0.5, 1, 3, 4, 6))
 
@@ -81,13 +82,6 @@ def main() -> None:
     data = load_dataset(options.dataset)
     for name in names:
         measure(name, data, options)
-
-
-def at_precision(attack: str, precision: str) -> str:
-    """Return the attack as its records name it."""
-    spec = parse_attack(attack)
-    options = {**dict(spec.options), **({"precision": precision} if precision != "fp32" else {})}
-    return AttackSpec(spec.name, tuple(sorted(options.items()))).label
 
 
 class Records:
@@ -149,14 +143,13 @@ def measure_decoder(name: str, decoder: str, data: Dataset, records: Records, op
         records.add(lambda now: now.of(decoder).update(fgsm=sweep))
         keep_in_card(name, "fgsm", decoder, sweep, data)
         print(name, decoder, "FGSM", sweep["accuracy"], flush=True)
-    wanted = [PGD] if "pgd" in options.only else []
+    wanted = [PGD[options.precision]] if "pgd" in options.only else []
     decoders = model_card(name).decoders
     attacked = {"none": (), "first": decoders[:1], "all": decoders}[options.autoattack]
     if "autoattack" in options.only and decoder in attacked:
-        wanted.append(AUTOATTACK)
+        wanted.append(AUTOATTACK[options.precision])
     # Large radii first: they take the least time.
-    labels = [at_precision(attack, options.precision) for attack in wanted]
-    for attack, epsilon in ((attack, epsilon) for attack in labels for epsilon in sorted(epsilons, reverse=True)):
+    for attack, epsilon in ((attack, epsilon) for attack in wanted for epsilon in sorted(epsilons, reverse=True)):
         if records.attack(decoder, attack, epsilon, len(some)) is not None:
             continue
         state = options.state / f"{name}-{decoder}-{attack}-{epsilon:.6f}-{len(some)}.jsonl".replace(":", "_").replace(
@@ -297,19 +290,19 @@ def _cells(records: Records, decoder: str, epsilon: float, total: int, precision
         sweep = SweepResult.from_dict(part["fgsm"])
         clean, fgsm = _percent(sweep.clean_accuracy), _percent(_at(sweep, epsilon))
     shown = {}
-    for attack in (PGD, AUTOATTACK):
-        fields = records.attack(decoder, at_precision(attack, precision), epsilon, total)
+    for attack in (PGD[precision], AUTOATTACK[precision]):
+        fields = records.attack(decoder, attack, epsilon, total)
         shown[attack] = _percent(fields["robust_accuracy"] if fields else None, 1)
     # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
     worst = ""
-    if shown[AUTOATTACK]:
+    if shown[AUTOATTACK[precision]]:
         results = [AttackResult.from_dict(fields) for fields in part["attacks"] if fields["total"] == total]
         (worst,) = (_percent(each.robust_accuracy, 1) for each in worst_case(results) if each.epsilon == epsilon)
     audited, verdict = "", ""
     for report in (fields for fields in part["audits"] if fields["epsilon"] == epsilon):
         audited = _percent(report["worst_case_accuracy"], 1)
         verdict = report["verdict"] + (f" ({', '.join(report['failed'])})" if report["failed"] else "")
-    return [clean, fgsm, shown[PGD], shown[AUTOATTACK], worst, audited, verdict]
+    return [clean, fgsm, *shown.values(), worst, audited, verdict]
 
 
 if __name__ == "__main__":
