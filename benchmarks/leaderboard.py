@@ -4,12 +4,14 @@
     python benchmarks/leaderboard.py measure --dataset DIR --models 'knn_ib*' --autoattack first --eps 2/255
     python benchmarks/leaderboard.py measure --dataset DIR --only autoattack --autoattack first --precision fp32
     python benchmarks/leaderboard.py table
+    python benchmarks/leaderboard.py compare
     python benchmarks/leaderboard.py figures
 
 `measure` keeps a file for each model in docs/records and leaves alone what is there already, of the same weights, so it
 can be stopped at any time; AutoAttack goes on with the batch it was stopped in, from the folder --state. Cards of your
-own models get the sweeps and the audits at the last epsilon; those that ship are not changed. `table` prints Markdown
-from those files alone, and `figures` draws from them accuracy under FGSM against epsilon, and test error against beta.
+own models get the sweeps and the audits at the last epsilon; those that ship are not changed. From those
+files alone `table` prints Markdown, `compare` every model's robust accuracy less cross-entropy's over the same images,
+and `figures` draws accuracy under FGSM against epsilon, and test error against beta.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ibrobust.epsilon import format_epsilon, parse_epsilon
 from ibrobust.evaluation.attack_result import AttackResult
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
+from ibrobust.evaluation.comparison import paired_difference
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.home import models_dir
@@ -43,9 +46,11 @@ from ibrobust.study.records import write_records
 
 RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records"
 SURROGATE = "cross_entropy-w16-s0"
-# By precision, as their records name them.
+# By precision, the better one first, as their records name them.
 PGD = {"fp32": "PGD:steps=50", "bf16": "PGD:precision=bf16,steps=50"}
 AUTOATTACK = {"fp32": "AutoAttack", "bf16": "AutoAttack:precision=bf16"}
+# What stands before an accuracy that a search in bfloat16 left.
+BOUND = "≤"
 # What the sweep's figure needs; the tables show those of --eps, and a test holds cards to the first two.
 SWEPT = tuple(f"{steps:g}/255" for steps in (2, 8, 0.5, 1, 3, 4, 6))
 
@@ -59,21 +64,23 @@ def main() -> None:
     measuring.add_argument("--decoders", default="*", help="shell pattern of their names")
     measuring.add_argument("--only", default="information,fgsm,pgd,autoattack,audit", help="some of these")
     measuring.add_argument("--state", type=Path, default=Path.home() / ".cache" / "ibrobust-leaderboard")
+    measuring.add_argument("--precision", choices=tuple(PGD), default="fp32", help="of PGD and AutoAttack")
     measuring.add_argument("--threads", type=int, default=torch.get_num_threads())
     measuring.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     drawing = commands.add_parser("figures")
     drawing.add_argument("--out", type=Path, default=RECORDS.parent / "figures")
-    for command in (measuring, drawing, commands.add_parser("table")):
+    for command in (measuring, drawing, commands.add_parser("table"), commands.add_parser("compare")):
         command.add_argument("--models", default="*", help="shell pattern of names")
         command.add_argument("--eps", default="2/255,4/255,8/255")
         command.add_argument("--n-examples", type=int, default=1000, help="images of PGD and AutoAttack")
-        # docs/results.md compares the two for PGD.
-        command.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of PGD and AutoAttack")
         command.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     names = [name for name in list_models() if fnmatch(name, options.models) and "-w16-s" in name]
     if options.command == "table":
         print_tables(names, options)
+        return
+    if options.command == "compare":
+        print_differences(names, options)
         return
     if options.command == "figures":
         draw(names, options)
@@ -109,6 +116,16 @@ class Records:
             each for each in self.of(decoder)["attacks"] if wanted == (each["attack"], each["epsilon"], each["total"])
         )
         return next(found, None)
+
+    def most_precise(
+        self, decoder: str, attacks: dict[str, str], epsilon: float, total: int
+    ) -> tuple[str, AttackResult] | None:
+        """Return the precision and the result of the first of those attacks, by precision, that is known."""
+        for precision, attack in attacks.items():
+            fields = self.attack(decoder, attack, epsilon, total)
+            if fields is not None:
+                return precision, AttackResult.from_dict(fields)
+        return None
 
     def add(self, change: Callable[[Records], None]) -> None:
         """Apply a change to what the file holds now, and write it."""
@@ -250,14 +267,16 @@ def print_tables(names: list[str], options: argparse.Namespace) -> None:
                 _print_row(records.content["model"], decoder, _percent(sweep.clean_accuracy), *cells)
     for epsilon in swept[1:]:
         print(f"\n### At {format_epsilon(epsilon)}\n")
-        print(f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256.\n")
+        print(
+            f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256. {BOUND}: in bfloat16.\n"
+        )
         _print_row(
             "model", "decoder", "clean", "FGSM", "PGD-50", "AutoAttack", "worst case", "audit's worst case", "audit"
         )
         _print_row(*("--" for _ in range(9)))
         for records in known:
             for decoder in records.content["decoders"]:
-                cells = _cells(records, decoder, epsilon, n, options.precision)
+                cells = _cells(records, decoder, epsilon, n)
                 if any(cells[2:]):
                     _print_row(records.content["model"], decoder, *cells)
     print()
@@ -282,27 +301,66 @@ def _at(sweep: SweepResult, epsilon: float) -> float | None:
     return next((share for known, share in zip(sweep.epsilons, sweep.accuracy, strict=True) if known == epsilon), None)
 
 
-def _cells(records: Records, decoder: str, epsilon: float, total: int, precision: str) -> list[str]:
+def _cells(records: Records, decoder: str, epsilon: float, total: int) -> list[str]:
     """Return a row's cells behind the model and the decoder; accuracies in %."""
     part = records.of(decoder)
     clean, fgsm = "", ""
     if "fgsm" in part:
         sweep = SweepResult.from_dict(part["fgsm"])
         clean, fgsm = _percent(sweep.clean_accuracy), _percent(_at(sweep, epsilon))
-    shown = {}
-    for attack in (PGD[precision], AUTOATTACK[precision]):
-        fields = records.attack(decoder, attack, epsilon, total)
-        shown[attack] = _percent(fields["robust_accuracy"] if fields else None, 1)
+    pgd = records.most_precise(decoder, PGD, epsilon, total)
+    autoattack = records.most_precise(decoder, AUTOATTACK, epsilon, total)
     # A worst case of PGD alone would be no news, and one over some radii's AutoAttack only could mislead.
     worst = ""
-    if shown[AUTOATTACK[precision]]:
+    if autoattack:
         results = [AttackResult.from_dict(fields) for fields in part["attacks"] if fields["total"] == total]
         (worst,) = (_percent(each.robust_accuracy, 1) for each in worst_case(results) if each.epsilon == epsilon)
     audited, verdict = "", ""
     for report in (fields for fields in part["audits"] if fields["epsilon"] == epsilon):
         audited = _percent(report["worst_case_accuracy"], 1)
         verdict = report["verdict"] + (f" ({', '.join(report['failed'])})" if report["failed"] else "")
-    return [clean, fgsm, *shown.values(), worst, audited, verdict]
+    return [clean, fgsm, _shown(pgd), _shown(autoattack), worst, audited, verdict]
+
+
+def _shown(known: tuple[str, AttackResult] | None) -> str:
+    """Return a robust accuracy in %, with a mark where the search was in bfloat16: it may have missed an image."""
+    if known is None:
+        return ""
+    precision, result = known
+    return ("" if precision == "fp32" else BOUND) + _percent(result.robust_accuracy, 1)
+
+
+def print_differences(names: list[str], options: argparse.Namespace) -> None:
+    """Print by how much every first decoder's robust accuracy exceeds cross-entropy's, image by image."""
+    epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
+    baseline = Records(options.records, SURROGATE)
+    print(f"Robust accuracy less that of {SURROGATE}, points, +- one standard error.\n")
+    _print_row("model", "decoder", "attack", *map(format_epsilon, epsilons))
+    _print_row(*("--" for _ in range(3 + len(epsilons))))
+    for name in names:
+        if name == SURROGATE:
+            continue
+        decoder = model_card(name).decoders[0]
+        for title, attacks in (("PGD-50", PGD), ("AutoAttack", AUTOATTACK)):
+            cells = [
+                _difference(Records(options.records, name), decoder, baseline, attacks, epsilon, options.n_examples)
+                for epsilon in epsilons
+            ]
+            if any(cells):
+                _print_row(name, decoder, title, *cells)
+
+
+def _difference(
+    records: Records, decoder: str, baseline: Records, attacks: dict[str, str], epsilon: float, total: int
+) -> str:
+    """Return the difference under the first attack that both are known under: a better search must favour neither."""
+    for attack in attacks.values():
+        one = records.attack(decoder, attack, epsilon, total)
+        other = baseline.attack("head", attack, epsilon, total)
+        if one is not None and other is not None:
+            difference = paired_difference(AttackResult.from_dict(one), AttackResult.from_dict(other))
+            return f"{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
+    return ""
 
 
 if __name__ == "__main__":

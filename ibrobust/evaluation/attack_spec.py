@@ -87,8 +87,12 @@ def parse_attack(text: str) -> AttackSpec:
     exact = {entry.lower(): entry for entry in known}.get(name.strip().lower())
     if exact is None:
         raise IbrobustError(
-            f"There is no attack {name!r}: {_nearest(name, known)} ibrobust's own are "
-            f"{', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names."
+            f"There is no attack {name!r}: "
+            + _remedy(
+                name,
+                known,
+                f"of its own ibrobust has {', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names.",
+            )
         )
     defaults = attack_options(exact)
     options: dict[str, Value] = {}
@@ -98,8 +102,8 @@ def parse_attack(text: str) -> AttackSpec:
             raise IbrobustError(f"{text!r} gives {key}: the radii come from the list of epsilons (--eps).")
         if not equals or key not in defaults:
             raise IbrobustError(
-                f"The attack {exact} has no option {key!r}: {_nearest(key, list(defaults))} "
-                f"It takes {', '.join(defaults) or 'none'}."
+                f"The attack {exact} has no option {key!r}: "
+                + _remedy(key, list(defaults), f"it takes {', '.join(defaults) or 'none'}.")
             )
         if key in options:
             raise IbrobustError(f"{text!r} gives {key} twice: give it once.")
@@ -135,7 +139,7 @@ def _read(attack: str, key: str, text: str, default: Value | None) -> Value:
     if (attack, key) in CHOICES and value not in CHOICES[attack, key]:
         choices = CHOICES[attack, key]
         raise IbrobustError(
-            f"{attack} has no {key} {text!r}: {_nearest(text, list(choices))} Choose {' or '.join(choices)}."
+            f"{attack} has no {key} {text!r}: " + _remedy(text, list(choices), f"choose {' or '.join(choices)}.")
         )
     kind = float if default is None else type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -177,7 +181,8 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _remedy(name: str, known: list[str], rule: str) -> str:
+    """Return the known names that look like a name, where there are any, and the rule."""
     lowered = {entry.lower(): entry for entry in known}
     close = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    return f"did you mean {' or '.join(close)}? {rule[0].upper()}{rule[1:]}" if close else rule
