@@ -15,6 +15,10 @@ from ibrobust.models.fixed_power import FixedPower
 # channels_last is what the tensor cores want at every width.
 WIDEST_CHANNELS_LAST_ON_CPU = 32
 
+# For the weights' gradient of a strided 1x1 convolution of fewer channels, in channels_last, oneDNN 3.12 (torch 2.14)
+# writes past a buffer of its own (oneDNN issue 6035): wrong gradients, or a crash.
+FEWEST_STRIDED_CHANNELS = 16
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation around a shortcut (He et al. 2016)."""
@@ -25,16 +29,20 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        # Pixels that a strided 1x1 convolution leaves out may as well be left out before it.
+        self.pixel_step = stride if in_channels < FEWEST_STRIDED_CHANNELS else 1
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(in_channels, channels, 1, stride=stride // self.pixel_step, bias=False),
+                nn.BatchNorm2d(channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        kept = x if self.pixel_step == 1 else x[:, :, :: self.pixel_step, :: self.pixel_step]
+        return F.relu(out + self.shortcut(kept))
 
 
 class Encoder(nn.Module):

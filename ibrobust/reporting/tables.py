@@ -209,13 +209,13 @@ def accuracy_table(card: Any) -> Table:
 
 
 def models_table(cards: Sequence[Any]) -> Table:
-    """Return one row a card: what it is, how long it trained, how well it does on clean images."""
+    """Return one row a card: what it is, and how well it does on clean images."""
     table = Table(title="Models", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("name", overflow="fold")
-    table.add_column("objective", overflow="fold")
+    # Whole, to be copied into the next command.
+    table.add_column("name", no_wrap=True)
+    table.add_column("objective", no_wrap=True)
     table.add_column("data set", overflow="fold")
     table.add_column("width", justify="right")
-    table.add_column("epochs", justify="right")
     table.add_column("clean accuracy, %", no_wrap=True)
     for card in cards:
         table.add_row(
@@ -223,7 +223,6 @@ def models_table(cards: Sequence[Any]) -> Table:
             card.recipe.objective if card.recipe else "-",
             card.dataset.name,
             str(card.width),
-            str(card.training.epochs_run) if card.training else "-",
             "\n".join(f"{100 * record.accuracy:.1f} {kind}" for kind, record in card.clean_accuracy.items()),
         )
     return table

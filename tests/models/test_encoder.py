@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ImageClassifier
-from ibrobust.models.encoder import fast_memory_format
+from ibrobust.models.encoder import BasicBlock, fast_memory_format
 
 # Of the usual CIFAR ResNet18 with a 10-class linear layer on its 512 pooled features.
 RESNET18_PARAMETERS = 11_173_962
@@ -96,6 +97,27 @@ def test_the_memory_format_follows_width_and_device(width, device, expected):
     with torch.device("meta"):
         encoder = Encoder(width=width)
     assert fast_memory_format(encoder, torch.device(device)) is expected
+
+
+@pytest.mark.parametrize("width", [1, 4, 8, 12, 16, 24])
+def test_no_strided_1x1_convolution_has_few_channels(width):
+    """Their gradients are wrong in channels_last, on some processors only."""
+    with torch.device("meta"):
+        encoder = Encoder(width=width)
+    pointwise = [each for each in encoder.modules() if isinstance(each, nn.Conv2d) and each.kernel_size == (1, 1)]
+    assert len(pointwise) == 3
+    assert [each for each in pointwise if each.stride != (1, 1) and each.in_channels < 16] == []
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_a_narrow_blocks_shortcut_is_the_strided_convolution(size):
+    torch.manual_seed(0)
+    block = BasicBlock(4, 8, stride=2).double().eval()
+    x = torch.randn(2, 4, size, size, dtype=torch.float64)
+    convolution, norm = block.shortcut
+    out = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+    expected = F.relu(out + norm(F.conv2d(x, convolution.weight, stride=2)))
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_a_gaussian_encoders_latents_are_its_means():
