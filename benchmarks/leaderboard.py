@@ -49,8 +49,8 @@ SURROGATE = "cross_entropy-w16-s0"
 # By precision, the better one first, as their records name them.
 PGD = {"fp32": "PGD:steps=50", "bf16": "PGD:precision=bf16,steps=50"}
 AUTOATTACK = {"fp32": "AutoAttack", "bf16": "AutoAttack:precision=bf16"}
-# What stands before an accuracy that a search in bfloat16 left.
-BOUND = "≤"
+# Behind an accuracy that a search in bfloat16 left.
+MARK = "*"
 # What the sweep's figure needs; the tables show those of --eps, and a test holds cards to the first two.
 SWEPT = tuple(f"{steps:g}/255" for steps in (2, 8, 0.5, 1, 3, 4, 6))
 
@@ -268,7 +268,7 @@ def print_tables(names: list[str], options: argparse.Namespace) -> None:
     for epsilon in swept[1:]:
         print(f"\n### At {format_epsilon(epsilon)}\n")
         print(
-            f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256. {BOUND}: in bfloat16.\n"
+            f"PGD-50, AutoAttack and worst case: {n:,} images; clean and FGSM: all; audit: 256. {MARK}: in bfloat16.\n"
         )
         _print_row(
             "model", "decoder", "clean", "FGSM", "PGD-50", "AutoAttack", "worst case", "audit's worst case", "audit"
@@ -327,7 +327,7 @@ def _shown(known: tuple[str, AttackResult] | None) -> str:
     if known is None:
         return ""
     precision, result = known
-    return ("" if precision == "fp32" else BOUND) + _percent(result.robust_accuracy, 1)
+    return _percent(result.robust_accuracy, 1) + ("" if precision == "fp32" else MARK)
 
 
 def print_differences(names: list[str], options: argparse.Namespace) -> None:
