@@ -245,13 +245,8 @@ def store_sweep(row: SweepRow, data: Dataset) -> str | None:
 
 def store_attacks(row: AttackRow, data: Dataset) -> str | None:
     """Put every attack's accuracies into the model's card; return a note where there is none to put them into."""
-    records = []
-    for result in (*row.results, *row.worst):
-        fields = result.to_dict()
-        # Of the images one by one a card would be too long; --json has them.
-        records.append(
-            {key: value for key, value in fields.items() if key not in ("clean_correct", "attacked_correct")}
-        )
+    # Of the images one by one a card would be too long; --json has them.
+    records = [result.summary() for result in (*row.results, *row.worst)]
     return _store(row.model, row.decoder, "attacks", {"results": records}, data)
 
 

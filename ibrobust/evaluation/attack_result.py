@@ -59,6 +59,14 @@ class AttackResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON can hold it, each image a 0 or 1 in a string."""
         return {
+            **self.summary(),
+            "clean_correct": to_bits(self.clean_correct),
+            "attacked_correct": to_bits(self.attacked_correct),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the record without its single images, which would make a model's card too long."""
+        return {
             "attack": self.attack,
             "norm": self.norm,
             "epsilon": self.epsilon,
@@ -68,8 +76,6 @@ class AttackResult:
             "robust_accuracy": self.robust_accuracy,
             "nonfinite_gradient": self.nonfinite_gradient,
             "seed": self.seed,
-            "clean_correct": to_bits(self.clean_correct),
-            "attacked_correct": to_bits(self.attacked_correct),
         }
 
     @classmethod

@@ -1,0 +1,52 @@
+"""What docs/results.md and the cards of the shipped models say is what was measured: docs/records."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import pytest
+
+from ibrobust.home import zoo_dir
+from ibrobust.registry.card import read_card
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CARDS = sorted(zoo_dir().glob("*.yaml"))
+
+
+@pytest.fixture
+def leaderboard(monkeypatch):
+    """The modules of benchmarks/leaderboard.py, which import one another by name."""
+    monkeypatch.syspath_prepend(CHECKOUT / "benchmarks")
+    return {name: importlib.import_module(f"leaderboard_{name}") for name in ("records", "tables")}
+
+
+@pytest.fixture
+def printed(leaderboard, capsys) -> set[str]:
+    """The rows that its commands table and compare print."""
+    records = leaderboard["records"].RECORDS
+    options = argparse.Namespace(records=records, eps="2/255,4/255,8/255", n_examples=1000)
+    names = [path.stem for path in CARDS]
+    leaderboard["tables"].print_tables(names, options)
+    leaderboard["tables"].print_differences(names, options)
+    return _rows(capsys.readouterr().out)
+
+
+def _rows(text: str) -> set[str]:
+    """Return a text's table rows of a model."""
+    return {line for line in text.splitlines() if line.startswith("| ") and "-w16-s" in line.split("|")[1]}
+
+
+def test_the_results_have_every_row_that_the_records_give_and_no_other(printed):
+    results = _rows((CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8"))
+    assert sorted(printed - results) == []
+    assert sorted(results - printed) == []
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_a_shipped_card_carries_what_was_measured(path: Path, leaderboard):
+    card, records = read_card(path), leaderboard["records"]
+    content = records.Records(records.RECORDS, card.name).content
+    assert content["weights"] == card.weights.sha256
+    assert card.evaluations == records.shipped_evaluations(content, card)
