@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from leaderboard_records import AUTOATTACK, PGD, Records, worst_cases
@@ -53,10 +54,25 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
             rows.append({**of_attack, "quantity": "zero_gradient_share", "value": sweep.zero_gradient_share})
             for epsilon, accuracy in zip(sweep.epsilons, sweep.accuracy, strict=True):
                 rows.append({**of_attack, "epsilon": epsilon, "quantity": "accuracy", "value": accuracy})
+            if decoder == card.decoders[0]:
+                rows += _attacked({**common, "decoder": decoder}, Records(options.records, name), options)
     records = options.records / "zoo.csv"
     write_records(records, rows)
-    for path in draw_study_figures(records, options.out, ["fgsm", "generalization"]):
+    for path in draw_study_figures(records, options.out, ["fgsm", "attacks", "generalization"]):
         print(path)
+
+
+def _attacked(common: dict[str, Any], records: Records, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one decoder under PGD and AutoAttack, each in the best precision that is known."""
+    for title, attacks in (("PGD, 50 steps", PGD), ("AutoAttack", AUTOATTACK)):
+        for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
+            known = records.most_precise(common["decoder"], attacks, epsilon, options.n_examples)
+            if known is not None:
+                _, result = known
+                row = {**common, "num_images": result.total}
+                yield {**row, "quantity": "clean_accuracy", "value": result.clean_accuracy}
+                attacked = {"attack": title, "epsilon": epsilon, "value": result.robust_accuracy}
+                yield {**row, **attacked, "quantity": "robust_accuracy"}
 
 
 def print_tables(names: list[str], options: argparse.Namespace) -> None:

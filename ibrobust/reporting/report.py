@@ -22,6 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 CAPTIONS = {
     "fgsm": "Accuracy under FGSM against epsilon",
+    "attacks": "What stronger attacks leave of it",
     "information_plane": "Information plane on the test set: H[Z] against I[X;Y|Z]",
     "generalization": "Generalisation error, which is the test error, against beta",
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ibrobust.errors import IbrobustError
+from ibrobust.reporting.attacks_figure import draw_attacks
 from ibrobust.reporting.fgsm_figure import draw_fgsm
 from ibrobust.reporting.generalization_figure import draw_generalization
 from ibrobust.reporting.information_plane_figure import draw_information_plane
@@ -13,6 +14,7 @@ from ibrobust.reporting.study_records import StudyRecord, read_study_records
 
 FIGURES: dict[str, Callable[[Sequence[StudyRecord], Path], list[Path]]] = {
     "fgsm": draw_fgsm,
+    "attacks": draw_attacks,
     "information_plane": draw_information_plane,
     "generalization": draw_generalization,
 }
@@ -30,7 +32,7 @@ def draw_study_figures(
     Args:
         records_csv: the records of a study.
         out: folder, made where it is missing.
-        figures: names, of ``fgsm``, ``information_plane`` and ``generalization``.
+        figures: names, of ``fgsm``, ``attacks``, ``information_plane`` and ``generalization``.
         on_missing: called, in place of raising, for each figure whose records are not there: an unfinished study may
             have some of its figures.
 

@@ -19,6 +19,8 @@ from ibrobust.reporting.study_settings import (
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
 UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
+# Of an attack, and of the worst case over several: an image counts that is right without an attack and under it.
+ROBUST = ("robust_accuracy", "worst_case_accuracy")
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,16 @@ def make_point(x: float, values: Sequence[float]) -> Point:
 def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
     """Return accuracy under FGSM against epsilon: a panel for each decoder, and for each objective, width and so on.
 
-    The accuracy without an attack is the point at epsilon 0, where it is of as many images as the attack. Baselines
-    appear on every panel that shares their width and epochs: with the head that they were trained with where that was
-    attacked, otherwise with the panel's decoder.
+    Baselines appear on every panel that shares their width and epochs: with the head that they were trained with where
+    that was attacked, otherwise with the panel's decoder.
+    """
+    return arrange(fgsm_lines(records))
+
+
+def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
+    """Return accuracy under FGSM against epsilon: a line for each setting and decoder.
+
+    The accuracy without an attack is the point at epsilon 0, where it is of as many images as the attack.
     """
     records = tuple(records)
     values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
@@ -104,16 +113,44 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
         key = (setting_of(record), record.decoder)
         if record.quantity == "clean_accuracy" and images.get((record.cell, record.decoder)) == {record.num_images}:
             values[key].setdefault(0.0, {}).setdefault(record.cell, record.value)
-    lines = [
+    return [
         Line(
             setting,
             decoder,
-            tuple(make_point(epsilon, list(of_cells.values())) for epsilon, of_cells in sorted(by_epsilon.items())),
+            _points(by_epsilon),
             max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
         )
         for (setting, decoder), by_epsilon in values.items()
     ]
-    return arrange(lines)
+
+
+def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
+    """Return robust accuracy against epsilon, by attack: a line for each setting and decoder.
+
+    The worst case over all attacks goes under the name that its records have. Clean accuracy on as many images is the
+    point at epsilon 0.
+    """
+    records = tuple(records)
+    clean = {
+        (record.cell, record.decoder, record.num_images): record.value
+        for record in records
+        if record.quantity == "clean_accuracy"
+    }
+    values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
+    for record in records:
+        if record.quantity in ROBUST and record.epsilon is not None:
+            by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
+            by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
+            if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
+                by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
+    return {
+        attack: [Line(setting, decoder, _points(by_epsilon)) for (setting, decoder), by_epsilon in lines.items()]
+        for attack, lines in values.items()
+    }
+
+
+def _points(by_epsilon: dict[float, dict[str, float]]) -> tuple[Point, ...]:
+    return tuple(make_point(epsilon, list(of_cells.values())) for epsilon, of_cells in sorted(by_epsilon.items()))
 
 
 def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:

@@ -81,7 +81,8 @@ def _check_plane(plane: InformationPlane, cell: Cell) -> None:
 
 
 def _check_figures(study: Study) -> None:
-    needs = {"fgsm": study.evaluations.sweep, "information_plane": study.evaluations.information_plane}
+    asked = study.evaluations
+    needs = {"fgsm": asked.sweep, "attacks": asked.attacks, "information_plane": asked.information_plane}
     for figure in study.figures:
         if figure in needs and needs[figure] is None:
             wanted = "sweep" if figure == "fgsm" else figure

@@ -14,7 +14,7 @@ from ibrobust.home import home, zoo_dir
 from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
 
-Figure = Literal["fgsm", "information_plane", "generalization"]
+Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
 # Names of data sets that are no paths.
 NAMED_DATASETS = ("cifar10", "digits")

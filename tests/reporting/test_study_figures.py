@@ -9,14 +9,16 @@ import sys
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.reporting.fgsm_figure import draw_fgsm, spread
+from ibrobust.reporting.accuracy_figure import spread
+from ibrobust.reporting.attacks_figure import attack_panels
+from ibrobust.reporting.fgsm_figure import draw_fgsm
 from ibrobust.reporting.generalization_figure import beta_places, generalization_errors
 from ibrobust.reporting.information_plane_figure import fading, trajectories
 from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
 from ibrobust.reporting.study_records import read_study_records
 from ibrobust.reporting.study_series import fgsm_panels
 from ibrobust.reporting.study_settings import averaged_over, hidden_settings
-from ibrobust.reporting.study_style import TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
+from ibrobust.reporting.study_style import COLUMN_WIDTH, TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
 
 
 @pytest.fixture
@@ -168,6 +170,54 @@ def test_a_note_says_how_many_seeds_the_points_have(records):
     assert averaged_over([3, 1], records) == "mean of 1 to 3 seeds"
 
 
+@pytest.fixture
+def attacked_rows(study_rows):
+    """The rows with PGD and AutoAttack on the logistic decoder and the heads, and no worst case."""
+    rows = [row for row in study_rows if row["quantity"] != "worst_case_accuracy"]
+    for row in study_rows:
+        if row.get("attack") == "PGD:steps=50" and row["decoder"] in ("logistic", "head"):
+            robust = {**row, "quantity": "robust_accuracy"}
+            rows += [robust, {**robust, "attack": "AutoAttack", "value": 0.1 * row["value"]}]
+    return rows
+
+
+def test_a_panel_an_attack_of_the_models_that_were_attacked_and_fgsm_first(attacked_rows, write_records):
+    panels = attack_panels(read_study_records(write_records(attacked_rows)))
+    assert [panel.title for panel in panels] == ["FGSM", "PGD:steps=50", "AutoAttack"]
+    for panel in panels:
+        assert {each.decoder for each in panel.lines} == {"logistic", "head"}
+        assert len(panel.lines) == 6 * 2 + 2
+
+
+def test_the_worst_case_comes_last_and_decoders_are_named_where_there_are_several(study_rows, write_records):
+    robust = [{**row, "quantity": "robust_accuracy"} for row in study_rows if row.get("attack") == "PGD:steps=50"]
+    panels = attack_panels(read_study_records(write_records(study_rows + robust)))
+    assert [panel.title for panel in panels] == [
+        f"{attack}, {decoder} decoder"
+        for attack in ("FGSM", "PGD:steps=50", "worst case")
+        for decoder in ("Gaussian-mixture", "logistic")
+    ]
+
+
+def test_an_attack_has_its_robust_accuracies_over_seeds_and_the_clean_one_of_its_images(attacked_rows, write_records):
+    def values(**wanted):
+        return [row["value"] for row in attacked_rows if wanted.items() <= row.items()]
+
+    cells = {"beta": 0.01, "noise": True, "decoder": "logistic"}
+    attacked = attack_panels(read_study_records(write_records(attacked_rows)))[-1]
+    clean, _, last = line(attacked, "β = 0.01, noise").points
+    robust = values(**cells, attack="AutoAttack", quantity="robust_accuracy", epsilon=8 / 255)
+    assert (last.x, last.mean, last.cells) == (8 / 255, pytest.approx(sum(robust) / 2), 2)
+    unattacked = values(**cells, quantity="clean_accuracy")
+    assert (clean.x, clean.low, clean.high) == (0.0, min(unattacked), max(unattacked))
+
+
+def test_clean_accuracy_on_other_images_is_no_point_of_an_attack(attacked_rows, write_records):
+    rows = [{**row, "num_images": 50} if row["quantity"] == "robust_accuracy" else row for row in attacked_rows]
+    attacked = attack_panels(read_study_records(write_records(rows)))[-1]
+    assert {line.points[0].x for line in attacked.lines} == {4 / 255}
+
+
 def test_the_generalisation_error_is_the_test_error(study_rows, records):
     errors = {(setting.label(), decoder): point for (setting, decoder), point in generalization_errors(records).items()}
     accuracies = [
@@ -247,7 +297,9 @@ def test_every_figure_is_written_as_png_and_svg_of_print_width(tmp_path, study_r
     for path in paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
-                assert image.width / image.info["dpi"][0] == pytest.approx(3.35, abs=0.01)
+                # The attacks' four panels stand in pairs across the page, the others' one or two in a column.
+                wanted = TEXT_WIDTH if path.stem == "attacks" else COLUMN_WIDTH
+                assert image.width / image.info["dpi"][0] == pytest.approx(wanted, abs=0.01)
         else:
             assert path.read_text().rstrip().endswith("</svg>")
 
@@ -303,7 +355,7 @@ def test_one_beta_one_epsilon_and_one_epoch_are_enough(tmp_path, study_rows, wri
         for row in study_rows
         if row["beta"] == 0.0 and row.get("epoch", 1) == 1 and row.get("epsilon", 8 / 255) == 8 / 255
     ]
-    assert len(draw_study_figures(write_records(rows), tmp_path, list(FIGURES))) == 6
+    assert len(draw_study_figures(write_records(rows), tmp_path, list(FIGURES))) == 2 * len(FIGURES)
 
 
 def test_three_panels_stand_in_pairs_across_the_page():

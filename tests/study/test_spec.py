@@ -72,6 +72,7 @@ def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
             "gives distributions",
         ),
         ({"figures": ["fgsm"]}, "needs the evaluation 'sweep'"),
+        ({"figures": ["attacks"]}, "needs the evaluation 'attacks'"),
         ({"figures": ["information_plane"]}, "needs the evaluation 'information_plane'"),
         ({"grids": [{"beta": [2]}]}, "beta"),
     ],
