@@ -11,8 +11,8 @@
 `measure` keeps a file for each model in docs/records and leaves alone what is there already, of the same weights, so it
 can be stopped at any time; AutoAttack goes on with the batch it was stopped in, from the folder --state. Cards of your
 own models get the sweeps and the audits at the last epsilon. From those files alone `table` prints Markdown, `compare`
-every model's robust accuracy less cross-entropy's over the same images, `figures` draws accuracy under FGSM against
-epsilon, and test error against beta, and `cards` writes them into the cards of the models that ship.
+every model's robust accuracy less cross-entropy's over the same images and the spread over seeds, `figures` draws
+accuracy against epsilon, and test error against beta, and `cards` writes them into the cards of the models that ship.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from leaderboard_records import AUTOATTACK, PGD, RECORDS, Records, keep_in_card, write_shipped_cards
-from leaderboard_tables import BASELINE, draw, print_differences, print_tables
+from leaderboard_tables import BASELINE, draw, print_differences, print_means, print_tables
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
@@ -65,6 +65,7 @@ def main() -> None:
         return
     if options.command == "compare":
         print_differences(names, options)
+        print_means(names, options)
         return
     if options.command == "figures":
         draw(names, options)

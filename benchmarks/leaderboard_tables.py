@@ -65,7 +65,7 @@ def draw(names: list[str], options: argparse.Namespace) -> None:
 def _attacked(common: dict[str, Any], records: Records, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the rows of one decoder under PGD and AutoAttack, each in the best precision that is known."""
     for title, attacks in (("PGD, 50 steps", PGD), ("AutoAttack", AUTOATTACK)):
-        for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
+        for epsilon in _epsilons(options):
             known = records.most_precise(common["decoder"], attacks, epsilon, options.n_examples)
             if known is not None:
                 _, result = known
@@ -152,7 +152,7 @@ def _shown(known: tuple[str, AttackResult] | None) -> str:
 
 def print_differences(names: list[str], options: argparse.Namespace) -> None:
     """Print by how much every first decoder's robust accuracy exceeds cross-entropy's, image by image."""
-    epsilons = [parse_epsilon(text) for text in options.eps.split(",")]
+    epsilons = _epsilons(options)
     baseline = Records(options.records, BASELINE)
     print(f"Robust accuracy less that of {BASELINE}, points, +- one standard error.\n")
     _print_row("model", "decoder", "attack", *map(format_epsilon, epsilons))
@@ -168,6 +168,51 @@ def print_differences(names: list[str], options: argparse.Namespace) -> None:
             ]
             if any(cells):
                 _print_row(name, decoder, title, *cells)
+
+
+def print_means(names: list[str], options: argparse.Namespace) -> None:
+    """Print the first decoder's accuracy over the seeds of a model that has several: mean, smallest, largest."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        seeds.setdefault(name.rstrip("0123456789") + "*", []).append(name)
+    print(f"\nAccuracy over seeds in %, mean (smallest to largest). FGSM: all images. {MARK}: in bfloat16.\n")
+    _print_row("model", "seeds", "attack", *map(format_epsilon, _epsilons(options)))
+    _print_row(*("--" for _ in range(3 + len(_epsilons(options)))))
+    for model, of_seeds in seeds.items():
+        if len(of_seeds) < 2:
+            continue
+        for title in ("FGSM", "PGD-50", "AutoAttack"):
+            cells = [_over_seeds(of_seeds, title, epsilon, options) for epsilon in _epsilons(options)]
+            if any(cells):
+                _print_row(model, str(len(of_seeds)), title, *cells)
+
+
+def _over_seeds(names: list[str], title: str, epsilon: float, options: argparse.Namespace) -> str:
+    """Return a cell; empty unless every seed was attacked, with one precision: else a mean would mix what differs."""
+    parts = [(Records(options.records, name), model_card(name).decoders[0]) for name in names]
+    if title == "FGSM":
+        sweeps = [
+            SweepResult.from_dict(part["fgsm"])
+            for part in (records.of(decoder) for records, decoder in parts)
+            if "fgsm" in part
+        ]
+        swept = [share for share in (_at(sweep, epsilon) for sweep in sweeps) if share is not None]
+        return _mean_and_extremes(swept) if len(swept) == len(names) else ""
+    for precision, attack in {"PGD-50": PGD, "AutoAttack": AUTOATTACK}[title].items():
+        known = [records.attack(decoder, attack, epsilon, options.n_examples) for records, decoder in parts]
+        shares = [fields["robust_accuracy"] for fields in known if fields is not None]
+        if len(shares) == len(names):
+            return _mean_and_extremes(shares) + ("" if precision == "fp32" else MARK)
+    return ""
+
+
+def _mean_and_extremes(shares: list[float]) -> str:
+    mean = sum(shares) / len(shares)
+    return f"{_percent(mean, 1)} ({_percent(min(shares), 1)} to {_percent(max(shares), 1)})"
+
+
+def _epsilons(options: argparse.Namespace) -> list[float]:
+    return [parse_epsilon(text) for text in options.eps.split(",")]
 
 
 def _difference(

@@ -30,6 +30,7 @@ def printed(leaderboard, capsys) -> set[str]:
     names = [path.stem for path in CARDS]
     leaderboard["tables"].print_tables(names, options)
     leaderboard["tables"].print_differences(names, options)
+    leaderboard["tables"].print_means(names, options)
     return _rows(capsys.readouterr().out)
 
 
