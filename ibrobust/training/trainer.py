@@ -266,8 +266,7 @@ def _train_epoch(
         if done % STEPS_BETWEEN_LOOKS == 0 or done == steps:
             if (bad := int(bad_step)) >= 0:
                 raise IbrobustError(
-                    f"The loss was not finite in step {bad + 1} of epoch {epoch}: lower the learning rate "
-                    f"(now {recipe.learning_rate:g}), or look at the images."
+                    f"The loss was not finite in step {bad + 1} of epoch {epoch}: {_remedy_for_no_number(recipe)}."
                 )
             if on_progress:
                 speed = done * recipe.batch_size / (time.perf_counter() - started)
@@ -275,6 +274,16 @@ def _train_epoch(
                 means = {name: float(value) / done for name, value in sums.items()}
                 on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left))
     return {name: float(value) / steps for name, value in sums.items()}
+
+
+def _remedy_for_no_number(recipe: Recipe) -> str:
+    if not recipe.noise:
+        # Nothing keeps an entropy from minus infinity: all latents of a batch may end in one point.
+        return (
+            f"without noise the latents can collapse onto a point: train with it, or lower beta (now {recipe.beta:g}) "
+            f"or the learning rate (now {recipe.learning_rate:g})"
+        )
+    return f"lower the learning rate (now {recipe.learning_rate:g}), or look at the images"
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -256,6 +256,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe,
         train_encoder(recipe, digits, tmp_path)
 
 
+def test_without_noise_the_remedy_for_a_loss_that_is_not_finite_is_noise(tiny_recipe, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "to_unit_range", lambda images: torch.full(images.shape, float("nan")))
+    with pytest.raises(IbrobustError, match="step 1 of epoch 1: without noise .* train with it, or lower beta"):
+        train_encoder(tiny_recipe.model_copy(update={"noise": False}), digits, tmp_path)
+
+
 def test_a_batch_too_small_for_the_neighbours_is_refused_before_anything_is_written(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"batch_size": 30})
     with pytest.raises(IbrobustError, match=r"batch of 30 has 3 images .* raise the batch size to 40"):
