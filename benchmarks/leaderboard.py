@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from leaderboard_records import AUTOATTACK, PGD, RECORDS, Records, keep_in_card, write_shipped_cards
-from leaderboard_tables import BASELINE, draw, print_differences, print_means, print_tables
+from leaderboard_tables import BASELINE, draw, print_difference_over_seeds, print_differences, print_means, print_tables
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
@@ -66,6 +66,7 @@ def main() -> None:
     if options.command == "compare":
         print_differences(names, options)
         print_means(names, options)
+        print_difference_over_seeds(names, options)
         return
     if options.command == "figures":
         draw(names, options)

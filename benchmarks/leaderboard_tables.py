@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from leaderboard_records import AUTOATTACK, PGD, Records, worst_cases
 
 from ibrobust.epsilon import format_epsilon, parse_epsilon
@@ -185,6 +186,51 @@ def print_means(names: list[str], options: argparse.Namespace) -> None:
             cells = [_over_seeds(of_seeds, title, epsilon, options) for epsilon in _epsilons(options)]
             if any(cells):
                 _print_row(model, str(len(of_seeds)), title, *cells)
+
+
+def print_difference_over_seeds(names: list[str], options: argparse.Namespace) -> None:
+    """Print by how much the mean over a model's seeds exceeds cross-entropy's, with two standard errors."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        seeds.setdefault(name.rstrip("0123456789"), []).append(name)
+    baseline = BASELINE.rstrip("0123456789")
+    print("\nLess cross-entropy over its seeds, points, +- one standard error of the images, and of the seeds.\n")
+    _print_row("model", "attack over seeds", *map(format_epsilon, _epsilons(options)))
+    _print_row(*("--" for _ in range(2 + len(_epsilons(options)))))
+    for model, of_seeds in seeds.items():
+        if len(of_seeds) < 2 or model == baseline or len(seeds.get(baseline, [])) < 2:
+            continue
+        for title, attacks in (("PGD-50", PGD), ("AutoAttack", AUTOATTACK)):
+            cells = []
+            for epsilon in _epsilons(options):
+                pairs = [
+                    (_bits(of_seeds, a, epsilon, options), _bits(seeds[baseline], a, epsilon, options))
+                    for a in attacks.values()
+                ]
+                cells.append(
+                    next((_two_errors(one, other) for one, other in pairs if one is not None and other is not None), "")
+                )
+            if any(cells):
+                _print_row(f"{model}*", title, *cells)
+
+
+def _bits(names: list[str], attack: str, epsilon: float, options: argparse.Namespace) -> np.ndarray | None:
+    """Return (seeds, images), whether each is right under the attack; None unless every seed was attacked."""
+    known = [
+        Records(options.records, name).attack(model_card(name).decoders[0], attack, epsilon, options.n_examples)
+        for name in names
+    ]
+    if any(fields is None for fields in known):
+        return None
+    return np.array([AttackResult.from_dict(fields).robust_correct for fields in known if fields], dtype=float)
+
+
+def _two_errors(one: np.ndarray, other: np.ndarray) -> str:
+    """Return the difference of two means over seeds and images in points."""
+    per_image = one.mean(axis=0) - other.mean(axis=0)  # (images,)
+    of_images = per_image.std(ddof=1) / np.sqrt(len(per_image))
+    of_seeds = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (one, other)))
+    return f"{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
 
 
 def _over_seeds(names: list[str], title: str, epsilon: float, options: argparse.Namespace) -> str:

@@ -31,6 +31,7 @@ def printed(leaderboard, capsys) -> set[str]:
     leaderboard["tables"].print_tables(names, options)
     leaderboard["tables"].print_differences(names, options)
     leaderboard["tables"].print_means(names, options)
+    leaderboard["tables"].print_difference_over_seeds(names, options)
     return _rows(capsys.readouterr().out)
 
 
