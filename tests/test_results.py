@@ -46,6 +46,20 @@ def test_the_results_have_every_row_that_the_records_give_and_no_other(printed):
     assert sorted(results - printed) == []
 
 
+def test_the_readmes_rows_are_those_of_the_records(leaderboard):
+    rows = _rows((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+    assert len(rows) > 2
+    records = leaderboard["records"]
+    for row in rows:
+        title, *shown = (cell.strip() for cell in row.strip("|").split("|"))
+        name, decoder = title.rstrip(")").split(" (")
+        measured = records.Records(records.RECORDS, name)
+        small, large = (leaderboard["tables"]._cells(measured, decoder, n / 255, 1000) for n in (2, 8))
+        wanted = [float(cell.rstrip("*")) for cell in (*small[:4], *large[1:4])]
+        # To one decimal, where the records have two.
+        assert [float(cell) for cell in shown] == pytest.approx(wanted, abs=0.051), title
+
+
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_a_shipped_card_carries_what_was_measured(path: Path, leaderboard):
     card, records = read_card(path), leaderboard["records"]
