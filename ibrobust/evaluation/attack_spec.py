@@ -6,9 +6,10 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attack_limits import check_option, check_together, option_limit
 from ibrobust.evaluation.losses import LOSSES
 
 Value = bool | int | float | str
@@ -34,6 +35,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("PGD", "precision"): ("fp32", "bf16"),
     ("AutoAttack", "version"): ("standard", "rand"),
     ("AutoAttack", "precision"): ("fp32", "bf16"),
+    **dict.fromkeys((("PGDRS", "noise_type"), ("PGDRSL2", "noise_type")), ("guassian", "uniform")),
 }
 _NORMS = {
     **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
@@ -53,10 +55,21 @@ class AttackSpec:
     Attributes:
         name: of ours (FGSM, PGD, AutoAttack) or of a torchattacks class.
         options: in alphabetical order; options that are not there have their defaults.
+
+    Raises:
+        IbrobustError: there is no such attack or option, or the attack cannot work with a value.
     """
 
     name: str
     options: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in OWN_ATTACKS and self.name not in attack_names():
+            raise _no_such_attack(self.name)
+        defaults = attack_options(self.name)
+        for key, value in self.options:
+            _check_value(self.name, key, value, defaults)
+        check_together(self.name, {**defaults, **dict(self.options)})
 
     @property
     def label(self) -> str:
@@ -79,35 +92,26 @@ def parse_attack(text: str) -> AttackSpec:
     """Return the attack that `text` names, NAME or NAME:option=value,option=value.
 
     Raises:
-        IbrobustError: there is no such attack or option, or a value is not of the option's kind. The nearest names
+        IbrobustError: there is no such attack or option, or the attack cannot work with a value. The nearest names
             are offered.
     """
     name, _, written = text.strip().partition(":")
-    known = attack_names()
-    exact = {entry.lower(): entry for entry in known}.get(name.strip().lower())
+    exact = {entry.lower(): entry for entry in attack_names()}.get(name.strip().lower())
     if exact is None:
-        raise IbrobustError(
-            f"There is no attack {name!r}: "
-            + _remedy(
-                name,
-                known,
-                f"of its own ibrobust has {', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names.",
-            )
-        )
+        raise _no_such_attack(name)
     defaults = attack_options(exact)
     options: dict[str, Value] = {}
     for part in filter(None, written.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if key in RADIUS_OPTIONS:
             raise IbrobustError(f"{text!r} gives {key}: the radii come from the list of epsilons (--eps).")
-        if not equals or key not in defaults:
-            raise IbrobustError(
-                f"The attack {exact} has no option {key!r}: "
-                + _remedy(key, list(defaults), f"it takes {', '.join(defaults) or 'none'}.")
-            )
+        if not equals:
+            raise _no_such_option(exact, key, defaults)
         if key in options:
             raise IbrobustError(f"{text!r} gives {key} twice: give it once.")
-        options[key] = _read(exact, key, value, defaults[key])
+        read = _literal(value)
+        decimal = _is_number(read) and isinstance(defaults.get(key, 0), float | None)
+        options[key] = float(read) if decimal else read
     return AttackSpec(exact, tuple(sorted(options.items())))
 
 
@@ -123,7 +127,12 @@ def attack_options(name: str) -> Mapping[str, Value | None]:
     """Return the options that an attack takes, with their defaults."""
     if name in OWN_ATTACKS:
         return OWN_ATTACKS[name]
-    return {key: value for key, value in torchattacks_signature(name).items() if key not in _RESERVED}
+    # Pixle's pairs of numbers cannot be written as an option.
+    return {
+        key: value
+        for key, value in torchattacks_signature(name).items()
+        if key not in _RESERVED and isinstance(value, Value)
+    }
 
 
 def torchattacks_signature(name: str) -> dict[str, Any]:
@@ -134,30 +143,25 @@ def torchattacks_signature(name: str) -> dict[str, Any]:
     return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
 
 
-def _read(attack: str, key: str, text: str, default: Value | None) -> Value:
-    value = _literal(text)
-    if (attack, key) in CHOICES and value not in CHOICES[attack, key]:
-        choices = CHOICES[attack, key]
-        raise IbrobustError(
-            f"{attack} has no {key} {text!r}: " + _remedy(text, list(choices), f"choose {' or '.join(choices)}.")
-        )
-    kind = float if default is None else type(default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+def _check_value(attack: str, key: str, value: Value, defaults: Mapping[str, Value | None]) -> None:
+    if key not in defaults:
+        raise _no_such_option(attack, key, defaults)
+    choices, default = CHOICES.get((attack, key), ()), defaults[key]
+    if choices and value not in choices:
+        rule = f"choose {' or '.join(choices)}."
+        raise IbrobustError(f"{attack} has no {key} {str(value)!r}: " + _remedy(str(value), list(choices), rule))
+    example = 0.01 if default is None else default
     # torchattacks writes defaults such as c=1 and scale=10 for numbers that need not be whole.
-    fits = type(value) is kind or (kind is int and type(value) is float and not _counts(key))
+    numbers = _is_number(value) and _is_number(example)
+    fits = type(value) is type(example) or (numbers and not option_limit(attack, key).whole)
     if not fits:
-        raise IbrobustError(
-            f"{attack}'s option {key} is {text!r}: a value like {_written(default) if default is not None else 0.01} "
-            "is needed."
-        )
-    if _counts(key) and isinstance(value, int) and value < 1:
-        raise IbrobustError(f"{attack}'s option {key} is {value}: at least 1 is needed.")
-    return value
+        raise IbrobustError(f"{attack}'s option {key} is {str(value)!r}: a value like {_written(example)} is needed.")
+    if _is_number(value):
+        check_option(attack, key, value)
 
 
-def _counts(key: str) -> bool:
-    return any(word in key for word in ("step", "restart", "iter", "quer", "sample", "size", "pixels", "popsize"))
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _literal(text: str) -> Value:
@@ -175,6 +179,16 @@ def _literal(text: str) -> Value:
         return float(text)
     except ValueError:
         return text
+
+
+def _no_such_attack(name: str) -> IbrobustError:
+    rule = f"of its own ibrobust has {', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names."
+    return IbrobustError(f"There is no attack {name!r}: " + _remedy(name, attack_names(), rule))
+
+
+def _no_such_option(attack: str, key: str, defaults: Mapping[str, object]) -> IbrobustError:
+    rule = f"it takes {', '.join(defaults) or 'none'}."
+    return IbrobustError(f"The attack {attack} has no option {key!r}: " + _remedy(key, list(defaults), rule))
 
 
 def _written(value: object) -> str:
