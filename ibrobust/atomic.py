@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ibrobust.errors import IbrobustError
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -53,10 +55,19 @@ def write_text(target: Path, text: str) -> None:
 
 
 def require_writable(target: Path) -> None:
-    """Raise OSError where `target` could not be written, so that hours of work are not done for nothing."""
-    with atomic_path(target.with_name(f"{target.name}.probe")):
-        pass
-    target.with_name(f"{target.name}.probe").unlink()
+    """Raise where `target` could not be written, so that hours of work are not done for nothing.
+
+    Raises:
+        IbrobustError: `target` is there and is not a file: a folder or a device would be replaced.
+        OSError: its folder cannot be made or written.
+    """
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "no ordinary file"
+        raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    Path(name).unlink()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -55,7 +55,9 @@ def attack_command(
     store: Annotated[
         bool, typer.Option("--store", help="Also put the results into the cards of your own models.")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="Also draw accuracy against epsilon, as a PNG.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw accuracy against epsilon: a .png, .pdf or .svg file.")
+    ] = None,
 ) -> None:
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import require_writable
@@ -70,12 +72,19 @@ def attack_command(
 
     from ibrobust.cli.attacking import attack_rows, choose_data, choose_models, store_attacks, store_sweep, sweep_rows
     from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.figures import figure_format, save_sweep_figure
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
     from ibrobust.reporting.tables import attack_table, sweep_table
 
+    if figure:
+        figure_format(figure)
     for wanted in (json_file, figure):
         if wanted:
             require_writable(wanted)
+    if json_file and figure and json_file.resolve() == figure.resolve():
+        raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
+    if state:
+        state.mkdir(parents=True, exist_ok=True)
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     test = data.test.subset(n_examples)
@@ -92,21 +101,28 @@ def attack_command(
             device=device,
             console=errors,
         )
-        for robust in (True, False):
-            print_table(attack_table(attacked, dataset=data.name, robust=robust))
-        if json_file:
-            write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
-        _tell(errors, [store_attacks(row, data) for row in attacked] if store else [])
+        notes: list[str | None] = []
+        # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.
+        try:
+            if json_file:
+                write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
+            notes += [store_attacks(row, data) for row in attacked] if store else []
+        finally:
+            for robust in (True, False):
+                print_table(attack_table(attacked, dataset=data.name, robust=robust))
+        _tell(errors, notes)
         return
     rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
-    print_table(sweep_table(rows, dataset=data.name))
-    if json_file:
-        write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
-    _tell(errors, [store_sweep(row, data) for row in rows] if store else [])
-    if figure:
-        from ibrobust.reporting.figures import save_sweep_figure
-
-        save_sweep_figure(rows, figure, dataset=data.name)
+    notes = []
+    try:
+        if json_file:
+            write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
+        if figure:
+            save_sweep_figure(rows, figure, dataset=data.name)
+        notes += [store_sweep(row, data) for row in rows] if store else []
+    finally:
+        print_table(sweep_table(rows, dataset=data.name))
+    _tell(errors, notes)
 
 
 def _tell(console: Console, notes: Sequence[str | None]) -> None:

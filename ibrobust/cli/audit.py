@@ -54,6 +54,7 @@ def audit(
         store_audit,
     )
     from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table
 
     if json_file:
@@ -75,12 +76,14 @@ def audit(
             device=device,
             console=Console(stderr=True),
         )
-        print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name))
         reports[target.decoder] = report
-        note = store_audit(target, report, data)
+        note = None
+        # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.
+        try:
+            if json_file:
+                write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)
+            note = store_audit(target, report, data)
+        finally:
+            print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name))
         if note:
             typer.echo(note, err=True)
-    if json_file:
-        from ibrobust.reporting.json_results import write_audits
-
-        write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)

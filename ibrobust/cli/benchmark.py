@@ -41,12 +41,15 @@ def benchmark(
 
     from rich.console import Console
 
-    from ibrobust.atomic import write_text
+    from ibrobust.atomic import require_writable, write_text
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.integrations import robustbench
     from ibrobust.integrations.external import is_reference, load_reference
 
     epsilon = parse_epsilon(eps)
+    for wanted in (json_file, state):
+        if wanted:
+            require_writable(wanted)
     outside = is_reference(model)
     errors = Console(stderr=True)
     with errors.status("AutoAttack") as status:
@@ -65,11 +68,13 @@ def benchmark(
             log_path=log,
             on_message=lambda line: status.update(line) if line else None,
         )
-    _report(result, Console())
-    if json_file:
-        write_text(json_file, json.dumps(result.to_dict(), indent=2) + "\n")
-    if not outside:
-        _store(result, errors)
+    try:  # files first: they stay whatever becomes of the output
+        if json_file:
+            write_text(json_file, json.dumps(result.to_dict(), indent=2) + "\n")
+        if not outside:
+            _store(result, errors)
+    finally:
+        _report(result, Console())
 
 
 def _report(result: BenchmarkResult, console: Console) -> None:

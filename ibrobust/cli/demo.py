@@ -31,6 +31,7 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
+    from ibrobust.atomic import require_writable
     from ibrobust.cli.attacking import choose_models, sweep_rows
     from ibrobust.cli.printing import print_table
     from ibrobust.cli.progress import TrainingProgress
@@ -40,9 +41,8 @@ def demo(
     from ibrobust.reporting.tables import accuracy_table, sweep_table
     from ibrobust.training.recipe import Recipe
 
-    output.mkdir(
-        parents=True, exist_ok=True
-    )  # before the trainings, so that a folder that cannot be written is told now
+    figure = output / "fgsm.png"
+    require_writable(figure)  # before the trainings, so that a folder that cannot be written is told now
     console = Console()
     errors = Console(stderr=True)
     recipes = {
@@ -60,9 +60,10 @@ def demo(
     data = load_dataset("digits")
     targets = choose_models(list(recipes), ["all"], data, "digits")
     rows = sweep_rows(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)
-    print_table(sweep_table(rows, dataset="digits"))
-    figure = output / "fgsm.png"
-    save_sweep_figure(rows, figure, dataset="digits")
+    try:
+        save_sweep_figure(rows, figure, dataset="digits")
+    finally:
+        print_table(sweep_table(rows, dataset="digits"))
     lines = (
         f"Figure: {figure.absolute()}",
         f"Models: {models_dir()}",

@@ -56,6 +56,8 @@ def entropy(
             latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
         )
         records[target.name] = found.to_dict()
-    print_table(entropy_table(records, dataset=data.name))
-    if json_file:
-        write_entropies(json_file, records, data.name, data.fingerprint)
+    try:  # the file first: it stays whatever becomes of the output
+        if json_file:
+            write_entropies(json_file, records, data.name, data.fingerprint)
+    finally:
+        print_table(entropy_table(records, dataset=data.name))

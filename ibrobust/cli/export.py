@@ -21,7 +21,9 @@ def export(
     """Write a model's card and weights to a folder, without paths of this machine in them."""
     from rich.console import Console
 
+    from ibrobust.atomic import require_writable
     from ibrobust.registry import export_model
 
+    require_writable(folder / f"{name or model}.yaml")
     card = export_model(model, folder, new_name=name, description=description, half=half, data_dir=data_dir)
     Console().print(f"{folder / card.weights.file}, {folder / card.name}.yaml", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ import typer
 
 from ibrobust import __version__, processes
 from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, study, train
+from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 
 USAGE_ERROR = 2
@@ -56,6 +57,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; exit with 0, with 2 where the user's input cannot be used, with 130 when interrupted."""
+    accept_any_text()
     try:
         app()
     except IbrobustError as error:

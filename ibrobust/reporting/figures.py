@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ibrobust.atomic import atomic_path
+from ibrobust.errors import IbrobustError
 from ibrobust.reporting.tables import SweepRow
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
@@ -13,17 +14,31 @@ from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 
+FORMATS = ("png", "pdf", "svg")
+
+
+def figure_format(path: Path) -> str:
+    """Return the format that a figure's file name asks for; raise IbrobustError unless it is png, pdf or svg."""
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise IbrobustError(f"The figure {str(path)!r} is of no known format: end its name in .png, .pdf or .svg.")
+    return ending
+
 
 def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> None:
-    """Draw accuracy under FGSM against epsilon, one line a model, as a PNG file (figure 1 of the paper).
+    """Draw accuracy under FGSM against epsilon, one line a model (figure 1 of the paper).
 
     A line whose model had images that FGSM could not attack is dotted and says so in the legend.
 
     Args:
         rows: at least one sweep.
-        path: where to write.
+        path: where to write; the ending of its name, png, pdf or svg, is the format.
         dataset: name for the title.
+
+    Raises:
+        IbrobustError: the name has another ending.
     """
+    kind = figure_format(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,4 +76,4 @@ def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> 
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+        figure.savefig(temporary, format=kind, dpi=160)

@@ -1,0 +1,136 @@
+"""What is printed where the output has few letters, and files that are there before anything is printed."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from ibrobust.cli.main import main
+
+
+@pytest.fixture
+def run_in(monkeypatch, tmp_path):
+    """Run the command line with an output of some encoding; return its exit code and the bytes that it printed."""
+
+    def run_in(encoding: str, *arguments: str) -> tuple[int, bytes]:
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="") for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["ibrobust", *arguments])
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        for stream in streams:
+            stream.flush()
+        return int(stopped.value.code or 0), streams[0].buffer.getvalue()
+
+    return run_in
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("attack", "mine", "--eps", "2/255", "--n-examples", "20"),
+        ("attack", "mine", "--eps", "2/255", "--n-examples", "20", "--attack", "FGSM"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_command_ends_well_in_any_encoding_with_its_file_written(run_in, mine, tmp_path, encoding, arguments):
+    code, printed = run_in(encoding, *arguments, "--json", str(tmp_path / "results.json"))
+    assert code == 0
+    text = printed.decode(encoding)
+    assert "mine" in text
+    assert "?" not in text
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+
+
+def test_letters_that_an_encoding_lacks_are_replaced_and_columns_stay_in_line(run_in, mine):
+    _, printed = run_in("latin-1", "attack", mine, "--eps", "2/255,8/255", "--n-examples", "20")
+    lines = [line for line in printed.decode("latin-1").splitlines() if line.startswith("|")]
+    assert any("e 2/255" in line for line in lines)
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (("attack", "mine", "--json", "a.json", "--figure", "a.png"), {"a.json", "a.png"}),
+        (("attack", "mine", "--json", "a.json", "--attack", "FGSM"), {"a.json"}),
+        (("audit", "mine", "--json", "a.json", "--quick"), {"a.json"}),
+    ],
+)
+def test_the_files_are_there_although_printing_fails(run, mine, tmp_path, monkeypatch, arguments, files):
+    def broken(*_: object) -> None:
+        raise RuntimeError("no paper")
+
+    monkeypatch.setattr("ibrobust.cli.printing.print_table", broken)
+    monkeypatch.setattr(sys, "argv", ["ibrobust", *arguments, "--n-examples", "9"])
+    with pytest.raises(RuntimeError, match="no paper"):
+        main()
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == files
+
+
+def test_the_table_is_printed_although_a_file_cannot_be_written(run, mine, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "results.json")
+
+    monkeypatch.setattr("ibrobust.reporting.json_results.write_sweeps", full)
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "results.json")
+    assert finished.returncode == 2
+    assert "mine (head)" in finished.stdout
+    assert "No space left on device: results.json" in finished.stderr
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.PDF", b"%PDF"), ("a.svg", b"<?xml")])
+def test_a_figure_is_of_the_kind_that_its_name_says(run, mine, tmp_path, name, start):
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--figure", name)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "elsewhere" / name).read_bytes().startswith(start)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Let reading data or beginning an attack or a training fail the test: the refusal must come before."""
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("work has begun")
+
+    for name in (
+        "ibrobust.cli.attacking.load_dataset",
+        "ibrobust.integrations.robustbench.benchmark",
+        "ibrobust.registry.train",
+        "ibrobust.registry.export_model",
+    ):
+        monkeypatch.setattr(name, work)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("attack", "mine", "--json", "."), "'.' is a folder: give the name of a file"),
+        (("attack", "mine", "--json", "/dev/null"), "'/dev/null' is no ordinary file"),
+        (("attack", "mine", "--figure", "folder.png"), "is a folder"),
+        (("attack", "mine", "--figure", "a.xyz"), "end its name in .png, .pdf or .svg"),
+        (("attack", "mine", "--figure", "a"), "end its name in .png, .pdf or .svg"),
+        (("attack", "mine", "--json", "a.svg", "--figure", "./a.svg"), "both name 'a.svg'"),
+        (("attack", "mine", "--attack", "PGD", "--state", "file"), "file"),
+        (("audit", "mine", "--json", "."), "is a folder"),
+        (("entropy", "mine", "--json", "."), "is a folder"),
+        (("benchmark", "mine", "--json", "."), "is a folder"),
+        (("benchmark", "mine", "--state", "."), "is a folder"),
+        (("demo", "--output", "file"), "file"),
+        (("export", "mine", "file"), "file"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(run, mine, no_work, tmp_path, arguments, said):
+    (tmp_path / "elsewhere" / "folder.png").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    finished = run(*arguments)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("Error: ")
+    assert said in finished.stderr
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["file", "folder.png"]
