@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ibrobust.errors import IbrobustError
+
 HOME_VARIABLE = "IBROBUST_HOME"
 
 
@@ -12,13 +14,37 @@ def home() -> Path:
     """Return the folder of models, runs and data: ``$IBROBUST_HOME``, else the platform's data folder.
 
     The folder need not exist yet.
+
+    Raises:
+        IbrobustError: neither the variable nor a home directory of the user is there, as in many containers.
     """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     import platformdirs
 
-    return platformdirs.user_data_path("ibrobust")
+    remedy = f"export {HOME_VARIABLE}=FOLDER, with a folder that you can write to"
+    try:
+        found = platformdirs.user_data_path("ibrobust")
+    except (RuntimeError, KeyError) as error:
+        raise IbrobustError(f"This user has no home directory ({error}): {remedy}.") from error
+    if not found.is_absolute():  # a ~ that nothing stands for
+        raise IbrobustError(f"This user has no home directory: {remedy}.")
+    return found
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home directory in place of a leading ``~``.
+
+    Raises:
+        IbrobustError: there is no such home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise IbrobustError(
+            f"The path {str(path)!r} begins with a home directory that is not known here: write the path in full."
+        ) from error
 
 
 def models_dir() -> Path:

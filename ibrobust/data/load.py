@@ -10,6 +10,7 @@ from ibrobust.data.digits import load_digits
 from ibrobust.data.image_folder import Progress, load_image_folder
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
+from ibrobust.home import expanded
 
 
 def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
@@ -27,9 +28,9 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
     """
     if not spec:
         raise IbrobustError("The data set name is empty: give cifar10, digits, or the path of an image folder.")
-    folder = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     if spec == "digits":
         return load_digits()
     if spec == "cifar10":
         return load_cifar10(folder)
-    return load_image_folder(Path(spec).expanduser().resolve(), cache=folder / "decoded", progress=progress)
+    return load_image_folder(expanded(spec).resolve(), cache=folder / "decoded", progress=progress)

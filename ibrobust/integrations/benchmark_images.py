@@ -12,6 +12,7 @@ from torch import Tensor
 from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
+from ibrobust.home import expanded
 from ibrobust.integrations.environment import imported_quietly
 from ibrobust.registry import ModelCard
 
@@ -86,7 +87,7 @@ def _own_dataset(card: ModelCard | None) -> str | None:
         return None
     if card.dataset.name == "digits":
         return "digits"
-    path = Path(card.recipe.dataset).expanduser() if card.recipe is not None else None
+    path = expanded(card.recipe.dataset) if card.recipe is not None else None
     return str(path) if path is not None and (path / "test").is_dir() else None
 
 

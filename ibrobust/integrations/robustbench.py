@@ -27,6 +27,7 @@ from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.home import expanded
 from ibrobust.integrations import timm as timm_integration
 from ibrobust.integrations.benchmark_images import BenchmarkImages, benchmark_images
 from ibrobust.integrations.environment import imported_quietly, mend
@@ -174,7 +175,7 @@ def benchmark(
     card = model_card(model) if isinstance(model, str) else None
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else model_device(module)
-    images = benchmark_images(card, None if data_dir is None else Path(data_dir).expanduser(), n_examples)
+    images = benchmark_images(card, None if data_dir is None else expanded(data_dir), n_examples)
     with evaluation_mode(module):
         _require_classes(module, card, images, target)
     adversaries: list[Any] = []

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.home import home, zoo_dir
+from ibrobust.home import expanded, home, zoo_dir
 from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
 
@@ -141,7 +141,7 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
     chosen = dataset if dataset is not None else study.base.get("dataset")
     if isinstance(chosen, str) and chosen not in NAMED_DATASETS:
         # A study goes on from whatever folder it is called in.
-        chosen = str(Path(chosen).expanduser().resolve())
+        chosen = str(expanded(chosen).resolve())
     if chosen is None:
         return study
     return study.model_copy(update={"base": {**study.base, "dataset": chosen}})
