@@ -69,6 +69,12 @@ def slurm_launcher(*, device: str | None, data_dir: Path | None) -> Launcher:
     def launch(study: Study, cells: Sequence[Cell]) -> None:
         if not cells:
             return
+        # Name and folder become lines of the batch script, where a line break would begin a command.
+        if not str(study.folder).isprintable():
+            raise IbrobustError(
+                f"The study's folder {str(study.folder)!r} cannot be given to Slurm: choose a name and a home "
+                "(IBROBUST_HOME) without line breaks."
+            )
         _refuse_second_launch(study)
         jobs = _submit(study, cells, device=device, data_dir=data_dir)
         array = str(jobs[0].job_id).partition("_")[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
@@ -79,10 +80,20 @@ class Evaluations(_Part):
     train_accuracy: Annotated[bool, Field(description="also score the training images, without augmentation")] = False
 
 
+def _partition(name: str) -> str:
+    """Return `name`; raise IbrobustError unless it is one of Slurm's: it becomes a line of the batch script."""
+    if not re.fullmatch(r"\w[\w.+-]*(,\w[\w.+-]*)*", name, re.ASCII):
+        raise IbrobustError(
+            f"{name!r} is no name of a Slurm partition: use letters, digits, '_', '.', '+' and '-', and commas between "
+            "several"
+        )
+    return name
+
+
 class Slurm(_Part):
     """What a cell asks of Slurm."""
 
-    partition: str | None = None
+    partition: Annotated[str, AfterValidator(_partition)] | None = None
     gpus: Annotated[int, Field(ge=0)] = 0
     cpus: Annotated[int, Field(ge=1)] = 2
     memory_gib: Annotated[int, Field(ge=1)] = 8

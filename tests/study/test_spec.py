@@ -53,6 +53,12 @@ def test_a_study_is_the_same_after_it_was_written(write):
         ({"evaluations": {"sweep": {"eps": [0.1], "n_examples": 0}}}, "evaluations.sweep.n_examples"),
         ({"evaluations": {"attack": {}}}, "there is no field 'evaluations.attack'"),
         ({"slurm": {"minutes": 0}}, "slurm.minutes"),
+        ({"slurm": {"minutes": "5\nrm"}}, "slurm.minutes"),
+        ({"slurm": {"partition": "cpu\ntouch planted"}}, "is no name of a Slurm partition"),
+        ({"slurm": {"partition": "cpu\n"}}, "is no name of a Slurm partition"),
+        ({"slurm": {"partition": "cpu;id"}}, "is no name of a Slurm partition"),
+        ({"slurm": {"partition": "--wrap=id"}}, "is no name of a Slurm partition"),
+        ({"slurm": {"partition": ""}}, "is no name of a Slurm partition"),
     ],
 )
 def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
@@ -60,6 +66,11 @@ def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
         load_study(write(**fields))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("partition", ["cpu", "gpu_a100-80.short", "cpu,gpu", None])
+def test_a_partition_as_clusters_name_them(write, partition):
+    assert load_study(write(slurm={"partition": partition})).slurm.partition == partition
 
 
 @pytest.mark.parametrize(
