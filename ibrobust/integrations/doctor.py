@@ -123,6 +123,19 @@ def check_robustbench() -> Check:
     return Check("RobustBench", "ok", f"imports, benchmark can be called{stand_in}")
 
 
+def check_timm() -> Check:
+    """Whether timm can download weights; only models that are named timm:NAME need it."""
+    from ibrobust.integrations.environment import mend_timm
+
+    try:
+        mended = mend_timm()
+    except IbrobustError as error:
+        problem, _, command = str(error).rpartition(": ")
+        return Check("timm", "note", problem, command.rstrip("."))
+    stand_in = f", mended for huggingface_hub {version('huggingface_hub')}" if mended else ""
+    return Check("timm", "ok", f"{version('timm')}, can download{stand_in}")
+
+
 def check_autoattack() -> Check:
     """Which AutoAttack RobustBench gets, and whether it breaks a linear model."""
     import torch
@@ -204,6 +217,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "torchattacks": check_torchattacks,
     "RobustBench files": check_robustbench_files,
     "RobustBench": check_robustbench,
+    "timm": check_timm,
     "AutoAttack": check_autoattack,
     "data": check_data,
     "models": check_models,

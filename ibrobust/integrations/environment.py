@@ -1,4 +1,4 @@
-"""What keeps an installed RobustBench from working, and what mends it, in memory alone."""
+"""What keeps an installed RobustBench or timm from working, and what mends it, in memory alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 from types import ModuleType
 
 from ibrobust.errors import IbrobustError
+
+
+_MENDED = "_mended_by_ibrobust"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,36 @@ def mend() -> None:
     except ModuleNotFoundError as error:
         raise IbrobustError(f"{error.name} is not installed: pip install 'pyautoattack>=0.2,<0.3'.") from error
     autoattack_module.install()
+
+
+def mend_timm() -> bool:
+    """Let timm download from the Hugging Face Hub in this process; return whether it could not by itself.
+
+    timm 1.0.9 imports all that it uses of huggingface_hub in one statement. Newer releases lack a name that only its
+    uploads need, and timm then takes the whole package for missing.
+
+    Raises:
+        IbrobustError: timm cannot find huggingface_hub, or what it downloads with is not in it.
+    """
+    with imported_quietly():
+        import timm
+        from timm.models import _hub
+    if getattr(_hub, "_has_hf_hub", True):
+        return getattr(_hub, _MENDED, False)
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise IbrobustError(f"timm cannot download ({error}): pip install --upgrade huggingface_hub.") from error
+    vars(_hub).update(
+        {
+            "hf_hub_download": partial(hf_hub_download, library_name="timm", library_version=timm.__version__),
+            "EntryNotFoundError": EntryNotFoundError,
+            "_has_hf_hub": True,
+            _MENDED: True,
+        }
+    )
+    return True
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import home
-from ibrobust.integrations.environment import imported_quietly
+from ibrobust.integrations.environment import imported_quietly, mend_timm
 
 FORMS = "robustbench:NAME, timm:NAME or module:function"
 
@@ -109,6 +109,7 @@ def _load_timm(name: str) -> nn.Module:
     with imported_quietly():
         import timm
 
+    mend_timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise IbrobustError(f"timm has no model {name!r}{_suggestion(near)}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.environment import imported_quietly
+from ibrobust.integrations.environment import imported_quietly, mend_timm
 from ibrobust.registry import list_models, load_model, model_card
 
 with imported_quietly():
     import timm
+
+with suppress(IbrobustError):  # whoever downloads is told; what is here needs no download
+    mend_timm()
 
 DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
 THREAT_MODELS = ("Linf", "L2", "corruptions")
