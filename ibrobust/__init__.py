@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
+    from ibrobust.evaluation.two_logits import two_logits
     from ibrobust.models import Encoder, ImageClassifier
     from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
@@ -37,6 +38,7 @@ _HOMES = {
     "model_card": "ibrobust.registry",
     "register_model": "ibrobust.registry",
     "train": "ibrobust.registry",
+    "two_logits": "ibrobust.evaluation.two_logits",
 }
 
 __version__ = "0.1.0"
@@ -60,6 +62,7 @@ __all__ = [
     "model_card",
     "register_model",
     "train",
+    "two_logits",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ibrobust.errors import IbrobustError
 
 
@@ -19,13 +21,35 @@ def parse_epsilon(text: str) -> float:
     return check_epsilon(value)
 
 
+# What an argument may be that takes epsilons: 8/255, "8/255", or several such.
+Epsilons = float | str | Iterable[float | str]
+
+
 def read_epsilon(value: object) -> float:
-    """Return the epsilon that a file gives, as a number or as text; raise IbrobustError where it is neither."""
+    """Return the epsilon that a file or a caller gives, as a number or as text.
+
+    Numbers of NumPy and torch count as well.
+
+    Raises:
+        IbrobustError: it is neither, or outside [0, 1].
+    """
     if isinstance(value, str):
         return parse_epsilon(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return check_epsilon(value)
+    # A NumPy number or an array or tensor without dimensions; others stay as they are, and are no number.
+    plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    if isinstance(plain, (int, float)) and not isinstance(plain, bool):
+        return check_epsilon(plain)
     raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
+
+
+def read_epsilons(values: Epsilons) -> list[float]:
+    """Return the epsilons that a caller gives: one, as `read_epsilon` takes it, or several of them.
+
+    Raises:
+        IbrobustError: one of them is no epsilon.
+    """
+    single = isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ()
+    return [read_epsilon(value) for value in ([values] if single else values)]  # type: ignore[union-attr]
 
 
 def check_epsilon(value: float) -> float:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ibrobust.epsilon import check_epsilon
+from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_log import AttackLog, evaluation_digest
 from ibrobust.evaluation.attack_result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, check_seed, unit_range
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 
@@ -25,8 +26,8 @@ def run_attacks(
     images: Tensor,
     labels: Tensor,
     *,
-    attacks: Sequence[AttackSpec | str],
-    epsilons: Sequence[float],
+    attacks: Sequence[AttackSpec | str] | AttackSpec | str,
+    epsilons: Epsilons,
     batch_size: int = 250,
     seed: int = 0,
     state_path: str | Path | None = None,
@@ -53,16 +54,18 @@ def run_attacks(
         IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack
             left its ball.
     """
+    attacks = [attacks] if isinstance(attacks, (str, AttackSpec)) else attacks
     specs = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
-    epsilons = [check_epsilon(epsilon) for epsilon in epsilons]
+    epsilons = read_epsilons(epsilons)
     if not specs or not epsilons:
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
     for values, what in (([spec.label for spec in specs], "attack"), (epsilons, "epsilon")):
         if len(set(values)) < len(values):
             raise IbrobustError(f"An {what} comes twice in {', '.join(map(str, values))}: give each once.")
-    check_batch_size(batch_size)
-    check_seed(seed)
-    check_images_and_labels(images, labels)
+    batch_size = check_batch_size(batch_size)
+    seed = check_seed(seed)
+    images, labels = images_and_labels(images, labels)
+    guarded = guard(model)
     settings = {
         "attacks": [spec.label for spec in specs],
         "epsilons": epsilons,
@@ -74,7 +77,7 @@ def run_attacks(
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
     with evaluation_mode(model):
-        count_classes(model, unit_range(images[:1], model_reference(model)), labels)
+        count_classes(guarded, unit_range(images[:1], model_reference(guarded)), labels)
         for spec, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()
@@ -84,7 +87,7 @@ def run_attacks(
                 key = (spec.label, epsilon, index)
                 fields = log.get(key)
                 if fields is None:
-                    fields = _attack_one(model, images[part], labels[part], spec, epsilon, derive_seed(seed, *key))
+                    fields = _attack_one(guarded, images[part], labels[part], spec, epsilon, derive_seed(seed, *key))
                     log.add(key, fields)
                 clean += from_bits(fields["clean"])
                 attacked += from_bits(fields["attacked"])

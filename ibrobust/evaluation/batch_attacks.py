@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import OWN_ATTACKS, RADIUS_OPTIONS, AttackSpec, torchattacks_signature
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.losses import LOSSES
 from ibrobust.evaluation.low_precision import differentiable_copy
 from ibrobust.evaluation.model_state import isolated_rng, model_device
@@ -44,6 +45,7 @@ def attack_batch(
     """
     if len(images) == 0:
         return images, torch.zeros(0, dtype=torch.bool, device=images.device)
+    model = guard(model)
     with isolated_rng(seed), torch.enable_grad():
         if spec.name in OWN_ATTACKS:
             options = {**OWN_ATTACKS[spec.name], **dict(spec.options)}
@@ -192,12 +194,13 @@ def _drafted(
     So what the copy breaks is broken, since the caller asks the model itself, and rounding alone saves no image that
     the copy gives up.
     """
-    copied = differentiable_copy(model, images[:1])
-    if copied is None:
+    graph = differentiable_copy(model, images[:1])
+    if graph is None:
         raise IbrobustError(
             "There is no bfloat16 copy of this model, whose forward pass is no fixed graph of float32 convolutions, or "
             "draws random numbers: leave precision=bf16 out."
         )
+    copied = guard(graph)
     adversarial, nonfinite = attack(copied, images, labels, epsilon, seed, options)
     # Rounding can hide a gradient that is no number.
     nonfinite |= _nonfinite_gradient(model, images, labels)
@@ -231,6 +234,8 @@ def _torchattacks(
             attack = getattr(torchattacks, spec.name)(model, **arguments)
             attack.set_device(model_device(model))
             adversarial: Tensor = attack(images, labels)
+    except IbrobustError:  # the model's own, and a ValueError
+        raise
     # What it says of an option's value that it does not know.
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         why = " ".join(str(error).split()) or type(error).__name__

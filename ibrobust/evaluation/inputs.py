@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+
+ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+
+
+def images_and_labels(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Return images (N, C, H, W) and labels (N,), int64, as ordinary tensors without a gradient.
+
+    Args:
+        images: a tensor, a NumPy array or a list of either: floats in [0, 1] or uint8 in [0, 255].
+        labels: the same, or a list of whole numbers.
+
+    Raises:
+        IbrobustError: they are not of that form, see `check_images_and_labels`.
+    """
+    images, labels = _as_tensor(images, "images"), _as_tensor(labels, "labels")
+    if not labels.is_floating_point() and labels.dtype != torch.bool:
+        labels = labels.long()  # of uint16 and the like torch cannot even tell the minimum
+    check_images_and_labels(images, labels)
+    return images, labels
+
+
+def _as_tensor(values: ArrayLike, what: str) -> Tensor:
+    # Tensors made in inference mode cannot be used in a gradient; a clone made outside can.
+    with torch.inference_mode(False):
+        try:
+            if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
+                values = torch.stack([value.detach() for value in values])
+            if not isinstance(values, Tensor):
+                # A copy, since torch takes neither negative strides nor arrays that cannot be written to.
+                return torch.from_numpy(np.array(values))
+        except (RuntimeError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise IbrobustError(
+                f"The {what} cannot be made a tensor ({why}): give a tensor or a NumPy array."
+            ) from error
+        plain = values.detach().as_subclass(Tensor)
+        return plain.clone() if plain.is_inference() else plain
 
 
 def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
@@ -31,16 +73,29 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise IbrobustError unless the batch size is at least 1."""
-    if batch_size < 1:
-        raise IbrobustError(f"The batch size is {batch_size}: at least 1 is needed.")
+def check_batch_size(batch_size: SupportsIndex | float) -> int:
+    """Return the batch size; raise IbrobustError unless it is a whole number, at least 1."""
+    size = whole_number(batch_size)
+    if size is None or size < 1:
+        raise IbrobustError(f"The batch size is {batch_size}: a whole number, at least 1, is needed.")
+    return size
 
 
-def check_seed(seed: int) -> None:
-    """Raise IbrobustError unless the seed is one that torch takes."""
-    if not 0 <= seed < 2**63:
+def check_seed(seed: SupportsIndex | float) -> int:
+    """Return the seed; raise IbrobustError unless it is one that torch takes."""
+    number = whole_number(seed)
+    if number is None or not 0 <= number < 2**63:
         raise IbrobustError(f"The seed is {seed}: a whole number from 0 to 2^63 - 1 is needed.")
+    return number
+
+
+def whole_number(value: object) -> int | None:
+    """Return the whole number that `value` is, as 3, 3.0 and their NumPy forms are; None if it is none."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return int(value)
+    if isinstance(value, SupportsIndex) and not isinstance(value, (bool, Tensor)):
+        return operator.index(value)
+    return None
 
 
 def unit_range(images: Tensor, like: Tensor) -> Tensor:

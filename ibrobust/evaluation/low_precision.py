@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ibrobust.evaluation.bfloat16_convolution import BFloat16Convolution
+from ibrobust.evaluation.guarded_model import unguard
+from ibrobust.evaluation.model_state import floating_dtypes
 
 RELU = (F.relu, torch.relu, torch.relu_)
 ADD = (operator.add, operator.iadd, torch.add)
@@ -29,7 +31,7 @@ class LowPrecisionCopy:
         |dm/dh| |h|. In the scale is a tenth of the logits' range besides, for where the gradient vanishes.
         """
         with torch.enable_grad():
-            logits = self._graph(images)
+            logits = self._graph(images.clone())  # it may work in place, as the model may
             found = margins_of(logits, labels)
             features = [tap.features for tap in self._taps if tap.features is not None]
             gradients = torch.autograd.grad(found.sum(), features)
@@ -88,7 +90,7 @@ def differentiable_copy(model: nn.Module, image: Tensor) -> nn.Module | None:
         graph.recompile()
         point = image.detach().clone().requires_grad_()
         with torch.enable_grad():
-            torch.autograd.grad(graph(point).sum(), point)
+            torch.autograd.grad(graph(point.clone()).sum(), point)
     except Exception:  # as above
         return None
     return graph
@@ -99,11 +101,14 @@ def _lowered(model: nn.Module, image: Tensor) -> tuple[fx.GraphModule, set[fx.No
 
     Raises ValueError where a graph would not do what the model does, and what torch.fx does where it finds none.
     """
+    model = unguard(model)
+    if set(floating_dtypes(model)) - {torch.float32}:
+        raise ValueError("the model does not compute in float32")
     if any(_hooks(module) for module in model.modules()):
         raise ValueError("the model has hooks")
     duplicate = copy.deepcopy(model)
     before, generators = _state(duplicate), random_state(image.device)
-    duplicate(image)
+    duplicate(image.clone())
     if not _same(before, _state(duplicate)):
         raise ValueError("the model keeps state")
     if not torch.equal(generators, random_state(image.device)):

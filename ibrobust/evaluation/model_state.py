@@ -19,10 +19,23 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def floating_dtypes(model: nn.Module) -> list[torch.dtype]:
+    """Return the dtypes of the model's floating parameters and buffers, each once."""
+    tensors = (*model.parameters(), *model.buffers())
+    return list(dict.fromkeys(tensor.dtype for tensor in tensors if tensor.is_floating_point()))
+
+
+def attack_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype in which the model's images are moved: float64 if all of the model is, else float32.
+
+    Never the model's own half precision, whose grid is coarser than a small epsilon.
+    """
+    return torch.float64 if floating_dtypes(model) == [torch.float64] else torch.float32
+
+
 def model_reference(model: nn.Module) -> Tensor:
-    """Return an empty tensor with the model's device and the dtype of its first floating parameter, else float32."""
-    floating = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
-    return torch.empty(0, device=model_device(model), dtype=next(floating, torch.float32))
+    """Return an empty tensor with the model's device and the dtype in which its images are moved."""
+    return torch.empty(0, device=model_device(model), dtype=attack_dtype(model))
 
 
 @contextmanager
@@ -37,11 +50,12 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
         model: any module.
         seed: of the global generators within; by default they go on from where they are.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen TorchScript module has no mode.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with isolated_rng(seed), torch.inference_mode(False), torch.enable_grad():
         try:
-            model.eval()
+            _set_evaluation_mode(model)
             for parameter in trainable:
                 parameter.requires_grad_(False)
             yield
@@ -50,6 +64,14 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
                 module.training = training
             for parameter in trainable:
                 parameter.requires_grad_(True)
+
+
+def _set_evaluation_mode(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # an exported program is in the mode it was exported in
+        for module in model.modules():
+            module.training = False
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.losses import LOSSES, AttackLoss
 from ibrobust.evaluation.predictions import is_correct
 
@@ -41,11 +42,9 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
     """
     points = images.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = model(points)
+        logits = guard(model)(points)
         values = loss(logits, labels)
-        # A model that cuts the graph has no gradient to give, which is a zero one: FGSM would move nothing.
-        total = values.sum() + 0.0 * points[:0].sum()
-        (gradient,) = torch.autograd.grad(total, points)
+        (gradient,) = torch.autograd.grad(values.sum(), points)
     return gradient, values.detach(), logits.detach()
 
 
@@ -86,6 +85,7 @@ def pgd(
         start: (N, C, H, W) within the ball; the images themselves by default.
         stop_when_broken: leave an image alone once it is misclassified.
     """
+    model = guard(model)
     value_of = LOSSES[loss] if isinstance(loss, str) else loss
     size = default_step_size(epsilon, steps) if step_size is None else step_size
     lower, upper = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
@@ -105,7 +105,7 @@ def pgd(
             with torch.no_grad():
                 logits = model(points)
                 values = value_of(logits, labels[active])
-        losses[step, active] = values
+        losses[step, active] = values.to(losses.dtype)
         wrong = ~is_correct(logits, labels[active])
         fresh = active[wrong & ~broken[active]]
         adversarial[fresh] = last[fresh]

@@ -22,12 +22,16 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits; raise IbrobustError unless they are (B, K), a row for each of the B labels."""
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+_ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positive for class 1"
+
+
+def check_logits(logits: Tensor, images: Tensor) -> Tensor:
+    """Return the logits; raise IbrobustError unless they are (B, K) numbers, a row for each of the B images."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.is_complex():
+        form = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
+        remedy = f"; {_ONE_LOGIT}" if isinstance(logits, Tensor) and logits.dim() == 1 else ""
         raise IbrobustError(
-            f"The model gave an output of shape {shape} for {len(labels)} images: (B, classes) logits are needed."
+            f"The model gave an output of {form} for {len(images)} images: (B, classes) logits are needed{remedy}."
         )
     return logits
 
@@ -44,9 +48,13 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
         labels: (N,), all of those to be used.
 
     Raises:
-        IbrobustError: the output is not (B, K) logits, or a label is not below K.
+        IbrobustError: the output is not (B, K) logits with K >= 2, or a label is not below K.
     """
-    num_classes = check_logits(model(images[:1]), labels[:1]).shape[1]
+    num_classes = check_logits(model(images[:1]), images[:1]).shape[1]
+    if num_classes < 2:
+        raise IbrobustError(
+            f"The model gives {num_classes} logit for an image, and needs one for each class: {_ONE_LOGIT}."
+        )
     if int(labels.max()) >= num_classes:
         raise IbrobustError(
             f"The labels go up to {int(labels.max())} and the model has {num_classes} classes: "
@@ -59,4 +67,4 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
 def correct_in_batches(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
     """Return (N,) bool, which of the images (N, C, H, W) in [0, 1] the model classifies correctly."""
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([is_correct(check_logits(model(batch), targets), targets) for batch, targets in parts])
+    return torch.cat([is_correct(check_logits(model(batch), batch), targets) for batch, targets in parts])

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchattacks.attack import Attack
 
-from ibrobust.epsilon import check_epsilon
+from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.inputs import check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
-from ibrobust.evaluation.predictions import check_logits, count_classes, is_correct
+from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.evaluation.screening import start_screening
 
 
@@ -104,17 +105,17 @@ class FGSMSweep(Attack):  # type: ignore[misc]
 
     def __init__(self, model: nn.Module, epsilons: Sequence[float]) -> None:
         with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell the device
-            super().__init__("FGSMSweep", model)
+            super().__init__("FGSMSweep", guard(model))
         self.set_device(model_device(model))
         self.epsilons = tuple(epsilons)
         self.supported_mode = ["default"]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K)."""
-        images = images.clone().detach().to(self.device).requires_grad_()
+        images = self._points(images).clone().requires_grad_()
         labels = labels.to(self.device)
         with torch.enable_grad():
-            logits = check_logits(self.get_logits(images), labels)
+            logits = self.get_logits(images)
             # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the
             # smallest gradients into zeros, and those must be the same images here.
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), images)
@@ -122,7 +123,12 @@ class FGSMSweep(Attack):  # type: ignore[misc]
 
     def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
         """Return adversarial images (B, C, H, W) in [0, 1]."""
-        return _move(images.to(self.device), gradient.sign(), epsilon).detach()
+        return _move(self._points(images), gradient.sign(), epsilon)
+
+    def _points(self, images: Tensor) -> Tensor:
+        # Half precision cannot be moved by a small epsilon exactly.
+        half = images.dtype in (torch.float16, torch.bfloat16)
+        return images.detach().to(self.device, torch.float32 if half else images.dtype)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images (K, B, C, H, W) in [0, 1], one batch for each of the K epsilons."""
@@ -139,7 +145,7 @@ def fgsm_sweep(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    epsilons: Sequence[float],
+    epsilons: Epsilons,
     *,
     batch_size: int = 250,
     screen: bool = True,
@@ -164,19 +170,20 @@ def fgsm_sweep(
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
     """
-    epsilons = [check_epsilon(epsilon) for epsilon in epsilons]
+    epsilons = read_epsilons(epsilons)
     if not epsilons:
         raise IbrobustError("No epsilon was given: give at least one, for example 8/255.")
-    check_batch_size(batch_size)
-    check_images_and_labels(images, labels)
-    device = model_device(model)
-    reference = model_reference(model)
+    batch_size = check_batch_size(batch_size)
+    images, labels = images_and_labels(images, labels)
+    guarded = guard(model)
+    device = model_device(guarded)
+    reference = model_reference(guarded)
     with evaluation_mode(model):
         # On the device until the end: reading a count in each batch would wait for the device each time.
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
-        count_classes(model, unit_range(images[:1], reference), labels)
-        attack = FGSMSweep(model, epsilons)
+        count_classes(guarded, unit_range(images[:1], reference), labels)
+        attack = FGSMSweep(guarded, epsilons)
         screening = None
 
         def attacked(start: int) -> tuple[slice, Tensor, Tensor, Tensor, Tensor]:
@@ -193,13 +200,13 @@ def fgsm_sweep(
             zero[span] = (gradient.flatten(1) == 0).all(dim=1)
             perturbed = partial(_row, batch, gradient.sign(), epsilons)
             if start == 0 and screen:
-                screening = start_screening(model, batch, logits, correct)
+                screening = start_screening(guarded, batch, logits, correct)
             if screening and screening.calibrate(batch, targets, logits) and screening.worth_it:
                 screening.settle(start, targets, perturbed, ~finite | ~logits.isfinite().all(dim=1))
             else:
                 for row in range(len(epsilons)):
                     with torch.no_grad():
-                        correct[row, span] = is_correct(model(perturbed(row)), targets)
+                        correct[row, span] = is_correct(guarded(perturbed(row)), targets)
             if progress:
                 progress(span.stop, len(images))
         while screening and (unsettled := screening.unsettled()):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ibrobust.epsilon import check_epsilon
+from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.audit.attack_checks import attack_checks
 from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
@@ -24,7 +24,8 @@ from ibrobust.evaluation.audit.model_checks import (
 )
 from ibrobust.evaluation.audit.report import AuditReport, verdict
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, check_seed, unit_range
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
@@ -68,15 +69,17 @@ def audit(
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
     """
-    if check_epsilon(epsilon) == 0.0:
+    epsilon = read_epsilon(epsilon)
+    if epsilon == 0.0:
         raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
-    check_batch_size(batch_size)
-    check_seed(seed)
-    check_images_and_labels(images, labels)
+    batch_size = check_batch_size(batch_size)
+    seed = check_seed(seed)
+    images, labels = images_and_labels(images, labels)
     effort = QUICK if quick else FULL
     chosen = spread_evenly(len(images), effort.images or len(images))
-    device = model_device(model)
-    points = unit_range(images[chosen.to(images.device)], model_reference(model))
+    guarded = guard(model)
+    device = model_device(guarded)
+    points = unit_range(images[chosen.to(images.device)], model_reference(guarded))
     targets = labels[chosen.to(labels.device)].to(device).long()
     done = -1
 
@@ -86,17 +89,17 @@ def audit(
         if progress:
             progress(stage, done, STAGES)
 
-    with evaluation_mode(model, seed=seed), counting_passes(model) as counter:
+    with evaluation_mode(model, seed=seed), counting_passes(guarded) as counter:
         report("the model itself")
-        num_classes = count_classes(model, points, targets)
+        num_classes = count_classes(guarded, points, targets)
         some = points[spread_evenly(len(points), batch_size).to(points.device)]
-        determinism = check_determinism(model, some)
-        target = model if determinism.passed else DrawAverage(model, effort.draws)
+        determinism = check_determinism(guarded, some)
+        target = guarded if determinism.passed else DrawAverage(guarded, effort.draws)
         clean = correct_in_batches(target, points, targets, batch_size=batch_size)
-        subject = Subject(model, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
+        subject = Subject(guarded, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
         checks = [
             determinism,
-            check_logits_not_probabilities(model, some),
+            check_logits_not_probabilities(guarded, some),
             check_batch_invariance(
                 target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=not determinism.passed
             ),
@@ -112,9 +115,10 @@ def audit(
         if surrogate is None:
             runs = run_attacks_for_audit(subject, None, report=report)
         else:
+            other = guard(surrogate)
             with evaluation_mode(surrogate, seed=seed):
-                count_classes(surrogate, points, targets)
-                runs = run_attacks_for_audit(subject, surrogate, report=report)
+                count_classes(other, points, targets)
+                runs = run_attacks_for_audit(subject, other, report=report)
         checks += attack_checks(subject, runs)
     if progress:
         progress("done", STAGES, STAGES)
