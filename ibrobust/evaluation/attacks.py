@@ -15,6 +15,7 @@ from ibrobust.evaluation.attack_log import AttackLog, evaluation_digest
 from ibrobust.evaluation.attack_result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
+from ibrobust.evaluation.foreign_attacks import check_attack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
@@ -52,7 +53,7 @@ def run_attacks(
 
     Raises:
         IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack
-            left its ball.
+            cannot work on such images or left its ball.
     """
     attacks = [attacks] if isinstance(attacks, (str, AttackSpec)) else attacks
     specs = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
@@ -77,7 +78,9 @@ def run_attacks(
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
     with evaluation_mode(model):
-        count_classes(guarded, unit_range(images[:1], model_reference(guarded)), labels)
+        num_classes = count_classes(guarded, unit_range(images[:1], model_reference(guarded)), labels)
+        for spec in specs:
+            check_attack(spec, channels=images.shape[1], num_classes=num_classes)
         for spec, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()

@@ -1,21 +1,20 @@
-"""One attack on one batch: ibrobust's own, torchattacks' by class name, AutoAttack by its parts."""
+"""One attack on one batch: ibrobust's own, torchattacks', AutoAttack by its parts."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attack_spec import OWN_ATTACKS, RADIUS_OPTIONS, AttackSpec, torchattacks_signature
+from ibrobust.evaluation.attack_spec import OWN_ATTACKS, AttackSpec
+from ibrobust.evaluation.foreign_attacks import foreign_attack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.losses import LOSSES
 from ibrobust.evaluation.low_precision import differentiable_copy
-from ibrobust.evaluation.model_state import isolated_rng, model_device
+from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
 
@@ -56,8 +55,7 @@ def attack_batch(
                 adversarial, nonfinite = attack(model, images, labels, epsilon, seed, options)
             bounded = True
         else:
-            adversarial, bounded = _torchattacks(model, images, labels, spec, epsilon, seed)
-            nonfinite = ~adversarial.flatten(1).isfinite().all(dim=1)
+            adversarial, nonfinite, bounded = foreign_attack(model, images, labels, spec, epsilon=epsilon, seed=seed)
             if spec.name not in _GRADIENT_FREE:
                 nonfinite |= _nonfinite_gradient(model, images, labels)
     adversarial = adversarial.detach()
@@ -211,35 +209,3 @@ def _drafted(
         adversarial[again] = found
         nonfinite[again] |= without_gradient
     return adversarial, nonfinite
-
-
-def _torchattacks(
-    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, epsilon: float, seed: int
-) -> tuple[Tensor, bool]:
-    """Return adversarial images, and whether the attack was told the radius."""
-    import torchattacks
-
-    signature = torchattacks_signature(spec.name)
-    arguments: dict[str, Any] = dict(spec.options)
-    radius = next((option for option in RADIUS_OPTIONS if option in signature), None)
-    if radius is not None:
-        arguments[radius] = epsilon
-    if "seed" in signature:
-        arguments["seed"] = seed
-    if "n_classes" in signature:
-        with torch.no_grad():
-            arguments["n_classes"] = model(images[:1]).shape[1]
-    try:
-        with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
-            attack = getattr(torchattacks, spec.name)(model, **arguments)
-            attack.set_device(model_device(model))
-            adversarial: Tensor = attack(images, labels)
-    except IbrobustError:  # the model's own, and a ValueError
-        raise
-    # What it says of an option's value that it does not know.
-    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise IbrobustError(
-            f"torchattacks cannot run {spec.label} ({why}): correct its options, or leave this attack out."
-        ) from error
-    return adversarial.to(images), radius is not None

@@ -18,7 +18,6 @@ from types import ModuleType
 
 from ibrobust.errors import IbrobustError
 
-
 _MENDED = "_mended_by_ibrobust"
 
 
