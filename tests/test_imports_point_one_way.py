@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ibrobust"
-FOUNDATION = {"errors", "home", "atomic", "epsilon", "processes", "collectives", "locking"}
+FOUNDATION = {"errors", "home", "atomic", "epsilon", "processes", "collectives", "locking", "mapping_files"}
 ALLOWED = {
     "data": set(),
     "models": set(),

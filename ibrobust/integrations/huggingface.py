@@ -88,7 +88,8 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
             save_file(self.tensors, temporary)
         weights = self.record.weights.model_copy(update={"file": WEIGHTS})
         fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")
-        write_text(save_directory / CONFIG, json.dumps(fields, indent=2) + "\n")  # last: it names the weights
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
+        write_text(save_directory / CONFIG, f"{text}\n")  # last: it names the weights
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubModel:  # type: ignore[override, unused-ignore]
@@ -100,7 +101,7 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
             folder / file if folder.is_dir() else Path(hf_hub_download(repo_id=model_id, filename=file, **download))
             for file in (CONFIG, WEIGHTS)
         ]
-        record = read_card(paths[0])  # JSON is YAML
+        record = read_card(paths[0])
         return cls(record, read_weights(record, paths[0]))
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ibrobust.errors import IbrobustError
+from ibrobust.mapping_files import read_mapping_file
 from ibrobust.training.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,8 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An entropy may be infinite: by default pydantic makes that null.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class DatasetRecord(_Record):
@@ -98,17 +100,14 @@ class ModelCard(_Record):
 
 
 def read_card(path: Path) -> ModelCard:
-    """Return the card in a YAML file.
+    """Return the card in a YAML file, or in a JSON file.
 
     Raises:
         IbrobustError: the file cannot be read, is of a newer schema, or is not a card.
     """
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise IbrobustError(f"The model card {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+    fields = read_mapping_file(path, "model card")
     version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise IbrobustError(f"{str(path)!r} is not a model card: it has no schema_version. Remove or restore it.")
     if version > SCHEMA_VERSION:
         raise IbrobustError(

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded, home, zoo_dir
+from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
 
@@ -173,10 +174,7 @@ def stored_study(name_or_path: str) -> Study:
 
 def read_study(path: Path) -> Study:
     """Return the study in a YAML file; raise IbrobustError, in one sentence, where it is wrong."""
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise IbrobustError(f"The study {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+    fields = read_mapping_file(path, "study")
     if not isinstance(fields, dict):
         raise IbrobustError(f"The study {str(path)!r} is not a mapping: it needs at least a name and grids.")
     try:

@@ -12,6 +12,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
+from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder import FittedDecoder
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -117,10 +118,7 @@ class Recipe(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path) -> Recipe:
         """Return the recipe in a YAML file; raise IbrobustError where it cannot be read or is wrong."""
-        try:
-            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise IbrobustError(f"The recipe {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+        fields = read_mapping_file(Path(path), "recipe")
         if not isinstance(fields, dict):
             raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
         return cls.parse(fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.integrations.huggingface import HubModel, add_pretrained, hub_model, load_pretrained, save_pretrained
 from ibrobust.models import Encoder, ImageClassifier
 from ibrobust.registry import list_models, load_model, model_card, register_model
+from ibrobust.registry.store import card_paths, read_weights
 
 
 @pytest.fixture
@@ -33,6 +35,18 @@ def test_a_model_comes_back_bit_for_bit(folder: Path, registered: str, digits_im
     loaded = load_pretrained(folder)
     assert torch.equal(loaded(images), load_model(registered)(images))
     assert not loaded.training
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_card_comes_back_as_it_was(registered: str, tmp_path: Path, ascii_only: bool) -> None:
+    evaluations = {"small": {"epsilons": [1e-05, 0.1], "accuracy": [math.inf]}, "𝒵": "🙂"}
+    card = model_card(registered).model_copy(update={"description": "𝒵 🙂 é", "evaluations": evaluations})
+    HubModel(card, read_weights(card, card_paths()[registered])).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(fields, ensure_ascii=ascii_only), encoding="utf-8")  # as others may write it
+    back = HubModel.from_pretrained(str(tmp_path)).record
+    assert back == card.model_copy(update={"weights": back.weights})
 
 
 def test_an_encoder_of_fixed_power_comes_back_as_one(

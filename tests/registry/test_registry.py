@@ -321,6 +321,12 @@ def test_an_evaluation_is_kept_in_the_card(classifier, digits):
     load_model("mine")
 
 
+def test_an_infinite_number_in_a_card_stays_one(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    update_metrics("mine", "entropy", {"nats": [-float("inf"), 1e-05]})
+    assert model_card("mine").evaluations == {"entropy": {"nats": [-float("inf"), 1e-05]}}
+
+
 def test_evaluations_of_two_decoders_stand_side_by_side_with_their_images(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     add_evaluation("mine", "audit", "head", {"verdict": "masked"}, digits)

@@ -1,0 +1,65 @@
+"""YAML and JSON as recipes, studies and cards are written: one reader, which refuses a key that is given twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ibrobust.errors import IbrobustError
+
+
+def read_mapping_file(path: Path, what: str) -> Any:
+    """Return what is in a YAML file, or in a JSON file where `path` ends in ``.json``.
+
+    Args:
+        path: of the file, in UTF-8.
+        what: the file is, for the error: ``recipe``.
+
+    Raises:
+        IbrobustError: the file cannot be read, is not YAML or JSON, or gives a key twice in one mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # JSON is not quite YAML: 1e-05 would be a text, and an escaped character beyond U+FFFF two halves.
+        return json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else read_yaml(text)
+    # ValueError: text that is not UTF-8 or not JSON, and dates that do not exist.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise IbrobustError(f"The {what} {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def read_yaml(text: str) -> Any:
+    """Return what a YAML text says; raise yaml.YAMLError where it is not YAML, or gives a key twice in one mapping."""
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own keeps the last of several equal keys."""
+
+    # Here and not where the mapping is made: what is merged into it (<<) may be given again.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise yaml.YAMLError(f"{_twice(key)} (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return node
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise ValueError(_twice(key))
+        mapping[key] = value
+    return mapping
+
+
+def _twice(key: Any) -> str:
+    return f"the key {key!r} is given twice, and only one of them could count"
