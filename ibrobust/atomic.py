@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from ibrobust.errors import IbrobustError
 
@@ -52,6 +57,18 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` in UTF-8, atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to `target` in the safetensors format, atomically; raise OSError where that cannot be done."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(target) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:  # its own name for a full disk
+            raise OSError(errno.EIO, str(error), str(target)) from error
 
 
 def require_writable(target: Path) -> None:

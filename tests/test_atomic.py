@@ -4,8 +4,10 @@ import os
 import stat
 
 import pytest
+import torch
+from safetensors import SafetensorError, safe_open
 
-from ibrobust.atomic import atomic_folder, atomic_path, require_writable, write_text
+from ibrobust.atomic import atomic_folder, atomic_path, require_writable, write_tensors, write_text
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -52,3 +54,19 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         require_writable(tmp_path / "file" / "results.json")
+
+
+def test_tensors_that_cannot_be_written_are_an_os_error_and_leave_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(tmp_path / "weights.safetensors", {"a": torch.zeros(3)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_come_back_with_what_is_said_of_them(tmp_path):
+    write_tensors(tmp_path / "weights.safetensors", {"a": torch.arange(3)}, metadata={"of": "me"})
+    with safe_open(tmp_path / "weights.safetensors", framework="pt") as file:
+        assert (file.get_tensor("a").tolist(), file.metadata()) == ([0, 1, 2], {"of": "me"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ibrobust.atomic import atomic_path
+from ibrobust.atomic import write_tensors
 from ibrobust.data.dataset import Dataset, Split
 from ibrobust.errors import IbrobustError
 
@@ -52,8 +52,6 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
         IbrobustError: a folder is missing, empty or cannot be read, train and test have differing classes, or a file
             is not an image, has pixels without a known range, or is not of the same size as the others.
     """
-    from safetensors import SafetensorError
-
     try:
         listing = _list_files(root)
         key = _content_key(root, listing)
@@ -70,7 +68,7 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
     if cached and _content_key(root, listing) == key:
         try:
             _write_cache(cached, dataset)
-        except (OSError, SafetensorError) as error:  # the latter for a full disk
+        except OSError as error:
             warnings.warn(
                 f"The images will be decoded again the next time, since {str(cached)!r} cannot be written ({error}).",
                 stacklevel=2,
@@ -215,15 +213,12 @@ def _upper_bits(image: Any) -> np.ndarray[Any, Any]:
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
-    from safetensors.torch import save_file
-
     tensors = {
         f"{name}.{part}": getattr(split, part)
         for name, split in (("train", dataset.train), ("test", dataset.test))
         for part in ("images", "labels")
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"fingerprint": dataset.fingerprint})
+    write_tensors(path, tensors, metadata={"fingerprint": dataset.fingerprint})
 
 
 def _read_cache(path: Path, name: str, class_names: tuple[str, ...]) -> Dataset | None:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard as HubReadme
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ibrobust.atomic import atomic_path, write_text
+from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard, list_models, model_card
@@ -84,8 +83,7 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         return super().generate_model_card(**{**own, **fields})
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        with atomic_path(save_directory / WEIGHTS) as temporary:
-            save_file(self.tensors, temporary)
+        write_tensors(save_directory / WEIGHTS, self.tensors)
         weights = self.record.weights.model_copy(update={"file": WEIGHTS})
         fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")
         text = json.dumps(fields, indent=2, ensure_ascii=False)

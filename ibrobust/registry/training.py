@@ -115,7 +115,11 @@ def _train(
     stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
     stage(f"reading {recipe.dataset}")
     with processes.main_first():  # which downloads or decodes what is not there yet
-        dataset = load_dataset(recipe.dataset, data_dir=data_dir)
+        dataset = load_dataset(
+            recipe.dataset,
+            data_dir=data_dir,
+            progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
+        )
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(

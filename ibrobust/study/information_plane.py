@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ibrobust.atomic import atomic_path
+from ibrobust.atomic import write_tensors
 from ibrobust.data import Dataset
 from ibrobust.models import Encoder, encode_in_batches
 from ibrobust.objectives import objective_class
@@ -38,13 +38,11 @@ def has_snapshots(folder: Path, epochs: Sequence[int]) -> bool:
 
 def snapshot_taker(folder: Path, epochs: Sequence[int]) -> Callable[[int, Encoder], None]:
     """Return a function that stores a cell's encoder after each of the epochs."""
-    from safetensors.torch import save_file
 
     def take(epoch: int, encoder: Encoder) -> None:
         if epoch in epochs:
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
-            with atomic_path(snapshot_path(folder, epoch)) as temporary:
-                save_file(tensors, temporary)
+            write_tensors(snapshot_path(folder, epoch), tensors)
 
     return take
 

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ibrobust.atomic import atomic_folder
+from ibrobust.errors import IbrobustError
 
 _FOLDER = re.compile(r"epoch-(\d+)")
 
@@ -21,11 +24,23 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 @contextmanager
 def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
-    """Yield a folder to write the state after `epochs_done` epochs to; on success it takes the older ones' place."""
+    """Yield a folder to write the state after `epochs_done` epochs to; on success it takes the older ones' place.
+
+    Raises:
+        IbrobustError: it cannot be written; the older ones are still there.
+    """
     target = folder / f"epoch-{epochs_done:05d}"
     shutil.rmtree(target, ignore_errors=True)
-    with atomic_folder(target) as temporary:
-        yield temporary
+    try:
+        with atomic_folder(target) as temporary:
+            yield temporary
+    # A full disk is an OSError, a SafetensorError or a RuntimeError of torch, by who writes.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise IbrobustError(
+            f"The checkpoint {str(target)!r} cannot be written ({reason}): look for room on that disk, then go on with "
+            "--resume."
+        ) from error
     for older in _checkpoints(folder):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
