@@ -168,7 +168,7 @@ def _decode(name: str, listing: _Listing, progress: Progress | None) -> Dataset:
                 )
             pixels.append(torch.from_numpy(array))
             done += 1
-            if progress and done % 1000 == 0:
+            if progress and done % max(total // 20, 1) == 0:
                 progress(done, total)
         images = torch.stack(pixels).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
         splits[split] = Split(images, torch.tensor([index for _, index in files]))
