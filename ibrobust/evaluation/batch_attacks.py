@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import OWN_ATTACKS, AttackSpec
 from ibrobust.evaluation.foreign_attacks import foreign_attack
-from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.losses import LOSSES
 from ibrobust.evaluation.low_precision import differentiable_copy
 from ibrobust.evaluation.model_state import isolated_rng
@@ -140,7 +140,7 @@ def _autoattack(
     """
     from pyautoattack import AutoAttack
 
-    suite = AutoAttack(model, eps=epsilon, version=options["version"], device=images.device, seed=seed)
+    suite = AutoAttack(LibraryModel(model), eps=epsilon, version=options["version"], device=images.device, seed=seed)
     with torch.no_grad():
         num_classes = model(images[:1]).shape[1]
     suite.apgd.n_iter = suite.apgd_targeted.n_iter = suite.fab.n_iter = options["n_iter"]
@@ -161,7 +161,7 @@ def _autoattack(
         attack = {"apgd-t": suite.apgd_targeted, "fab-t": suite.fab, "square": suite.square}.get(name, suite.apgd)
         # The attacks ask for gradients where they want them; elsewhere graphs would only cost time and memory.
         with torch.no_grad():
-            found = attack.perturb(images[left].clone(), labels[left].clone())
+            found = attack.perturb(images[left].float(), labels[left].clone()).to(images.dtype)
             wrong = ~is_correct(model(found), labels[left])
         adversarial[left[wrong]] = found[wrong]
         left = left[~wrong]

@@ -17,6 +17,7 @@ from ibrobust.evaluation.attack_spec import (
     attack_options,
     torchattacks_signature,
 )
+from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device
 
 # Their kernels are made for three channels.
@@ -73,7 +74,7 @@ def foreign_attack(
         num_classes = model(images[:1]).shape[1]
     if "n_classes" in signature:
         arguments["n_classes"] = num_classes
-    watched = _Watched(model, len(images))
+    watched = _Watched(LibraryModel(model), len(images))
     try:
         with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
             attack = getattr(torchattacks, spec.name)(watched, **arguments)

@@ -103,6 +103,14 @@ class GuardedModel(nn.Module):
         return logits.to(images.device, torch.promote_types(logits.dtype, torch.float32))
 
 
+class LibraryModel(GuardedModel):
+    """The same for attack libraries, which take it that logits have the images' dtype. What counts is asked without."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K)."""
+        return super().forward(images).to(images.dtype)
+
+
 def guard(model: nn.Module) -> GuardedModel:
     """Return the model behind a guard; as it is if it is behind one."""
     return model if isinstance(model, GuardedModel) else GuardedModel(model)

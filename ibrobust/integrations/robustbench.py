@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.home import expanded
 from ibrobust.integrations import timm as timm_integration
@@ -194,7 +195,7 @@ def benchmark(
         contextlib.redirect_stdout(_Lines(on_message)),
     ):
         clean, robust = robustbench.eval.benchmark(
-            module,
+            LibraryModel(module),
             n_examples=len(images.labels),
             dataset=dataset,
             threat_model=threat_model,
@@ -277,8 +278,8 @@ def _require_classes(module: nn.Module, card: ModelCard | None, images: Benchmar
             f"{images.source!r}: give its own data set as the data directory (--data-dir)."
         )
     with torch.no_grad():
-        outputs = module.to(device)(images.images[:2].to(device))
-    if outputs.ndim != 2 or outputs.shape[1] != len(images.class_names):
+        outputs = guard(module.to(device))(images.images[:2].to(device))
+    if outputs.shape[1] != len(images.class_names):
         raise IbrobustError(
             f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, where "
             f"logits of shape (2, {len(images.class_names)}) are needed."
