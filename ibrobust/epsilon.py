@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from ibrobust.errors import IbrobustError
@@ -13,12 +14,15 @@ def parse_epsilon(text: str) -> float:
     Raises:
         IbrobustError: the text is not a number, or the number is outside [0, 1].
     """
+    return check_epsilon(_parse_number(text))
+
+
+def _parse_number(text: str) -> float:
     numerator, slash, denominator = text.strip().partition("/")
     try:
-        value = float(numerator) / float(denominator) if slash else float(numerator)
+        return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise IbrobustError(f"The epsilon {text!r} is not a number: write 0.03 or 8/255.") from None
-    return check_epsilon(value)
 
 
 # What an argument may be that takes epsilons: 8/255, "8/255", or several such.
@@ -33,12 +37,28 @@ def read_epsilon(value: object) -> float:
     Raises:
         IbrobustError: it is neither, or outside [0, 1].
     """
+    return check_epsilon(_read_number(value))
+
+
+def read_radius(value: object) -> float:
+    """Return the radius of a ball in any norm, which a caller gives as `read_epsilon` takes it.
+
+    Raises:
+        IbrobustError: it is no number, or not a positive one.
+    """
+    radius = _read_number(value)
+    if not 0 < radius < math.inf:
+        raise IbrobustError(f"The epsilon {radius} is not a positive number: give one such as 8/255.")
+    return radius
+
+
+def _read_number(value: object) -> float:
     if isinstance(value, str):
-        return parse_epsilon(value)
+        return _parse_number(value)
     # A NumPy number or an array or tensor without dimensions; others stay as they are, and are no number.
     plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
     if isinstance(plain, (int, float)) and not isinstance(plain, bool):
-        return check_epsilon(plain)
+        return float(plain)
     raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
 
 

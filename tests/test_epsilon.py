@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
-from ibrobust.epsilon import format_epsilon, parse_epsilon
+from ibrobust.epsilon import format_epsilon, parse_epsilon, read_epsilons, read_radius
 from ibrobust.errors import IbrobustError
 
 
@@ -29,3 +31,29 @@ def test_eight_is_taken_for_a_fraction_of_255() -> None:
 @pytest.mark.parametrize(("value", "text"), [(8 / 255, "8/255"), (0.0, "0/255"), (0.02, "0.02 (5.1/255)")])
 def test_format(value: float, text: str) -> None:
     assert format_epsilon(value) == text
+
+
+@pytest.mark.parametrize(
+    "one", [8 / 255, "8/255", np.float64(8 / 255), np.array(8 / 255), torch.tensor(8 / 255, dtype=torch.float64)]
+)
+def test_one_epsilon_is_a_list_of_one(one: object) -> None:
+    assert read_epsilons(one) == [8 / 255]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "several", [(0, "4/255"), np.array([0, 4 / 255]), torch.tensor([0, 4 / 255], dtype=torch.float64)]
+)
+def test_several_epsilons_keep_their_order(several: object) -> None:
+    assert read_epsilons(several) == [0.0, 4 / 255]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [[True], [[0.1]], [None], None, "4/255,8/255", [b"0.1"], np.array([[0.1]])])
+def test_what_is_no_epsilon_is_refused(value: object) -> None:
+    with pytest.raises(IbrobustError, match="is not a number"):
+        read_epsilons(value)  # type: ignore[arg-type]
+
+
+def test_a_radius_may_exceed_the_pixels_range() -> None:
+    assert read_radius("3/2") == 1.5
+    with pytest.raises(IbrobustError, match="not a positive number"):
+        read_radius(0)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from ibrobust.epsilon import read_radius
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
@@ -130,7 +130,7 @@ class _Loader:
 def benchmark(
     model: str | nn.Module,
     *,
-    eps: float,
+    eps: float | str,
     n_examples: int | None = None,
     threat_model: str = "Linf",
     data_dir: str | Path | None = None,
@@ -169,8 +169,7 @@ def benchmark(
     """
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
-    if not 0 < eps < math.inf:
-        raise IbrobustError(f"The epsilon {eps} is not a positive number: give one such as 8/255.")
+    eps = read_radius(eps)
     if n_examples is not None and n_examples < 1:
         raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
     card = model_card(model) if isinstance(model, str) else None

@@ -16,8 +16,8 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.pgd import loss_gradient, pgd
 from ibrobust.evaluation.losses import LOSSES
+from ibrobust.evaluation.pgd import loss_gradient, pgd
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
 
 EPSILON = 8 / 255

@@ -168,6 +168,25 @@ def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_f
     assert any(line.startswith("Adversarial accuracy") for line in lines)
 
 
+class Centred(nn.Module):
+    def __init__(self, model: nn.Module, *, in_place: bool) -> None:
+        super().__init__()
+        self.model, self.in_place = model, in_place
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images.sub_(0.1) if self.in_place else images - 0.1).clamp(0, 1))
+
+
+def test_a_model_that_works_in_place_has_the_result_of_its_twin(tiny_model: nn.Module, digits_folder: Path) -> None:
+    first, second = (
+        rb.benchmark(
+            Centred(tiny_model, in_place=in_place), eps="0.04", n_examples=10, data_dir=digits_folder, batch_size=10
+        )
+        for in_place in (True, False)
+    )
+    assert first == second
+
+
 def test_benchmark_of_a_registered_model_is_stored_in_its_card(
     registered: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
