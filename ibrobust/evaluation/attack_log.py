@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.behaviour import Behaviour
 
-FORMAT = 1
+FORMAT = 2
 Key = tuple[str, float, int]
 
 
@@ -23,29 +25,31 @@ class AttackLog:
 
     Args:
         path: file of JSON lines, read where it exists; None keeps nothing on the disk.
-        digest: of everything that the numbers depend on; see `evaluation_digest`.
+        digest: of everything that the numbers depend on but the forward pass; see `evaluation_digest`.
+        behaviour: of the model; None without a path.
+        sizes: images in each batch.
 
     Raises:
         IbrobustError: the file is damaged or belongs to another evaluation, or cannot be written.
     """
 
-    def __init__(self, path: Path | None, digest: str) -> None:
+    def __init__(self, path: Path | None, digest: str, behaviour: Behaviour | None, sizes: Sequence[int]) -> None:
         self.path = path
         self._done: dict[Key, dict[str, Any]] = {}
-        if path is None:
+        if path is None or behaviour is None:
             return
-        header = {"format": FORMAT, "digest": digest}
         lines = _complete_lines(path) if path.exists() else []
-        if lines and lines[0] != header:
-            raise IbrobustError(
-                f"{str(path)!r} holds the state of another evaluation (model, images, attacks, epsilons, batch size "
-                "or seed differ): remove it or name another file."
-            )
-        for line in lines[1:]:
+        if lines:
+            _check_header(path, lines[0], digest, behaviour)
+        else:
+            lines = [{"format": FORMAT, "digest": digest, "behaviour": behaviour.to_dict()}]
+        for number, line in enumerate(lines[1:], start=2):
+            if not _is_batch(line, sizes):
+                raise IbrobustError(f"Line {number} of {str(path)!r} is damaged: remove it or name another file.")
             self._done[line["attack"], line["epsilon"], line["batch"]] = line
         try:
             # Written anew, so that the rest of a line which a kill cut off is gone.
-            write_text(path, "".join(json.dumps(line) + "\n" for line in lines or [header]))
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             raise IbrobustError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
@@ -75,6 +79,40 @@ def evaluation_digest(model: nn.Module, images: Tensor, labels: Tensor, settings
     return digest.hexdigest()
 
 
+def _check_header(path: Path, header: dict[str, Any], digest: str, found: Behaviour) -> None:
+    remedy = "remove it or name another file"
+    if "digest" in header and header.get("format") != FORMAT:
+        raise IbrobustError(f"{str(path)!r} is the state of another version of ibrobust: {remedy}.")
+    try:
+        stored, fields = header["digest"], header["behaviour"]
+        before = Behaviour(logits=fields["logits"], gradients=fields["gradients"])
+        difference = before.difference(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IbrobustError(f"{str(path)!r} is not an evaluation's state: {remedy}.") from error
+    if stored != digest:
+        raise IbrobustError(
+            f"{str(path)!r} holds the state of another evaluation (model, images, attacks, epsilons, batch size or "
+            f"seed differ): {remedy}."
+        )
+    if difference:
+        raise IbrobustError(
+            f"{str(path)!r} holds the state of another evaluation (the model has these weights and gave other "
+            f"{difference}, as after an edit of its code, on other hardware, or with random numbers of its own): "
+            f"{remedy}."
+        )
+
+
+def _is_batch(line: dict[str, Any], sizes: Sequence[int]) -> bool:
+    """Return whether a line holds an attack's result for one batch, an image a character."""
+    texts = all(isinstance(line.get(key), str) for key in ("attack", "clean", "attacked"))
+    numbers = all(isinstance(line.get(key), int) for key in ("batch", "nonfinite"))
+    if not (texts and numbers and isinstance(line.get("epsilon"), float | int) and 0 <= line["batch"] < len(sizes)):
+        return False
+    size = sizes[line["batch"]]
+    bits = all(len(line[key]) == size and set(line[key]) <= {"0", "1"} for key in ("clean", "attacked"))
+    return bits and 0 <= line["nonfinite"] <= size
+
+
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -82,6 +120,7 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in whole]
     except (OSError, ValueError) as error:
         raise IbrobustError(f"{str(path)!r} cannot be read as an evaluation's state: {error}.") from error
-    if not all(isinstance(line, dict) for line in lines):
+    # The header is written whole, so a file without it is somebody else's.
+    if not all(isinstance(line, dict) for line in lines) or (text and not lines):
         raise IbrobustError(f"{str(path)!r} is not an evaluation's state: remove it or name another file.")
     return lines

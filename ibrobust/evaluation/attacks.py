@@ -15,6 +15,7 @@ from ibrobust.evaluation.attack_log import AttackLog, evaluation_digest
 from ibrobust.evaluation.attack_result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.attack_spec import AttackSpec, parse_attack
 from ibrobust.evaluation.batch_attacks import attack_batch
+from ibrobust.evaluation.behaviour import behaviour, some_images
 from ibrobust.evaluation.foreign_attacks import check_attack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
@@ -74,13 +75,19 @@ def run_attacks(
         "seed": seed,
     }
     path = Path(state_path) if state_path is not None else None
-    log = AttackLog(path, evaluation_digest(model, images, labels, settings) if path else "")
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
     with evaluation_mode(model):
-        num_classes = count_classes(guarded, unit_range(images[:1], model_reference(guarded)), labels)
+        reference = model_reference(guarded)
+        num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for spec in specs:
             check_attack(spec, channels=images.shape[1], num_classes=num_classes)
+        log = AttackLog(
+            path,
+            evaluation_digest(model, images, labels, settings) if path else "",
+            behaviour(guarded, unit_range(some_images(images), reference)) if path else None,
+            [len(part) for part in labels.split(batch_size)],
+        )
         for spec, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()
