@@ -29,8 +29,8 @@ def load_cifar10(folder: Path) -> Dataset:
     except (OSError, RuntimeError) as error:
         raise IbrobustError(
             f"CIFAR-10 is not in {folder} and could not be downloaded there ({error}): check the network and "
-            "that the folder can be written, unpack cifar-10-python.tar.gz there yourself, or give an image "
-            "folder as the data set."
+            "that the folder can be written, unpack cifar-10-python.tar.gz there yourself, or take images that are "
+            "here: an image folder, or the digits, which need no network (--dataset digits)."
         ) from error
     train, test = (
         Split(torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets))

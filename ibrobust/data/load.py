@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from ibrobust.data.cifar10 import load_cifar10
+from ibrobust.data.cifar10_jpeg import load_cifar10_jpeg
 from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
 from ibrobust.data.image_folder import Progress, load_image_folder
@@ -13,24 +15,37 @@ from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
 
 
+NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "digits")
+
+
 def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
     """Return the data set that `spec` names, as uint8 tensors on the CPU.
 
     Args:
-        spec: ``cifar10``, ``digits``, or the path of an image folder with ``train/<class>/*`` and
+        spec: ``cifar10``, ``cifar10-jpeg``, ``digits``, or the path of an image folder with ``train/<class>/*`` and
             ``test/<class>/*``.
-        data_dir: where CIFAR-10 is, or is downloaded to, and where decoded image folders are cached; by default
+        data_dir: where CIFAR-10, or its JPEG files, are or are downloaded to, and where decoded image folders are cached; by default
             the ``data`` folder in ibrobust's home.
-        progress: called with (images decoded, images in all) while an image folder is decoded.
+        progress: called with (images decoded, images in all) while they are downloaded as JPEG files or decoded.
 
     Raises:
         IbrobustError: there is no such data set, or something in it cannot be read.
     """
     if not spec:
-        raise IbrobustError("The data set name is empty: give cifar10, digits, or the path of an image folder.")
+        raise IbrobustError(f"The data set name is empty: give {', '.join(NAMED_DATASETS)}, or the path of a folder.")
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     if spec == "digits":
         return load_digits()
     if spec == "cifar10":
         return load_cifar10(folder)
-    return load_image_folder(expanded(spec).resolve(), cache=folder / "decoded", progress=progress)
+    if spec == "cifar10-jpeg":
+        return load_cifar10_jpeg(folder, progress=progress)
+    root = expanded(spec).resolve()
+    if not root.exists():
+        near = difflib.get_close_matches(spec, NAMED_DATASETS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "give one of these names or a folder"
+        raise IbrobustError(
+            f"The data set {spec!r} is neither a known name ({', '.join(NAMED_DATASETS)}) nor a folder with "
+            f"train/<class>/* and test/<class>/* images: {hint}."
+        )
+    return load_image_folder(root, cache=folder / "decoded", progress=progress)

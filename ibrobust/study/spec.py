@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ibrobust.data.load import NAMED_DATASETS
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded, home, zoo_dir
@@ -17,9 +18,6 @@ from ibrobust.models.decoder import FittedDecoder
 from ibrobust.registry.card import check_name
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
-
-# Names of data sets that are no paths.
-NAMED_DATASETS = ("cifar10", "digits")
 
 
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
