@@ -24,8 +24,8 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
     Args:
         spec: ``cifar10``, ``cifar10-jpeg``, ``digits``, or the path of an image folder with ``train/<class>/*`` and
             ``test/<class>/*``.
-        data_dir: where CIFAR-10, or its JPEG files, are or are downloaded to, and where decoded image folders are cached; by default
-            the ``data`` folder in ibrobust's home.
+        data_dir: where CIFAR-10 or its JPEG files are, or are downloaded to, and where decoded image folders are
+            cached; by default the ``data`` folder in ibrobust's home.
         progress: called with (images decoded, images in all) while they are downloaded as JPEG files or decoded.
 
     Raises:
