@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.evaluation.search_copy import COMPARED_IMAGES, search_copy
 
 
 def run_attacks(
@@ -88,6 +90,9 @@ def run_attacks(
             behaviour(guarded, unit_range(some_images(images), reference)) if path else None,
             [len(part) for part in labels.split(batch_size)],
         )
+        copied = None
+        if any(("precision", "bf16") in spec.options for spec in specs):
+            copied = _copy_to_search(guarded, images, labels)
         for spec, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()
@@ -97,7 +102,8 @@ def run_attacks(
                 key = (spec.label, epsilon, index)
                 fields = log.get(key)
                 if fields is None:
-                    fields = _attack_one(guarded, images[part], labels[part], spec, epsilon, derive_seed(seed, *key))
+                    key_seed = derive_seed(seed, *key)
+                    fields = _attack_one(guarded, images[part], labels[part], spec, epsilon, key_seed, copied)
                     log.add(key, fields)
                 clean += from_bits(fields["clean"])
                 attacked += from_bits(fields["attacked"])
@@ -109,8 +115,23 @@ def run_attacks(
     return results
 
 
+def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module | None:
+    some = torch.linspace(0, len(images) - 1, min(COMPARED_IMAGES, len(images))).long()
+    reference = model_reference(model)
+    copied = search_copy(model, unit_range(images[some], reference), labels[some].to(reference.device).long())
+    if copied is None:
+        warnings.warn("precision=bf16 is not faster here: the model itself is attacked, in float32.", stacklevel=3)
+    return copied
+
+
 def _attack_one(
-    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, epsilon: float, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    spec: AttackSpec,
+    epsilon: float,
+    seed: int,
+    copied: nn.Module | None,
 ) -> dict[str, Any]:
     device = model_device(model)
     images, labels = unit_range(images, model_reference(model)), labels.to(device).long()
@@ -118,7 +139,9 @@ def _attack_one(
     with torch.no_grad():
         clean = is_correct(model(images), labels)  # (B,)
     targets = clean.nonzero()[:, 0] if spec.skips_misclassified else torch.arange(len(labels), device=device)
-    adversarial, nonfinite = attack_batch(model, images[targets], labels[targets], spec, epsilon=epsilon, seed=seed)
+    adversarial, nonfinite = attack_batch(
+        model, images[targets], labels[targets], spec, epsilon=epsilon, seed=seed, copied=copied
+    )
     attacked = torch.zeros_like(clean)
     if len(targets):
         with torch.no_grad():

@@ -13,10 +13,10 @@ from ibrobust.evaluation.attack_spec import OWN_ATTACKS, AttackSpec
 from ibrobust.evaluation.foreign_attacks import foreign_attack
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.losses import LOSSES
-from ibrobust.evaluation.low_precision import differentiable_copy
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.search_copy import SAME_BUT_FOR_ROUNDING, agrees
 
 # Rounding in x + delta and back; float32 keeps pixels to 6e-8, and longer norms add up more of it.
 _TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
@@ -24,7 +24,14 @@ _GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
 
 
 def attack_batch(
-    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, *, epsilon: float, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    spec: AttackSpec,
+    *,
+    epsilon: float,
+    seed: int,
+    copied: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return adversarial images (B, C, H, W) and (B,) bool, which had a gradient or a result that is no number.
 
@@ -38,6 +45,7 @@ def attack_batch(
         spec: the attack.
         epsilon: radius in the attack's norm.
         seed: of everything random.
+        copied: what an attack with precision=bf16 searches on, see `search_copy`; the model itself by default.
 
     Raises:
         IbrobustError: the attack's result is outside [0, 1] or the ball: it must not be counted.
@@ -49,8 +57,8 @@ def attack_batch(
         if spec.name in OWN_ATTACKS:
             options = {**OWN_ATTACKS[spec.name], **dict(spec.options)}
             attack = _OWN[spec.name]
-            if options.get("precision") == "bf16":
-                adversarial, nonfinite = _drafted(attack, model, images, labels, epsilon, seed, options)
+            if copied is not None and options.get("precision") == "bf16":
+                adversarial, nonfinite = _drafted(attack, copied, model, images, labels, epsilon, seed, options)
             else:
                 adversarial, nonfinite = attack(model, images, labels, epsilon, seed, options)
             bounded = True
@@ -180,6 +188,7 @@ _OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoatt
 
 def _drafted(
     attack: OwnAttack,
+    copied: nn.Module,
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -187,23 +196,23 @@ def _drafted(
     seed: int,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Attack a copy of the model in bfloat16; where its success is none on the model, attack the model as well.
+    """Attack a copy of the model, and then the model itself wherever only the copy says something.
 
-    So what the copy breaks is broken, since the caller asks the model itself, and rounding alone saves no image that
-    the copy gives up.
+    That is where the copy is broken and the model is not, where neither is broken and they do not agree, and where the
+    copy alone has a gradient that is no number. So everything that counts is the model's own answer, since the caller
+    asks it for the classes.
     """
-    graph = differentiable_copy(model, images[:1])
-    if graph is None:
-        raise IbrobustError(
-            "There is no bfloat16 copy of this model, whose forward pass is no fixed graph of float32 convolutions, or "
-            "draws random numbers: leave precision=bf16 out."
-        )
-    copied = guard(graph)
-    adversarial, nonfinite = attack(copied, images, labels, epsilon, seed, options)
+    copied = guard(copied)
+    adversarial, unsure = attack(copied, images, labels, epsilon, seed, options)
     # Rounding can hide a gradient that is no number.
-    nonfinite |= _nonfinite_gradient(model, images, labels)
+    nonfinite = _nonfinite_gradient(model, images, labels)
     with torch.no_grad():
-        again = is_correct(model(adversarial), labels) & ~is_correct(copied(adversarial), labels)
+        unbroken = is_correct(model(adversarial), labels)
+        unsure |= unbroken & ~is_correct(copied(adversarial), labels)
+    rest = (unbroken & ~unsure).nonzero()[:, 0]
+    if len(rest):
+        unsure[rest] = ~agrees(copied, model, adversarial[rest], labels[rest], SAME_BUT_FOR_ROUNDING)
+    again = unbroken & unsure | ~adversarial.flatten(1).isfinite().all(dim=1)
     if bool(again.any()):
         found, without_gradient = attack(model, images[again], labels[again], epsilon, seed, options)
         adversarial[again] = found

@@ -20,9 +20,10 @@ class BFloat16Convolution(nn.Module):
 
     Args:
         conv: with a padding in numbers, of zeros.
+        dtype: float32 to compute the same without rounding.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         self.weight = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach()
@@ -32,7 +33,8 @@ class BFloat16Convolution(nn.Module):
         self.dilation = list(conv.dilation)
         self.groups = conv.groups
         self.relu = False
-        self.dtype = torch.float32 if conv.in_channels <= FEW_CHANNELS else torch.bfloat16
+        self.dtype = torch.float32 if conv.in_channels <= FEW_CHANNELS else dtype
+        self.output_dtype = dtype
 
     def fold(self, norm: nn.BatchNorm2d) -> None:
         """Take in a batch normalisation, in evaluation mode, that follows."""
@@ -50,15 +52,15 @@ class BFloat16Convolution(nn.Module):
             self.bias = self.bias.to(self.dtype)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Return (B, D, H', W') in bfloat16 of (B, C, H, W), plus `other` (B, D, H', W'), and no less than 0 with ReLU.
+        """Return (B, D, H', W') in `output_dtype` of (B, C, H, W), plus `other` (B, D, H', W').
 
-        It has gradients in both.
+        With ReLU it is no less than 0. It has gradients in both.
         """
         x = x.to(self.dtype, memory_format=torch.channels_last)
         if other is not None:
             other = other.to(self.dtype)
         out: Tensor = _WithInputGradients.apply(x, other, self)
-        return out.to(torch.bfloat16)
+        return out.to(self.output_dtype)
 
     def compute(self, x: Tensor, other: Tensor | None) -> Tensor:
         """Return what `forward` does, in this module's dtype and without gradients."""

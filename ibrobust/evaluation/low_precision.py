@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import operator
+from contextlib import redirect_stderr
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,13 @@ from ibrobust.evaluation.model_state import floating_dtypes
 RELU = (F.relu, torch.relu, torch.relu_)
 ADD = (operator.add, operator.iadd, torch.add)
 
+# Half the distance between neighbouring numbers of bfloat16, relative to them.
+ROUNDING = 2.0**-8
+
+
+class NoCopyError(Exception):
+    """There is no copy of a model; the message says why, in half a sentence."""
+
 
 class LowPrecisionCopy:
     """Margins of a model whose convolutions are computed in bfloat16, and how far rounding could move each of them."""
@@ -24,11 +33,12 @@ class LowPrecisionCopy:
         self._graph = graph
         self._taps = taps
 
-    def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return margins (B,), approximately those of the model, and the scale (B,) of their rounding errors.
+    def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return margins (B,), approximately those of the model, the scale (B,) of their rounding errors, and a floor.
 
         Whatever relative error the convolutions' outputs h have, to first order it moves the margin m by that share of
-        |dm/dh| |h|. In the scale is a tenth of the logits' range besides, for where the gradient vanishes.
+        |dm/dh| |h|. In the scale is a tenth of the logits' range besides, for where the gradient vanishes. The floor
+        (B,) is the rounding of the largest logit to bfloat16.
         """
         with torch.enable_grad():
             logits = self._graph(images.clone())  # it may work in place, as the model may
@@ -42,7 +52,8 @@ class LowPrecisionCopy:
         for tap in self._taps:
             tap.features = None
         logits = logits.detach()
-        return found.detach(), torch.stack(products).norm(dim=0) + 0.1 * (logits.amax(dim=1) - logits.amin(dim=1))
+        scales = torch.stack(products).norm(dim=0) + 0.1 * (logits.amax(dim=1) - logits.amin(dim=1))
+        return found.detach(), scales, ROUNDING * logits.abs().amax(dim=1)
 
 
 def margins_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,60 +73,76 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
         image: (1, C, H, W) in [0, 1], for a trial.
     """
     try:
-        graph, low = _lowered(model, image)
+        graph, low = _lowered(model, image, torch.bfloat16)
         taps = _insert_taps(graph, low)
         graph.recompile()
         if not taps:
             return None
         lowered = LowPrecisionCopy(graph, taps)
-        lowered.margins(image, torch.zeros(1, dtype=torch.long, device=image.device))
+        with redirect_stderr(io.StringIO()):  # a graph that fails prints itself
+            lowered.margins(image, torch.zeros(1, dtype=torch.long, device=image.device))
     except Exception:  # anything may happen in a model that is not ours; it is evaluated as it is then
         return None
     return lowered
 
 
-def differentiable_copy(model: nn.Module, image: Tensor) -> nn.Module | None:
-    """Return a copy of `model` as in `low_precision_copy`, whose logits have a gradient in the images; or None.
+def differentiable_copy(model: nn.Module, image: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """Return a copy of `model` as in `low_precision_copy`, whose logits have a gradient in the images.
 
-    That gradient is rounded to bfloat16 on its way as well.
+    That gradient is rounded to bfloat16 on its way as well. It is the gradient of what the model computes: a backward
+    pass that the model defines itself is not in the copy.
 
     Args:
         model: in evaluation mode, with float32 parameters that want no gradient.
         image: (1, C, H, W) in [0, 1], for a trial.
+        dtype: float32 for the same copy without rounding.
+
+    Raises:
+        NoCopyError: there is none.
     """
     try:
-        graph, low = _lowered(model, image)
-        if not low:
-            return None
+        graph, _ = _lowered(model, image, dtype)
         graph.recompile()
         point = image.detach().clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), redirect_stderr(io.StringIO()):  # as above
             torch.autograd.grad(graph(point.clone()).sum(), point)
-    except Exception:  # as above
-        return None
+    except NoCopyError:
+        raise
+    except Exception as error:  # as above
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise NoCopyError(f"its forward pass is no fixed graph of float32 operations ({line.rstrip('.:')})") from error
     return graph
 
 
-def _lowered(model: nn.Module, image: Tensor) -> tuple[fx.GraphModule, set[fx.Node]]:
-    """Return a copy with bfloat16 convolutions, not compiled yet, and its nodes that give bfloat16.
+def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.GraphModule, set[fx.Node]]:
+    """Return a copy with convolutions in `dtype`, not compiled yet, and its nodes that give it.
 
-    Raises ValueError where a graph would not do what the model does, and what torch.fx does where it finds none.
+    Raises NoCopyError where a graph would not do what the model does, and what torch.fx does where it finds none.
     """
     model = unguard(model)
     if set(floating_dtypes(model)) - {torch.float32}:
-        raise ValueError("the model does not compute in float32")
+        raise NoCopyError("it does not compute in float32")
     if any(_hooks(module) for module in model.modules()):
-        raise ValueError("the model has hooks")
+        raise NoCopyError("it has hooks")
     duplicate = copy.deepcopy(model)
     before, generators = _state(duplicate), random_state(image.device)
     duplicate(image.clone())
     if not _same(before, _state(duplicate)):
-        raise ValueError("the model keeps state")
+        raise NoCopyError("it keeps state from one call to the next")
     if not torch.equal(generators, random_state(image.device)):
-        raise ValueError("the model draws random numbers, and a graph may hold one draw of them")
-    graph = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
-    graph.graph.eliminate_dead_code()
-    return graph, _lower(graph)
+        raise NoCopyError("it draws random numbers")  # a graph may hold one draw of them for good
+    module = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
+    for node in reversed(module.graph.nodes):
+        # Nothing else: an operation in place does its work whether its result is used or not.
+        if not node.users and (_reads_shape(node) or node.target in (getattr, operator.eq, operator.ne)):
+            module.graph.erase_node(node)
+        # Of channels_last, which convolutions here give, there may be no such view.
+        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
+            node.target = "reshape"
+    low = _lower(module, dtype)
+    if not low:
+        raise NoCopyError("it has no convolution that would gain from it")
+    return module, low
 
 
 class _Tracer(fx.Tracer):
@@ -140,10 +167,10 @@ class _Tap(nn.Module):
         return self.features
 
 
-def _lower(module: fx.GraphModule) -> set[fx.Node]:
-    """Put bfloat16 convolutions into the graph, in place, with what can be computed together with them.
+def _lower(module: fx.GraphModule, dtype: torch.dtype) -> set[fx.Node]:
+    """Put convolutions in `dtype` into the graph, in place, with what can be computed together with them.
 
-    Convolutions, ReLUs, sums and batch normalisation stay in bfloat16; all else gets float32. Returns what stays.
+    Convolutions, ReLUs, sums and batch normalisation stay in it; all else gets float32. Returns what stays.
     """
     graph = module.graph
     modules = dict(module.named_modules())
@@ -155,7 +182,7 @@ def _lower(module: fx.GraphModule) -> set[fx.Node]:
             _replace(graph, node, node.args[0])
         elif type(kind) is nn.Conv2d and kind.padding_mode == "zeros" and not isinstance(kind.padding, str):
             name = f"low_precision_{len(convolutions)}"
-            convolutions[node] = BFloat16Convolution(kind)
+            convolutions[node] = BFloat16Convolution(kind, dtype)
             module.add_submodule(name, convolutions[node])
             node.target = name
             low.add(node)
@@ -181,7 +208,7 @@ def _lower(module: fx.GraphModule) -> set[fx.Node]:
                 source, other = pair
                 source.args = (source.args[0], other)
                 _replace(graph, node, source)
-        elif node.op in ("call_module", "call_function", "call_method") and any(a in low for a in node.all_input_nodes):
+        elif node.op.startswith("call_") and not _reads_shape(node) and any(a in low for a in node.all_input_nodes):
             for argument in {a for a in node.all_input_nodes if a in low}:
                 with graph.inserting_before(node):
                     node.replace_input_with(argument, graph.call_method("float", (argument,)))
@@ -219,6 +246,12 @@ def _replace(graph: fx.Graph, node: fx.Node, by: object) -> None:
 def _is_bare(node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]) -> bool:
     """Return whether nothing but its one user sees the convolution itself, without a sum or a ReLU."""
     return len(node.users) == 1 and len(node.args) == 1 and not convolutions[node].relu
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and "shape" in node.args
 
 
 def _is_relu(node: fx.Node, kind: nn.Module | None) -> bool:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibrobust.evaluation import bfloat16_convolution, low_precision, screening, sweep
+from ibrobust.evaluation import bfloat16_convolution, bfloat16_speed, low_precision, screening, sweep
 from ibrobust.evaluation.low_precision import low_precision_copy, margins_of
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.screening import Screening
@@ -22,7 +22,7 @@ Data = tuple[Tensor, Tensor]
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Screen whatever the device is fast at, and few images too."""
-    monkeypatch.setattr(screening, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(bfloat16_speed, "LEAST_GAIN", 0.0)
     monkeypatch.setattr(screening, "LEAST_EVIDENCE", 100)
     monkeypatch.setattr(screening, "LEAST_WORK", 1)
 
@@ -182,7 +182,7 @@ def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data, starte
         model.centre.fill_(model(images)[:, 0].median())
         labels = model(images).argmax(dim=1)
     lowered = low_precision_copy(model.requires_grad_(False), images[:1])
-    approximate, _ = lowered.margins(images, labels)
+    approximate, _, _ = lowered.margins(images, labels)
     with torch.no_grad():
         exact = margins_of(model(images), labels)
     assert ((approximate > 0) != (exact > 0)).sum() > 20, "the planted defect is none"
@@ -200,10 +200,10 @@ def test_a_copy_that_goes_wrong_on_attacked_images_only_is_found_out(
     truly = low_precision.LowPrecisionCopy.margins
     calls = []
 
-    def lying(self: low_precision.LowPrecisionCopy, batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        margins, scales = truly(self, batch, targets)
+    def lying(self: low_precision.LowPrecisionCopy, batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        margins, scales, floors = truly(self, batch, targets)
         calls.append(len(batch))
-        return (-100 * margins.sign() * scales if len(calls) > 12 else margins), scales
+        return (-100 * margins.sign() * scales if len(calls) > 12 else margins), scales, floors
 
     monkeypatch.setattr(low_precision.LowPrecisionCopy, "margins", lying)
     screened, plain = _both(plain_model, images, labels)
@@ -232,6 +232,64 @@ def test_an_error_seen_late_unsettles_what_was_settled_early(plain_model: nn.Mod
         assert not found.unsettled()
         assert torch.equal(correct[0], is_correct(model(images), labels))
     assert int((wrong != correct).sum()) == len(images)
+
+
+class _Labels(nn.Module):
+    """One for the class of a model and zero for the others, with the gradient of the model's logits."""
+
+    def __init__(self, model: nn.Module, leak: float) -> None:
+        super().__init__()
+        self.model = model
+        self.leak = leak
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        labels = (logits == logits.amax(dim=1, keepdim=True)).to(logits.dtype)
+        return labels + self.leak * logits.detach() + logits - logits.detach()
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("leak", [0.0, 1e-4])
+def test_outputs_that_are_constant_in_pieces_are_evaluated_in_the_model(
+    leak: float, plain_model: nn.Module, test_data: Data, started: list[Screening | None]
+) -> None:
+    """Their margins are large up to the edge of a piece, where rounding makes another class of them."""
+    screened, plain = _both(_Labels(plain_model, leak), *test_data)
+    assert started[0] is not None
+    assert screened == plain
+    assert screened.settled_in_bfloat16 == 0
+
+
+@pytest.mark.parametrize(("margin", "believed"), [(0.005, False), (0.02, True)])
+def test_a_margin_within_the_rounding_of_the_logits_is_not_believed(margin: float, believed: bool) -> None:
+    """Whatever errors were seen: here none, and the copy has every image wrong."""
+
+    class Stub:
+        def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return torch.full((40,), -margin), torch.ones(40), torch.full((40,), low_precision.ROUNDING)
+
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([margin, 0.0]))
+    correct = torch.zeros(1, 41, dtype=torch.bool)
+    found = Screening(model, Stub(), correct)
+    # From 1 on, since image 0 is audited.
+    found.settle(
+        1, torch.zeros(40, dtype=torch.long), lambda row: torch.zeros(40, 2), torch.zeros(40, dtype=torch.bool)
+    )
+    assert found.settled_by_copy == (40 if believed else 0)
+    assert correct[0, 1:].all() != believed
+
+
+def test_where_bfloat16_is_slow_no_copy_is_made(
+    plain_model: nn.Module, test_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "LEAST_WORK", 1)
+    monkeypatch.setattr(screening, "LEAST_EVIDENCE", 100)
+    monkeypatch.setattr(bfloat16_speed, "_gain_of_a_convolution", lambda: 1 / 15)
+    monkeypatch.setattr(screening, "low_precision_copy", lambda *arguments: pytest.fail("a copy was made"))
+    assert fgsm_sweep(plain_model, *test_data, EPSILONS, batch_size=120).settled_in_bfloat16 == 0
 
 
 class _Branching(Residual):
@@ -345,7 +403,7 @@ def test_the_copy_is_the_model_but_for_rounding(
     monkeypatch.setattr(bfloat16_convolution, "fused_convolutions_work", lambda: fused)
     images, labels = test_data
     lowered = low_precision_copy(residual, images[:1])
-    margins, scales = lowered.margins(images, labels)
+    margins, scales, _ = lowered.margins(images, labels)
     with torch.no_grad():
         errors = (margins - margins_of(residual(images), labels)).abs()
     assert errors.max() > 0
