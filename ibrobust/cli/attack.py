@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def attack_command(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Model names. By default all that were trained on the data set."),
+        typer.Argument(help="Model names. By default all that go with the data set."),
     ] = None,
     eps: Annotated[
         str,
@@ -31,7 +31,7 @@ def attack_command(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="cifar10, digits or an image folder. By default the one the first model was trained on."),
+        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the first model's own."),
     ] = None,
     decoder: Annotated[
         list[str] | None,
@@ -65,12 +65,23 @@ def attack_command(
     from ibrobust.errors import IbrobustError
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
+    if len(set(epsilons)) < len(epsilons):
+        raise IbrobustError(f"An epsilon comes twice in {eps}: give each once.")
     if attack and figure:
         raise IbrobustError("--figure draws an FGSM sweep: leave --attack out, or write the records with --json.")
 
     from rich.console import Console
 
-    from ibrobust.cli.attacking import attack_rows, choose_data, choose_models, store_attacks, store_sweep, sweep_rows
+    from ibrobust.cli.attacking import (
+        attack_rows,
+        check_request,
+        choose_data,
+        choose_models,
+        store_attacks,
+        store_sweep,
+        sweep_rows,
+    )
+    from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.figures import figure_format, save_sweep_figure
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
@@ -85,8 +96,10 @@ def attack_command(
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     if state:
         state.mkdir(parents=True, exist_ok=True)
+    check_request(models or [], decoder or [], attacks=attack or [], seed=seed, device=device)
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
+    note = training_note([(target.name, target.trained_on) for target in targets])
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
     if attack:
@@ -109,7 +122,7 @@ def attack_command(
             notes += [store_attacks(row, data) for row in attacked] if store else []
         finally:
             for robust in (True, False):
-                print_table(attack_table(attacked, dataset=data.name, robust=robust))
+                print_table(attack_table(attacked, dataset=data.name, robust=robust, note=note))
         _tell(errors, notes)
         return
     rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
@@ -121,7 +134,7 @@ def attack_command(
             save_sweep_figure(rows, figure, dataset=data.name)
         notes += [store_sweep(row, data) for row in rows] if store else []
     finally:
-        print_table(sweep_table(rows, dataset=data.name))
+        print_table(sweep_table(rows, dataset=data.name, note=note))
     _tell(errors, notes)
 
 

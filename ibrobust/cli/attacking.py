@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +14,20 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import nn
 
+from ibrobust.cli.matching import models_for, trained_on
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.attack_spec import parse_attack
 from ibrobust.evaluation.attacks import run_attacks
 from ibrobust.evaluation.audit import AuditReport, audit
+from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import is_reference, load_reference
-from ibrobust.models import HEAD
-from ibrobust.registry import add_evaluation, list_models, load_model, model_card
+from ibrobust.models import FITTED_DECODERS, HEAD
+from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
@@ -40,6 +44,7 @@ class Target:
         load: makes the model on a device.
         verdict: of an audit with its epsilon, where the model's card holds one of the same data set.
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
+        trained_on: where a registered model was trained on other images, which.
     """
 
     name: str
@@ -47,6 +52,37 @@ class Target:
     load: Callable[[str], nn.Module]
     verdict: str | None = None
     is_baseline: bool = False
+    trained_on: str | None = None
+
+
+def check_request(
+    names: Sequence[str],
+    decoders: Sequence[str] = (),
+    *,
+    attacks: Sequence[str] = (),
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Raise IbrobustError, before any data is read, where a model, decoder, attack or device is not there."""
+    for attack in attacks:
+        parse_attack(attack)
+    check_seed(seed)
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
+    own = [name for name in names if not is_reference(name)]
+    for name in own:
+        _decoders_of(model_card(name), decoders)
+    if names and decoders and not own:
+        raise IbrobustError(f"{names[0]!r} has no decoders to choose from: leave --decoder out.")
+    for decoder in decoders if not names else ():
+        known = ("all", HEAD, *FITTED_DECODERS)
+        if decoder not in known:
+            near = difflib.get_close_matches(decoder, known, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}."
+            raise IbrobustError(f"There is no decoder {decoder!r}: {hint}")
 
 
 def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
@@ -56,16 +92,25 @@ def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | N
         card = model_card(own[0]) if own else None
         # A model that was registered from outside has no recipe, only the name of its data set.
         dataset = (card.recipe.dataset if card.recipe else card.dataset.name) if card else DEFAULT_DATASET
-    return load_dataset(dataset, data_dir=data_dir), dataset
+    return read_data(dataset, data_dir=data_dir), dataset
+
+
+def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
+    """Return a data set, with a progress bar on stderr while it is downloaded or decoded."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        return load_dataset(
+            dataset, data_dir=data_dir, progress=partial(_show, bar, bar.add_task(f"reading {dataset}", total=None))
+        )
 
 
 def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
-    """Return every model and decoder to attack: those named, else all that were trained on the data set.
+    """Return every model and decoder to attack: those named, else all that go with the data set, see `models_for`.
 
     Raises:
         IbrobustError: there is none, or a model does not have the data set's classes, or not that decoder.
     """
-    chosen = list(dict.fromkeys(names)) or list_models(dataset_fingerprint=data.fingerprint)
+    chosen = list(dict.fromkeys(names)) or models_for(data)
     if not chosen:
         raise IbrobustError(
             f"There is no model trained on {spec}: make one with ibrobust train --dataset {spec}, or name a model."
@@ -92,13 +137,8 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
             f"The model {name!r} was trained on the classes of {card.dataset.name}, which are not those of "
             f"{data.name}: give its own data set (--dataset)."
         )
-    wanted = list(card.decoders) if "all" in decoders else list(dict.fromkeys(decoders)) or [card.decoders[0]]
     targets = []
-    for decoder in wanted:
-        if decoder not in card.decoders:
-            raise IbrobustError(
-                f"The model {name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
-            )
+    for decoder in _decoders_of(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
         verdict = None
@@ -106,8 +146,18 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
             verdict = f"{audit['verdict']} at {format_epsilon(audit['epsilon'])}"
         load = partial(_load_registered, name, decoder)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
-        targets.append(Target(name, decoder, load, verdict, is_baseline))
+        targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))
     return targets
+
+
+def _decoders_of(card: ModelCard, wanted: Sequence[str]) -> list[str]:
+    """Return the decoders of a model that are wanted; by default its first."""
+    for decoder in wanted:
+        if decoder != "all" and decoder not in card.decoders:
+            raise IbrobustError(
+                f"The model {card.name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
+            )
+    return list(card.decoders) if "all" in wanted else list(dict.fromkeys(wanted)) or [card.decoders[0]]
 
 
 def _load_registered(name: str, decoder: str, device: str) -> nn.Module:
@@ -193,7 +243,7 @@ def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | No
         return None
     if name is not None:
         return choose_models([name], [], data, data.name)[0]
-    for candidate in list_models(dataset_fingerprint=data.fingerprint):
+    for candidate in models_for(data):
         recipe = model_card(candidate).recipe
         if candidate != model and recipe is not None and recipe.objective == "cross_entropy":
             return choose_models([candidate], [HEAD], data, data.name)[0]

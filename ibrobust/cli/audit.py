@@ -13,7 +13,8 @@ def audit(
     eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
     quick: Annotated[bool, typer.Option("--quick", help="256 images and less effort for each.")] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="cifar10, digits or an image folder. By default what the model was trained on.")
+        str | None,
+        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
     ] = None,
     decoder: Annotated[
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
@@ -47,22 +48,29 @@ def audit(
     from rich.console import Console
 
     from ibrobust.cli.attacking import (
+        NO_SURROGATE,
+        check_request,
         choose_data,
         choose_models,
         choose_surrogate,
         run_audit,
         store_audit,
     )
+    from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table
 
     if json_file:
         require_writable(json_file)
+    check_request([model], decoder or [], seed=seed, device=device)
+    if surrogate not in (None, NO_SURROGATE):
+        check_request([str(surrogate)])
     data, spec = choose_data(dataset, [model], data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec)
     other = choose_surrogate(surrogate, model, data)
     test = data.test.subset(n_examples)
+    note = training_note([(target.name, target.trained_on) for target in targets])
     reports = {}
     for target in targets:
         report = run_audit(
@@ -77,13 +85,13 @@ def audit(
             console=Console(stderr=True),
         )
         reports[target.decoder] = report
-        note = None
+        refusal = None
         # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.
         try:
             if json_file:
                 write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)
-            note = store_audit(target, report, data)
+            refusal = store_audit(target, report, data)
         finally:
-            print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name))
-        if note:
-            typer.echo(note, err=True)
+            print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note))
+        if refusal:
+            typer.echo(refusal, err=True)

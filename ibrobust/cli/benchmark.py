@@ -42,9 +42,11 @@ def benchmark(
     from rich.console import Console
 
     from ibrobust.atomic import require_writable, write_text
+    from ibrobust.cli.matching import CIFAR10
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.integrations import robustbench
     from ibrobust.integrations.external import is_reference, load_reference
+    from ibrobust.registry import model_card
 
     epsilon = parse_epsilon(eps)
     for wanted in (json_file, state):
@@ -74,16 +76,18 @@ def benchmark(
         if not outside:
             _store(result, errors)
     finally:
-        _report(result, Console())
+        own = result.dataset if outside else model_card(model).dataset.name
+        note = f"; trained on {CIFAR10.get(own, own)}" if own != result.dataset else ""
+        _report(result, Console(), note=note)
 
 
-def _report(result: BenchmarkResult, console: Console) -> None:
+def _report(result: BenchmarkResult, console: Console, *, note: str) -> None:
     from rich.table import Table
 
     from ibrobust.epsilon import format_epsilon
 
     where = f"n = {result.total:,} test images of {result.dataset}"
-    how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}"
+    how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}{note}"
     table = Table(title="RobustBench", title_justify="left", caption=f"{where}; {how}", caption_justify="left")
     table.add_column("model", overflow="fold")
     table.add_column("clean %", justify="right")

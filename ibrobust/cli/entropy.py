@@ -11,7 +11,8 @@ import typer
 def entropy(
     models: Annotated[list[str], typer.Argument(help="Registered models.")],
     dataset: Annotated[
-        str | None, typer.Option(help="cifar10, digits or an image folder. By default what the model was trained on.")
+        str | None,
+        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
     ] = None,
     noise: Annotated[
         bool, typer.Option(help="Add zero-entropy noise to the latents, of every model, so that they can be compared.")
@@ -35,19 +36,25 @@ def entropy(
 
     import torch
 
-    from ibrobust.cli.attacking import choose_data, choose_models, default_device
+    from ibrobust.cli.attacking import check_request, choose_data, choose_models, default_device
+    from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.errors import IbrobustError
+    from ibrobust.integrations.external import is_reference
     from ibrobust.models import ImageClassifier, encode_in_batches
     from ibrobust.registry.latent_information import latent_information
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
+    check_request(models, seed=seed, device=device)
+    for name in filter(is_reference, models):
+        raise IbrobustError(f"The latents of {name!r} are not known: name a registered model.")
     data, spec = choose_data(dataset, models, data_dir=data_dir)
     test = data.test.subset(n_examples)
     place = torch.device(default_device(device))
     records = {}
-    for target in choose_models(models, [], data, spec):
+    targets = choose_models(models, [], data, spec)
+    for target in targets:
         model = target.load(str(place))
         if not isinstance(model, ImageClassifier):
             raise IbrobustError(f"The latents of {target.name!r} are not known: name a registered model.")
@@ -60,4 +67,5 @@ def entropy(
         if json_file:
             write_entropies(json_file, records, data.name, data.fingerprint)
     finally:
-        print_table(entropy_table(records, dataset=data.name))
+        note = training_note([(target.name, target.trained_on) for target in targets])
+        print_table(entropy_table(records, dataset=data.name, note=note))

@@ -25,7 +25,8 @@ Run = Annotated[str, typer.Argument(help="Name of a study that was run, or what 
 def run(
     file: File,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set in place of the file's: cifar10, digits or an image folder.")
+        str | None,
+        typer.Option(help="Data set in place of the file's: a known name or an image folder."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study in place of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",

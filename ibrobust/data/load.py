@@ -14,7 +14,6 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
 
-
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "digits")
 
 

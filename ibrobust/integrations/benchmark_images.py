@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.data.load import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
@@ -62,8 +63,8 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
     own = _own_dataset(card)
     if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
         images = _from_dataset(str(folder), count)
-    elif folder is None and own is not None:
-        images = _from_dataset(own, count)
+    elif own is not None and (folder is None or not (folder / CIFAR10_FOLDER).is_dir()):
+        images = _from_dataset(own, count, data_dir=folder)
     elif folder is None and card is not None and card.dataset.name != "cifar10":
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
@@ -85,14 +86,15 @@ def _own_dataset(card: ModelCard | None) -> str | None:
     """Return what names the data set of a card, unless it is CIFAR-10, which RobustBench reads, or not there."""
     if card is None:
         return None
-    if card.dataset.name == "digits":
-        return "digits"
-    path = expanded(card.recipe.dataset) if card.recipe is not None else None
-    return str(path) if path is not None and (path / "test").is_dir() else None
+    if card.recipe is not None and card.recipe.dataset not in NAMED_DATASETS:
+        path = expanded(card.recipe.dataset)
+        if (path / "test").is_dir():
+            return str(path)
+    return card.dataset.name if card.dataset.name in NAMED_DATASETS and card.dataset.name != "cifar10" else None
 
 
-def _from_dataset(spec: str, count: int | None) -> BenchmarkImages:
-    dataset = load_dataset(spec)
+def _from_dataset(spec: str, count: int | None, *, data_dir: Path | None = None) -> BenchmarkImages:
+    dataset = load_dataset(spec, data_dir=data_dir)
     test = dataset.test.subset(count)
     return BenchmarkImages(dataset.name, dataset.class_names, to_unit_range(test.images), test.labels)
 
@@ -106,6 +108,7 @@ def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
     except (OSError, RuntimeError) as error:
         raise IbrobustError(
             f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
-            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*."
+            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*; ibrobust attack has "
+            "images that need no network (--dataset digits)."
         ) from error
     return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels)

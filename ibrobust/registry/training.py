@@ -104,6 +104,7 @@ def _train(
     on_epoch: Callable[[int, Encoder], None] | None,
     on_stage: Callable[[str], None] | None,
 ) -> ModelCard:
+    objective_class(recipe.objective)  # one that is not there is told before any data is read
     refuse_duplicate(name, overwrite=overwrite)
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):

@@ -21,8 +21,8 @@ COLUMNS = {
 }
 
 
-def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str) -> Table:
-    """Return one row a model; each record is a `LatentInformation` as a dictionary."""
+def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, note: str = "") -> Table:
+    """Return one row a model; each record is a `LatentInformation` as a dictionary, and the note for the caption."""
     some = next(iter(records.values()))
     table = Table(
         title="Information in the latents, nats",
@@ -31,7 +31,7 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str) -> 
             f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
             "dimensions, unequally: compare each between models, not the two with each other. "
-            "The floor is H[Z] of the noise alone"
+            f"The floor is H[Z] of the noise alone{f'; {note}' if note else ''}"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,

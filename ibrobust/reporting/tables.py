@@ -37,20 +37,21 @@ class SweepRow:
     is_baseline: bool = False
 
 
-def sweep_table(rows: Sequence[SweepRow], *, dataset: str) -> Table:
+def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Table:
     """Return accuracies in per cent: models down, epsilons across, the best of each column marked.
 
     Args:
         rows: at least one; all with the same epsilons and images. A model with more than 1% of images that FGSM could
             not attack gets daggers, and cannot be the best under attack.
         dataset: name for the caption.
+        note: for the caption, on what the models were trained.
     """
     first = rows[0].result
     some_nonfinite = any(row.result.nonfinite_gradient for row in rows)
     audited = any(row.verdict for row in rows)
     table = Table(
         title="Accuracy under FGSM, %",
-        caption=_caption(rows, dataset),
+        caption=_caption(rows, dataset, note),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -91,11 +92,13 @@ def _add_number_column(table: Table, header: str) -> None:
     table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split("\n"))))
 
 
-def _caption(rows: Sequence[SweepRow], dataset: str) -> str:
+def _caption(rows: Sequence[SweepRow], dataset: str, note: str) -> str:
     total = rows[0].result.total
     caption = f"n = {total:,} test images of {dataset}; 95% intervals within ±{_half_width(total):.1f} points"
     if len(rows) > 1:
         caption += "; * best of its column"
+    if note:
+        caption += f"; {note}"
     if any(_unattacked(row.result) > UNATTACKED_SHARE for row in rows):
         caption += (
             f"\n{DAGGER} not a sign of robustness: FGSM left more than {UNATTACKED_SHARE:.0%} of the images as they "
@@ -121,7 +124,7 @@ class AttackRow:
     worst: tuple[AttackResult, ...]
 
 
-def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool) -> Table:
+def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool, note: str = "") -> Table:
     """Return accuracies in per cent: models and attacks down, epsilons across.
 
     Args:
@@ -129,6 +132,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool) -> Ta
         dataset: name for the caption.
         robust: robust accuracy, of images that are right before and after the attack; otherwise the accuracy under
             attack, of images that are right after it.
+        note: for the caption, on what the models were trained.
     """
     first = rows[0].results[0]
     epsilons = sorted({result.epsilon for result in rows[0].results})
@@ -136,7 +140,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool) -> Ta
     table = Table(
         title=what,
         caption=f"n = {first.total:,} test images of {dataset}; 95% intervals within ±{_half_width(first.total):.1f} "
-        "points; worst case: image by image",
+        f"points; worst case: image by image{f'; {note}' if note else ''}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -164,13 +168,17 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool) -> Ta
     return table
 
 
-def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str) -> Table:
-    """Return an audit's checks, one a row, what the failed ones mean, and the headline above them all."""
+def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, note: str = "") -> Table:
+    """Return an audit's checks, one a row, what the failed ones mean, and the headline above them all.
+
+    The note, on what the model was trained, goes into the caption.
+    """
     table = Table(
         title=f"{model} ({decoder}): {report.headline}",
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'transfer from {report.surrogate}' if report.surrogate else 'no transfer'}; "
-        f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward",
+        f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward"
+        f"{f'; {note}' if note else ''}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -20,6 +20,8 @@ from ibrobust.training.build import check_fit
 def check_study(study: Study) -> None:
     """Raise IbrobustError, with the remedy, where a recipe is wrong or an evaluation does not fit the cells."""
     cells = expand(study)
+    for name in dict.fromkeys(cell.recipe.objective for cell in cells):
+        objective_class(name)
     if study.evaluations.attacks is not None:
         for attack in study.evaluations.attacks.attacks:
             parse_attack(attack)

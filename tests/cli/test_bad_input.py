@@ -70,7 +70,7 @@ def test_an_unknown_objective(run):
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that not even root may write to")
 def test_a_home_without_write_permission(run, monkeypatch):
     monkeypatch.setenv("IBROBUST_HOME", "/sys/kernel/ibrobust")
-    refused(run, TRAIN, "not permitted: /sys/kernel/ibrobust")
+    refused(run, TRAIN, "not permitted", "/sys/kernel/ibrobust")
 
 
 def test_a_home_that_is_a_file(run, home):

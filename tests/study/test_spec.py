@@ -77,6 +77,7 @@ def test_a_partition_as_clusters_name_them(write, partition):
     ("fields", "said"),
     [
         ({"evaluations": {"attacks": {"attacks": ["PDG"], "eps": [0.1]}}}, "no attack 'PDG'"),
+        ({"grids": [{"objective": ["crossentropy"]}]}, "did you mean cross_entropy"),
         ({"evaluations": {"information_plane": {"epochs": [1, 3]}}}, "wants epoch 3"),
         (
             {"grids": [{"objective": ["dvib"]}], "evaluations": {"information_plane": {"epochs": [1]}}},
