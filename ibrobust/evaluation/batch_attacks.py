@@ -67,20 +67,29 @@ def attack_batch(
             if spec.name not in _GRADIENT_FREE:
                 nonfinite |= _nonfinite_gradient(model, images, labels)
     adversarial = adversarial.detach()
-    size = perturbation_size(adversarial - images, spec.norm)  # (B,)
-    outside = (size > epsilon + _TOLERANCE[spec.norm]) & ~nonfinite
-    if bounded and bool(outside.any()):
+    if not bounded:
+        outside = perturbation_size(adversarial - images, spec.norm) > epsilon + _TOLERANCE[spec.norm]  # (B,)
+        adversarial = torch.where(outside[:, None, None, None], images, adversarial)
+    counted = ~nonfinite
+    check_result(spec.label, adversarial[counted], images[counted], norm=spec.norm, epsilon=epsilon)
+    return adversarial, nonfinite
+
+
+def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> None:
+    """Raise IbrobustError if an attack's result (B, C, H, W) is outside the ball or [0, 1]: it must not be counted."""
+    size = perturbation_size(adversarial - images, norm)  # (B,)
+    outside = ~(size <= epsilon + _TOLERANCE[norm])  # NaN is outside as well
+    if bool(outside.any()):
         raise IbrobustError(
-            f"{spec.label} went to {float(size[outside].max()):.6g} in {spec.norm}, beyond epsilon {epsilon:.6g}: "
+            f"{label} went to {float(size[outside].max()):.6g} in {norm}, beyond epsilon {epsilon:.6g}: "
             "its result is not counted. Leave this attack out."
         )
-    beyond = ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1) & ~nonfinite
+    beyond = ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1)
     if bool(beyond.any()):
         raise IbrobustError(
-            f"{spec.label} gave pixels outside [0, 1] for {int(beyond.sum())} images: its result is not counted. "
+            f"{label} gave pixels outside [0, 1] for {int(beyond.sum())} images: its result is not counted. "
             "Leave this attack out."
         )
-    return torch.where(outside[:, None, None, None], images, adversarial), nonfinite
 
 
 def perturbation_size(delta: Tensor, norm: str) -> Tensor:

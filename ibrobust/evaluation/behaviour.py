@@ -34,10 +34,17 @@ class Behaviour:
         logits: M rows of K.
         gradients: M rows: the norm of the gradient of a fixed combination of the logits, and its products with eight
             fixed directions.
+
+    Raises:
+        TypeError, ValueError: they are no such rows, as read from a damaged file.
     """
 
     logits: list[list[float]]
     gradients: list[list[float]]
+
+    def __post_init__(self) -> None:
+        if _table(self.logits).dim() != 2 or _table(self.gradients).dim() != 2:
+            raise ValueError("the answers of the model are no tables of numbers")
 
     def difference(self, other: Behaviour) -> str | None:
         """Return what another model answers differently, "logits" or "gradients", beyond rounding; None if nothing."""

@@ -9,6 +9,7 @@ labels that it returns are then not defined.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,16 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.batch_attacks import check_result
+from ibrobust.evaluation.behaviour import behaviour, some_images
 from ibrobust.integrations.autoattack_state import EvaluationState, tensors_digest
 
+_COUNTS = {
+    "apgd": ("n_restarts", "n_iter", "eot_iter"),
+    "apgd_targeted": ("n_restarts", "n_iter", "eot_iter", "n_target_classes"),
+    "fab": ("n_restarts", "n_iter", "n_target_classes"),
+    "square": ("n_restarts", "n_queries"),
+}
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
@@ -106,10 +115,11 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         self, x_orig: Tensor, y_orig: Tensor, bs: int, state_path: str | Path | None = None
     ) -> tuple[Tensor, Tensor]:
         settings = self._settings(x_orig, y_orig, bs) if state_path is not None else {"attacks": self.attacks_to_run}
+        self._check_numbers(bs)
         with _caller_undisturbed(self.model, x_orig, self.device):
             state = self._begin(x_orig, y_orig, bs, settings, state_path)
             x_adv = x_orig.clone().detach()
-            y_adv = state.clean_predictions.to(y_orig.device)
+            y_adv = state.clean_predictions.clone().to(y_orig.device)
             for indices, images, predictions in state.kept_images():
                 x_adv[indices], y_adv[indices] = images.to(x_adv), predictions.to(y_adv)
             started = time.monotonic()
@@ -168,9 +178,10 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         if unknown or not self.attacks_to_run:
             raise IbrobustError(f"AutoAttack cannot run {unknown or 'no attack'}: choose among {', '.join(ATTACKS)}.")
         path = Path(state_path) if state_path is not None else None
-        if path is not None and path.exists():
+        answers = behaviour(self.get_logits, some_images(x).to(self.device)) if path is not None else None
+        if path is not None and answers is not None and path.exists():
             state = EvaluationState.from_disk(path)
-            state.require(settings)
+            state.require(settings, answers, y)
             self.flags = state.flags
             self.logger.info(
                 f"restored state from {path}: clean accuracy {state.clean_accuracy:.2%}, robust accuracy so far "
@@ -182,13 +193,24 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         self._check_model(x[:bs].to(self.device), y[:bs].to(self.device), bs)
         predictions = self._predictions(x, bs)
         state = EvaluationState(
-            settings, path, robust=predictions.eq(y.cpu()), clean_predictions=predictions, flags=self.flags
+            settings, answers, path, robust=predictions.eq(y.cpu()), clean_predictions=predictions, flags=self.flags
         )
         state.accuracies["clean"] = state.robust_accuracy
         state.forget_images()
         state.to_disk()
         self.logger.info(f"initial accuracy: {state.robust_accuracy:.2%}")
         return state
+
+    def _check_numbers(self, bs: int) -> None:
+        """Raise IbrobustError for a radius or a count with which nothing would be attacked."""
+        if not 0 < self.epsilon < math.inf:
+            raise IbrobustError(f"AutoAttack's eps is {self.epsilon}: a finite number above 0 is needed, as 8/255.")
+        counts: dict[str, Any] = {"bs": bs}
+        for name, options in _COUNTS.items():
+            counts |= {f"{name}.{option}": getattr(getattr(self, name), option) for option in options}
+        for name, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise IbrobustError(f"AutoAttack's {name} is {count!r}: a whole number of at least 1 is needed.")
 
     def _check_model(self, x: Tensor, y: Tensor, bs: int) -> None:
         if self.version != "rand":
@@ -226,6 +248,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             fell = predictions.ne(labels)
             fell_cpu = fell.cpu()
             fallen = indices[fell_cpu]
+            check_result(attack, adversarial[fell], images[fell], norm=self.norm, epsilon=self.epsilon)
             x_adv[fallen] = adversarial[fell].detach().to(x_adv)
             y_adv[fallen] = predictions[fell].to(y_adv)
             state.robust[fallen] = False

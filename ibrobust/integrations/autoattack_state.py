@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.behaviour import Behaviour
 
 
 @dataclass
@@ -24,8 +25,9 @@ class EvaluationState:
     """The progress of one evaluation of N images.
 
     Attributes:
-        settings: what the evaluation is of: attacks, norm, epsilon, seed, digests of model and data. A state
+        settings: what the evaluation is of: attacks, norm, epsilon, seed, digests of weights and data. A state
             is resumed only by an evaluation with equal settings.
+        behaviour: what the model answers to a few of the images; None where there is no path.
         path: of the JSON file; None keeps the state in memory only.
         robust: (N,) bool, on the CPU: images that are right so far.
         clean_predictions: (N,) int64.
@@ -39,6 +41,7 @@ class EvaluationState:
     """
 
     settings: Mapping[str, Any]
+    behaviour: Behaviour | None
     path: Path | None
     robust: Tensor
     clean_predictions: Tensor
@@ -78,23 +81,47 @@ class EvaluationState:
         path = Path(path)
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            pending = fields["pending"]
-            return cls(
-                settings=fields["settings"],
+            if not isinstance(fields, dict):
+                raise TypeError("no JSON object")
+            state = cls(
+                settings=dict(fields["settings"]),
+                behaviour=Behaviour(**fields["behaviour"]),
                 path=path,
-                robust=torch.tensor(fields["robust"], dtype=torch.bool),
-                clean_predictions=torch.tensor(fields["clean_predictions"], dtype=torch.int64),
+                robust=_tensor(fields["robust"], torch.bool),
+                clean_predictions=_tensor(fields["clean_predictions"], torch.int64),
                 finished=list(fields["finished"]),
                 flags=list(fields["flags"]),
                 accuracies=dict(fields["accuracies"]),
                 attack=fields["attack"],
-                pending=None if pending is None else torch.tensor(pending, dtype=torch.int64),
+                pending=None if fields["pending"] is None else _tensor(fields["pending"], torch.int64),
                 batches_done=int(fields["batches_done"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            state._check()
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if isinstance(error, IbrobustError):
+                raise
             raise IbrobustError(
                 f"The AutoAttack state {str(path)!r} cannot be read ({error!r}): delete it to begin again."
             ) from error
+        return state
+
+    def _check(self) -> None:
+        """Raise ValueError where the parts contradict each other: a total would be wrong and nobody would see it."""
+        images, attacks = len(self.robust), list(self.settings["attacks"])
+        running = attacks[len(self.finished) :][:1]
+        pending = torch.empty(0, dtype=torch.int64) if self.pending is None else self.pending
+        whole = (
+            images > 0
+            and len(self.clean_predictions) == images
+            and self.finished == attacks[: len(self.finished)]
+            and [*self.accuracies] == ["clean", *self.finished]
+            and (self.attack is None) == (self.pending is None)
+            and (self.attack is None or [self.attack] == running)
+            and bool(((pending >= 0) & (pending < images)).all())
+            and 0 <= self.batches_done <= len(pending)
+        )
+        if not whole:
+            raise ValueError("its parts contradict each other")
 
     def to_disk(self) -> None:
         """Write the JSON file, whole or not at all; do nothing where there is no path."""
@@ -102,6 +129,7 @@ class EvaluationState:
             return
         fields = {
             "settings": dict(self.settings),
+            "behaviour": None if self.behaviour is None else self.behaviour.to_dict(),
             "robust": self.robust.int().tolist(),
             "clean_predictions": self.clean_predictions.tolist(),
             "finished": self.finished,
@@ -113,15 +141,38 @@ class EvaluationState:
         }
         write_text(self.path, json.dumps(fields))
 
-    def require(self, settings: Mapping[str, Any]) -> None:
-        """Raise IbrobustError unless this is the state of an evaluation with these settings."""
+    def require(self, settings: Mapping[str, Any], behaviour: Behaviour, labels: Tensor) -> None:
+        """Raise IbrobustError unless this is the state of such an evaluation, with all images that fell.
+
+        Args:
+            settings: of the evaluation.
+            behaviour: what its model answers.
+            labels: (N,) of its images.
+        """
+        remedy = "give another file, or delete this one"
         for key, value in settings.items():
             stored = self.settings.get(key)
             if stored != value:
                 raise IbrobustError(
                     f"The AutoAttack state {str(self.path)!r} belongs to another evaluation ({key} is {stored!r} "
-                    f"there and {value!r} here): give another file, or delete this one."
+                    f"there and {value!r} here): {remedy}."
                 )
+        difference = self.behaviour.difference(behaviour) if self.behaviour is not None else "logits"
+        if difference:
+            raise IbrobustError(
+                f"The AutoAttack state {str(self.path)!r} belongs to another evaluation (the model has these weights "
+                f"and gave other {difference}, as after an edit of its code, on other hardware, or with random "
+                f"numbers of its own): {remedy}."
+            )
+        right = self.clean_predictions == labels.cpu()
+        fell = torch.zeros(len(labels), dtype=torch.bool)
+        for indices, _, _ in self.kept_images():
+            fell[indices] = True
+        if not torch.equal(fell, right & ~self.robust):
+            raise IbrobustError(
+                f"The AutoAttack state {str(self.path)!r} and the images in {str(self._images_folder)!r} do not belong "
+                "together: delete both to begin again."
+            )
 
     def keep_images(self, indices: Tensor, images: Tensor, predictions: Tensor) -> None:
         """Put the images that fell in the current batch on disk; call before `to_disk` says that it is done.
@@ -166,6 +217,14 @@ class EvaluationState:
     def _images_folder(self) -> Path:
         assert self.path is not None
         return self.path.with_name(self.path.name + ".images")
+
+
+def _tensor(values: list[int], dtype: torch.dtype) -> Tensor:
+    """Return (M,) whole numbers, for bool 0 and 1; raise ValueError where they are something else."""
+    tensor = torch.tensor(values, dtype=torch.int64)
+    if tensor.dim() != 1 or (dtype == torch.bool and not bool(((tensor == 0) | (tensor == 1)).all())):
+        raise ValueError("its numbers are no list of the kind that was written")
+    return tensor.to(dtype)
 
 
 def tensors_digest(tensors: list[Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_a_finished_state_runs_nothing_again(
     path = str(tmp_path / "state.json")
     model = Interrupting(tiny_model, 0)
     first = ours(model).run_standard_evaluation(images, labels, state_path=path)
-    model.calls = 1  # the next call raises
+    model.calls = 2  # the second call raises; the first is for the answers by which the state knows the model
     assert torch.equal(ours(model).run_standard_evaluation(images, labels, state_path=path), first)
     state = EvaluationState.from_disk(path)
     assert state.run_attacks == state.attacks_to_run == set(ATTACKS)
@@ -181,6 +182,140 @@ def test_a_state_of_another_model_is_refused(
     torch.manual_seed(1)
     with pytest.raises(IbrobustError, match="another evaluation"):
         ours(type(tiny_model)().eval()).run_standard_evaluation(images[:4], labels[:4], state_path=path)
+
+
+class Divided(nn.Module):
+    """The same weights at another temperature, which is no tensor."""
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) / self.temperature
+
+
+class Unfollowed(nn.Module):
+    """The same logits, without a gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.detach()) + 0 * images.sum()
+
+
+@pytest.mark.parametrize(
+    ("other", "what"), [(lambda model: Divided(model, 1.0001), "logits"), (Unfollowed, "gradients")]
+)
+def test_a_state_of_another_forward_pass_is_refused(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, other: Any, what: str
+) -> None:
+    path = tmp_path / "state.json"
+    short = {"version": "custom", "attacks_to_run": ["square"]}
+    first = ours(tiny_model, **short).run_standard_evaluation(*digits_images, state_path=path)
+    assert torch.equal(
+        ours(Divided(tiny_model, 1.0), **short).run_standard_evaluation(*digits_images, state_path=path), first
+    )
+    with pytest.raises(IbrobustError, match=f"these weights and gave other {what}"):
+        ours(other(tiny_model), **short).run_standard_evaluation(*digits_images, state_path=path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("robust", [1, 0, 1]),
+        ("robust", [2] * 32),
+        ("robust", [True, [1]]),
+        ("clean_predictions", [0]),
+        ("finished", ["square"]),
+        ("finished", ["apgd-ce", "apgd-ce"]),
+        ("attack", "square"),
+        ("pending", [40]),
+        ("batches_done", -1),
+        ("accuracies", {}),
+        ("behaviour", None),
+        ("behaviour", {"logits": [[0.0]]}),
+        ("behaviour", {"logits": [["x"]], "gradients": [[0.0]]}),
+        ("behaviour", {"logits": 3, "gradients": [[0.0]]}),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_refused(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, key: str, value: object
+) -> None:
+    path = tmp_path / "state.json"
+    short = {"version": "custom", "attacks_to_run": ["apgd-ce", "square"]}
+    with pytest.raises(KeyboardInterrupt):
+        ours(Interrupting(tiny_model, 32), **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, key: value}))
+    with pytest.raises(IbrobustError, match="cannot be read"):
+        ours(tiny_model, **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
+
+
+@pytest.mark.parametrize("what", ["images", "robust"])
+def test_images_and_state_that_do_not_belong_together_are_refused(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, what: str
+) -> None:
+    """What fell is in files beside the state; without them clean images would be returned as adversarial ones."""
+    path = tmp_path / "state.json"
+    short = {"version": "custom", "attacks_to_run": ["square"]}
+    images, _ = ours(tiny_model, **short).run_standard_evaluation(*digits_images, return_labels=True, state_path=path)
+    assert not torch.equal(images, digits_images[0])
+    if what == "images":
+        shutil.rmtree(tmp_path / "state.json.images")
+    else:
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({**fields, "robust": [1] * 32}))
+    with pytest.raises(IbrobustError, match="do not belong together"):
+        ours(tiny_model, **short).run_standard_evaluation(*digits_images, state_path=path)
+
+
+def test_the_state_keeps_the_clean_predictions(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "state.json"
+    ours(tiny_model, version="custom", attacks_to_run=["square"]).run_standard_evaluation(
+        *digits_images, state_path=path
+    )
+    with torch.no_grad():
+        expected = tiny_model(digits_images[0]).argmax(dim=1)
+    assert torch.equal(EvaluationState.from_disk(path).clean_predictions, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.0}, "eps is 0.0"),
+        ({"eps": -0.1}, "eps is -0.1"),
+        ({"eps": float("nan")}, "eps is nan"),
+        ({"apgd.n_iter": 0}, "apgd.n_iter is 0"),
+        ({"fab.n_restarts": 1.5}, "fab.n_restarts is 1.5"),
+        ({"square.n_queries": 0}, "square.n_queries is 0"),
+        ({"bs": 0}, "bs is 0"),
+    ],
+)
+def test_numbers_with_which_nothing_would_be_attacked_are_refused(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], change: dict[str, Any], message: str
+) -> None:
+    bs = change.pop("bs", 250)
+    adversary = ours(tiny_model, **{key: value for key, value in change.items() if "." not in key})
+    for name, value in change.items():
+        attack, _, option = name.partition(".")
+        if option:
+            setattr(getattr(adversary, attack), option, value)
+    with pytest.raises(IbrobustError, match=message):
+        adversary.run_standard_evaluation(*digits_images, bs=bs)
+
+
+def test_an_image_outside_the_ball_is_not_counted(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adversary = ours(tiny_model, version="custom", attacks_to_run=["square"])
+    monkeypatch.setattr(adversary.square, "perturb", lambda images, labels: 1 - images)
+    with pytest.raises(IbrobustError, match="square went to .* in Linf, beyond epsilon 0.1"):
+        adversary.run_standard_evaluation(*digits_images)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"settings": {}})])
