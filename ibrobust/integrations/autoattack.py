@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.batch_attacks import check_result
 from ibrobust.evaluation.behaviour import behaviour, some_images
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.integrations.autoattack_state import EvaluationState, tensors_digest
 
 _COUNTS = {
@@ -178,7 +179,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         if unknown or not self.attacks_to_run:
             raise IbrobustError(f"AutoAttack cannot run {unknown or 'no attack'}: choose among {', '.join(ATTACKS)}.")
         path = Path(state_path) if state_path is not None else None
-        answers = behaviour(self.get_logits, some_images(x).to(self.device)) if path is not None else None
+        asked = guard(self.model) if isinstance(self.model, nn.Module) else self.get_logits
+        answers = behaviour(asked, some_images(x).to(self.device)) if path is not None else None
         if path is not None and answers is not None and path.exists():
             state = EvaluationState.from_disk(path)
             state.require(settings, answers, y)

@@ -164,11 +164,11 @@ class EvaluationState:
                 f"and gave other {difference}, as after an edit of its code, on other hardware, or with random "
                 f"numbers of its own): {remedy}."
             )
-        right = self.clean_predictions == labels.cpu()
-        fell = torch.zeros(len(labels), dtype=torch.bool)
+        fell = torch.zeros_like(self.robust)
         for indices, _, _ in self.kept_images():
             fell[indices] = True
-        if not torch.equal(fell, right & ~self.robust):
+        together = len(self.robust) == len(labels)
+        if not together or not torch.equal(fell, (self.clean_predictions == labels.cpu()) & ~self.robust):
             raise IbrobustError(
                 f"The AutoAttack state {str(self.path)!r} and the images in {str(self._images_folder)!r} do not belong "
                 "together: delete both to begin again."
@@ -200,8 +200,11 @@ class EvaluationState:
                 continue  # written just before an interruption; that batch runs again
             try:
                 part = load_file(file)
-                kept.append((part["indices"], part["images"], part["predictions"]))
-            except (OSError, SafetensorError, KeyError) as error:
+                indices, images, predictions = part["indices"], part["images"], part["predictions"]
+                if not len(indices) == len(images) == len(predictions) or int(indices.max()) >= len(self.robust):
+                    raise ValueError("it holds other images")
+                kept.append((indices, images, predictions))
+            except (OSError, SafetensorError, KeyError, ValueError) as error:
                 raise IbrobustError(
                     f"{str(file)!r} of the AutoAttack state {str(self.path)!r} cannot be read ({error}): delete both "
                     "to begin again."
