@@ -123,23 +123,25 @@ def _pgd(
     model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    adversarial = images.clone()
+    adversarial = images
     nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     left = torch.arange(len(images), device=images.device)
     for restart in range(options["restarts"]):
+        # The first time without a copy.
+        targets, points = (labels, images) if restart == 0 else (labels[left], images[left])
         # From the second on, a start at the image would only repeat the first.
         moved = options["random_start"] or restart > 0
         run = pgd(
             model,
-            images[left],
-            labels[left],
+            points,
+            targets,
             epsilon=epsilon,
             steps=options["steps"],
             step_size=options["alpha"],
             loss=options["loss"],
-            start=random_start(images[left], epsilon, generator) if moved else None,
+            start=random_start(points, epsilon, generator) if moved else None,
         )
-        adversarial[left] = run.adversarial
+        adversarial = run.adversarial if restart == 0 else adversarial.index_copy(0, left, run.adversarial)
         nonfinite[left] |= run.nonfinite
         left = left[~run.broken]
         if len(left) == 0:

@@ -40,7 +40,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
     The losses are summed, not averaged: an average divides each gradient by the batch size, and the smallest of
     them underflow to zero.
     """
-    points = images.detach().clone().requires_grad_()
+    points = images.detach().requires_grad_()  # not copied: nobody writes into what goes through the guard
     with torch.enable_grad():
         logits = guard(model)(points)
         values = loss(logits, labels)
@@ -88,9 +88,11 @@ def pgd(
     model = guard(model)
     value_of = LOSSES[loss] if isinstance(loss, str) else loss
     size = default_step_size(epsilon, steps) if step_size is None else step_size
-    lower, upper = (images - epsilon).clamp(min=0.0), (images + epsilon).clamp(max=1.0)
-    last = (images if start is None else start).clone()
-    adversarial = last.clone()
+    # Memory is what limits the batch size: no tensor of the images' size is kept that can be computed or dropped.
+    last = images if start is None else start  # replaced and never written to
+    del start
+    # Left alone, a broken image's last iterate is its first broken one.
+    first_broken = None if stop_when_broken else last.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     last_broken, nonfinite = broken.clone(), broken.clone()
     losses = images.new_full((steps + 1, len(images)), float("nan"))
@@ -98,28 +100,33 @@ def pgd(
     for step in range(steps + 1):
         if len(active) == 0:
             break
-        points = last[active]
+        everyone = len(active) == len(images)
+        points, targets = (last, labels) if everyone else (last[active], labels[active])
         if step < steps:
-            gradient, values, logits = loss_gradient(model, points, labels[active], value_of)
+            gradient, values, logits = loss_gradient(model, points, targets, value_of)
         else:
             with torch.no_grad():
                 logits = model(points)
-                values = value_of(logits, labels[active])
+                values = value_of(logits, targets)
         losses[step, active] = values.to(losses.dtype)
-        wrong = ~is_correct(logits, labels[active])
+        wrong = ~is_correct(logits, targets)
         fresh = active[wrong & ~broken[active]]
-        adversarial[fresh] = last[fresh]
+        if first_broken is not None:
+            first_broken[fresh] = last[fresh]
         broken[fresh] = True
         last_broken[active] = wrong
         if step == steps:
             break
-        finite = gradient.isfinite()
-        nonfinite[active] |= ~finite.flatten(1).all(dim=1)
-        moved = points + size * gradient.sign().nan_to_num(0.0)
-        moved = torch.minimum(torch.maximum(moved, lower[active]), upper[active])
-        if stop_when_broken:
-            moved, active = moved[~wrong], active[~wrong]
-        last[active] = moved
-    unbroken = ~broken
-    adversarial[unbroken] = last[unbroken]
+        nonfinite[active] |= ~gradient.isfinite().flatten(1).all(dim=1)
+        moved = gradient.sign().nan_to_num_(0.0).mul_(size).add_(points)
+        del gradient, points
+        if stop_when_broken and bool(wrong.any()):
+            moved, active, everyone = moved[~wrong], active[~wrong], False
+        centres = images if everyone else images[active]
+        moved = moved.clamp_(centres - epsilon, centres + epsilon).clamp_(0.0, 1.0)
+        last = moved if everyone else last.index_copy(0, active, moved)
+        del moved, centres
+    if first_broken is None:
+        return PGDResult(last, last, broken, last_broken, nonfinite, losses)
+    adversarial = torch.where(broken[:, None, None, None], first_broken, last)
     return PGDResult(adversarial, last, broken, last_broken, nonfinite, losses)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchattacks
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
+from ibrobust.evaluation.attack_spec import parse_attack
+from ibrobust.evaluation.batch_attacks import attack_batch
 from ibrobust.evaluation.pgd import default_step_size, pgd, random_start
 
 Data = tuple[Tensor, Tensor]
@@ -117,3 +123,22 @@ def test_a_model_without_any_gradient_is_attacked_with_zero(plain_model: nn.Modu
 
 def test_default_step_size_crosses_the_ball() -> None:
     assert default_step_size(0.1, 10) * 10 == pytest.approx(0.25)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the most memory that torch held at one time beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    kineto = profiler.profiler
+    assert kineto is not None
+    events = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+def test_pgd_needs_no_more_memory_than_torchattacks(robust_model, test_data):
+    images, labels = test_data[0][:50], test_data[1][:50]
+    peer = torchattacks.PGD(robust_model, eps=0.03, alpha=0.01, steps=3)
+    options = parse_attack("PGD:steps=3,alpha=0.01,random_start=true")
+    ours = peak_bytes(lambda: attack_batch(robust_model, images, labels, options, epsilon=0.03, seed=0))
+    assert ours <= peak_bytes(lambda: peer(images, labels))
