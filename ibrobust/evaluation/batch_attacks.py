@@ -159,6 +159,8 @@ def _autoattack(
     """
     from pyautoattack import AutoAttack
 
+    # Before the attacks, so that a backward pass that fails is said at once.
+    nonfinite = _nonfinite_gradient(model, images, labels)
     suite = AutoAttack(LibraryModel(model), eps=epsilon, version=options["version"], device=images.device, seed=seed)
     with torch.no_grad():
         num_classes = model(images[:1]).shape[1]
@@ -184,7 +186,7 @@ def _autoattack(
             wrong = ~is_correct(model(found), labels[left])
         adversarial[left[wrong]] = found[wrong]
         left = left[~wrong]
-    return adversarial, _nonfinite_gradient(model, images, labels)
+    return adversarial, nonfinite
 
 
 def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

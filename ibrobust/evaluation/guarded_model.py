@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes
@@ -29,7 +30,7 @@ class GuardedModel(nn.Module):
         model: to be used in evaluation mode; see `evaluation_mode`, which alone changes its mode.
 
     Raises:
-        IbrobustError: the model is no module, or was made where nothing can have a gradient.
+        IbrobustError: the model is no module, is not initialised, or was made where nothing can have a gradient.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,7 +40,10 @@ class GuardedModel(nn.Module):
                 f"The model is a {type(model).__name__}: a torch.nn.Module is needed, which may call it in its "
                 "forward pass."
             )
-        if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        tensors = (*model.parameters(), *model.buffers())
+        if any(is_lazy(tensor) for tensor in tensors):
+            raise IbrobustError("The model has parameters that are not initialised yet: call it on some images first.")
+        if any(tensor.is_inference() for tensor in tensors):
             raise IbrobustError(
                 "The model was made in torch.inference_mode(), where nothing has a gradient: make it outside, or "
                 "give copy.deepcopy(model), made outside."
@@ -83,14 +87,15 @@ class GuardedModel(nn.Module):
                 return logits[: len(images)]
         assert first is not None
         raise IbrobustError(
-            f"The model cannot classify images of shape {tuple(images.shape)} ({type(first).__name__}: "
-            f"{' '.join(str(first).split())[:300]}): give it a batch that it takes, or correct its forward pass."
+            f"The model cannot classify images of shape {tuple(images.shape)} ({_words(first)}): give it a batch that "
+            "it takes, or correct its forward pass."
         ) from first
 
     def _logits(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         points = images.to(dtype, copy=True)
         if points.requires_grad:
-            points.register_hook(Tensor.contiguous)
+            # There is no gradient at all if the model has a graph in which the images' part leads nowhere.
+            points.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         try:
             logits = self.model(points)
         except RuntimeError as error:
@@ -114,6 +119,26 @@ class LibraryModel(GuardedModel):
 def guard(model: nn.Module) -> GuardedModel:
     """Return the model behind a guard; as it is if it is behind one."""
     return model if isinstance(model, GuardedModel) else GuardedModel(model)
+
+
+def image_gradient(value: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient (B, C, H, W) in the images of `value` (), which is made of a guarded model's logits.
+
+    Raises:
+        IbrobustError: the model's backward pass fails.
+    """
+    try:
+        (gradient,) = torch.autograd.grad(value, images)
+    except Exception as error:  # as in the forward pass
+        raise IbrobustError(
+            f"The model's gradient cannot be taken ({_words(error)}): correct its backward pass, or "
+            "detach what has none."
+        ) from error
+    return gradient
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def unguard(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.losses import LOSSES, AttackLoss
 from ibrobust.evaluation.predictions import is_correct
 
@@ -44,7 +44,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
     with torch.enable_grad():
         logits = guard(model)(points)
         values = loss(logits, labels)
-        (gradient,) = torch.autograd.grad(values.sum(), points)
+        gradient = image_gradient(values.sum(), points)
     return gradient, values.detach(), logits.detach()
 
 

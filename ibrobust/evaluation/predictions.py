@@ -28,10 +28,11 @@ _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positiv
 def check_logits(logits: Tensor, images: Tensor) -> Tensor:
     """Return the logits; raise IbrobustError unless they are (B, K) numbers, a row for each of the B images."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.is_complex():
+        numbers = "complex numbers" if isinstance(logits, Tensor) and logits.is_complex() else "an output"
         form = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         remedy = f"; {_ONE_LOGIT}" if isinstance(logits, Tensor) and logits.dim() == 1 else ""
         raise IbrobustError(
-            f"The model gave an output of {form} for {len(images)} images: (B, classes) logits are needed{remedy}."
+            f"The model gave {numbers} of {form} for {len(images)} images: (B, classes) logits are needed{remedy}."
         )
     return logits
 

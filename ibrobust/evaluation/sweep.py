@@ -16,7 +16,7 @@ from torchattacks.attack import Attack
 
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
@@ -118,7 +118,7 @@ class FGSMSweep(Attack):  # type: ignore[misc]
             logits = self.get_logits(images)
             # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the
             # smallest gradients into zeros, and those must be the same images here.
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), images)
+            gradient = image_gradient(F.cross_entropy(logits, labels), images)
         return gradient, logits.detach()
 
     def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:

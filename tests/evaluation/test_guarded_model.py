@@ -164,6 +164,16 @@ class Inference(nn.Module):
             return self.net(images)
 
 
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> None:
+        return None
+
+
 class OwnGraph(nn.Module):
     """Its logits have a graph, which does not reach the images."""
 
@@ -181,6 +191,7 @@ CUT = {
     "numpy without detach": Wrapped(through_numpy_without_detach),
     "inference mode": Inference(),
     "graph of its own": OwnGraph(),
+    "graph without an end": Wrapped(lambda x: NoGradient.apply(x)),
 }
 
 
@@ -214,6 +225,25 @@ def test_an_error_of_the_forward_pass_is_not_taken_for_a_cut_gradient() -> None:
 
     with pytest.raises(IbrobustError, match="out of memory"):
         fgsm_sweep(Wrapped(fail), IMAGES, LABELS, [EPSILON])
+
+
+class WithoutBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        raise NotImplementedError("no backward pass here")
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "PGD", "MIFGSM", "AutoAttack"])
+def test_a_backward_pass_that_fails_is_one_sentence(attack: str) -> None:
+    model = Wrapped(WithoutBackward.apply)
+    with pytest.raises(IbrobustError, match="no backward pass here"):
+        run_attacks(model, IMAGES, LABELS, attacks=attack, epsilons=EPSILON)
+    with pytest.raises(IbrobustError, match="gradient cannot be taken"):
+        fgsm_sweep(model, IMAGES, LABELS, EPSILON)
 
 
 # Batches
@@ -309,6 +339,11 @@ def test_a_model_made_in_inference_mode_is_refused_with_the_remedy() -> None:
     with pytest.raises(IbrobustError, match="deepcopy"):
         fgsm_sweep(model, IMAGES, LABELS, [EPSILON])
     assert fgsm_sweep(copy.deepcopy(model), IMAGES, LABELS, [EPSILON]).total == 40
+
+
+def test_a_model_that_is_not_initialised_is_refused() -> None:
+    with pytest.raises(IbrobustError, match="not initialised"):
+        fgsm_sweep(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), IMAGES, LABELS, EPSILON)
 
 
 def test_a_function_is_refused() -> None:
