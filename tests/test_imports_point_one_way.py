@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ibrobust"
-FOUNDATION = {"errors", "home", "atomic", "epsilon", "processes", "collectives", "locking", "mapping_files"}
+FOUNDATION = {
+    "atomic",
+    "collectives",
+    "epsilon",
+    "errors",
+    "home",
+    "lazy_names",
+    "locking",
+    "mapping_files",
+    "processes",
+}
 ALLOWED = {
     "data": set(),
     "models": set(),

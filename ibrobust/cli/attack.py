@@ -61,31 +61,16 @@ def attack_command(
 ) -> None:
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import require_writable
+    from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
+    from ibrobust.reporting.figures import figure_format, save_sweep_figure
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
     if len(set(epsilons)) < len(epsilons):
         raise IbrobustError(f"An epsilon comes twice in {eps}: give each once.")
     if attack and figure:
         raise IbrobustError("--figure draws an FGSM sweep: leave --attack out, or write the records with --json.")
-
-    from rich.console import Console
-
-    from ibrobust.cli.attacking import (
-        attack_rows,
-        check_request,
-        choose_data,
-        choose_models,
-        store_attacks,
-        store_sweep,
-        sweep_rows,
-    )
-    from ibrobust.cli.matching import training_note
-    from ibrobust.cli.printing import print_table
-    from ibrobust.reporting.figures import figure_format, save_sweep_figure
-    from ibrobust.reporting.json_results import write_attacks, write_sweeps
-    from ibrobust.reporting.tables import attack_table, sweep_table
 
     if figure:
         figure_format(figure)
@@ -94,9 +79,28 @@ def attack_command(
             require_writable(wanted)
     if json_file and figure and json_file.resolve() == figure.resolve():
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
+    check_models(models or [], decoder or [])
+
+    # torch comes with these, seconds later.
+    from rich.console import Console
+
+    from ibrobust.cli.attacking import (
+        attack_rows,
+        check_run,
+        choose_data,
+        choose_models,
+        store_attacks,
+        store_sweep,
+        sweep_rows,
+    )
+    from ibrobust.cli.matching import training_note
+    from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.json_results import write_attacks, write_sweeps
+    from ibrobust.reporting.tables import attack_table, sweep_table
+
+    check_run(attacks=attack or [], seed=seed, device=device)
     if state:
         state.mkdir(parents=True, exist_ok=True)
-    check_request(models or [], decoder or [], attacks=attack or [], seed=seed, device=device)
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     note = training_note([(target.name, target.trained_on) for target in targets])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from rich.progress import Progress, TaskID
 from torch import nn
 
 from ibrobust.cli.matching import models_for, trained_on
+from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
@@ -25,13 +25,13 @@ from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case import worst_case
-from ibrobust.integrations.external import is_reference, load_reference
-from ibrobust.models import FITTED_DECODERS, HEAD
-from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
+from ibrobust.integrations.external import load_reference
+from ibrobust.integrations.reference import is_reference
+from ibrobust.models import HEAD
+from ibrobust.registry import add_evaluation, load_model, model_card
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
-NO_SURROGATE = "none"
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,8 @@ class Target:
     trained_on: str | None = None
 
 
-def check_request(
-    names: Sequence[str],
-    decoders: Sequence[str] = (),
-    *,
-    attacks: Sequence[str] = (),
-    seed: int = 0,
-    device: str | None = None,
-) -> None:
-    """Raise IbrobustError, before any data is read, where a model, decoder, attack or device is not there."""
+def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None = None) -> None:
+    """Raise IbrobustError, before any data is read, where an attack, a seed or a device cannot be used."""
     for attack in attacks:
         parse_attack(attack)
     check_seed(seed)
@@ -72,17 +65,6 @@ def check_request(
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
-    own = [name for name in names if not is_reference(name)]
-    for name in own:
-        _decoders_of(model_card(name), decoders)
-    if names and decoders and not own:
-        raise IbrobustError(f"{names[0]!r} has no decoders to choose from: leave --decoder out.")
-    for decoder in decoders if not names else ():
-        known = ("all", HEAD, *FITTED_DECODERS)
-        if decoder not in known:
-            near = difflib.get_close_matches(decoder, known, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}."
-            raise IbrobustError(f"There is no decoder {decoder!r}: {hint}")
 
 
 def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
@@ -138,7 +120,7 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
             f"{data.name}: give its own data set (--dataset)."
         )
     targets = []
-    for decoder in _decoders_of(card, decoders):
+    for decoder in chosen_decoders(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
         verdict = None
@@ -148,16 +130,6 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))
     return targets
-
-
-def _decoders_of(card: ModelCard, wanted: Sequence[str]) -> list[str]:
-    """Return the decoders of a model that are wanted; by default its first."""
-    for decoder in wanted:
-        if decoder != "all" and decoder not in card.decoders:
-            raise IbrobustError(
-                f"The model {card.name!r} has no decoder {decoder!r}: choose from {', '.join(card.decoders)}, or all."
-            )
-    return list(card.decoders) if "all" in wanted else list(dict.fromkeys(wanted)) or [card.decoders[0]]
 
 
 def _load_registered(name: str, decoder: str, device: str) -> nn.Module:

@@ -41,15 +41,22 @@ def audit(
     The verdict is stored in the card of a registered model and shown by ibrobust attack.
     """
     from ibrobust.atomic import require_writable
+    from ibrobust.cli.request import NO_SURROGATE, check_models
     from ibrobust.epsilon import parse_epsilon
 
     epsilon = parse_epsilon(eps)
+    if json_file:
+        require_writable(json_file)
+    check_models([model], decoder or [])
+    if surrogate not in (None, NO_SURROGATE):
+        check_models([str(surrogate)])
+
+    # torch comes with these, seconds later.
 
     from rich.console import Console
 
     from ibrobust.cli.attacking import (
-        NO_SURROGATE,
-        check_request,
+        check_run,
         choose_data,
         choose_models,
         choose_surrogate,
@@ -61,11 +68,7 @@ def audit(
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table
 
-    if json_file:
-        require_writable(json_file)
-    check_request([model], decoder or [], seed=seed, device=device)
-    if surrogate not in (None, NO_SURROGATE):
-        check_request([str(surrogate)])
+    check_run(seed=seed, device=device)
     data, spec = choose_data(dataset, [model], data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec)
     other = choose_surrogate(surrogate, model, data)

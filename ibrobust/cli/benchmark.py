@@ -39,13 +39,10 @@ def benchmark(
     """
     import json
 
-    from rich.console import Console
-
     from ibrobust.atomic import require_writable, write_text
-    from ibrobust.cli.matching import CIFAR10
+    from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
-    from ibrobust.integrations import robustbench
-    from ibrobust.integrations.external import is_reference, load_reference
+    from ibrobust.integrations.reference import is_reference
     from ibrobust.registry import model_card
 
     epsilon = parse_epsilon(eps)
@@ -53,6 +50,15 @@ def benchmark(
         if wanted:
             require_writable(wanted)
     outside = is_reference(model)
+    check_models([model], [decoder] if decoder and not outside else [])
+
+    # torch comes with these, seconds later.
+    from rich.console import Console
+
+    from ibrobust.cli.matching import CIFAR10
+    from ibrobust.integrations import robustbench
+    from ibrobust.integrations.external import load_reference
+
     errors = Console(stderr=True)
     with errors.status("AutoAttack") as status:
         result = robustbench.benchmark(

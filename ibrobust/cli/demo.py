@@ -28,10 +28,14 @@ def demo(
     Needs no network and about 2 minutes on two cores. The models go to the registry as demo-knn_ib and
     demo-cross_entropy, in place of those of an earlier demo.
     """
+    from ibrobust.atomic import require_writable
+
+    figure = output / "fgsm.png"
+    require_writable(figure)  # before the trainings, so that a folder that cannot be written is told now
+
     from rich.console import Console
 
     from ibrobust import registry
-    from ibrobust.atomic import require_writable
     from ibrobust.cli.attacking import choose_models, sweep_rows
     from ibrobust.cli.printing import print_table
     from ibrobust.cli.progress import TrainingProgress
@@ -41,8 +45,6 @@ def demo(
     from ibrobust.reporting.tables import accuracy_table, sweep_table
     from ibrobust.training.recipe import Recipe
 
-    figure = output / "fgsm.png"
-    require_writable(figure)  # before the trainings, so that a folder that cannot be written is told now
     console = Console()
     errors = Console(stderr=True)
     recipes = {

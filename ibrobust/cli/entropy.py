@@ -30,25 +30,28 @@ def entropy(
 ) -> None:
     """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""
     from ibrobust.atomic import require_writable
+    from ibrobust.cli.request import check_models
+    from ibrobust.errors import IbrobustError
+    from ibrobust.integrations.reference import is_reference
 
     if json_file:
         require_writable(json_file)
+    for name in filter(is_reference, models):
+        raise IbrobustError(f"The latents of {name!r} are not known: name a registered model.")
+    check_models(models)
 
+    # Seconds later.
     import torch
 
-    from ibrobust.cli.attacking import check_request, choose_data, choose_models, default_device
+    from ibrobust.cli.attacking import check_run, choose_data, choose_models, default_device
     from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
-    from ibrobust.errors import IbrobustError
-    from ibrobust.integrations.external import is_reference
     from ibrobust.models import ImageClassifier, encode_in_batches
     from ibrobust.registry.latent_information import latent_information
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
-    check_request(models, seed=seed, device=device)
-    for name in filter(is_reference, models):
-        raise IbrobustError(f"The latents of {name!r} are not known: name a registered model.")
+    check_run(seed=seed, device=device)
     data, spec = choose_data(dataset, models, data_dir=data_dir)
     test = data.test.subset(n_examples)
     place = torch.device(default_device(device))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ibrobust.training.trainer import Progress as TrainingState
+if TYPE_CHECKING:
+    from ibrobust.training.trainer import Progress as TrainingState
 
 
 class TrainingProgress:

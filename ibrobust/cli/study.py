@@ -42,13 +42,17 @@ def run(
     Finished cells are never trained again, half-trained ones go on from their checkpoint. A failed cell stays failed
     and the others go on; exit code 1 says that there is one.
     """
+    from ibrobust.study import load_study
+
+    study = load_study(file, dataset=dataset, name=name)
+
+    # torch comes with these, seconds later.
     from rich.console import Console
 
     from ibrobust.cli.study_progress import watching
-    from ibrobust.study import load_study, run_study
+    from ibrobust.study import run_study
     from ibrobust.study.launchers import choose_launcher
 
-    study = load_study(file, dataset=dataset, name=name)
     launch = choose_launcher(launcher, jobs=jobs, device=device, data_dir=data_dir)
     errors = Console(stderr=True)
     try:
@@ -70,21 +74,26 @@ def run(
 @app.command("status")
 def status(study: Run) -> None:
     """Show where every cell is."""
-    from ibrobust.study import stored_study, study_states
+    from ibrobust.study import stored_study
 
     found = stored_study(study)
+
+    from ibrobust.study import study_states
+
     _show(found, study_states(found))
 
 
 @app.command("figures")
 def figures(study: Run) -> None:
     """Draw the figures again from the stored records, without touching a model."""
-    from rich.console import Console
-
-    from ibrobust.reporting.study_figures import draw_study_figures
     from ibrobust.study import stored_study
 
     found = stored_study(study)
+
+    from rich.console import Console
+
+    from ibrobust.reporting.study_figures import draw_study_figures
+
     for path in draw_study_figures(_records(found), found.folder / "figures", found.figures):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
@@ -95,14 +104,18 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The HTML file. By default in the study's folder.")] = None,
 ) -> None:
     """Write one HTML file with the leaderboard, the figures and every recipe; it needs no network."""
-    from rich.console import Console
-
     from ibrobust.atomic import require_writable
-    from ibrobust.reporting.report import write_report
     from ibrobust.study import stored_study
-    from ibrobust.study.summary import report_cells
 
     found = stored_study(study)
+    if out is not None:
+        require_writable(out)
+
+    from rich.console import Console
+
+    from ibrobust.reporting.report import write_report
+    from ibrobust.study.summary import report_cells
+
     records = _records(found)
     target = out if out is not None else found.folder / "report.html"
     require_writable(target)

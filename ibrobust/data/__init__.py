@@ -1,6 +1,23 @@
 """Data sets as resident uint8 tensors in [0, 255], with batches and augmentation on the device."""
 
-from ibrobust.data.dataset import Dataset, Split, channel_statistics, to_unit_range
-from ibrobust.data.load import load_dataset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibrobust.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ibrobust.data.dataset import Dataset, Split, channel_statistics, to_unit_range
+    from ibrobust.data.load import load_dataset
+
+_HOMES = {
+    "Dataset": "ibrobust.data.dataset",
+    "Split": "ibrobust.data.dataset",
+    "channel_statistics": "ibrobust.data.dataset",
+    "load_dataset": "ibrobust.data.load",
+    "to_unit_range": "ibrobust.data.dataset",
+}
 
 __all__ = ["Dataset", "Split", "channel_statistics", "load_dataset", "to_unit_range"]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

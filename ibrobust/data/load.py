@@ -10,11 +10,10 @@ from ibrobust.data.cifar10_jpeg import load_cifar10_jpeg
 from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
 from ibrobust.data.image_folder import Progress, load_image_folder
+from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
-
-NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "digits")
 
 
 def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ibrobust.data import load_dataset, to_unit_range
-from ibrobust.data.load import NAMED_DATASETS
+from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded

@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.home import home
 from ibrobust.integrations.environment import imported_quietly, mend_timm
-
-FORMS = "robustbench:NAME, timm:NAME or module:function"
-
-
-def is_reference(text: str) -> bool:
-    """Return whether `text` refers to an outside model; a registered model's name has no colon."""
-    return ":" in text
+from ibrobust.integrations.reference import FORMS
 
 
 def load_reference(

@@ -1,16 +1,48 @@
 """Images (B, 3, H, W) in [0, 1] to logits (B, C)."""
 
-from ibrobust.models.classifier import ImageClassifier, encode_in_batches
-from ibrobust.models.decoder import FITTED_DECODERS, HEAD, build_decoder, decoder_name, fit_decoder
-from ibrobust.models.dropconnect import DropConnectLinear
-from ibrobust.models.encoder import Encoder
-from ibrobust.models.fixed_power import FixedPower
-from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
-from ibrobust.models.head import build_head, evaluation_head
-from ibrobust.models.logistic import LogisticDecoder, fit_logistic
-from ibrobust.models.noise import ZERO_ENTROPY_VARIANCE, ZeroEntropyNoise
-from ibrobust.models.resfc import ResFCDecoder, fit_resfc
-from ibrobust.models.sampled import SampledClassifier
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibrobust.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ibrobust.models.classifier import ImageClassifier, encode_in_batches
+    from ibrobust.models.decoder import build_decoder, decoder_name, fit_decoder
+    from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD
+    from ibrobust.models.dropconnect import DropConnectLinear
+    from ibrobust.models.encoder import Encoder
+    from ibrobust.models.fixed_power import FixedPower
+    from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
+    from ibrobust.models.head import build_head, evaluation_head
+    from ibrobust.models.logistic import LogisticDecoder, fit_logistic
+    from ibrobust.models.noise import ZERO_ENTROPY_VARIANCE, ZeroEntropyNoise
+    from ibrobust.models.resfc import ResFCDecoder, fit_resfc
+    from ibrobust.models.sampled import SampledClassifier
+
+_HOMES = {
+    "DropConnectLinear": "ibrobust.models.dropconnect",
+    "Encoder": "ibrobust.models.encoder",
+    "FITTED_DECODERS": "ibrobust.models.decoder_names",
+    "FixedPower": "ibrobust.models.fixed_power",
+    "GaussianMixtureDecoder": "ibrobust.models.gaussian_mixture",
+    "HEAD": "ibrobust.models.decoder_names",
+    "ImageClassifier": "ibrobust.models.classifier",
+    "LogisticDecoder": "ibrobust.models.logistic",
+    "ResFCDecoder": "ibrobust.models.resfc",
+    "SampledClassifier": "ibrobust.models.sampled",
+    "ZERO_ENTROPY_VARIANCE": "ibrobust.models.noise",
+    "ZeroEntropyNoise": "ibrobust.models.noise",
+    "build_decoder": "ibrobust.models.decoder",
+    "build_head": "ibrobust.models.head",
+    "decoder_name": "ibrobust.models.decoder",
+    "encode_in_batches": "ibrobust.models.classifier",
+    "evaluation_head": "ibrobust.models.head",
+    "fit_decoder": "ibrobust.models.decoder",
+    "fit_gaussian_mixture": "ibrobust.models.gaussian_mixture",
+    "fit_logistic": "ibrobust.models.logistic",
+    "fit_resfc": "ibrobust.models.resfc",
+}
 
 __all__ = [
     "FITTED_DECODERS",
@@ -35,3 +67,5 @@ __all__ = [
     "fit_logistic",
     "fit_resfc",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.models.decoder_names import HEAD
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
 from ibrobust.models.resfc import DEFAULT_UNITS, ResFCDecoder, fit_resfc
-
-# The decoders that are fitted on a frozen encoder. A model may also have a ``head``, which is trained with it.
-FittedDecoder = Literal["gaussian_mixture", "logistic", "resfc"]
-FITTED_DECODERS: tuple[str, ...] = get_args(FittedDecoder)
-HEAD = "head"
 
 
 def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:

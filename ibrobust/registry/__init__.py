@@ -1,17 +1,36 @@
 """List, train, load and register models: a YAML card and safetensors weights each."""
 
-from ibrobust.registry.card import ModelCard
-from ibrobust.registry.registry import (
-    add_evaluation,
-    copy_model,
-    export_model,
-    list_models,
-    load_model,
-    model_card,
-    update_metrics,
-)
-from ibrobust.registry.storing import register_model
-from ibrobust.registry.training import train
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibrobust.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ibrobust.registry.card import ModelCard
+    from ibrobust.registry.catalog import list_models, model_card
+    from ibrobust.registry.registry import (
+        add_evaluation,
+        copy_model,
+        export_model,
+        load_model,
+        update_metrics,
+    )
+    from ibrobust.registry.storing import register_model
+    from ibrobust.registry.training import train
+
+_HOMES = {
+    "ModelCard": "ibrobust.registry.card",
+    "add_evaluation": "ibrobust.registry.registry",
+    "copy_model": "ibrobust.registry.registry",
+    "export_model": "ibrobust.registry.registry",
+    "list_models": "ibrobust.registry.catalog",
+    "load_model": "ibrobust.registry.registry",
+    "model_card": "ibrobust.registry.catalog",
+    "register_model": "ibrobust.registry.storing",
+    "train": "ibrobust.registry.training",
+    "update_metrics": "ibrobust.registry.registry",
+}
 
 __all__ = [
     "ModelCard",
@@ -25,3 +44,5 @@ __all__ = [
     "train",
     "update_metrics",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,9 @@ from ibrobust.models import ImageClassifier
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
 from ibrobust.registry.export import write_export
-from ibrobust.registry.store import card_paths, find_card, read_weights, refuse_duplicate, write_card, write_weights
+from ibrobust.registry.store import find_card, read_weights, refuse_duplicate, write_card, write_weights
 
 SECONDS_FOR_A_CARD = 10.0
-
-
-def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
-    """Return the names of all models, the user's and those that ship with ibrobust, sorted.
-
-    Args:
-        pattern: shell pattern that a name must match, for example ``"knn_ib*"``.
-        dataset_fingerprint: only models trained on the data set with this fingerprint.
-
-    Raises:
-        IbrobustError: cards are asked for their data set and one of them cannot be read.
-    """
-    paths = {name: path for name, path in card_paths().items() if fnmatch(name, pattern)}
-    if dataset_fingerprint is not None:
-        paths = {
-            name: path for name, path in paths.items() if read_card(path).dataset.fingerprint == dataset_fingerprint
-        }
-    return sorted(paths)
-
-
-def model_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
-    return read_card(find_card(name))
 
 
 def load_model(

@@ -6,14 +6,16 @@ import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.registry.card import ModelCard, check_name, read_card
 from ibrobust.registry.plugins import plugin_card_paths
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def card_paths() -> dict[str, Path]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ibrobust.atomic import write_text
-from ibrobust.evaluation.audit.report import AuditReport
-from ibrobust.reporting.tables import AttackRow, SweepRow
+
+if TYPE_CHECKING:
+    from ibrobust.evaluation.audit.report import AuditReport
+    from ibrobust.reporting.tables import AttackRow, SweepRow
 
 
 def write_sweeps(path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.evaluation.attack_result import AttackResult
-from ibrobust.evaluation.audit.report import AuditReport
-from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+if TYPE_CHECKING:
+    from ibrobust.evaluation.attack_result import AttackResult
+    from ibrobust.evaluation.audit.report import AuditReport
+    from ibrobust.evaluation.sweep import SweepResult
 
 
 @dataclass(frozen=True)

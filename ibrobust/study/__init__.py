@@ -1,10 +1,32 @@
 """Studies: grids of recipes, run cell by cell, measured, and kept as records that figures are drawn from."""
 
-from ibrobust.study.cells import Cell, expand
-from ibrobust.study.records import gather_records
-from ibrobust.study.run import prepare_study, run_cell, run_study
-from ibrobust.study.spec import Study, load_study, shipped_studies, stored_study
-from ibrobust.study.state import CellState, study_states
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibrobust.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ibrobust.study.cells import Cell, expand
+    from ibrobust.study.records import gather_records
+    from ibrobust.study.run import prepare_study, run_cell, run_study
+    from ibrobust.study.spec import Study, load_study, shipped_studies, stored_study
+    from ibrobust.study.state import CellState, study_states
+
+_HOMES = {
+    "Cell": "ibrobust.study.cells",
+    "CellState": "ibrobust.study.state",
+    "Study": "ibrobust.study.spec",
+    "expand": "ibrobust.study.cells",
+    "gather_records": "ibrobust.study.records",
+    "load_study": "ibrobust.study.spec",
+    "prepare_study": "ibrobust.study.run",
+    "run_cell": "ibrobust.study.run",
+    "run_study": "ibrobust.study.run",
+    "shipped_studies": "ibrobust.study.spec",
+    "stored_study": "ibrobust.study.spec",
+    "study_states": "ibrobust.study.state",
+}
 
 __all__ = [
     "Cell",
@@ -20,3 +42,5 @@ __all__ = [
     "stored_study",
     "study_states",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

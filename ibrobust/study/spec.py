@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ibrobust.data.load import NAMED_DATASETS
+from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded, home, zoo_dir
 from ibrobust.mapping_files import read_mapping_file
-from ibrobust.models.decoder import FittedDecoder
+from ibrobust.models.decoder_names import FittedDecoder
 from ibrobust.registry.card import check_name
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]

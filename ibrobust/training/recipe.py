@@ -13,7 +13,7 @@ from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
-from ibrobust.models.decoder import FittedDecoder
+from ibrobust.models.decoder_names import FittedDecoder
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Augmentation = Literal["none", "crop", "crop_flip"]

@@ -152,7 +152,7 @@ def test_what_is_not_there_is_told_before_data_is_read(run, monkeypatch, argumen
 
 
 def test_the_cards_of_the_zoo_name_a_known_data_set():
-    from ibrobust.data.load import NAMED_DATASETS
+    from ibrobust.data.names import NAMED_DATASETS
 
     for path in ZOO.glob("*.yaml"):
         assert model_card(path.stem).recipe.dataset in NAMED_DATASETS

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import ibrobust.integrations.robustbench as rb
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.environment import imported_quietly
-from ibrobust.integrations.external import UnitRangeInput, is_reference, load_reference
+from ibrobust.integrations.external import UnitRangeInput, load_reference
+from ibrobust.integrations.reference import is_reference
 
 with imported_quietly():
     import robustbench.utils

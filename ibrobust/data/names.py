@@ -1,0 +1,3 @@
+"""The names of data sets that are no paths."""
+
+NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "digits")

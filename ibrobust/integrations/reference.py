@@ -1,0 +1,10 @@
+"""How models that ibrobust did not train are named."""
+
+from __future__ import annotations
+
+FORMS = "robustbench:NAME, timm:NAME or module:function"
+
+
+def is_reference(text: str) -> bool:
+    """Return whether `text` refers to an outside model; a registered model's name has no colon."""
+    return ":" in text

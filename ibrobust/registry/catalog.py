@@ -1,0 +1,31 @@
+"""Which models there are, and their cards: all that needs neither weights nor torch."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from ibrobust.registry.card import ModelCard, read_card
+from ibrobust.registry.store import card_paths, find_card
+
+
+def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
+    """Return the names of all models, the user's and those that ship with ibrobust, sorted.
+
+    Args:
+        pattern: shell pattern that a name must match, for example ``"knn_ib*"``.
+        dataset_fingerprint: only models trained on the data set with this fingerprint.
+
+    Raises:
+        IbrobustError: cards are asked for their data set and one of them cannot be read.
+    """
+    paths = {name: path for name, path in card_paths().items() if fnmatch(name, pattern)}
+    if dataset_fingerprint is not None:
+        paths = {
+            name: path for name, path in paths.items() if read_card(path).dataset.fingerprint == dataset_fingerprint
+        }
+    return sorted(paths)
+
+
+def model_card(name: str) -> ModelCard:
+    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
+    return read_card(find_card(name))

@@ -1,0 +1,48 @@
+"""What needs no torch does not import it: lists, cards, and refusals of what is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys
+from ibrobust.cli.main import main
+sys.argv = ["ibrobust", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    assert (stop.code or 0) == {code}, stop.code
+heavy = {{"torch", "numpy", "scipy", "torchattacks", "sklearn", "matplotlib", "pandas"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list"], 0),
+        (["show", "cross_entropy-w16-s0"], 0),
+        (["show", "cross_entropy"], 2),
+        (["attack", "cross_entropy"], 2),
+        (["attack", "cross_entropy-w16-s0", "--decoder", "haed"], 2),
+        (["attack", "--eps", "9"], 2),
+        (["attack", "--json", "."], 2),
+        (["attack", "--figure", "a.xyz"], 2),
+        (["audit", "cross_entropy"], 2),
+        (["audit", "cross_entropy-w16-s0", "--surrogate", "cross_entropy"], 2),
+        (["entropy", "cross_entropy"], 2),
+        (["benchmark", "cross_entropy"], 2),
+        (["train", "--preset", "papre"], 2),
+        (["train", "--beta", "2"], 2),
+        (["study", "run", "figure9"], 2),
+        (["study", "status", "figure9"], 2),
+        (["demo", "--output", "/dev/null"], 2),
+    ],
+)
+def test_no_torch_is_imported(arguments, code):
+    command = [sys.executable, "-c", CODE.format(arguments=arguments, code=code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
