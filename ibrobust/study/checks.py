@@ -9,6 +9,7 @@ import torch
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import parse_attack
+from ibrobust.evaluation.foreign_attacks import check_attack
 from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
 from ibrobust.registry.training import decoders_of
@@ -48,11 +49,11 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
         dataset = load_dataset(name, data_dir=data_dir)
         for cell in cells:
             if cell.recipe.dataset == name:
-                _check_decoders(study, cell, dataset)
+                _check_cell(study, cell, dataset)
 
 
-def _check_decoders(study: Study, cell: Cell, dataset: Dataset) -> None:
-    """Raise IbrobustError where a cell's model could not be made, or has none of the decoders of an evaluation."""
+def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
+    """Raise IbrobustError where a cell's model could not be made, lacks a decoder, or has too few classes to attack."""
     check_fit(cell.recipe, dataset)
     has = decoders_of(cell.recipe, dataset.num_classes)
     asked = {
@@ -66,6 +67,8 @@ def _check_decoders(study: Study, cell: Cell, dataset: Dataset) -> None:
                 f"The evaluation {name!r} is for {', '.join(evaluation.decoders)}, and the cell {cell.name!r} has "
                 f"{', '.join(has)}: name a decoder that it has."
             )
+    for attack in study.evaluations.attacks.attacks if study.evaluations.attacks is not None else ():
+        check_attack(parse_attack(attack), channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, runs_dir
 from ibrobust.registry import latent_information, list_models, load_model, model_card
@@ -211,6 +213,17 @@ needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs
 
 
 @needs_sigkill
+def test_an_attack_that_needs_more_classes_is_refused_before_any_cell_is_trained(make_study, monkeypatch):
+    digits = load_dataset("digits")
+    halves = [replace(split, labels=split.labels % 2) for split in (digits.train, digits.test)]
+    binary = replace(digits, train=halves[0], test=halves[1], class_names=("even", "odd"))
+    monkeypatch.setattr("ibrobust.study.checks.load_dataset", lambda *_, **__: binary)
+    study = make_study({"beta": [0.1]}, evaluations={"attacks": {"attacks": ["FGSM", "APGDT"], "eps": [0.1]}})
+    with pytest.raises(IbrobustError, match="APGDT needs 4 classes, and the model has 2"):
+        run_study(study)
+    assert not study.folder.exists()
+
+
 def test_a_study_that_was_killed_in_training_goes_on_from_the_checkpoint(study, trained_epochs, tmp_path):
     _, second = expand(study)
     run_until_killed(
@@ -316,6 +329,7 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
         ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "no model 'nobody'"),
+        ({"beta": [0.1]}, {"attacks": {"attacks": ["BIM:alpha=0"], "eps": [0.1]}}, "alpha is 0.0"),
     ],
 )
 def test_a_cell_that_could_not_be_made_or_measured_is_named_before_any_is_trained(make_study, grid, evaluations, said):
