@@ -19,7 +19,7 @@ from ibrobust.evaluation.batch_attacks import attack_batch
 from ibrobust.evaluation.behaviour import behaviour, some_images
 from ibrobust.evaluation.foreign_attacks import check_attack
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.evaluation.search_copy import COMPARED_IMAGES, search_copy
@@ -27,8 +27,8 @@ from ibrobust.evaluation.search_copy import COMPARED_IMAGES, search_copy
 
 def run_attacks(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     attacks: Sequence[AttackSpec | str] | AttackSpec | str,
     epsilons: Epsilons,
@@ -44,11 +44,12 @@ def run_attacks(
     are as before afterwards.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K); it runs on its own device, in evaluation mode.
-        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device.
-        labels: (N,) integers in [0, K).
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
+            device, in evaluation mode.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
+        labels: (N,) integers in [0, K), likewise.
         attacks: as on the command line, "PGD:steps=50,random_start=true", or parsed.
-        epsilons: radii in each attack's norm, in [0, 1] pixel scale.
+        epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
         batch_size: images a batch.
         seed: of everything random.
         state_path: file to keep each batch's result in, and to go on from where it exists.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ibrobust.evaluation.guarded_model import image_gradient
 from ibrobust.evaluation.model_state import isolated_rng
 
 _IMAGES = 4
@@ -81,7 +82,7 @@ def behaviour(model: Callable[[Tensor], Tensor], images: Tensor) -> Behaviour:
         # A random combination, since the gradient of cross-entropy vanishes for a confident model.
         weights = torch.randn(logits.shape[1], generator=generator).to(logits)
         total = (logits * weights).sum() + 0.0 * points[:0].sum()
-        (gradient,) = torch.autograd.grad(total, points)
+        gradient = image_gradient(total, points)
     rows = gradient.flatten(1).double().cpu()
     directions = torch.randn(rows.shape[1], _DIRECTIONS, generator=generator, dtype=torch.float64)
     summary = torch.cat([rows.norm(dim=1, keepdim=True), rows @ directions], dim=1)

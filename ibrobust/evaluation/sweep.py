@@ -17,7 +17,7 @@ from torchattacks.attack import Attack
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.guarded_model import guard, image_gradient
-from ibrobust.evaluation.inputs import check_batch_size, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.evaluation.screening import start_screening
@@ -143,8 +143,8 @@ def _move(images: Tensor, sign: Tensor, epsilon: float) -> Tensor:
 
 def fgsm_sweep(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: ArrayLike,
+    labels: ArrayLike,
     epsilons: Epsilons,
     *,
     batch_size: int = 250,
@@ -157,10 +157,11 @@ def fgsm_sweep(
     Model mode, parameter gradients and random state are as before afterwards.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K); it runs on its own device, in evaluation mode.
-        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device.
-        labels: (N,) integers in [0, K).
-        epsilons: in [0, 1] pixel scale, at least one; one that comes twice gets two rows.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
+            device, in evaluation mode.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
+        labels: (N,) integers in [0, K), likewise.
+        epsilons: in [0, 1] pixel scale, numbers or text as "8/255", at least one; one that comes twice gets two rows.
         batch_size: images a gradient.
         screen: classify the attacked images by a copy of the model in bfloat16 first where that is faster, and in the
             model itself where the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always

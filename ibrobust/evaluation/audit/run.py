@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
@@ -25,7 +25,7 @@ from ibrobust.evaluation.audit.model_checks import (
 from ibrobust.evaluation.audit.report import AuditReport, verdict
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.inputs import check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
@@ -35,10 +35,10 @@ STAGES = 12
 
 def audit(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
-    epsilon: float,
+    epsilon: float | str,
     quick: bool = False,
     surrogate: nn.Module | None = None,
     surrogate_name: str | None = None,
@@ -55,10 +55,10 @@ def audit(
     afterwards.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
-        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255].
-        labels: (N,) integers in [0, K).
-        epsilon: L-infinity radius in [0, 1] pixel scale, above 0.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2, on its own device; see `GuardedModel`.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255]; a tensor, a NumPy array or a list.
+        labels: (N,) integers in [0, K), likewise.
+        epsilon: L-infinity radius in [0, 1] pixel scale, above 0; a number or text as "8/255".
         quick: 256 of the images, spread evenly, and less effort for each.
         surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too.
         surrogate_name: what the report calls it; by default its class.
