@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.arguments import whole_number
 from ibrobust.objectives.entropy import knn_entropy
 
 ZERO_ENTROPY_SIGMA = math.sqrt(1.0 / (2.0 * math.pi * math.e))
@@ -58,10 +59,16 @@ def entropy_bias(
         seed: of the draws; the global random state is not touched.
 
     Raises:
-        IbrobustError: count <= num_neighbors, or dim, num_neighbors or sigma are not positive.
+        IbrobustError: count <= num_neighbors, count, dim or num_neighbors are not whole numbers of at least 1, or sigma
+            is not positive.
+
+    >>> 60.0 < entropy_bias(500, 256).floor < 70.0  # where the true entropy is 0
+    True
     """
+    count, num_neighbors = whole_number("count", count), whole_number("num_neighbors", num_neighbors)
     if dim < 1 or not (math.isfinite(sigma) and sigma > 0):
         raise IbrobustError(f"dim is {dim} and sigma {sigma}: at least one dimension and a positive sigma are needed.")
+    dim = whole_number("dim", dim)
     bias, standard_error = _unit_bias(count, dim, num_neighbors, average, seed)
     true = 0.5 * dim * math.log(2.0 * math.pi * math.e * sigma**2)
     return EntropyBias(floor=true + bias, bias=bias, standard_error=standard_error)

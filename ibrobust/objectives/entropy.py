@@ -11,14 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ibrobust.errors import IbrobustError
-from ibrobust.objectives.neighbors import TILE, nearest_neighbors, nearest_within_classes, rows_at_once
-
-# Points that coincide have the distance 0 and the log-distance minus infinity. A squared distance counts as at least
-# this share of the points' mean squared distance from their centre: about what float32 can still tell apart.
-SMALLEST_SHARE = 1e-12
-
-# Powers of two up to this have a reciprocal that is a normal number in float32 as well.
-LARGEST_EXPONENT = 120
+from ibrobust.objectives.arguments import Labels, as_labels, as_points, whole_number
+from ibrobust.objectives.exact_search import lengths, rows_at_once
+from ibrobust.objectives.neighbors import TILE, nearest_neighbors, nearest_within_classes
 
 # Up to this many points on a GPU, H[Z | Y] comes from one matrix of all distances with the other classes masked: the
 # host never has to look at the labels in a training step then.
@@ -35,12 +30,12 @@ def knn_entropy(
     Leonenko 1987; Kraskov et al. 2004, eq. 20; the squared form of Kirsch, Lyle, Gal 2020, eq. 13, with its constants
     corrected). Neighbours are found without a graph; only the N * k chosen distances are differentiated, eq. 14.
 
-    Coinciding points: a squared distance below `SMALLEST_SHARE` of the mean squared distance from the centre (below the
-    smallest normal number where all points coincide) counts as that and has no gradient. So the estimate is finite, for
-    duplicated points very low, and no gradient is infinite.
+    Points that coincide count as being as far apart as their own rounding can hide: eps / 2 of their distance from the
+    origin, with eps that of the dtype given, and no gradient. So the estimate is finite, for duplicated points very
+    low, and no gradient is infinite. All other distances count as they are, however small beside others.
 
     Args:
-        z: (N, D) points, any floating dtype; computed in float32, or float64 if given so, never in autocast's type.
+        z: (N, D) points, any floating dtype; compared in float32, or in float64 if given so, never in autocast's type.
         num_neighbors: k, at least 1 and less than N.
         average: the mean of the estimates for 1..k in place of that for k. It is as consistent, and its gradient varies
             less, because it does not hang on one neighbour.
@@ -50,21 +45,28 @@ def knn_entropy(
             step leaves it out: the estimate is NaN then where it would have raised.
 
     Raises:
-        IbrobustError: z is not (N, D) floating or not finite, k < 1, N <= k, or chunk_size < 1.
+        IbrobustError: z is not (N, D) floating or not finite, k is not a whole number of at least 1, N <= k, or
+            chunk_size < 1.
+
+    >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    >>> round(float(knn_entropy(z)), 1)  # log(2 pi e) = 2.84
+    2.8
     """
-    points, scale = _checked(z, num_neighbors, chunk_size, validate)
+    z = as_points(z)
+    num_neighbors, chunk_size = whole_number("num_neighbors", num_neighbors), whole_number("chunk_size", chunk_size)
+    points = _compared(z, validate)
     if len(points) <= num_neighbors:
         raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
     with torch.autocast(z.device.type, enabled=False):
         distances, neighbors = nearest_neighbors(points, num_neighbors, tile=_tile(chunk_size))
-        log_distances = _log_distances(z, points, scale, distances, neighbors, average=average)  # (N,)
+        log_distances = _log_distances(z, points, distances, neighbors, average=average)  # (N,)
         constant = _digamma(len(points)) - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
-        return constant + 0.5 * z.shape[1] * log_distances.mean()
+        return (constant + z.shape[1] * log_distances.mean()).to(points.dtype)
 
 
 def conditional_knn_entropy(
     z: Tensor,
-    labels: Tensor,
+    labels: Labels,
     num_neighbors: int = 3,
     *,
     average: bool = False,
@@ -74,13 +76,12 @@ def conditional_knn_entropy(
     """Return the estimate of H[Z | Y] = sum_y n_y / N * H[Z | y], a scalar in nats.
 
     Each H[Z | y] is the `knn_entropy` of the n_y points of that class. The weights n_y / N are the plug-in estimate of
-    p(y); with equally many points of each class, as in the paper, they are its 1 / C. Classes without points count for
-    nothing. What counts as coinciding is measured by the spread of all the points, so that a class that has collapsed
-    to one point is as far down as any other.
+    p(y); with equally many points of each class, as in the paper (Kirsch, Lyle, Gal 2020), they are its 1 / C. Classes
+    without points count for nothing, and no class changes the estimate of another.
 
     Args:
-        z: (N, D) points.
-        labels: (N,) integer classes, any integers.
+        z: (N, D) points, as in `knn_entropy`.
+        labels: (N,) classes: any integers or booleans, in a tensor, an array or a list.
         num_neighbors: k; every class that is there needs more than k points.
         average: as in `knn_entropy`.
         chunk_size: as in `knn_entropy`.
@@ -88,26 +89,30 @@ def conditional_knn_entropy(
 
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
+
+    >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    >>> labels = torch.arange(4000) % 2
+    >>> far = z + 50.0 * labels[:, None]  # two classes of which each has log(2 pi e) = 2.84 nats
+    >>> round(float(conditional_knn_entropy(far, labels)), 1)
+    2.8
     """
-    points, scale = _checked(z, num_neighbors, chunk_size, validate)
-    if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
-        raise IbrobustError(
-            f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(z)},) integers are needed."
-        )
+    z = as_points(z)
+    num_neighbors, chunk_size = whole_number("num_neighbors", num_neighbors), whole_number("chunk_size", chunk_size)
+    points = _compared(z, validate)
+    classes = as_labels(labels, len(z))
     if validate:
-        check_class_sizes(labels, num_neighbors)
-    labels = labels.to(points.device)
+        check_class_sizes(classes, num_neighbors)
+    classes = classes.to(points.device)
     with torch.autocast(z.device.type, enabled=False):
         one_matrix = points.is_cuda and len(points) <= ONE_MATRIX_ON_GPU
         distances, neighbors, sizes = nearest_within_classes(
-            points, labels, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
+            points, classes, num_neighbors, tile=_tile(chunk_size), one_matrix=one_matrix
         )
-        log_distances = _log_distances(z, points, scale, distances, neighbors, average=average)  # (N,)
-        sizes = sizes.to(points.dtype)
-        constants = sizes.digamma() - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
+        log_distances = _log_distances(z, points, distances, neighbors, average=average)  # (N,)
+        constants = sizes.double().digamma() - _mean_digamma(num_neighbors, average) + _log_volume(z.shape[1])
         # (N,), with H[Z | y] as mean over the points of a class
-        entropies = constants + 0.5 * z.shape[1] * log_distances
-        return entropies.where(sizes > num_neighbors, math.nan).mean()
+        entropies = constants + z.shape[1] * log_distances
+        return entropies.where(sizes > num_neighbors, math.nan).mean().to(points.dtype)
 
 
 def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
@@ -122,72 +127,61 @@ def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
     )
 
 
-def _checked(z: Tensor, num_neighbors: int, chunk_size: int, validate: bool) -> tuple[Tensor, Tensor]:
-    """Return the points in the dtype to compute in, times a power of two, without a graph, and that power, a scalar.
-
-    The product is exact, and keeps squares from overflow and underflow.
-    """
-    if z.dim() != 2 or not z.is_floating_point() or z.shape[1] < 1:
-        raise IbrobustError(f"The points have shape {tuple(z.shape)} and dtype {z.dtype}: (N, D) floats are needed.")
-    if num_neighbors < 1:
-        raise IbrobustError(f"num_neighbors is {num_neighbors}: at least 1 is needed.")
-    if chunk_size < 1:
-        raise IbrobustError(f"chunk_size is {chunk_size}: at least 1 is needed.")
-    if len(z) == 0:
-        raise IbrobustError("There are no points.")
+def _compared(z: Tensor, validate: bool) -> Tensor:
+    """Return the points (N, D) in the dtype to compare them in, without a graph."""
     points = z.detach() if z.dtype == torch.float64 else z.detach().float()
-    largest = points.abs().amax()  # NaN where any coordinate is
-    if validate and not math.isfinite(float(largest)):
-        bad = int((~z.detach().isfinite().all(dim=1)).sum())
+    # NaN where any coordinate is; ten times as fast as a look at each.
+    if validate and not bool(torch.stack(points.aminmax()).isfinite().all()):
+        bad = int((~points.isfinite().all(dim=1)).sum())
         raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
-    exponent = torch.frexp(largest).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    # The power by itself first: ldexp of all points would take one for each.
-    scale = torch.ldexp(largest.new_ones(()), -exponent)
-    return points * scale, scale
+    return points
 
 
-def _log_distances(
-    z: Tensor, points: Tensor, scale: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool
-) -> Tensor:
-    """Return log r_k^2 (N,) of each point of z, or the mean of log r_1^2 .. log r_k^2, differentiable.
+def _log_distances(z: Tensor, points: Tensor, distances: Tensor, neighbors: Tensor, *, average: bool) -> Tensor:
+    """Return log r_k (N,), float64, of each point of z, or the mean of log r_1 .. log r_k, differentiable.
 
     Args:
         z: (N, D).
-        points: (N, D), z times the scale.
-        scale: scalar.
-        distances: (N, k) squared, between those points.
+        points: (N, D), z without a graph.
+        distances: (N, k) between those points.
         neighbors: (N, k), their indices.
         average: over 1..k.
     """
     if not average:
         distances, neighbors = distances[:, -1:], neighbors[:, -1:]
-    spread = torch.linalg.vector_norm(points - points.mean(dim=0)).square() / len(points)
-    smallest = (SMALLEST_SHARE * spread).clamp(min=torch.finfo(points.dtype).tiny)
-    scaled: Tensor = _MeanLog.apply(z, points, scale, distances, neighbors, smallest)
-    return scaled - 2.0 * scale.log()
+    counted = distances
+    # A GPU is not asked: the host would wait for the answer in every training step.
+    if points.is_cuda or bool((distances == 0.0).any()):
+        limits = torch.finfo(z.dtype)
+        least = max(limits.tiny * limits.eps, torch.finfo(torch.float64).tiny)  # at the origin
+        hidden = (0.5 * limits.eps * lengths(points)).clamp(min=least)  # (N,)
+        counted = distances.where(distances != 0.0, hidden[:, None])
+    result: Tensor = _MeanLog.apply(z, points, distances, neighbors, counted)
+    return result
 
 
 class _MeanLog(torch.autograd.Function):
-    """Mean logarithm (N,) of known squared distances (N, k), those below `smallest` counting as that.
+    """Mean logarithm (N,) of known distances (N, k), those of 0 by what they are counted as, and without gradient.
 
-    A function of z (N, D), of which the points are `scale` times as large; d log r^2 / dz_i = 2 (z_i - z_j) / r^2. Few
-    differences are in memory at a time.
+    A function of z (N, D); d log r / dz_i = (z_i - z_j) / r^2. Few differences are in memory at a time.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, points: Tensor, scale: Tensor, distances: Tensor, neighbors: Tensor, smallest: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(points, scale, distances, neighbors, smallest)
+    def forward(ctx: Any, z: Tensor, points: Tensor, distances: Tensor, neighbors: Tensor, counted: Tensor) -> Tensor:
+        ctx.save_for_backward(points, distances, neighbors)
         ctx.dtype = z.dtype
-        return torch.maximum(distances, smallest).log_().mean(dim=1)
+        return counted.log().mean(dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        points, scale, distances, neighbors, smallest = ctx.saved_tensors
+        points, distances, neighbors = ctx.saved_tensors
         number = neighbors.shape[1]
-        weights = (2.0 / number * gradient[:, None] / distances).where(distances > smallest, 0.0)  # (N, k)
+        # Two factors, since the square of a small distance may be none that the dtype holds.
+        most = torch.finfo(points.dtype).max / (4.0 * len(points))  # sums of so many do not overflow
+        inverses = distances.reciprocal().where(distances != 0.0, 0.0).clamp(max=most)  # (N, k)
+        weights = (gradient[:, None] / number * inverses).clamp(-most, most).to(points.dtype)
+        inverses = inverses.to(points.dtype)
         result = torch.zeros_like(points)
         step = rows_at_once(points, neighbors)
         buffer = points.new_empty(min(step, len(points)) * number, points.shape[1])
@@ -196,10 +190,11 @@ class _MeanLog(torch.autograd.Function):
             chosen = neighbors[rows].flatten()  # (R k,)
             towards = torch.index_select(points, 0, chosen, out=buffer[: len(chosen)])
             pull = towards.view(-1, number, points.shape[1])  # (R, k, D), from here to the neighbours, weighted
-            pull.sub_(points[rows, None, :]).mul_(weights[rows, :, None])
+            pull.sub_(points[rows, None, :]).mul_(inverses[rows, :, None]).mul_(weights[rows, :, None])
             result[rows] -= pull.sum(dim=1) if number > 1 else pull[:, 0]
             result.index_add_(0, chosen, towards)
-        return result.mul_(scale).to(ctx.dtype), None, None, None, None, None
+        limit = torch.finfo(ctx.dtype).max
+        return result.clamp_(-limit, limit).to(ctx.dtype), None, None, None, None
 
 
 def _log_volume(dim: int) -> float:

@@ -33,8 +33,12 @@ def sample_gaussian(mean: Tensor, log_std: Tensor, *, generator: torch.Generator
 def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
     """Return KL(N(mean, exp(log_std)^2) || N(other_mean, exp(other_log_std)^2)) (B,), in nats, exact.
 
-    sum_d log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1 / 2 over the dimensions (B, D).
+    sum_d log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1 / 2 over the dimensions (B, D); it is in [0, inf).
+
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> gaussian_kl(one, zero, zero, zero)
+    tensor([1.])
     """
     ratio = log_std - other_log_std
     shift = (mean - other_mean) * (-other_log_std).exp()
-    return (0.5 * ((2.0 * ratio).exp() + shift.square() - 1.0) - ratio).sum(dim=1)
+    return (0.5 * ((2.0 * ratio).expm1() + shift.square()) - ratio).sum(dim=1)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.arguments import Labels, as_labels, as_points, whole_number
 from ibrobust.objectives.entropy import check_class_sizes
-
-CHUNK_ROWS = 1024
+from ibrobust.objectives.exact_search import count_within
+from ibrobust.objectives.neighbors import nearest_within_classes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class MutualInformation:
 
 
 @torch.no_grad()
-def mutual_information(z: Tensor, labels: Tensor, num_neighbors: int = 3) -> MutualInformation:
+def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> MutualInformation:
     """Return the estimate of I[Y; Z] between points and their labels, in nats (Ross 2014; ties as Gao et al. 2017).
 
     I = psi(N) + mean_i [psi(k_i) - psi(m_i) - psi(n_i)]: the ball around point i that just holds its k-th nearest point
@@ -41,49 +42,36 @@ def mutual_information(z: Tensor, labels: Tensor, num_neighbors: int = 3) -> Mut
     are separated. It blurs over the size of a ball, so between overlapping classes in many dimensions it is too low.
 
     Args:
-        z: (N, D) points, any floating dtype; computed in float64.
-        labels: (N,) integer classes.
+        z: (N, D) points, any floating dtype; compared in float64.
+        labels: (N,) classes: any integers or booleans, in a tensor, an array or a list.
         num_neighbors: k; every class that is there needs more than k points.
 
     Raises:
-        IbrobustError: shapes or dtypes are wrong, a point is not finite, or a class has k points or fewer.
+        IbrobustError: shapes or dtypes are wrong, a point is not finite, k is not a whole number of at least 1, or a
+            class has k points or fewer.
+
+    >>> labels = torch.arange(2000) % 2
+    >>> z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)) + 50.0 * labels[:, None]
+    >>> round(mutual_information(z, labels).nats, 2)  # log 2
+    0.69
     """
-    if z.dim() != 2 or not z.is_floating_point() or 0 in z.shape or not bool(z.isfinite().all()):
+    points = as_points(z).double()
+    if not bool(points.isfinite().all()):
         raise IbrobustError(
             f"The points have shape {tuple(z.shape)} and dtype {z.dtype}: (N, D) floats, all finite, are needed."
         )
-    if labels.shape != (len(z),) or labels.is_floating_point() or labels.is_complex():
-        raise IbrobustError(
-            f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: ({len(z)},) integers are needed."
-        )
-    if num_neighbors < 1:
-        raise IbrobustError(f"num_neighbors is {num_neighbors}: at least 1 is needed.")
-    check_class_sizes(labels, num_neighbors)
+    classes = as_labels(labels, len(points))
+    num_neighbors = whole_number("num_neighbors", num_neighbors)
+    check_class_sizes(classes, num_neighbors)
 
-    labels = labels.to(z.device)
-    _, class_of, sizes = labels.unique(return_inverse=True, return_counts=True)
-    of_class, of_all = _ball_counts(z.double(), class_of, num_neighbors)  # (N,) each
-    count, own = torch.tensor(float(len(z)), dtype=torch.float64, device=z.device), sizes[class_of].double()
+    _, class_of, sizes = classes.to(points.device).unique(return_inverse=True, return_counts=True)
+    radii = nearest_within_classes(points, class_of, num_neighbors, one_matrix=False)[0][:, -1]  # (N,)
+    of_class, of_all = count_within(points, radii, class_of)  # (N,) each
+    count, own = torch.tensor(float(len(points)), dtype=torch.float64, device=points.device), sizes[class_of].double()
     terms = of_class.double().digamma() - of_all.double().digamma() - own.digamma()
     nats = float(count.digamma() + terms.mean())
-    standard_error = float(terms.std()) / math.sqrt(len(z))
+    standard_error = float(terms.std()) / math.sqrt(len(points))
     share = sizes.double() / count
     label_entropy = float(-(share * share.log()).sum())
     excess = float(count.digamma() - own.digamma().mean()) - label_entropy
     return MutualInformation(nats=nats, error=standard_error + excess, label_entropy=label_entropy)
-
-
-def _ball_counts(points: Tensor, class_of: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """Return how many other points of the class, and of all, are no further than the k-th nearest of the class."""
-    centred = points - points.mean(dim=0)
-    norms = centred.square().sum(dim=1)
-    of_class, of_all = [], []
-    for rows in torch.arange(len(points), device=points.device).split(CHUNK_ROWS):
-        distances = torch.addmm(norms, centred[rows], centred.T, alpha=-2.0)  # (R, N), less the rows' norms
-        distances.scatter_(1, rows[:, None], math.inf)
-        same = class_of[rows, None] == class_of  # (R, N)
-        radius = distances.masked_fill(~same, math.inf).kthvalue(num_neighbors, dim=1, keepdim=True).values
-        inside = distances <= radius
-        of_class.append((inside & same).sum(dim=1))
-        of_all.append(inside.sum(dim=1))
-    return torch.cat(of_class), torch.cat(of_all)

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.arguments import Labels, as_labels, as_points
 
-# A squared distance counts as at least this share of the mean squared distance, so that coinciding points stay finite.
-SMALLEST_SHARE = 1e-6
+# What rounding may hide of a squared distance by products, in eps of |a|^2 + |b|^2: 1e-6 of that in float32.
+ROUNDING = 8.0
 
 
 def soft_entropies(
     z: Tensor,
-    labels: Tensor,
+    labels: Labels,
     *,
     sharpness: float,
     class_sharpness: float = 0.0,
@@ -38,36 +39,52 @@ def soft_entropies(
     their class, and pushed from all others in proportion to their nearness. Points of a memory are neighbours as well,
     so that an entropy is estimated from more points than a batch holds; the means over i stay over the batch.
 
+    Distances are by matrix products, for speed. Their rounding is relative to |a|^2 + |b|^2 about the batch's median,
+    so a squared distance below 1e-6 of that (8 eps, of the dtype computed in) counts as that, and has no gradient:
+    points of a cluster a thousand times narrower than it is far from the median are not told apart. No other point
+    changes this. `knn_entropy` has no such limit.
+
     Args:
-        z: (N, D) points.
-        labels: (N,) integer classes; a point whose class has no other is left out of H[Z | Y].
+        z: (N, D) points, any floating dtype; computed in float32, or float64 if given so.
+        labels: (N,) classes, any integers or booleans; a point whose class has no other is left out of H[Z | Y].
         sharpness: tau > 0.
         class_sharpness: s >= 0.
         memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
             count.
 
     Raises:
-        IbrobustError: tau is not positive and finite, or s is negative or not finite.
+        IbrobustError: tau is not positive and finite, s is negative or not finite, z is not (N, D) floats, or labels
+            are not (N,) integers.
+
+    >>> z, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.tensor([0, 0, 1, 1])
+    >>> within, overall = soft_entropies(z, labels, sharpness=2.0)
+    >>> float(within)  # the mean logarithm of a distance to the other of the class: log 1
+    0.0
     """
+    z = as_points(z)
+    labels = as_labels(labels, len(z)).to(z.device)
     if not 0.0 < sharpness < math.inf:
         raise IbrobustError(f"The neighbour sharpness is {sharpness}: a positive number is needed.")
     if not 0.0 <= class_sharpness < math.inf:
         raise IbrobustError(f"The class sharpness is {class_sharpness}: a number of at least 0 is needed.")
     with torch.autocast(z.device.type, enabled=False):
         points = z if z.dtype == torch.float64 else z.float()
-        centre = points.mean(dim=0).detach()
+        centre = points.detach().median(dim=0).values  # far points do not move it
         points = points - centre
         count, dim = points.shape
         norms = points.square().sum(dim=1)
-        smallest = SMALLEST_SHARE * 2.0 * norms.detach().mean()
         neighbors, their_labels = points, labels
         if memory is not None:
             neighbors = torch.cat([points, memory[0].to(points) - centre])  # (N + M, D)
             their_labels = torch.cat([labels, memory[1]])
             norms = torch.cat([norms, neighbors[count:].square().sum(dim=1)])
-        squared = norms[:count, None] + norms - 2.0 * points @ neighbors.T  # (N, N + M)
-        logs = squared.clamp(min=smallest).log()
-        counts = (their_labels >= 0).expand(count, -1).clone()
+        sums = norms[:count, None] + norms  # (N, N + M)
+        squared = sums - 2.0 * points @ neighbors.T
+        limits = torch.finfo(points.dtype)
+        smallest = (ROUNDING * limits.eps * sums.detach()).clamp_(min=limits.tiny)
+        logs = torch.where(squared > smallest, squared, smallest).log()
+        counts = torch.ones_like(squared, dtype=torch.bool)
+        counts[:, count:] = their_labels[count:] >= 0
         counts.diagonal().fill_(False)  # no point is its own neighbour
         same = (labels[:, None] == their_labels) & counts
         within = _power_mean_log(logs, same, class_sharpness)  # (N,)

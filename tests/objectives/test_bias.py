@@ -55,7 +55,13 @@ def test_global_random_state_is_left_alone():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((3, 2, 3), "too few"), ((10, 0, 3), "dim is 0"), ((10, 2, 0), "num_neighbors is 0"), ((0, 2, 3), "no points")],
+    [
+        ((3, 2, 3), "too few"),
+        ((10, 0, 3), "dim is 0"),
+        ((10, 2, 0), "num_neighbors is 0"),
+        ((0, 2, 3), "count is 0"),
+        ((10, 2.5, 3), "dim is 2.5"),
+    ],
 )
 def test_bad_sizes_are_refused(arguments: tuple[int, int, int], message: str):
     with pytest.raises(IbrobustError, match=message):

@@ -10,8 +10,7 @@ from scipy.special import digamma, gammaln
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
-from ibrobust.objectives import conditional_knn_entropy, knn_entropy
-from ibrobust.objectives.entropy import SMALLEST_SHARE
+from ibrobust.objectives import conditional_knn_entropy, entropy, knn_entropy
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -178,12 +177,96 @@ def test_value_does_not_depend_on_the_chunks(count: int):
     assert len(values) == 1
 
 
+def lognormal(sigma: float) -> Tensor:
+    return (sigma * draw(2000, 1)).exp()
+
+
+def with_a_far_point(far: float) -> Tensor:
+    z = draw(500, 4)
+    z[0] = far
+    return z
+
+
+def narrow_clusters(width: float) -> Tensor:
+    return draw(10, 8)[torch.arange(1000) % 10] + width * draw(1000, 8, seed=1)
+
+
+SEVERAL_SCALES = [
+    lognormal(4.0),
+    lognormal(6.0),
+    lognormal(4.0).float(),
+    lognormal(6.0).float(),
+    with_a_far_point(1e8),
+    with_a_far_point(1e8).float(),
+    with_a_far_point(1e14),
+    with_a_far_point(1e30).float(),
+    narrow_clusters(1e-5).float(),
+    narrow_clusters(1e-7),
+    narrow_clusters(1e-11),
+    1e-3 * draw(500, 3) + 1e6,
+    torch.cat([1e6 + torch.zeros(500, 1), 1e-3 * draw(500, 2)], dim=1).float(),
+    draw(300, 1000),
+]
+
+
+@pytest.mark.parametrize("z", SEVERAL_SCALES)
+def test_points_of_several_scales_equal_the_k_d_tree(z: Tensor):
+    assert float(knn_entropy(z)) == pytest.approx(k_d_tree_entropy(z, 3), rel=1e-6)
+
+
+def test_a_far_point_changes_no_other_class():
+    z, labels = with_a_far_point(1e8), torch.tensor([0] * 200 + [1] * 300)
+    expected = 0.4 * k_d_tree_entropy(z[:200], 3) + 0.6 * k_d_tree_entropy(z[200:], 3)
+    assert float(conditional_knn_entropy(z, labels)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_narrow_clusters_have_the_gradient_of_the_slow_twin():
+    z = draw(3, 2)[torch.arange(12) % 3] + 1e-7 * draw(12, 2, seed=1)
+    fast, slow = z.clone().requires_grad_(), z.clone().requires_grad_()
+    knn_entropy(fast, 2).backward()
+    slow_entropy(slow, 2).backward()
+    assert torch.allclose(fast.grad, slow.grad, rtol=1e-9)
+
+
+@pytest.mark.parametrize("power", [-300, -200, 200, 300])
+def test_scaling_of_float64_by_more_than_a_square_holds(power: int):
+    z = draw(300, 3)
+    expected = float(knn_entropy(z)) + 3 * power * math.log(10)
+    assert float(knn_entropy(z * 10.0**power)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 1000])
+def test_two_points(dim: int):
+    z = torch.tensor([[0.0], [3.0]]).double().expand(2, dim)
+    log_volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+    expected = 1.0 + log_volume + dim * math.log(3.0 * math.sqrt(dim))  # psi(2) - psi(1) = 1
+    assert float(knn_entropy(z, 1)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_gradcheck_beside_duplicates():
+    fixed = draw(1, 3).expand(5, 3)
+    assert torch.autograd.gradcheck(
+        lambda z: knn_entropy(torch.cat([fixed, z]), 3), draw(20, 3, seed=1).requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_nearest_that_a_dtype_holds_has_a_finite_gradient(dtype: torch.dtype):
+    least = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    z = (torch.arange(8.0).double() * least).to(dtype)[:, None].requires_grad_()
+    value = knn_entropy(z, 1)
+    value.backward()
+    assert math.isfinite(float(value.detach()))
+    assert bool(z.grad.isfinite().all())
+
+
 def test_duplicates_count_as_the_smallest_distance():
     z = torch.cat([draw(1, 3).expand(5, 3), draw(1, 3, seed=1).expand(5, 3)])
-    spread = (z - z.mean(0)).square().sum(1).mean()
     log_volume = math.log(4 / 3 * math.pi)
-    expected = digamma(10) - digamma(3) + log_volume + 1.5 * math.log(SMALLEST_SHARE * float(spread))
-    assert float(knn_entropy(z)) == pytest.approx(expected, rel=1e-9)
+    for points in (z, z.float(), z.half()):
+        hidden = torch.finfo(points.dtype).eps / 2 * points.double().norm(dim=1)
+        expected = digamma(10) - digamma(3) + log_volume + 3 * float(hidden.log().mean())
+        assert float(knn_entropy(points)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_duplicates_have_no_gradient():
@@ -266,6 +349,47 @@ def test_points_that_are_not_finite_give_no_finite_number_without_validation(bad
 def test_bad_points_are_refused(z: Tensor, k: int, message: str):
     with pytest.raises(IbrobustError, match=message):
         knn_entropy(z, k)
+
+
+LABEL_DTYPES = [torch.bool, torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("one_matrix", [False, True])
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_the_dtype_of_labels_changes_nothing(dtype: torch.dtype, one_matrix: bool, monkeypatch: pytest.MonkeyPatch):
+    # More points of a class than the narrow dtypes hold.
+    z, labels = draw(600, 3), torch.arange(600) % 2
+    expected = float(conditional_knn_entropy(z, labels))
+    search = entropy.nearest_within_classes
+    way = lambda *args, **options: search(*args, **{**options, "one_matrix": one_matrix})  # noqa: E731
+    monkeypatch.setattr(entropy, "nearest_within_classes", way)
+    assert float(conditional_knn_entropy(z, labels.to(dtype))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_arrays_and_lists_are_taken():
+    z, labels = draw(60, 3), torch.arange(60) % 2
+    expected = float(conditional_knn_entropy(z, labels))
+    for given in (labels.numpy(), labels.numpy()[::-1], labels.tolist(), labels.bool().tolist(), labels.numpy() == 1):
+        points = z.flip(0) if isinstance(given, np.ndarray) and given.strides[0] < 0 else z
+        assert float(conditional_knn_entropy(points.numpy(), given)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [3.0, np.int64(3), np.float32(3.0), torch.tensor(3)])
+def test_a_whole_number_of_neighbours_is_taken(k: float):
+    z = draw(30, 2)
+    assert float(knn_entropy(z, k)) == float(knn_entropy(z, 3))
+
+
+@pytest.mark.parametrize("k", [3.5, math.nan, math.inf, "3", None])
+def test_other_numbers_of_neighbours_are_refused(k: object):
+    with pytest.raises(IbrobustError, match="num_neighbors is .*: at least 1 is needed, a whole number"):
+        conditional_knn_entropy(draw(10, 2), torch.zeros(10).long(), k)
+
+
+@pytest.mark.parametrize("labels", [["a"] * 10, [[1], [2, 3]], None])
+def test_labels_that_are_no_numbers_are_refused(labels: object):
+    with pytest.raises(IbrobustError, match=r"\(10,\) integers"):
+        conditional_knn_entropy(draw(10, 2), labels)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(9).long(), torch.zeros(10), torch.zeros(10, 1).long()])

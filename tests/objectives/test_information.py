@@ -92,6 +92,22 @@ def test_information_is_invariant_to_scale_and_place():
     assert moved.nats == pytest.approx(mutual_information(z, labels).nats, abs=1e-9)
 
 
+@pytest.mark.parametrize("apart", [1e8, 1e12])
+def test_clusters_far_apart_tell_what_each_tells(apart: float):
+    # Half of all points of both classes are moved as one: inside each half nothing changes but rounding of 1e-4 there.
+    z, labels = mixture(400, MIXTURES[0].double())
+    z = (z * 1024).round() / 1024  # the move is exact
+    far = z.clone()
+    far[labels.new_tensor(range(400)) // 2 % 2 == 1] += 2.0 ** round(math.log2(apart))
+    assert mutual_information(far, labels).nats == pytest.approx(tree_estimate(far, labels, 3), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16])
+def test_the_dtype_of_labels_changes_nothing(dtype: torch.dtype):
+    z, labels = mixture(600, MIXTURES[0].double())
+    assert mutual_information(z.numpy(), labels.to(dtype), 3.0) == mutual_information(z, labels)
+
+
 def test_coinciding_points_of_all_classes_tell_nothing():
     assert abs(mutual_information(torch.ones(100, 4), torch.arange(100) % 5).nats) < 0.05
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 import torch
 from scipy.spatial import KDTree
@@ -21,7 +24,56 @@ def test_symmetric_search_finds_what_the_k_d_tree_does(count: int, k: int):
     distances, indices = nearest_neighbors(z, k, tile=32)
     expected, tree_indices = KDTree(z.double().numpy()).query(z.double().numpy(), k + 1)
     assert torch.equal(indices, torch.from_numpy(tree_indices[:, 1:]))
-    assert torch.allclose(distances.double(), torch.from_numpy(expected[:, 1:]).square(), rtol=1e-5)
+    assert torch.allclose(distances.double(), torch.from_numpy(expected[:, 1:]), rtol=1e-6)
+
+
+def random_points(seed: int) -> Tensor:
+    """Clusters of some width, some of them far away, with duplicates and a far point now and then."""
+    choose = random.Random(seed)
+    count, dim = choose.randint(20, 400), choose.choice([1, 2, 3, 8, 40, 200])
+    generator = torch.Generator().manual_seed(seed)
+    centres = 10.0 ** choose.uniform(-2, 4) * torch.randn(choose.randint(1, 6), dim, generator=generator).double()
+    member = torch.randint(len(centres), (count,), generator=generator)
+    z = centres[member] + 10.0 ** choose.uniform(-6, 1) * torch.randn(count, dim, generator=generator)
+    z += choose.choice([0.0, 0.0, 10.0 ** choose.uniform(0, 4)])
+    if choose.random() < 0.3:
+        z[: count // 4] = z[0]
+    if choose.random() < 0.2:
+        z[-1] = 10.0 ** choose.uniform(4, 12)
+    return z.to(choose.choice([torch.float32, torch.float32, torch.float64]))
+
+
+@pytest.mark.parametrize("tile", [32, 1024])
+def test_neighbours_are_the_nearest_by_differences(tile: int, monkeypatch: pytest.MonkeyPatch):
+    for seed in range(400):
+        monkeypatch.setattr(neighbors, "bfloat16_is_faster", lambda seed=seed: seed % 2 == 0)
+        z = random_points(seed)
+        k = 1 + seed % 5
+        distances, indices = nearest_neighbors(z, k, tile=tile)
+        wide = z.double()
+        every = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
+        expected = every.topk(k, largest=False).values
+        assert torch.allclose(every.gather(1, indices), expected, rtol=1e-6, atol=0.0), seed
+        assert torch.allclose(distances, expected, rtol=1e-6, atol=0.0), seed
+
+
+def test_the_small_search_of_a_gpu_is_the_nearest_by_differences():
+    for seed in range(60):
+        z = random_points(seed)
+        distances, indices = neighbors._nearest_by_differences(z, None, 3)
+        expected = nearest_neighbors(z, 3)[0]
+        assert torch.allclose(distances, expected, rtol=1e-6, atol=0.0), seed
+        assert not bool((indices == torch.arange(len(z))[:, None]).any())
+
+
+@pytest.mark.parametrize("far", [1e20, 1e200, 1e-200])
+def test_squares_neither_overflow_nor_underflow(far: float):
+    # Distances of the first ten points are 1e-200, of which no float64 is the square; the last is far away.
+    z = torch.arange(11.0).double()[:, None] * 1e-200
+    z[-1] = far
+    distances = nearest_neighbors(z, 1)[0].squeeze(1)
+    assert distances[:10].tolist() == pytest.approx([1e-200] * 10, rel=1e-12, abs=0.0)
+    assert float(distances[10]) == pytest.approx(float(z[10] - z[9]), rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -57,13 +109,14 @@ def test_bfloat16_products_give_the_same_neighbours_and_distances(monkeypatch: p
 
 def test_few_rows_of_ordinary_points_are_searched_again(monkeypatch: pytest.MonkeyPatch):
     searched = []
-    search = neighbors._search_rows
 
-    def count(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> tuple[Tensor, Tensor]:
-        searched.append(len(points) if rows is None else len(rows))
-        return search(points, rows, kept, tile)
+    for name in ("_search_rows", "search_exactly"):
 
-    monkeypatch.setattr(neighbors, "_search_rows", count)
+        def count(points: Tensor, rows: Tensor | None, *args: int, search=getattr(neighbors, name)) -> object:
+            searched.append(len(points) if rows is None else len(rows))
+            return search(points, rows, *args)
+
+        monkeypatch.setattr(neighbors, name, count)
     nearest_neighbors(draw(3000, 64), 3, tile=256)
     assert sum(searched) < 300
 

@@ -92,6 +92,38 @@ def test_coinciding_points_have_finite_values_and_gradients():
     assert all(bool(tensor.isfinite().all()) for tensor in (within, overall, gradient))
 
 
+def test_points_that_all_coincide_have_finite_values_and_gradients():
+    z = torch.ones(6, 4).requires_grad_()
+    within, overall = soft_entropies(z, torch.arange(2).repeat(3), sharpness=2.0)
+    (gradient,) = torch.autograd.grad(within - overall, z)
+    assert all(bool(tensor.isfinite().all()) for tensor in (within, overall, gradient))
+
+
+def test_a_far_point_leaves_the_gradient_of_the_others(batch):
+    z, labels = batch[0].float(), batch[1]
+    far = torch.cat([z, torch.full((1, 5), 1e6)])
+    alone = torch.cat([labels, torch.tensor([9])])
+    gradients = []
+    for points, classes in ((z, labels), (far, alone)):
+        points = points.clone().requires_grad_()
+        overall = soft_entropies(points, classes, sharpness=2.0)[1] * len(points)
+        gradients.append(torch.autograd.grad(overall, points)[0][:24])
+    # The far point counts as one more neighbour in each mean, without a gradient.
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+
+
+def test_labels_are_names_whatever_their_values(batch):
+    z, labels = batch
+    expected = [float(value) for value in soft_entropies(z, labels, sharpness=2.0)]
+    for named in (labels - 1, 7 * labels - 100, labels.to(torch.uint8), labels.tolist()):
+        assert [float(value) for value in soft_entropies(z, named, sharpness=2.0)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_labels_of_another_shape_are_refused(batch):
+    with pytest.raises(IbrobustError, match=r"\(24,\) integers are needed"):
+        soft_entropies(batch[0], batch[1][:, None], sharpness=2.0)
+
+
 @pytest.mark.parametrize("s", [0.0, 0.5])
 def test_a_class_of_one_is_left_out_of_the_conditional_entropy(batch, s):
     z, labels = batch

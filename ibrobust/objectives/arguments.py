@@ -1,0 +1,67 @@
+"""What the estimators take for points, labels and whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+
+# (N,) integers or booleans.
+Labels: TypeAlias = Tensor | np.ndarray | Sequence[int]
+
+
+def as_points(z: Any) -> Tensor:
+    """Return points (N, D) as a tensor of the same floating dtype and on the same device; an array or lists as well.
+
+    Raises:
+        IbrobustError: z is not (N, D) floating, or is empty.
+    """
+    points = _as_tensor(z, "points", "(N, D) floats")
+    if points.dim() != 2 or not points.is_floating_point() or points.shape[1] < 1:
+        raise IbrobustError(
+            f"The points have shape {tuple(points.shape)} and dtype {points.dtype}: (N, D) floats are needed."
+        )
+    if len(points) == 0:
+        raise IbrobustError("There are no points.")
+    return points
+
+
+def as_labels(labels: Any, count: int) -> Tensor:
+    """Return labels as int64 (count,), on the device where they are, with no look at their values on a GPU.
+
+    Raises:
+        IbrobustError: labels are not (count,) integers or booleans.
+    """
+    found = _as_tensor(labels, "labels", f"({count},) integers")
+    if found.shape != (count,) or found.is_floating_point() or found.is_complex():
+        raise IbrobustError(
+            f"The labels have shape {tuple(found.shape)} and dtype {found.dtype}: ({count},) integers are needed."
+        )
+    return found.long()
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return an argument that counts, as an int; 3.0 is 3.
+
+    Raises:
+        IbrobustError: it is not a whole number of at least 1.
+    """
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, int | float | np.integer | np.floating) or not value >= 1 or not float(value).is_integer():
+        raise IbrobustError(f"{name} is {value}: at least 1 is needed, a whole number.")
+    return int(value)
+
+
+def _as_tensor(values: Any, name: str, needed: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise IbrobustError(f"The {name} cannot be read as {needed}: {error}") from error
