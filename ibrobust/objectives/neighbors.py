@@ -174,4 +174,4 @@ def _prove(
     bound = error * (norms + (own + kth).square()) + ERROR_SAFETY * dim * limits.tiny
     uncertain = ~(approximate[:, -1] - bound > kth.square())
     # Nothing is nearer than a point that coincides, and nothing is known of a point that is not finite.
-    return distances, neighbors, (uncertain & (kth > 0.0) & own.isfinite()).nonzero().squeeze(1)
+    return distances, neighbors, (uncertain & (distances[:, -1] > 0.0) & own.isfinite()).nonzero().squeeze(1)

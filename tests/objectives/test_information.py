@@ -92,13 +92,13 @@ def test_information_is_invariant_to_scale_and_place():
     assert moved.nats == pytest.approx(mutual_information(z, labels).nats, abs=1e-9)
 
 
-@pytest.mark.parametrize("apart", [1e8, 1e12])
+@pytest.mark.parametrize("apart", [1e8, 1e9])
 def test_clusters_far_apart_tell_what_each_tells(apart: float):
-    # Half of all points of both classes are moved as one: inside each half nothing changes but rounding of 1e-4 there.
+    # Half of the points of both classes are moved as one.
     z, labels = mixture(400, MIXTURES[0].double())
-    z = (z * 1024).round() / 1024  # the move is exact
+    z = (z * 2.0**20).round() / 2.0**20  # the move is exact
     far = z.clone()
-    far[labels.new_tensor(range(400)) // 2 % 2 == 1] += 2.0 ** round(math.log2(apart))
+    far[torch.arange(400) // 2 % 2 == 1] += 2.0 ** round(math.log2(apart))
     assert mutual_information(far, labels).nats == pytest.approx(tree_estimate(far, labels, 3), rel=1e-9)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def random_points(seed: int) -> Tensor:
 
 @pytest.mark.parametrize("tile", [32, 1024])
 def test_neighbours_are_the_nearest_by_differences(tile: int, monkeypatch: pytest.MonkeyPatch):
-    for seed in range(400):
+    for seed in range(80):
         monkeypatch.setattr(neighbors, "bfloat16_is_faster", lambda seed=seed: seed % 2 == 0)
         z = random_points(seed)
         k = 1 + seed % 5
@@ -58,7 +59,7 @@ def test_neighbours_are_the_nearest_by_differences(tile: int, monkeypatch: pytes
 
 
 def test_the_small_search_of_a_gpu_is_the_nearest_by_differences():
-    for seed in range(60):
+    for seed in range(40):
         z = random_points(seed)
         distances, indices = neighbors._nearest_by_differences(z, None, 3)
         expected = nearest_neighbors(z, 3)[0]
@@ -66,7 +67,7 @@ def test_the_small_search_of_a_gpu_is_the_nearest_by_differences():
         assert not bool((indices == torch.arange(len(z))[:, None]).any())
 
 
-@pytest.mark.parametrize("far", [1e20, 1e200, 1e-200])
+@pytest.mark.parametrize("far", [1e20, 1e200, 3e-199])
 def test_squares_neither_overflow_nor_underflow(far: float):
     # Distances of the first ten points are 1e-200, of which no float64 is the square; the last is far away.
     z = torch.arange(11.0).double()[:, None] * 1e-200
@@ -110,13 +111,15 @@ def test_bfloat16_products_give_the_same_neighbours_and_distances(monkeypatch: p
 def test_few_rows_of_ordinary_points_are_searched_again(monkeypatch: pytest.MonkeyPatch):
     searched = []
 
-    for name in ("_search_rows", "search_exactly"):
-
-        def count(points: Tensor, rows: Tensor | None, *args: int, search=getattr(neighbors, name)) -> object:
+    def counted(search: Callable[..., object]) -> Callable[..., object]:
+        def count(points: Tensor, rows: Tensor | None, *args: int) -> object:
             searched.append(len(points) if rows is None else len(rows))
             return search(points, rows, *args)
 
-        monkeypatch.setattr(neighbors, name, count)
+        return count
+
+    monkeypatch.setattr(neighbors, "_search_rows", counted(neighbors._search_rows))
+    monkeypatch.setattr(neighbors, "search_exactly", counted(neighbors.search_exactly))
     nearest_neighbors(draw(3000, 64), 3, tile=256)
     assert sum(searched) < 300
 
