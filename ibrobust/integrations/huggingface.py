@@ -19,11 +19,11 @@ from torch import Tensor
 from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.models import ImageClassifier
-from ibrobust.registry import ModelCard, list_models, model_card
+from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import check_name, read_card
 from ibrobust.registry.export import portable_card
-from ibrobust.registry.store import card_paths, read_weights, write_card, write_weights
+from ibrobust.registry.store import pack_weights, read_model, read_weights, refuse_duplicate, write_model
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -152,21 +152,18 @@ def add_pretrained(
     fetched = _fetch(folder_or_repo, revision)
     name = name if name is not None else fetched.record.name
     check_name(name)
-    if name in list_models() and not overwrite:
-        raise IbrobustError(f"There is already a model {name!r}: give another name, or overwrite it.")
+    refuse_duplicate(name, overwrite=overwrite)
     for decoder in fetched.record.decoders:
         fetched.classifier(decoder=decoder)  # raises where the weights do not fit
-    file, digest = write_weights(name, fetched.tensors)
-    weights = fetched.record.weights.model_copy(update={"file": file, "sha256": digest})
+    weights, content = pack_weights(name, fetched.tensors)
     card = fetched.record.model_copy(update={"name": name, "weights": weights})
-    write_card(card)
+    write_model(card, content, overwrite=overwrite)
     return card
 
 
 def hub_model(name: str) -> HubModel:
     """Return a registered model in the form that `push_to_hub` sends."""
-    card = model_card(name)
-    return HubModel(card, read_weights(card, card_paths()[name]))
+    return HubModel(*read_model(name))
 
 
 def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier, build_decoder
@@ -39,16 +39,18 @@ def build_classifier(
             f"The model {card.name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}."
         )
     parts = _part(weights, f"decoders.{chosen}.")
-    # Nothing is computed for weights that are about to be replaced.
-    with torch.device("meta"):
-        encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
-        module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
     try:
-        encoder.load_state_dict(_part(weights, "encoder."), assign=True)
-        module.load_state_dict(parts, assign=True)
+        # Nothing is computed for weights that are about to be replaced.
+        with torch.device("meta"):
+            encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
+            module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
+        _load(encoder, _part(weights, "encoder."))
+        _load(module, parts)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
-        raise IbrobustError(f"The weights of {card.name!r} do not fit its card ({fault}): restore both.") from error
+        raise IbrobustError(
+            f"The weights of {card.name!r} do not fit its card ({fault}): both must be of one model."
+        ) from error
     if num_samples is not None:
         if card.encoder_outputs != 2 * card.latent_dim:
             raise IbrobustError(
@@ -61,10 +63,18 @@ def build_classifier(
     return model.to(device).to_fast_memory_format().eval()
 
 
+def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    dtypes = {key: tensor.dtype for key, tensor in module.state_dict().items()}
+    module.load_state_dict(weights, assign=True)
+    for key, dtype in dtypes.items():
+        if weights[key].dtype != dtype:
+            raise RuntimeError(f"{key} is of {weights[key].dtype}, not {dtype}")
+
+
 def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    # Float32, whatever precision they are stored in.
+    # Float32, whatever half precision they are stored in.
     return {
-        key.removeprefix(prefix): tensor.float() if tensor.dtype == torch.float16 else tensor
+        key.removeprefix(prefix): tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
         for key, tensor in weights.items()
         if key.startswith(prefix)
     }

@@ -56,8 +56,8 @@ class TrainingRecord(_Record):
 class AccuracyRecord(_Record):
     """An accuracy in [0, 1] as a count, so that its uncertainty is known."""
 
-    correct: int
-    total: int
+    correct: Annotated[int, Field(ge=0)]
+    total: Annotated[int, Field(ge=1)]
 
     @property
     def accuracy(self) -> float:
@@ -84,9 +84,9 @@ class ModelCard(_Record):
     description: str = ""
     recipe: Recipe | None
     dataset: DatasetRecord
-    width: int
-    latent_dim: int
-    encoder_outputs: int
+    width: Annotated[int, Field(ge=1)]
+    latent_dim: Annotated[int, Field(ge=1)]
+    encoder_outputs: Annotated[int, Field(ge=1)]
     fixed_power: bool = False
     decoders: Annotated[tuple[str, ...], Field(min_length=1)]
     weights: WeightsRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 
 from ibrobust.registry.card import ModelCard, read_card
-from ibrobust.registry.store import card_paths, find_card
+from ibrobust.registry.store import card_paths, stored_card
 
 
 def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
@@ -28,4 +28,4 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
 
 def model_card(name: str) -> ModelCard:
     """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
-    return read_card(find_card(name))
+    return stored_card(name)

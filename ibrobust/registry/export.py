@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
-from ibrobust.registry.card import ModelCard, WeightsRecord, check_name
+from ibrobust.registry.card import ModelCard, check_name
 from ibrobust.registry.scoring import clean_accuracy
+from ibrobust.registry.store import pack_weights
 
 MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 
@@ -71,8 +71,6 @@ def write_export(
     Raises:
         IbrobustError: the name is unsafe, or, with `half`, there is no recipe or the data set is not that of the card.
     """
-    from safetensors.torch import save
-
     name = name if name is not None else card.name
     check_name(name)
     update: dict[str, object] = {"name": name}
@@ -81,12 +79,10 @@ def write_export(
     if half:
         tensors = halved(tensors)
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
-    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    file = f"{name}-{digest[:12]}.safetensors"
-    exported = portable_card(card).model_copy(update={**update, "weights": WeightsRecord(file=file, sha256=digest)})
+    weights, content = pack_weights(name, tensors)
+    exported = portable_card(card).model_copy(update={**update, "weights": weights})
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / file) as temporary:
+    with atomic_path(folder / weights.file) as temporary:
         temporary.write_bytes(content)
     write_text(folder / f"{name}.yaml", exported.to_text())  # last: it names the weights
     return exported

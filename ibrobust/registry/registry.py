@@ -11,14 +11,23 @@ import torch
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
-from ibrobust.locking import locked
 from ibrobust.models import ImageClassifier
 from ibrobust.registry.build import build_classifier
-from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
+from ibrobust.registry.card import ModelCard, check_name
 from ibrobust.registry.export import write_export
-from ibrobust.registry.store import find_card, read_weights, refuse_duplicate, write_card, write_weights
+from ibrobust.registry.store import (
+    find_card,
+    held,
+    pack_weights,
+    read_model,
+    refuse_duplicate,
+    stored_card,
+    write_card,
+    write_model,
+)
 
-SECONDS_FOR_A_CARD = 10.0
+# SHA-256 of all weights that this process has loaded, by card file.
+_loaded: dict[Path, set[str]] = {}
 
 
 def load_model(
@@ -41,10 +50,10 @@ def load_model(
         IbrobustError: there is no such model, decoder or device, there is nothing to sample, or the weights do not have
             the card's SHA-256.
     """
-    path = find_card(name)
-    card = read_card(path)
-    target = _device(device)
-    return build_classifier(card, read_weights(card, path), decoder=decoder, num_samples=num_samples, device=target)
+    card, tensors = read_model(name)
+    model = build_classifier(card, tensors, decoder=decoder, num_samples=num_samples, device=_device(device))
+    _loaded.setdefault(find_card(name), set()).add(card.weights.sha256)
+    return model
 
 
 def export_model(
@@ -61,9 +70,7 @@ def export_model(
     Raises:
         IbrobustError: there is no such model, or what `write_export` raises.
     """
-    path = find_card(name)
-    card = read_card(path)
-    tensors = read_weights(card, path)
+    card, tensors = read_model(name)
     return write_export(card, tensors, folder, name=new_name, description=description, half=half, data_dir=data_dir)
 
 
@@ -75,44 +82,69 @@ def copy_model(name: str, new_name: str) -> ModelCard:
     """
     check_name(new_name)
     refuse_duplicate(new_name, overwrite=False)
-    path = find_card(name)
-    card = read_card(path)
-    file, digest = write_weights(new_name, read_weights(card, path))
-    weights = WeightsRecord(file=file, sha256=digest)
+    card, tensors = read_model(name)
+    weights, content = pack_weights(new_name, tensors)
     copied = card.model_copy(update={"name": new_name, "weights": weights, "evaluations": {}})
-    write_card(copied)
+    write_model(copied, content, overwrite=False)
     return copied
 
 
-def update_metrics(name: str, key: str, record: Mapping[str, Any]) -> ModelCard:
+def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: str | None = None) -> ModelCard:
     """Put the result of an evaluation into a model's card under `key`, in place of an earlier one; return the card.
 
+    Args:
+        name: of the model.
+        key: of the evaluation.
+        record: its result.
+        weights: SHA-256 of the weights that were evaluated, from a card that was read before they were; by default of
+            all that this process has loaded under the name.
+
     Raises:
-        IbrobustError: there is no such model, or it ships with a package and its card is not the user's to change.
+        IbrobustError: there is no such model, it ships with a package and its card is not the user's to change, or its
+            weights are not those that were evaluated.
     """
-    return _change_evaluations(name, lambda stored: {**stored, key: dict(record)})
+    return _change_evaluations(name, weights, lambda stored: {**stored, key: dict(record)})
 
 
-def add_evaluation(name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
+def add_evaluation(
+    name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset, *, weights: str | None = None
+) -> ModelCard:
     """Put what an evaluation found of one decoder into a model's card, beside other decoders'; return the card.
 
     The record gets the data set's name and fingerprint, so that it is never lent to other images.
+
+    Args:
+        name: of the model.
+        key: of the evaluation.
+        decoder: that was evaluated.
+        record: what was found.
+        dataset: whose images were attacked.
+        weights: as of `update_metrics`.
 
     Raises:
         IbrobustError: as `update_metrics` does.
     """
     record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
-    return _change_evaluations(name, lambda stored: {**stored, key: {**(stored.get(key) or {}), decoder: record}})
+    return _change_evaluations(
+        name, weights, lambda stored: {**stored, key: {**(stored.get(key) or {}), decoder: record}}
+    )
 
 
-def _change_evaluations(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> ModelCard:
+def _change_evaluations(
+    name: str, weights: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> ModelCard:
     path = find_card(name)
     if path.parent != models_dir():
         raise IbrobustError(f"The model {name!r} is not in your own model folder: its card is not changed.")
-    # Another process may be putting in what it found of another decoder.
-    refusal = f"The card of {name!r} is being changed by another process: try again."
-    with locked(models_dir() / f"{name}.lock", refusal, seconds=SECONDS_FOR_A_CARD):
-        card = read_card(path)
+    evaluated = _loaded.get(path, set()) if weights is None else {weights}
+    # Another process may be putting in what it found of another decoder, or overwriting the model.
+    with held(name):
+        card = stored_card(name)
+        if evaluated - {card.weights.sha256}:
+            raise IbrobustError(
+                f"The model {name!r} was overwritten after it was loaded, so this result is of other weights than the "
+                "stored ones and not put into its card: evaluate the model again."
+            )
         changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
         write_card(changed)
     return changed

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, zoo_dir
-from ibrobust.registry.card import ModelCard, check_name, read_card
+from ibrobust.locking import locked
+from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
 from ibrobust.registry.plugins import plugin_card_paths
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SECONDS_FOR_A_NAME = 10.0
 
 
 def card_paths() -> dict[str, Path]:
@@ -30,8 +35,8 @@ def card_paths() -> dict[str, Path]:
     return found
 
 
-def write_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Store weights in the user's model folder; return the file's name and its SHA-256.
+def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecord, bytes]:
+    """Return the file of a model's weights, as its card names it and as bytes.
 
     The file's name carries the start of the hash: an overwritten model's new weights lie beside its old ones until
     the new card, written last, points at them.
@@ -40,10 +45,34 @@ def write_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
 
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
-    target = models_dir() / f"{name}-{digest[:12]}.safetensors"
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(content)
-    return target.name, digest
+    return WeightsRecord(file=f"{name}-{digest[:12]}.safetensors", sha256=digest), content
+
+
+def stored_card(name: str) -> ModelCard:
+    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
+    return _named(read_card(find_card(name)), name)
+
+
+def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Return a model's card and the weights that belong to it, also while the model is being overwritten.
+
+    Raises:
+        IbrobustError: there is no such model, or what `read_weights` raises.
+    """
+    path = find_card(name)
+    card = read_card(path)
+    while True:
+        try:
+            return _named(card, name), read_weights(card, path)
+        except IbrobustError:
+            before, card = card, read_card(path)
+            if card.weights == before.weights:  # they were not replaced since the card was read
+                raise
+
+
+def _named(card: ModelCard, name: str) -> ModelCard:
+    # A card that was copied by hand has the name of its file.
+    return card if card.name == name else card.model_copy(update={"name": name})
 
 
 def read_weights(card: ModelCard, card_path: Path) -> dict[str, Tensor]:
@@ -71,32 +100,56 @@ def read_weights(card: ModelCard, card_path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_card(card: ModelCard) -> Path:
-    """Store a card in the user's model folder, then drop weights that an earlier card of this name had."""
+def write_model(card: ModelCard, content: bytes, *, overwrite: bool) -> None:
+    """Store a card and its weights, see `pack_weights`, in the user's model folder.
+
+    Raises:
+        IbrobustError: the name is unsafe, taken, or being written by another process.
+    """
     check_name(card.name)
+    with held(card.name):
+        refuse_duplicate(card.name, overwrite=overwrite)
+        with atomic_path(models_dir() / card.weights.file) as temporary:
+            temporary.write_bytes(content)
+        write_card(card)
+        _drop_leftovers(card)
+
+
+def write_card(card: ModelCard) -> None:
+    """Store a card in the user's model folder, by whoever holds its name."""
+    write_text(models_dir() / f"{card.name}.yaml", card.to_text())
+
+
+def held(name: str) -> AbstractContextManager[None]:
+    """Hold a name in the user's model folder, so that no other process writes what is stored under it."""
+    refusal = f"The model {name!r} is being written by another process: try again."
+    # Some file systems take names that differ in case for one.
+    return locked(models_dir() / f"{name.casefold()}.lock", refusal, seconds=SECONDS_FOR_A_NAME)
+
+
+def _drop_leftovers(card: ModelCard) -> None:
+    """Remove weights that earlier cards of this name had, and what killed processes left of them."""
     folder = models_dir()
-    path = folder / f"{card.name}.yaml"
-    before = _weights_file(path)
-    write_text(path, card.to_text())
-    if before and before != card.weights.file:
-        (folder / before).unlink(missing_ok=True)
-    return path
-
-
-def _weights_file(card_path: Path) -> str | None:
-    if not card_path.is_file():
-        return None
-    try:
-        return Path(read_card(card_path).weights.file).name
-    except IbrobustError:  # a damaged card that is being replaced
-        return None
+    made_for_it = re.compile(
+        rf"{re.escape(card.name)}-[0-9a-f]{{12}}\.safetensors"
+        rf"|\.{re.escape(card.name)}(-[0-9a-f]{{12}}\.safetensors|\.yaml)\.[^.]*\.tmp"
+    )
+    made = [path for path in folder.iterdir() if made_for_it.fullmatch(path.name)]
+    # Cards that were copied by hand name the same weights.
+    cards = b"".join(path.read_bytes() for path in folder.glob("*.yaml") if path.is_file())
+    for path in made:
+        if path.name.encode() not in cards:
+            with suppress(OSError):  # on Windows a file that somebody reads
+                path.unlink()
 
 
 def find_card(name: str) -> Path:
     """Return where a model's card is; raise IbrobustError with the nearest names where there is none."""
-    paths = card_paths()
-    if name in paths:
-        return paths[name]
+    # Twice, since a folder that is listed while a card in it is replaced may lack it.
+    for _ in range(2):
+        paths = card_paths()
+        if name in paths:
+            return paths[name]
     near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4)
     if near:
         hint = f"did you mean {' or '.join(near)}?"
@@ -108,7 +161,12 @@ def find_card(name: str) -> Path:
 
 
 def refuse_duplicate(name: str, *, overwrite: bool) -> None:
-    """Raise IbrobustError where the name is taken and may not be."""
+    """Raise IbrobustError where the name is taken and may not be, or differs from another one in case alone."""
+    twin = next((other for other in card_paths() if other != name and other.casefold() == name.casefold()), None)
+    if twin is not None:
+        raise IbrobustError(
+            f"There is a model {twin!r}, which some file systems take for {name!r}: choose another name (--name)."
+        )
     if not overwrite and name in card_paths():
         raise IbrobustError(
             f"There is already a model {name!r}: choose another name (--name) or replace it (--overwrite)."

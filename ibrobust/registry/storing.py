@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from safetensors.torch import load
 from torch import nn
 
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, FixedPower, ImageClassifier, decoder_name
-from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, WeightsRecord, check_name
+from ibrobust.registry.build import build_classifier
+from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, check_name
+from ibrobust.registry.same_function import require_same_function
 from ibrobust.registry.scoring import clean_accuracy
-from ibrobust.registry.store import refuse_duplicate, write_card, write_weights
+from ibrobust.registry.store import pack_weights, refuse_duplicate, write_model
 from ibrobust.training.recipe import Recipe
 
 
@@ -35,7 +39,8 @@ def register_model(
         overwrite: replace a model of this name.
 
     Raises:
-        IbrobustError: the name is taken or unsafe, or the model is not of that form.
+        IbrobustError: the name is taken or unsafe, the model is not of that form, or what would be loaded computes
+            something else, since the model does more than its encoder and decoder.
     """
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
@@ -44,16 +49,20 @@ def register_model(
             f"A {type(model).__name__} cannot be stored: give an ibrobust.ImageClassifier, or attack the "
             "module as it is."
         )
-    return store_model(
+    decoders = {decoder_name(model.decoder): model.decoder}
+    card, content = _pack(
         name,
         model.encoder,
-        {decoder_name(model.decoder): model.decoder},
+        decoders,
         latent_dim=model.latent_dim,
         dataset=dataset,
         recipe=recipe,
         training=None,
         description=description,
     )
+    cpu = torch.device("cpu")
+    require_same_function(model, lambda: build_classifier(card, load(content), device=cpu), dataset)
+    return _score_and_write(card, content, model.encoder, decoders, dataset, overwrite=overwrite)
 
 
 def store_model(
@@ -65,14 +74,31 @@ def store_model(
     dataset: Dataset,
     recipe: Recipe | None,
     training: TrainingRecord | None,
-    description: str = "",
+    overwrite: bool = False,
 ) -> ModelCard:
     """Score an encoder with its decoders, at least one, on the test images, store them, and return the card."""
-    accuracy = clean_accuracy(encoder, decoders, latent_dim, dataset)
+    card, content = _pack(
+        name, encoder, decoders, latent_dim=latent_dim, dataset=dataset, recipe=recipe, training=training
+    )
+    return _score_and_write(card, content, encoder, decoders, dataset, overwrite=overwrite)
+
+
+def _pack(
+    name: str,
+    encoder: Encoder,
+    decoders: Mapping[str, nn.Module],
+    *,
+    latent_dim: int,
+    dataset: Dataset,
+    recipe: Recipe | None,
+    training: TrainingRecord | None,
+    description: str = "",
+) -> tuple[ModelCard, bytes]:
+    """Return the card, without accuracies, and the content of the weights file."""
     tensors = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
     for kind, decoder in decoders.items():
         tensors |= {f"decoders.{kind}.{key}": tensor for key, tensor in decoder.state_dict().items()}
-    file, digest = write_weights(name, tensors)
+    weights, content = pack_weights(name, tensors)
     card = ModelCard(
         name=name,
         description=description,
@@ -89,9 +115,23 @@ def store_model(
         encoder_outputs=encoder.latent_dim,
         fixed_power=isinstance(encoder.power, FixedPower),
         decoders=tuple(decoders),
-        weights=WeightsRecord(file=file, sha256=digest),
+        weights=weights,
         training=training,
-        clean_accuracy=accuracy,
+        clean_accuracy={},
     )
-    write_card(card)
-    return card
+    return card, content
+
+
+def _score_and_write(
+    card: ModelCard,
+    content: bytes,
+    encoder: Encoder,
+    decoders: Mapping[str, nn.Module],
+    dataset: Dataset,
+    *,
+    overwrite: bool,
+) -> ModelCard:
+    accuracy = clean_accuracy(encoder, decoders, card.latent_dim, dataset)
+    scored = card.model_copy(update={"clean_accuracy": accuracy})
+    write_model(scored, content, overwrite=overwrite)
+    return scored

@@ -26,10 +26,10 @@ from ibrobust.models import (
     fit_decoder,
 )
 from ibrobust.objectives import objective_class
-from ibrobust.registry.card import ModelCard, TrainingRecord, check_name, read_card
+from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
 from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.scoring import unit_batches
-from ibrobust.registry.store import find_card, read_weights, refuse_duplicate
+from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.registry.storing import store_model
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of
@@ -145,10 +145,11 @@ def _train(
             dataset=dataset,
             recipe=recipe,
             training=_training_record(trained),
+            overwrite=overwrite,
         )
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     processes.wait()
-    return read_card(find_card(name))
+    return stored_card(name)
 
 
 def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
@@ -172,8 +173,7 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
 def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
     """Return the weights of the encoder that the recipe starts from; raise IbrobustError where they do not fit it."""
     assert recipe.warm_start is not None
-    path = find_card(recipe.warm_start)
-    card = read_card(path)
+    card, tensors = read_model(recipe.warm_start)
     outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
     wanted = {"width": recipe.width, "encoder outputs": outputs}
     there = {"width": card.width, "encoder outputs": card.encoder_outputs}
@@ -184,7 +184,7 @@ def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
             "start from another model."
         )
     prefix = "encoder."
-    weights = {key.removeprefix(prefix): t for key, t in read_weights(card, path).items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
     # The latents' mean and power are statistics: the training finds its own.
     weights = {key: tensor.float() for key, tensor in weights.items() if not key.startswith("power.")}
     if recipe.fixed_power:

@@ -95,7 +95,7 @@ def measure(
             rows += once(what, _attacks(models[name], dataset.test, attacks, name, cell.recipe.seed, state, share))
     if (wanted := evaluations.audit) is not None:
         for name in _chosen(models, wanted.decoders, cell, "audit"):
-            rows += once(f"audit {name}", _audit(models[name], dataset, wanted, name, cell, stage))
+            rows += once(f"audit {name}", _audit(models[name], dataset, wanted, name, cell, card, stage))
     if (plane := evaluations.information_plane) is not None:
         for epoch in plane.epochs:
             snapshot = snapshot_path(folder, epoch)
@@ -201,7 +201,7 @@ def _attacks(
 
 
 def _audit(
-    model: ImageClassifier, dataset: Dataset, wanted: Audit, decoder: str, cell: Cell, stage: Stage
+    model: ImageClassifier, dataset: Dataset, wanted: Audit, decoder: str, cell: Cell, card: ModelCard, stage: Stage
 ) -> Iterator[Row]:
     chosen = dataset.test.subset(wanted.n_examples)
     surrogate = None
@@ -225,7 +225,7 @@ def _audit(
         progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),
     )
     # As after `ibrobust audit`: whoever lists the model sees its verdict.
-    add_evaluation(cell.model, "audit", decoder, report.to_dict(), dataset)
+    add_evaluation(cell.model, "audit", decoder, report.to_dict(), dataset, weights=card.weights.sha256)
     yield {
         "decoder": decoder,
         "epsilon": wanted.eps,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from torch import nn
@@ -18,7 +19,7 @@ from ibrobust.registry import (
     load_model,
     model_card,
     register_model,
-    storing,
+    store,
     train,
     update_metrics,
 )
@@ -195,7 +196,7 @@ def test_an_overwriting_that_dies_before_the_card_leaves_the_old_model(classifie
     def die(card):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storing, "write_card", die)
+    monkeypatch.setattr(store, "write_card", die)
     with torch.no_grad():
         classifier.decoder.bias += 1.0
     with pytest.raises(OSError, match="No space"):
@@ -340,6 +341,247 @@ def test_evaluations_of_two_decoders_stand_side_by_side_with_their_images(classi
 def test_a_module_of_another_kind_is_refused(digits):
     with pytest.raises(IbrobustError, match="Linear cannot be stored"):
         register_model("mine", nn.Linear(3, 3), dataset=digits)
+
+
+class Rounding(ImageClassifier):
+    """Logits of images on the grid of 8 bits are those of an ImageClassifier."""
+
+    def forward(self, images):
+        return super().forward((images * 255).round() / 255)
+
+
+class StraightThrough(ImageClassifier):
+    """The gradient is another one, the logits are not."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits.detach() + 0.5 * (logits - logits.detach())
+
+
+class Noisy(ImageClassifier):
+    def forward(self, images):
+        return super().forward(images + 1e-4 * torch.randn_like(images))
+
+
+class Detached(ImageClassifier):
+    def forward(self, images):
+        return super().forward(images).detach()
+
+
+class Named(ImageClassifier):
+    """Another class that computes the same."""
+
+
+@pytest.mark.parametrize("kind", [Rounding, StraightThrough, Noisy, Detached])
+def test_a_model_that_would_be_loaded_as_another_one_is_refused(kind, digits, home):
+    model = kind(Encoder(width=2, latent_dim=8), nn.Linear(8, 10))
+    with pytest.raises(IbrobustError, match=rf"{kind.__name__} cannot be stored"):
+        register_model("mine", model, dataset=digits)
+    assert not home.exists()
+
+
+def test_an_average_over_samples_is_refused(digits):
+    model = SampledClassifier(Encoder(width=2, latent_dim=16), nn.Linear(8, 10), num_samples=3)
+    with pytest.raises(IbrobustError, match="SampledClassifier cannot be stored.*other logits"):
+        register_model("mine", model, dataset=digits)
+
+
+def test_what_an_encoder_has_beside_its_weights_is_compared_too(classifier, digits):
+    classifier.encoder.bn1.eps = 0.1
+    with pytest.raises(IbrobustError, match="other logits"):
+        register_model("mine", classifier, dataset=digits)
+
+
+def test_a_subclass_that_computes_the_same_is_stored_and_left_as_it_was(digits):
+    model = Named(Encoder(width=2, latent_dim=8), nn.Linear(8, 10)).train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    register_model("mine", model, dataset=digits)
+    assert model.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_that_would_be_loaded_in_another_precision_is_refused(classifier, digits, dtype):
+    with pytest.raises(IbrobustError, match=rf"model in {str(dtype)[6:]} cannot be stored"):
+        register_model("mine", classifier.to(dtype), dataset=digits)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_a_model_of_other_classes_than_the_data_set_is_refused(digits, classes):
+    model = ImageClassifier(Encoder(width=2, latent_dim=8), nn.Linear(8, classes))
+    with pytest.raises(IbrobustError, match=rf"no logits \(B, 10\).*shape \(8, {classes}\)"):
+        register_model("mine", model, dataset=digits)
+
+
+def change(classifier, by: float = 1.0) -> ImageClassifier:
+    with torch.no_grad():
+        classifier.decoder.bias += by
+    return classifier
+
+
+def test_a_result_of_weights_that_were_overwritten_meanwhile_is_not_taken(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    load_model("mine")
+    register_model("mine", change(classifier), dataset=digits, overwrite=True)
+    for store_result in (
+        lambda: add_evaluation("mine", "fgsm", "head", {"correct": [1]}, digits),
+        lambda: update_metrics("mine", "fgsm", {"correct": [1]}),
+    ):
+        with pytest.raises(IbrobustError, match="'mine' was overwritten after it was loaded"):
+            store_result()
+    assert model_card("mine").evaluations == {}
+
+
+def test_a_result_is_taken_where_its_weights_are_the_stored_ones(classifier, digits):
+    old = register_model("mine", classifier, dataset=digits).weights.sha256
+    load_model("mine")
+    new = register_model("mine", change(classifier), dataset=digits, overwrite=True).weights.sha256
+    load_model("mine")
+    update_metrics("mine", "fgsm", {"correct": [1]}, weights=new)
+    with pytest.raises(IbrobustError, match="overwritten"):
+        update_metrics("mine", "fgsm", {"correct": [2]}, weights=old)
+    assert model_card("mine").evaluations == {"fgsm": {"correct": [1]}}
+
+
+def test_a_card_that_was_copied_by_hand_is_a_model_of_its_own(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    update_metrics("mine", "fgsm", {"correct": [1]})
+    shutil.copy(card_file(home, "mine"), card_file(home, "yours"))
+    update_metrics("yours", "fgsm", {"correct": [2]})
+    assert [model_card(name).evaluations["fgsm"]["correct"] for name in ("mine", "yours")] == [[1], [2]]
+    assert model_card("yours").name == "yours"
+
+
+@pytest.mark.parametrize("overwritten", ["mine", "yours"])
+def test_weights_that_another_card_names_are_not_dropped(classifier, digits, home, overwritten):
+    register_model("mine", classifier, dataset=digits)
+    old = classifier.decoder.bias.clone()
+    shutil.copy(card_file(home, "mine"), card_file(home, "yours"))
+    register_model(overwritten, change(classifier), dataset=digits, overwrite=True)
+    (other,) = {"mine", "yours"} - {overwritten}
+    assert torch.equal(load_model(other).decoder.bias, old)
+    assert torch.equal(load_model(overwritten).decoder.bias, classifier.decoder.bias)
+
+
+def test_what_killed_processes_left_of_a_model_goes_when_it_is_overwritten(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    others = ["mine-2-0123456789ab.safetensors", ".mine-2.yaml.x.tmp", "mine-notes.txt"]
+    for name in ["mine-0123456789ab.safetensors", ".mine-0123456789ab.safetensors.x.tmp", ".mine.yaml.x.tmp", *others]:
+        (home / "models" / name).write_text("")
+    register_model("mine", change(classifier), dataset=digits, overwrite=True)
+    there = {path.name for path in (home / "models").iterdir()}
+    assert there == {"mine.yaml", model_card("mine").weights.file, *others}
+
+
+def test_a_model_that_is_overwritten_while_it_is_read_is_the_new_one(classifier, digits, monkeypatch):
+    register_model("mine", classifier, dataset=digits)
+    read_weights = store.read_weights
+
+    def overwrite_first(card, path):
+        monkeypatch.setattr(store, "read_weights", read_weights)
+        register_model("mine", change(classifier), dataset=digits, overwrite=True)
+        return read_weights(card, path)
+
+    monkeypatch.setattr(store, "read_weights", overwrite_first)
+    assert torch.equal(load_model("mine").decoder.bias, classifier.decoder.bias)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [lambda model, digits: copy_model("a", "new"), lambda model, digits: register_model("new", model, dataset=digits)],
+    ids=["copy", "register"],
+)
+def test_of_two_that_take_a_new_name_at_once_one_gets_it(classifier, digits, monkeypatch, take):
+    register_model("a", classifier, dataset=digits)
+    register_model("b", change(classifier), dataset=digits)
+    save = safetensors.torch.save
+
+    def another_comes_first(tensors):
+        monkeypatch.setattr("safetensors.torch.save", save)
+        copy_model("b", "new")
+        return save(tensors)
+
+    monkeypatch.setattr("safetensors.torch.save", another_comes_first)
+    with pytest.raises(IbrobustError, match="already a model 'new'"):
+        take(change(classifier), digits)
+    assert torch.equal(load_model("new").decoder.bias, load_model("b").decoder.bias)
+
+
+def test_a_name_that_another_process_writes_is_refused(classifier, digits, home, monkeypatch):
+    monkeypatch.setattr(store, "SECONDS_FOR_A_NAME", 0.0)
+    with locked(home / "models" / "mine.lock", ""), pytest.raises(IbrobustError, match="'mine' is being written"):
+        register_model("mine", classifier, dataset=digits)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_name_that_differs_in_case_alone_is_refused(classifier, digits, overwrite):
+    register_model("Mine", classifier, dataset=digits)
+    with pytest.raises(IbrobustError, match="'Mine', which some file systems take for 'mine'"):
+        register_model("mine", classifier, dataset=digits, overwrite=overwrite)
+
+
+def test_linked_cards_and_weights_are_read_and_never_written_through(classifier, digits, home, tmp_path):
+    register_model("mine", classifier, dataset=digits)
+    old = classifier.decoder.bias.clone()
+    away = tmp_path / "away"
+    away.mkdir()
+    for file in (weights_file(home, "mine"), card_file(home, "mine")):
+        shutil.move(file, away / file.name)
+        file.symlink_to(away / file.name)
+    before = {path.name: path.read_bytes() for path in away.iterdir()}
+    assert torch.equal(load_model("mine").decoder.bias, old)
+    update_metrics("mine", "fgsm", {"correct": [1]})
+    register_model("mine", change(classifier), dataset=digits, overwrite=True)
+    assert {path.name: path.read_bytes() for path in away.iterdir()} == before
+
+
+@pytest.mark.parametrize("field", ["width", "latent_dim", "encoder_outputs"])
+@pytest.mark.parametrize("value", [0, 10**12])
+def test_sizes_that_no_model_has_are_one_sentence(classifier, digits, home, field, value):
+    register_model("mine", classifier, dataset=digits)
+    fields = yaml.safe_load(card_file(home, "mine").read_text())
+    card_file(home, "mine").write_text(yaml.safe_dump({**fields, field: value}))
+    with pytest.raises(IbrobustError, match=rf"damaged at {field}|do not fit its card"):
+        load_model("mine")
+
+
+@pytest.mark.parametrize("version", [0, True, "1", 1.0, None])
+def test_a_schema_that_never_was_is_refused(classifier, digits, home, version):
+    register_model("mine", classifier, dataset=digits)
+    fields = {**yaml.safe_load(card_file(home, "mine").read_text()), "schema_version": version}
+    card_file(home, "mine").write_text(yaml.safe_dump(fields))
+    with pytest.raises(IbrobustError, match="not a model card"):
+        model_card("mine")
+
+
+def rewrite(home, **tensors) -> None:
+    """Write the weights file of `mine` with other tensors (None: without), and its hash into the card."""
+    card = model_card("mine")
+    content = safetensors.torch.load_file(weights_file(home, "mine"))
+    content = {key: tensor for key, tensor in {**content, **tensors}.items() if tensor is not None}
+    weights, packed = store.pack_weights("mine", content)
+    (home / "models" / weights.file).write_bytes(packed)
+    store.write_card(card.model_copy(update={"weights": weights}))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"decoders.head.bias": None},
+        {"decoders.head.novelty": torch.zeros(1)},
+        {"decoders.head.bias": torch.zeros(10, dtype=torch.float64)},
+        {"decoders.head.bias": torch.zeros(10, dtype=torch.int64)},
+        {"decoders.head.bias": torch.zeros(10, 1)},
+    ],
+    ids=["missing", "extra", "float64", "int64", "shape"],
+)
+def test_weights_with_other_tensors_than_the_model_has_are_refused(classifier, digits, home, tensors):
+    register_model("mine", classifier, dataset=digits)
+    rewrite(home, **tensors)
+    with pytest.raises(IbrobustError, match="do not fit its card"):
+        load_model("mine")
 
 
 def test_the_public_names_are_all_there():

@@ -1,0 +1,67 @@
+"""Whether a stored model would compute what the given one does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.data import Dataset, to_unit_range
+from ibrobust.errors import IbrobustError
+
+IMAGES = 8
+# Of the largest number: what float64 may differ by where the order of summation does.
+TOLERANCE = 1e-6
+
+
+def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset) -> None:
+    """Raise IbrobustError where the logits or the input gradients of two models differ, in evaluation mode.
+
+    Both are compared as copies in float64, where rounding cannot hide or feign a difference.
+
+    Args:
+        model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in float32.
+        rebuild: gives the same, as it would be loaded.
+        dataset: gives the images.
+    """
+    dtypes = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    if dtypes != {torch.float32}:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32}))
+        raise IbrobustError(f"A model in {names} cannot be stored as it is: give it in float32, as model.float().")
+    generator = torch.Generator().manual_seed(0)
+    images = to_unit_range(dataset.test.subset(IMAGES).images).double()
+    # Half noise: off the grid of 8 bits, where a model that rounds its images would show nothing.
+    images = (images + torch.rand(images.shape, generator=generator, dtype=torch.float64)) / 2
+    direction = torch.randn(len(images), dataset.num_classes, generator=generator, dtype=torch.float64)
+    remedy = "store an ibrobust.ImageClassifier that does no more than its encoder and decoder, or attack it as it is."
+    try:
+        given = _logits_and_gradient(model, images, direction)
+    # Whatever the caller's own forward pass does.
+    except Exception as error:
+        raise IbrobustError(
+            f"The {type(model).__name__} cannot be stored: a copy of it in float64 gives no logits "
+            f"(B, {dataset.num_classes}) with a gradient ({type(error).__name__}: {error}); {remedy}"
+        ) from error
+    for what, ours, theirs in zip(
+        ("logits", "input gradients"), given, _logits_and_gradient(rebuild(), images, direction), strict=True
+    ):
+        difference, size = float((ours - theirs).abs().max()), float(theirs.abs().max())
+        if not difference <= TOLERANCE * size:
+            raise IbrobustError(
+                f"The {type(model).__name__} cannot be stored: what would be loaded has other {what} (by up to "
+                f"{difference:.2g}, their largest is {size:.2g}); {remedy}"
+            )
+
+
+def _logits_and_gradient(model: nn.Module, images: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits (B, C), and the gradient (B, 3, H, W) of their product with `direction` (B, C)."""
+    net = copy.deepcopy(model).cpu().double().eval()
+    points = images.clone().requires_grad_()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        logits: Tensor = net(points)
+        if logits.shape != direction.shape:
+            raise ValueError(f"its output is of shape {tuple(logits.shape)}")
+        (gradient,) = torch.autograd.grad((logits * direction).sum(), points)
+    return logits.detach(), gradient
