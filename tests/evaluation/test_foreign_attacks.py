@@ -133,7 +133,9 @@ class Flat(nn.Module):
         return torch.stack([flat + 1.0, flat], dim=1)
 
 
-@pytest.mark.parametrize("attack", ["MIFGSM", "NIFGSM", "DIFGSM", "SINIFGSM", "VMIFGSM", "UPGD"])
+@pytest.mark.parametrize(
+    "attack", ["DeepFool", "SparseFool", "MIFGSM", "NIFGSM", "DIFGSM", "SINIFGSM", "VMIFGSM", "UPGD"]
+)
 def test_an_attack_that_divides_by_a_zero_gradient_breaks_nothing(attack: str) -> None:
     """Their step is 0 / 0 there; FGSM leaves such an image as it is."""
     data = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.long)
