@@ -144,3 +144,10 @@ def test_ceb_is_cross_entropy_plus_beta_residual():
 def test_no_samples_are_refused():
     with pytest.raises(IbrobustError, match="num_samples is 0"):
         VariationalBottleneck(latent_dim=2, num_classes=2, beta=0.1, num_samples=0)
+
+
+def test_divergence_of_nearly_equal_gaussians_is_not_lost_to_rounding():
+    log_std = 1e-4 * torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(100, 1)
+    expected = gaussian_kl(*(part.double() for part in (zero, log_std, zero, zero)))
+    assert torch.allclose(gaussian_kl(zero, log_std, zero, zero).double(), expected, rtol=0.0, atol=1e-10)
