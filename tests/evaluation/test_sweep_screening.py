@@ -23,6 +23,7 @@ Data = tuple[Tensor, Tensor]
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Screen whatever the device is fast at, and few images too."""
     monkeypatch.setattr(bfloat16_speed, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(bfloat16_speed, "_gain_of_a_convolution", lambda: 2.0)
     monkeypatch.setattr(screening, "LEAST_EVIDENCE", 100)
     monkeypatch.setattr(screening, "LEAST_WORK", 1)
 
