@@ -171,6 +171,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     import yaml
 
     from ibrobust.errors import IbrobustError
+    from ibrobust.mapping_files import read_yaml
 
     fields = {}
     for text in texts:
@@ -178,7 +179,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
         if not equals or not field:
             raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE.")
         try:
-            fields[field.replace("-", "_")] = yaml.safe_load(value)
+            fields[field.replace("-", "_")] = read_yaml(value)
         except yaml.YAMLError as error:
-            raise IbrobustError(f"--set {text!r}: the value is not YAML.") from error
+            raise IbrobustError(f"--set {text!r}: the value is not YAML, or gives a key twice.") from error
     return fields

@@ -55,6 +55,10 @@ def test_an_assignment_without_value(run):
     refused(run, [*TRAIN, "--set", "depth"], "'depth' is not of the form FIELD=VALUE")
 
 
+def test_a_setting_that_gives_a_key_twice(run):
+    refused(run, [*TRAIN, "--set", "objective_options={a: 1, a: 2}"], "gives a key twice")
+
+
 def test_a_preset_that_is_not_there(run):
     refused(run, ["train", "--preset", "papre"], "no preset 'papre'", "paper")
 
