@@ -1,0 +1,153 @@
+"""Gradient ascent in a ball: long first steps that shrink to none, with momentum, stopped at success."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.losses import margin
+from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.worst_case_attack.ball import Ball
+
+MOMENTUM = 0.75  # as in APGD (Croce and Hein 2020)
+FIRST_STEP = 2.0  # in radii
+
+# (logits (B, K), labels (B,), targets (B,) or None) -> (B,)
+AimedLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+def margin_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Return z_t - z_y (B,); without targets, t is the likeliest other class at each step."""
+    if targets is None:
+        return margin(logits, labels)
+    return _at(logits, targets) - _at(logits, labels)
+
+
+def ratio_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Return the margin over z_(1) - (z_(3) + z_(4)) / 2 (B,), the targeted DLR of Croce and Hein 2020.
+
+    With three classes the smallest logit stands for both, and with two it is the margin itself.
+    """
+    gap = margin_loss(logits, labels, targets)
+    if logits.shape[1] < 3:
+        return gap
+    ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, -1]) / 2.0 + 1e-12)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """One run on B images.
+
+    Attributes:
+        found: (B, C, H, W) the first misclassified point in the ball, else the last one.
+        broken: (B,) bool, some point was misclassified. Always False in a ball larger than the attack's own.
+        last: (B, C, H, W) the last point.
+        gaps: (B, K) for each class, the largest z_t - z_y on the way; -inf at the label.
+        nonfinite: (B,) bool, a gradient was no number at some step.
+        zero: (B,) bool, the first gradient was exactly zero.
+        reached: (B,) bool, the last point is misclassified, in whatever ball.
+    """
+
+    found: Tensor
+    broken: Tensor
+    last: Tensor
+    gaps: Tensor
+    nonfinite: Tensor
+    zero: Tensor
+    reached: Tensor
+
+
+def climb(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    *,
+    ball: Ball,
+    steps: int,
+    loss: AimedLoss,
+    targets: Tensor | None = None,
+    factor: float = 1.0,
+    first_step: float = FIRST_STEP,
+) -> Ascent:
+    """Return the outcome of `steps` gradients an image.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
+        images: (B, C, H, W) in [0, 1], on the model's device.
+        labels: (B,).
+        start: (B, C, H, W) within the ball of `factor` radii.
+        ball: the attack's own.
+        steps: gradients an image; a forward pass more.
+        loss: what to maximise.
+        targets: (B,) classes to aim at, if any.
+        factor: the ball searched is this many times as large; above 1 no point counts as a success.
+        first_step: length of the first step in radii; the others follow a cosine down to zero.
+    """
+    last, previous, found = start.clone(), start.clone(), start.clone()
+    broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    nonfinite, zero, reached = broken.clone(), broken.clone(), broken.clone()
+    gaps: Tensor | None = None
+    active = torch.arange(len(images), device=images.device)
+    for step in range(steps + 1):
+        points, truth = last[active], labels[active]
+        aimed = None if targets is None else targets[active]
+        if step < steps:
+            gradient, logits = _gradient(model, points, truth, aimed, loss)
+        else:
+            with torch.no_grad():
+                logits = model(points)
+        if gaps is None:
+            gaps = logits.new_full((len(images), logits.shape[1]), -torch.inf)
+        gaps[active] = torch.maximum(gaps[active], _gaps(logits, truth))
+        wrong = ~is_correct(logits, truth)
+        reached[active] = wrong
+        if factor <= 1.0:
+            found[active[wrong]] = points[wrong]
+            broken[active[wrong]] = True
+        if step == steps:
+            break
+        finite = gradient.isfinite().flatten(1).all(dim=1)
+        nonfinite[active] |= ~finite
+        if step == 0:
+            zero[active] = (gradient == 0.0).flatten(1).all(dim=1)
+        size = first_step * factor * ball.epsilon * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        moved = ball.project(points + size * ball.direction(gradient, points), images[active], factor)
+        if step > 0:
+            moved = points + MOMENTUM * (moved - points) + (1.0 - MOMENTUM) * (points - previous[active])
+            moved = ball.project(moved, images[active], factor)
+        previous[active] = points
+        last[active] = moved
+        if factor <= 1.0:
+            active = active[~wrong]
+            if len(active) == 0:
+                break
+    assert gaps is not None
+    found[~broken] = last[~broken]
+    return Ascent(found, broken, last, gaps, nonfinite, zero, reached)
+
+
+def _gradient(
+    model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor | None, loss: AimedLoss
+) -> tuple[Tensor, Tensor]:
+    points = points.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(points)
+        # A model that cuts the graph has no gradient to give, which is a zero one.
+        total = loss(logits, labels, targets).sum() + 0.0 * points[:0].sum()
+        (gradient,) = torch.autograd.grad(total, points)
+    return gradient, logits.detach()
+
+
+def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
+    gaps = logits - _at(logits, labels)[:, None]
+    return gaps.nan_to_num(torch.inf).scatter(1, labels[:, None], -torch.inf)
+
+
+def _at(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]
