@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attack_spec import OWN_ATTACKS, AttackSpec
+from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.foreign_attacks import foreign_attack
-from ibrobust.evaluation.guarded_model import LibraryModel, guard
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.losses import LOSSES
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
@@ -152,40 +153,19 @@ def _pgd(
 def _autoattack(
     model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Croce and Hein 2020: each attack on the images that all before it have left.
-
-    The attacks and their settings are pyautoattack's. Its own loop also runs five checks a batch, one of them with
-    a global trace function, and writes warnings to a logger; the audit makes those checks and more.
-    """
-    from pyautoattack import AutoAttack
-
     # Before the attacks, so that a backward pass that fails is said at once.
     nonfinite = _nonfinite_gradient(model, images, labels)
-    suite = AutoAttack(LibraryModel(model), eps=epsilon, version=options["version"], device=images.device, seed=seed)
-    with torch.no_grad():
-        num_classes = model(images[:1]).shape[1]
-    suite.apgd.n_iter = suite.apgd_targeted.n_iter = suite.fab.n_iter = options["n_iter"]
-    suite.apgd.n_iter_orig = suite.apgd_targeted.n_iter_orig = options["n_iter"]
-    suite.square.n_queries = options["n_queries"]
-    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(9, num_classes - 1)
-    suite.fab.targeted = True
-    # The losses need that many classes: DLR the third largest logit, its targeted form the fourth.
-    fewest = {"apgd-dlr": 3, "apgd-t": 4}
-    adversarial, left = images.clone(), torch.arange(len(images), device=images.device)
-    for name in suite.attacks_to_run:
-        if len(left) == 0:
-            break
-        if num_classes < fewest.get(name, 2):
-            continue
-        if name.startswith("apgd-") and name != "apgd-t":
-            suite.apgd.loss = name.removeprefix("apgd-")
-        attack = {"apgd-t": suite.apgd_targeted, "fab-t": suite.fab, "square": suite.square}.get(name, suite.apgd)
-        # The attacks ask for gradients where they want them; elsewhere graphs would only cost time and memory.
-        with torch.no_grad():
-            found = attack.perturb(images[left].float(), labels[left].clone()).to(images.dtype)
-            wrong = ~is_correct(model(found), labels[left])
-        adversarial[left[wrong]] = found[wrong]
-        left = left[~wrong]
+    adversarial = autoattack(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        norm="Linf",
+        seed=seed,
+        version=options["version"],
+        n_iter=options["n_iter"],
+        n_queries=options["n_queries"],
+    )
     return adversarial, nonfinite
 
 

@@ -74,11 +74,12 @@ def climb(
     targets: Tensor | None = None,
     factor: float = 1.0,
     first_step: float = FIRST_STEP,
+    stop: bool = True,
 ) -> Ascent:
     """Return the outcome of `steps` gradients an image.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
+        model: behind a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
         images: (B, C, H, W) in [0, 1], on the model's device.
         labels: (B,).
         start: (B, C, H, W) within the ball of `factor` radii.
@@ -88,6 +89,7 @@ def climb(
         targets: (B,) classes to aim at, if any.
         factor: the ball searched is this many times as large; above 1 no point counts as a success.
         first_step: length of the first step in radii; the others follow a cosine down to zero.
+        stop: leave an image alone once it is misclassified; in a larger ball it never is left alone.
     """
     last, previous, found = start.clone(), start.clone(), start.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -108,8 +110,9 @@ def climb(
         wrong = ~is_correct(logits, truth)
         reached[active] = wrong
         if factor <= 1.0:
-            found[active[wrong]] = points[wrong]
-            broken[active[wrong]] = True
+            fresh = wrong & ~broken[active]
+            found[active[fresh]] = points[fresh]
+            broken[active[fresh]] = True
         if step == steps:
             break
         finite = gradient.isfinite().flatten(1).all(dim=1)
@@ -123,7 +126,7 @@ def climb(
             moved = ball.project(moved, images[active], factor)
         previous[active] = points
         last[active] = moved
-        if factor <= 1.0:
+        if stop and factor <= 1.0:
             active = active[~wrong]
             if len(active) == 0:
                 break
@@ -138,9 +141,7 @@ def _gradient(
     points = points.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = model(points)
-        # A model that cuts the graph has no gradient to give, which is a zero one.
-        total = loss(logits, labels, targets).sum() + 0.0 * points[:0].sum()
-        (gradient,) = torch.autograd.grad(total, points)
+        (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), points)
     return gradient, logits.detach()
 
 

@@ -1,0 +1,6 @@
+"""As few images left as AutoAttack leaves, for a fraction of its passes."""
+
+from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
+from ibrobust.evaluation.worst_case_attack.run import worst_case_attack
+
+__all__ = ["StageRecord", "WorstCaseResult", "worst_case_attack"]

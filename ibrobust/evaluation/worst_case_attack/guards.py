@@ -1,0 +1,84 @@
+"""Stages that need no gradient of a loss, and what they and the others say about the model's gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ibrobust.evaluation.autoattack_parts import square_takes
+from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.evaluation.worst_case_attack.search import Search
+
+WATCHED = 128  # survivors that the guards try first
+CORNERS = 20
+QUERIES = 200
+MORE_QUERIES = 2000
+FAB_IMAGES, FAB_STEPS, FAB_TARGETS = 8, 50, 3
+TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
+
+
+def random_corners(search: Search, positions: Tensor, seed: int) -> None:
+    """Try random corners of the ball."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(CORNERS):
+        for at in search.batches(positions[~search.broken[positions]]):
+            search.offer(at, search.ball.corner(search.images[at], generator))
+
+
+def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
+    """Run Square (Andriushchenko et al. 2020), a random search that asks for logits alone."""
+    from pyautoattack.square import SquareAttack
+
+    if not square_takes(search.images, search.ball.norm):
+        return
+    attack = SquareAttack(
+        LibraryModel(search.target),
+        norm=search.ball.norm,
+        n_queries=queries,
+        eps=search.ball.epsilon,
+        n_restarts=1,
+        seed=seed,
+        device=search.images.device,
+    )
+    for at in search.batches(positions[~search.broken[positions]]):
+        images = search.images[at]
+        with torch.no_grad():
+            found = attack.perturb(images.float(), search.labels[at])
+        search.offer(at, search.ball.project(found.to(images), images))
+
+
+def fast_adaptive_boundary(search: Search, seed: int) -> None:
+    """Run FAB-T (Croce and Hein 2020) on the survivors that came closest: it walks along the boundary."""
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    attack = FABAttack_PT(
+        LibraryModel(search.target),
+        norm=search.ball.norm,
+        n_restarts=1,
+        n_iter=FAB_STEPS,
+        eps=search.ball.epsilon,
+        seed=seed,
+        targeted=True,
+        device=search.images.device,
+        n_target_classes=min(FAB_TARGETS, search.num_classes - 1),
+    )
+    left = search.left
+    for at in search.batches(search.closest(left[search.reached[left]])[:FAB_IMAGES]):
+        images = search.images[at]
+        with torch.no_grad():
+            found = attack.perturb(images.float(), search.labels[at])
+        search.offer(at, search.ball.project(found.to(images), images))
+
+
+def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:
+    """Return a sentence for each sign that the gradient does not show what breaks the model."""
+    right = max(int(search.clean.sum()), 1)
+    zero, nonfinite = int((search.zero & search.clean).sum()), int((search.nonfinite & search.clean).sum())
+    found = []
+    if zero > 0.01 * right:
+        found.append(f"The gradient is exactly zero at {zero} of {right} images.")
+    if nonfinite:
+        found.append(f"A gradient was no number for {nonfinite} of {right} images.")
+    if by_guards > TOLERATED * len(search.images):
+        found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")
+    return tuple(found)

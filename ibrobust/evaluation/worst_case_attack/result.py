@@ -1,0 +1,103 @@
+"""What the worst-case attack found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.pass_counter import Cost
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage.
+
+    Attributes:
+        name: of the stage.
+        attacked: images that were left when it began.
+        broken: images that it broke.
+        cost: passes through the model.
+        surrogate_cost: passes through the surrogate.
+    """
+
+    name: str
+    attacked: int
+    broken: int
+    cost: Cost
+    surrogate_cost: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON can hold it."""
+        return {
+            "stage": self.name,
+            "attacked": self.attacked,
+            "broken": self.broken,
+            **self.cost.to_dict(),
+            "surrogate_forward_images": self.surrogate_cost.forward_images,
+            "surrogate_backward_images": self.surrogate_cost.backward_images,
+        }
+
+
+@dataclass(frozen=True)
+class WorstCaseResult:
+    """The worst case at one epsilon, image by image.
+
+    Attributes:
+        norm: Linf or L2.
+        epsilon: radius in that norm, in [0, 1] pixel scale.
+        clean_correct: for each image, whether it is classified correctly without an attack.
+        robust_correct: for each image, whether it is and no stage broke it.
+        broken_by: for each image, the stage that broke it; "" where none did.
+        stages: in the order they ran.
+        warnings: what says that gradients mislead here, a sentence each.
+        escalated: whether AutoAttack was run on the images that were left.
+        seed: of everything random.
+        adversarial: (N, C, H, W) misclassified images within the ball; the clean ones where no stage succeeded. On the
+            model's device.
+    """
+
+    norm: str
+    epsilon: float
+    clean_correct: tuple[bool, ...]
+    robust_correct: tuple[bool, ...]
+    broken_by: tuple[str, ...]
+    stages: tuple[StageRecord, ...]
+    warnings: tuple[str, ...]
+    escalated: bool
+    seed: int
+    adversarial: Tensor = field(repr=False, compare=False)
+
+    @property
+    def total(self) -> int:
+        """Images in all."""
+        return len(self.clean_correct)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share in [0, 1] of all images that are right without an attack."""
+        return sum(self.clean_correct) / self.total
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share in [0, 1] of all images that are right and that no stage broke."""
+        return sum(self.robust_correct) / self.total
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether a guard fired: another attack would probably break more, and the number is only an upper bound."""
+        return bool(self.warnings)
+
+    @property
+    def cost(self) -> Cost:
+        """Passes through the model in all."""
+        return Cost(
+            sum(stage.cost.forward_images for stage in self.stages),
+            sum(stage.cost.backward_images for stage in self.stages),
+        )
+
+    def attack_result(self, attack: str) -> AttackResult:
+        """Return the same as a record of one attack of that name."""
+        return AttackResult(attack, self.norm, self.epsilon, self.clean_correct, self.robust_correct, 0, self.seed)

@@ -1,0 +1,183 @@
+"""All stages, one after the other, on what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.epsilon import read_radius
+from ibrobust.evaluation.autoattack_parts import autoattack
+from ibrobust.evaluation.guarded_model import GuardedModel, guard
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, isolated_rng, model_device, model_reference
+from ibrobust.evaluation.pass_counter import Cost, counting_passes
+from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.worst_case_attack import guards, stages
+from ibrobust.evaluation.worst_case_attack.ball import Ball
+from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
+from ibrobust.evaluation.worst_case_attack.search import Search
+
+DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
+RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
+SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
+
+
+def worst_case_attack(
+    model: nn.Module,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: float | str,
+    norm: str = "Linf",
+    surrogate: nn.Module | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    escalate: bool = False,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> WorstCaseResult:
+    """Return which images stay right in the worst case at `epsilon`, with adversarial images for the others.
+
+    Each stage attacks what the ones before it left: the margin from the image; the margin from a better start; the
+    ratio loss towards each class through shrinking balls; the margin again, more slowly; attacks without gradients and
+    FAB on a few. Where those show that gradients mislead, they are run longer on all that is left, and the number is an
+    upper bound. A stochastic model is attacked and judged through averages over draws. Model mode, parameter gradients
+    and random state are as before afterwards.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255].
+        labels: (N,) integers in [0, K).
+        epsilon: radius in [0, 1] pixel scale, above 0; a number or text such as 8/255.
+        norm: Linf or L2.
+        surrogate: another classifier of the same images, on the same device; images that break it are starting points.
+        seed: of everything random.
+        batch_size: images a batch.
+        escalate: run AutoAttack on what is left.
+        on_progress: called with (stage that begins, images left, images that are right without an attack).
+
+    Raises:
+        IbrobustError: an argument is not of that form, or a model's output is not (B, K) logits.
+    """
+    ball = Ball(norm, read_radius(epsilon))
+    batch_size, seed = check_batch_size(batch_size), check_seed(seed)
+    images, labels = images_and_labels(images, labels)
+    guarded, other = guard(model), None if surrogate is None else guard(surrogate)
+    points = unit_range(images, model_reference(guarded))
+    targets = labels.to(model_device(guarded)).long()
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(model, seed=seed))
+        if surrogate is not None and other is not None:
+            stack.enter_context(evaluation_mode(surrogate))
+            count_classes(other, points, targets)
+        count_classes(guarded, points, targets)
+        with counting_passes(guarded) as counter:
+            draws = DRAWS if is_stochastic(guarded, points[:batch_size]) else 1
+            search = Search(guarded, draws, points, targets, ball, batch_size)
+        run = _Run(search, other, seed, on_progress, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
+        warnings = run.all_stages(escalate=escalate)
+    robust = search.clean & ~search.broken
+    return WorstCaseResult(
+        norm=norm,
+        epsilon=ball.epsilon,
+        clean_correct=tuple(search.clean.tolist()),
+        robust_correct=tuple(robust.tolist()),
+        broken_by=tuple(run.broken_by),
+        stages=tuple(run.records),
+        warnings=warnings,
+        escalated=escalate,
+        seed=seed,
+        adversarial=search.adversarial,
+    )
+
+
+class _Run:
+    """One search, stage by stage, with a record of each."""
+
+    def __init__(
+        self,
+        search: Search,
+        surrogate: GuardedModel | None,
+        seed: int,
+        on_progress: Callable[[str, int, int], None] | None,
+        records: list[StageRecord],
+    ) -> None:
+        self.search, self.surrogate, self.seed, self.on_progress = search, surrogate, seed, on_progress
+        self.records = records
+        self.broken_by = [""] * len(search.images)
+
+    def all_stages(self, *, escalate: bool) -> tuple[str, ...]:
+        """Run every stage, and return the warnings."""
+        search, surrogate = self.search, self.surrogate
+        self.stage("untargeted", lambda: stages.untargeted(search))
+        if surrogate is not None:
+            self.stage("surrogate start", lambda: stages.from_surrogate(search, surrogate))
+        else:
+            self.stage("larger ball", lambda: stages.from_larger_ball(search))
+        self.stage("targets", lambda: stages.towards_each_class(search))
+        self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
+        watched = search.closest(search.left)[: guards.WATCHED]
+        by_guards = self._guards(watched, guards.QUERIES)
+        found = guards.warnings(search, by_guards=by_guards)
+        if by_guards or found:
+            by_guards += self._guards(search.left, guards.MORE_QUERIES)
+            found = guards.warnings(search, by_guards=by_guards)
+        self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(search, derive_seed(self.seed, "FAB-T")))
+        if escalate:
+            self.stage("AutoAttack", self._autoattack)
+        return found if search.target is search.model else (RANDOM, *found)
+
+    def _guards(self, positions: Tensor, queries: int) -> int:
+        """Return how many images at `positions` attacks without gradients broke."""
+        search = self.search
+        broken = self.stage(
+            "random corners",
+            lambda: guards.random_corners(search, positions, derive_seed(self.seed, "random corners", queries)),
+        )
+        broken += self.stage(
+            "Square", lambda: guards.square(search, positions, derive_seed(self.seed, "Square", queries), queries)
+        )
+        return broken
+
+    def _autoattack(self) -> None:
+        search = self.search
+        version = "standard" if search.target is search.model else "rand"
+        for at in search.batches(search.left):
+            found = autoattack(
+                search.target,
+                search.images[at],
+                search.labels[at],
+                epsilon=search.ball.epsilon,
+                norm=search.ball.norm,
+                seed=derive_seed(self.seed, "AutoAttack"),
+                version=version,
+            )
+            search.offer(at, search.ball.project(found, search.images[at]))
+
+    def stage(self, name: str, work: Callable[[], None]) -> int:
+        """Do the work, keep a record of it, and return how many images it broke."""
+        search, before = self.search, self.search.left
+        if self.on_progress:
+            self.on_progress(name, len(before), int(search.clean.sum()))
+        if len(before) == 0:
+            return 0
+        with ExitStack() as stack:
+            counter = stack.enter_context(counting_passes(search.model))
+            other = None if self.surrogate is None else stack.enter_context(counting_passes(self.surrogate))
+            stack.enter_context(isolated_rng(derive_seed(self.seed, name)))
+            work()
+        fell = before[search.broken[before]].tolist()
+        for position in fell:
+            self.broken_by[position] = name
+        cost = Cost(0, 0) if other is None else other.cost
+        self.records.append(StageRecord(name, len(before), len(fell), counter.cost, cost))
+        return len(fell)
+
+
+@torch.no_grad()
+def is_stochastic(model: nn.Module, images: Tensor) -> bool:
+    """Return whether two passes over the same images (B, C, H, W) differ by more than rounding."""
+    first, second = (torch.nn.functional.normalize(model(images).nan_to_num(0.0), dim=1) for _ in range(2))
+    return bool((first - second).norm(dim=1).max() > SAME)

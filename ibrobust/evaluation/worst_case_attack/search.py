@@ -1,0 +1,117 @@
+"""What an attack knows of its images while it runs: which are left, and how near each class has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.guarded_model import GuardedModel
+from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.worst_case_attack.ascent import Ascent
+from ibrobust.evaluation.worst_case_attack.ball import Ball
+
+
+class AveragedDraws(nn.Module):
+    """A stochastic model's logits, averaged over draws: their gradient is the average's (EOT)."""
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model = model
+        self.draws = draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return mean logits (B, K)."""
+        return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
+
+
+class Search:
+    """N images and what is known of them. It changes through `offer` and `learn` alone.
+
+    Attributes:
+        target: what is attacked: the model, or its average over draws where it is stochastic.
+        judge: what says whether an image is broken: the same, over more draws.
+        images: (N, C, H, W) in [0, 1], on the model's device.
+        labels: (N,).
+        ball: what may be searched.
+        clean: (N,) bool, images that are right without an attack.
+        broken: (N,) bool, images for which a misclassified point in the ball was found.
+        adversarial: (N, C, H, W) those points; the images elsewhere.
+        gaps: (N, K) for each class, the largest z_t - z_y seen in the ball or near it; -inf at the label.
+        reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
+        zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or one that is no number.
+    """
+
+    def __init__(
+        self, model: GuardedModel, draws: int, images: Tensor, labels: Tensor, ball: Ball, batch_size: int
+    ) -> None:
+        self.model = model
+        self.target: nn.Module = AveragedDraws(model, draws) if draws > 1 else model
+        self.judge: nn.Module = AveragedDraws(model, 4 * draws) if draws > 1 else model
+        self.images, self.labels, self.ball, self.batch_size = images, labels, ball, batch_size
+        self.adversarial = images.clone()
+        parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        with torch.no_grad():
+            logits = torch.cat([self.judge(batch) for batch, _ in parts])
+        self.clean = is_correct(logits, labels)
+        self.broken = torch.zeros_like(self.clean)
+        self.reached, self.zero, self.nonfinite = self.broken.clone(), self.broken.clone(), self.broken.clone()
+        self.clean_margin = logits.gather(1, labels[:, None])[:, 0] - logits.scatter(
+            1, labels[:, None], -torch.inf
+        ).amax(dim=1)
+        self.gaps = torch.full_like(logits, -torch.inf)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.gaps.shape[1]
+
+    @property
+    def left(self) -> Tensor:
+        """(M,) positions of the images that are right and unbroken."""
+        return (self.clean & ~self.broken).nonzero()[:, 0]
+
+    def batches(self, positions: Tensor) -> Iterator[Tensor]:
+        """Yield positions (M,) batch by batch."""
+        for part in positions.split(self.batch_size):
+            if len(part):
+                yield part
+
+    @torch.no_grad()
+    def offer(self, positions: Tensor, candidates: Tensor) -> Tensor:
+        """Return (B,) bool, which of the images at `positions` the candidates (B, C, H, W) break.
+
+        A candidate counts if it is in the ball and in [0, 1] and the model misclassifies it in a pass of its own.
+        """
+        inside = self.ball.contains(candidates, self.images[positions])
+        broken = torch.zeros_like(inside)
+        if bool(inside.any()):
+            wrong = ~is_correct(self.judge(candidates[inside]), self.labels[positions[inside]])
+            broken[inside] = wrong
+        self.adversarial[positions[broken]] = candidates[broken].to(self.adversarial)
+        self.broken[positions[broken]] = True
+        return broken
+
+    def learn(self, positions: Tensor, run: Ascent, *, factor: float = 1.0) -> Tensor:
+        """Keep what a run on the images at `positions` showed; return (B,) bool, which it broke."""
+        self.nonfinite[positions] |= run.nonfinite
+        if factor <= NEAR:
+            self.gaps[positions] = torch.maximum(self.gaps[positions], run.gaps)
+            self.reached[positions] |= run.reached
+        broken = torch.zeros_like(run.broken)
+        if bool(run.broken.any()):
+            broken[run.broken] = self.offer(positions[run.broken], run.found[run.broken])
+        return broken
+
+    def closest(self, positions: Tensor) -> Tensor:
+        """Return the positions (M,) in the order of how near they came to another class, as a share of the way."""
+        share = self.gaps[positions].amax(dim=1) / self.clean_margin[positions].clamp(min=1e-12)
+        return positions[share.argsort(descending=True, stable=True)]
+
+    def ranked(self, positions: Tensor) -> Tensor:
+        """Return other classes (M, K - 1) in the order of how near the images came to them."""
+        return self.gaps[positions].argsort(dim=1, descending=True, stable=True)[:, : self.num_classes - 1]
+
+
+NEAR = 1.4

@@ -1,0 +1,130 @@
+"""The stages that follow a gradient: each takes what the ones before it left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.worst_case_attack.ascent import AimedLoss, climb, margin_loss, ratio_loss
+from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
+
+STEPS = 20
+START_STEPS = 10
+# Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
+SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
+SHRINKING_SLOWLY = ((2.0, 10), (1.6, 10), (1.3, 12), (1.15, 15), (1.0, 20))
+MOST_TARGETS = 9  # as many as AutoAttack's
+LINEARISED = 20  # classes whose linearised distance is computed where there are more than ten
+
+
+def untargeted(search: Search) -> None:
+    """Climb the margin from the image itself; what each class comes to on the way orders the targets later."""
+    for at in search.batches(search.left):
+        images, labels = search.images[at], search.labels[at]
+        run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
+        search.zero[at] = run.zero
+        search.learn(at, run)
+
+
+def from_surrogate(search: Search, surrogate: nn.Module) -> None:
+    """Climb from the images that break the surrogate: where gradients mislead, a better start breaks what more
+    steps do not.
+    """
+    for at in search.batches(search.left):
+        images, labels = search.images[at], search.labels[at]
+        # Not stopped at success on the surrogate: further inside is better.
+        start = climb(
+            surrogate, images, labels, images, ball=search.ball, steps=START_STEPS, loss=margin_loss, stop=False
+        ).last
+        search.learn(at, climb(search.target, images, labels, start, ball=search.ball, steps=STEPS, loss=margin_loss))
+
+
+def from_larger_ball(search: Search) -> None:
+    """Climb from where the model itself is misclassified in a ball of twice the radius."""
+    for at in search.batches(search.left):
+        _shrink(search, at, ((2.0, START_STEPS), (1.0, STEPS)), margin_loss, None)
+
+
+def towards_each_class(search: Search) -> None:
+    """Aim at up to nine classes in turn, each through shrinking balls, on the ratio loss.
+
+    The three nearest classes are followed to the end. The others are given up where the ball of 1.4 epsilon does not
+    hold a misclassified point.
+    """
+    order = search.ranked(search.left)
+    if search.num_classes > 10:
+        order = by_linearised_distance(search, search.left, order)
+    orders = torch.zeros(len(search.images), order.shape[1], dtype=torch.long, device=order.device)
+    orders[search.left] = order
+    for rank in range(min(MOST_TARGETS, order.shape[1])):
+        for at in search.batches(search.left):
+            _shrink(search, at, SHRINKING, ratio_loss, orders[at, rank], race=rank >= 3)
+
+
+def shrinking_slowly(search: Search) -> None:
+    """Aim at the three nearest classes through five balls, on the margin, where 1.4 epsilon was enough before."""
+    for rank in range(min(3, search.num_classes - 1)):
+        left = search.left
+        for at in search.batches(left[search.reached[left]]):
+            _shrink(search, at, SHRINKING_SLOWLY, margin_loss, search.ranked(at)[:, rank])
+
+
+def _shrink(
+    search: Search,
+    at: Tensor,
+    radii: Sequence[tuple[float, int]],
+    loss: AimedLoss,
+    targets: Tensor | None,
+    *,
+    race: bool = False,
+) -> None:
+    """Climb in one ball after the other, each from the projected end of the last."""
+    points = search.images[at]
+    for number, (factor, steps) in enumerate(radii):
+        images = search.images[at]
+        run = climb(
+            search.target,
+            images,
+            search.labels[at],
+            search.ball.project(points, images, factor),
+            ball=search.ball,
+            steps=steps,
+            loss=loss,
+            targets=targets,
+            factor=factor,
+            # Long steps find a region, shorter ones then stay in it.
+            first_step=2.0 if number == 0 else 1.0,
+        )
+        broken = search.learn(at, run, factor=factor)
+        stays = ~broken
+        if race and 1.0 < factor <= NEAR:
+            stays &= run.reached
+        at, points, targets = at[stays], run.last[stays], None if targets is None else targets[stays]
+        if len(at) == 0:
+            break
+
+
+def by_linearised_distance(search: Search, positions: Tensor, order: Tensor) -> Tensor:
+    """Return the first classes of `order` (M, K - 1) by (z_y - z_t) / |gradient|, the nearest first (Melamed et al.
+    2024, MALT).
+
+    It is taken at the image, for the first `LINEARISED` of them: a backward pass each.
+    """
+    out = []
+    first = order[:, :LINEARISED]
+    dual = 1.0 if search.ball.norm == "Linf" else 2.0
+    for at, classes in zip(search.batches(positions), first.split(search.batch_size), strict=True):
+        points = search.images[at].clone().requires_grad_()
+        own = search.labels[at][:, None]
+        with torch.enable_grad():
+            logits = search.target(points)
+            gaps = logits.gather(1, own) - logits.gather(1, classes)  # (B, T)
+            lengths = []
+            for column in range(gaps.shape[1]):
+                (gradient,) = torch.autograd.grad(gaps[:, column].sum(), points, retain_graph=True)
+                lengths.append(torch.linalg.vector_norm(gradient.flatten(1), ord=dual, dim=1))
+        distances = gaps.detach() / torch.stack(lengths, dim=1).clamp(min=1e-30)
+        out.append(classes.gather(1, distances.nan_to_num(torch.inf).argsort(dim=1, stable=True)))
+    return torch.cat(out) if out else first

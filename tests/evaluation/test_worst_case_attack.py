@@ -1,0 +1,223 @@
+"""The worst-case attack against closed forms, AutoAttack, and models made to mislead it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.autoattack_parts import autoattack
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.pgd import pgd
+from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
+
+NORMS = ("Linf", "L2")
+
+
+class Linear(nn.Module):
+    """Images (B, C, H, W) -> logits (B, K), linear in the pixels."""
+
+    def __init__(self, num_classes: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(num_classes, math.prod(shape), generator=generator) / 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - 0.5).flatten(1) @ self.weight.T
+
+    def distances(self, images: Tensor, labels: Tensor, norm: str) -> Tensor:
+        """Return (B,) how far each image is from the nearest other class where pixels are not bounded."""
+        logits = self(images).detach()
+        gaps = logits.gather(1, labels[:, None]) - logits  # (B, K)
+        between = self.weight.detach()[labels][:, None] - self.weight.detach()[None]  # (B, K, D)
+        lengths = torch.linalg.vector_norm(between, ord=1 if norm == "Linf" else 2, dim=2)
+        return (gaps / lengths).scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+
+def _inner_images(count: int, shape: tuple[int, int, int]) -> Tensor:
+    """Return images whose pixels are too far from 0 and 1 for either to matter."""
+    return 0.3 + 0.4 * torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def _assert_holds(result, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Assert that the adversarial images are what the result says, with torch alone."""
+    size = (result.adversarial - images).flatten(1).norm(p=math.inf if result.norm == "Linf" else 2, dim=1)
+    assert float(size.max()) <= result.epsilon + 1e-6
+    assert float(result.adversarial.min()) >= 0.0
+    assert float(result.adversarial.max()) <= 1.0
+    right = model(result.adversarial).argmax(dim=1) == labels
+    assert right.tolist() == list(result.robust_correct)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("num_classes", "channels"), [(2, 1), (3, 3), (10, 3), (100, 1)])
+def test_a_linear_model_falls_exactly_where_its_distance_is_below_epsilon(norm, num_classes, channels):
+    shape = (channels, 12, 12)
+    model, images = Linear(num_classes, shape), _inner_images(60, shape)
+    labels = model(images).argmax(dim=1)
+    distances = model.distances(images, labels, norm)
+    epsilon = float(distances.median()) * 1.0001
+    assert float((distances / epsilon - 1).abs().min()) > 1e-5  # none is too near to tell
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon, norm=norm)
+
+    assert list(result.robust_correct) == (distances > epsilon).tolist()
+    _assert_holds(result, model, images, labels)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 0.06), ("L2", 0.7)])
+def test_it_leaves_no_more_than_autoattack(robust_model, test_data, norm, epsilon):
+    images, labels = test_data[0][:20], test_data[1][:20]
+    guarded = guard(robust_model)
+    found = autoattack(guarded, images, labels, epsilon=epsilon, norm=norm, seed=0, n_iter=10, n_queries=50)
+    left = is_correct(robust_model(images), labels) & is_correct(robust_model(found), labels)
+
+    result = worst_case_attack(robust_model, images, labels, epsilon=epsilon, norm=norm)
+
+    assert 0 < sum(result.robust_correct) <= int(left.sum())
+    _assert_holds(result, robust_model, images, labels)
+
+
+class Detour(nn.Module):
+    """A linear model of two classes whose gradient at the images points the wrong way.
+
+    What it sees of the first pixel is a sawtooth: it falls gently around the images, and jumps at every 0.01.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = images[:, 0, 0, 0] - 0.5
+        jumps = torch.floor(seen / 0.01 + 0.5).detach() * 0.01
+        score = 2.0 * jumps - 0.5 * (seen - jumps) + 0.045
+        return torch.stack([score, torch.zeros_like(score)], dim=1)
+
+
+def test_a_model_whose_gradient_misleads_pgd_falls_and_the_number_is_called_an_upper_bound():
+    images = torch.full((4, 3, 12, 12), 0.5)
+    labels = torch.zeros(4, dtype=torch.long)
+    model = Detour()
+    assert not bool(pgd(model, images, labels, epsilon=0.03, steps=50, loss="margin").broken.any())
+
+    result = worst_case_attack(model, images, labels, epsilon=0.03)
+
+    assert not any(result.robust_correct)
+    assert set(result.broken_by) <= {"random corners", "Square"}
+    assert result.upper_bound
+
+
+class Quantised(nn.Module):
+    """A linear model behind pixels that are rounded: its gradient is zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linear(10, (3, 12, 12))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear((images * 50).round() / 50)
+
+
+def test_a_zero_gradient_is_said_and_attacked_without_one():
+    model, images = Quantised(), _inner_images(20, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    result = worst_case_attack(model, images, labels, epsilon=0.1)
+    assert "exactly zero at 20 of 20" in result.warnings[0]
+    assert sum(result.robust_correct) < 5
+
+
+def test_a_surrogate_breaks_what_a_model_without_gradients_hides():
+    model, images = Quantised(), _inner_images(20, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    result = worst_case_attack(model, images, labels, epsilon=0.1, surrogate=model.linear)
+    assert result.broken_by.count("surrogate start") >= 15
+
+
+class Noisy(nn.Module):
+    """A linear model with noise on its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linear(3, (1, 12, 12))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.linear(images)
+        return logits + 0.2 * torch.randn_like(logits)
+
+
+def test_a_stochastic_model_is_judged_by_averages_and_said_to_be_one():
+    model, images = Noisy(), _inner_images(40, (1, 12, 12))
+    labels = model.linear(images).argmax(dim=1)
+    distances = model.linear.distances(images, labels, "Linf")
+    epsilon = float(distances.median())
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+    robust = torch.tensor(result.robust_correct)
+    assert "random numbers" in result.warnings[0]
+    assert not bool(robust[distances < 0.7 * epsilon].any())
+    # Single draws would be wrong at some of the many points that are tried, averages are not.
+    clear = distances > 3.0 * epsilon
+    assert bool(clear.any())
+    assert bool(robust[clear].all())
+
+
+def test_a_seed_gives_the_same_result_and_leaves_no_trace(plain_model, test_data):
+    images, labels = test_data[0][:40], test_data[1][:40]
+    plain_model.train()
+    before = torch.get_rng_state()
+    first, second = (worst_case_attack(plain_model, images, labels, epsilon=0.03, seed=3) for _ in range(2))
+    assert first == second
+    assert torch.equal(first.adversarial, second.adversarial)
+    assert torch.equal(before, torch.get_rng_state())
+    assert plain_model.training
+    assert all(parameter.grad is None for parameter in plain_model.parameters())
+
+
+def test_passes_are_counted_where_they_are_made(plain_model, test_data):
+    images, labels = test_data[0][:40], test_data[1][:40]
+    seen = []
+    plain_model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    result = worst_case_attack(plain_model, images, labels, epsilon=0.03)
+    assert result.cost.forward_images == sum(seen) - 1  # the classes are counted on one image
+    assert 0 < result.cost.backward_images < result.cost.forward_images
+    broken = sum(stage.broken for stage in result.stages)
+    assert broken == sum(result.clean_correct) - sum(result.robust_correct)
+    assert broken == sum(name != "" for name in result.broken_by)
+
+
+def test_images_that_are_wrong_already_are_left_alone(plain_model, test_data):
+    images, labels = test_data[0][:30], (test_data[1][:30] + 1) % 10
+    result = worst_case_attack(plain_model, images, labels, epsilon=0.06)
+    wrong = ~torch.tensor(result.clean_correct)
+    assert torch.equal(result.adversarial[wrong], images[wrong])
+    assert not any(torch.tensor(result.robust_correct)[wrong])
+
+
+def test_escalation_runs_autoattack_on_what_is_left(robust_model, test_data, monkeypatch):
+    from ibrobust.evaluation.worst_case_attack import run
+
+    images, labels = test_data[0][:20], test_data[1][:20]
+    asked = []
+
+    def attack(model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> Tensor:
+        asked.append(len(images))
+        return torch.ones_like(images)  # outside the ball: must be moved into it
+
+    monkeypatch.setattr(run, "autoattack", attack)
+    result = worst_case_attack(robust_model, images, labels, epsilon=0.06, escalate=True)
+    assert result.escalated
+    assert sum(asked) == result.stages[-1].attacked > 0
+    _assert_holds(result, robust_model, images, labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"epsilon": 0.0}, "not a positive number"),
+        ({"epsilon": 0.1, "norm": "L1"}, "no norm 'L1'"),
+        ({"epsilon": 0.1, "batch_size": 0}, "batch size is 0"),
+    ],
+)
+def test_bad_arguments_are_named(plain_model, test_data, arguments, said):
+    with pytest.raises(IbrobustError, match=said):
+        worst_case_attack(plain_model, *(part[:2] for part in test_data), **arguments)
