@@ -9,11 +9,12 @@ from torch import Tensor
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.audit.attack_runs import AttackRuns
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
-from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
+from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, more_often
 from ibrobust.evaluation.audit.subject import Subject
 
+FEWEST = 2  # images that a comparison of attacks needs to speak against a model
+LATE = 0.1
 MISSED = 0.005  # of all images; AutoAttack warns at 0.002 of 10,000
-FEWEST_SURVIVORS = 10
 
 
 def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
@@ -21,7 +22,7 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
     return [
         check_iterative_not_weaker(runs),
         check_losses_agree(runs),
-        check_silent_success(runs),
+        check_silent_success(subject, runs),
         check_loss_rises(runs),
         check_loss_converged(runs),
         check_more_effort(runs),
@@ -60,10 +61,14 @@ def check_losses_agree(runs: AttackRuns) -> Check:
     )
 
 
-def check_silent_success(runs: AttackRuns) -> Check:
+def check_silent_success(subject: Subject, runs: AttackRuns) -> Check:
     """Count successes along the path that the last iterate has lost."""
+    name = "no_silent_success"
+    if subject.stochastic:
+        meaning = "Not looked at: the draws differ from step to step, and only the last image is judged."
+        return Check(name, None, _threshold(0.05), None, meaning, PINTOR)
     return _share(
-        "no_silent_success",
+        name,
         runs.cross_entropy & ~runs.cross_entropy_last,
         0.05,
         "images were broken on PGD's way and not at its end: an attack that reports its last iterate misses them.",
@@ -93,19 +98,19 @@ def check_loss_rises(runs: AttackRuns) -> Check:
 def check_loss_converged(runs: AttackRuns) -> Check:
     """Measure how much of its rise the survivors' loss makes in the last quarter of the steps."""
     losses = runs.survivor_losses
-    name, threshold = "loss_converged", "at most 0.1"
-    if losses.shape[1] < FEWEST_SURVIVORS:
-        return Check(name, None, threshold, None, f"PGD left fewer than {FEWEST_SURVIVORS} images.", PINTOR)
+    name, threshold = "loss_converged", f"median at most {LATE:g}, with 95% confidence"
+    total = losses.shape[1]
+    if total == 0:
+        return Check(name, None, threshold, None, "PGD left no image.", PINTOR)
     best = losses.cummax(dim=0).values
     quarter = len(best) - 1 - (len(best) - 1) // 4
     gain = (best[-1] - best[quarter]) / (best[-1] - best[0]).clamp(min=1e-12)
-    figure = float(gain.median())
     return Check(
         name,
-        figure,
+        float(gain.median()),
         threshold,
-        figure <= 0.1,
-        f"In the median of {losses.shape[1]} images that PGD left, this share of the loss's rise came in the last "
+        not exceeds(int((gain > LATE).sum()), total, 0.5),
+        f"In the median of {total} images that PGD left, this share of the loss's rise came in the last "
         "quarter of the steps; where it is large, more steps would break more.",
         f"{PINTOR}; {CARLINI}",
     )
@@ -178,8 +183,8 @@ def check_unbounded(subject: Subject, runs: AttackRuns) -> Check:
     return Check(
         "unbounded_reaches_zero",
         left / total,
-        "at most 0.01",
-        left / total <= 0.01,
+        _threshold(0.01),
+        not exceeds(left, total, 0.01),
         f"{left} of {total} images withstand PGD that may change every pixel to anything, which no image can.",
         f"{CARLINI}; {ATHALYE}",
     )
@@ -222,27 +227,36 @@ def check_transfer(runs: AttackRuns) -> Check:
 
 
 def check_averaged_draws(runs: AttackRuns) -> Check:
-    """Count what an attack on a stochastic model's average breaks beyond one on single draws."""
+    """Compare what PGD breaks on a stochastic model's average with what the same PGD breaks on single draws.
+
+    Both end in one image, judged once and by the same average. An image near the boundary may fall either way: the
+    average has to win in more images than it loses.
+    """
     name = "averaged_draws_not_stronger"
     if runs.plain is None:
         return Check(name, None, _threshold(0.02), None, "The model is deterministic.", ATHALYE)
+    won, lost = runs.margin & ~runs.plain, runs.plain & ~runs.margin
     return _share(
         name,
-        runs.white_box & ~runs.plain,
+        won,
         0.02,
-        "images are broken when the gradient is averaged over draws (EOT) and not when each step sees one draw: the "
-        "randomness hid them.",
+        f"images are broken when the gradient is averaged over draws (EOT) and not when each step sees one draw, and "
+        f"{int(lost.sum())} the other way round: where the first are more, the randomness hid them.",
         ATHALYE,
+        acquitted=not more_often(int(won.sum()), int(lost.sum())),
     )
 
 
-def _share(name: str, found: Tensor, tolerated: float, sentence: str, reference: str) -> Check:
+def _share(
+    name: str, found: Tensor, tolerated: float, sentence: str, reference: str, *, acquitted: bool = False
+) -> Check:
+    # A single image is never enough, even where it is one of ten.
     count, total = int(found.sum()), len(found)
     return Check(
         name,
         count / total,
         _threshold(tolerated),
-        not exceeds(count, total, tolerated),
+        acquitted or count < FEWEST or not exceeds(count, total, tolerated),
         f"{count} of {total} {sentence}",
         reference,
     )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, PINTOR, Check
+from ibrobust.evaluation.audit.statistics import exceeds
 from ibrobust.evaluation.audit.subject import Subject, spread_evenly
 from ibrobust.evaluation.losses import LOSSES, margin
-from ibrobust.evaluation.model_state import derive_seed
+from ibrobust.evaluation.model_state import derive_seed, isolated_rng
 from ibrobust.evaluation.pgd import loss_gradient
 
 ZERO_SHARE = 0.01
@@ -17,7 +18,9 @@ ZERO_SHARE = 0.01
 SATURATED_MARGIN = 17.0
 HALF_LEVEL = 0.5 / 255.0
 DIRECTIONS = 8
-EXPLAINED = 0.5
+EXPLAINED = (
+    0.2  # honest models explain 0.9 and more, straight-through quantisers 0.3 and more, the others next to nothing
+)
 
 
 def check_gradients(subject: Subject) -> list[Check]:
@@ -35,8 +38,8 @@ def check_gradients(subject: Subject) -> list[Check]:
             Check(
                 f"zero_gradient_{loss}",
                 zero / total,
-                f"at most {ZERO_SHARE:g}",
-                zero / total <= ZERO_SHARE,
+                f"at most {ZERO_SHARE:g}, with 95% confidence",
+                not exceeds(zero, total, ZERO_SHARE),
                 f"{zero} of {total} images have a gradient of {_words(loss)} that is exactly zero in every pixel: "
                 "a gradient attack leaves them as they are.",
                 f"{KORSHUNOVA}; {PINTOR}",
@@ -57,46 +60,62 @@ def check_gradients(subject: Subject) -> list[Check]:
 
 
 def check_gradient_matches_differences(subject: Subject) -> Check:
-    """Hold g . d against central differences of the margin over half a pixel level, in random directions d.
+    """Hold g . d against central differences of the margin in random directions d, over several distances.
 
-    Half a level, not an infinitesimal step: a gradient that is right but of a ripple finer than the pixels' own
-    steps leads nowhere. The figure is the median over images of 1 - sum (measured - predicted)^2 / sum measured^2.
+    From half a pixel level, not an infinitesimal step, since a gradient that is right but of a ripple finer than the
+    pixels' own steps leads nowhere, to four times epsilon, since the straight-through gradient of a quantiser is that
+    of many of its steps. An image's figure is the largest over the distances of
+    1 - sum (measured - predicted)^2 / sum measured^2: a gradient that explains the margin at one of them leads
+    somewhere. It fails where more than half of the images, with 95% confidence, are explained too little.
     """
-    name, threshold = "gradient_matches_differences", f"at least {EXPLAINED:g}"
+    name, threshold = "gradient_matches_differences", f"median at least {EXPLAINED:g}, with 95% confidence"
     some = spread_evenly(len(subject.images), 64).to(subject.images.device)
-    # The point itself must leave room on both sides within [0, 1].
-    points = subject.images[some].clamp(HALF_LEVEL, 1.0 - HALF_LEVEL)
-    labels = subject.labels[some]
-    seed = derive_seed(subject.seed, name, "draws")
-    # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
-    torch.manual_seed(seed)
-    gradient, _, _ = loss_gradient(subject.target, points, labels, margin)
-    generator = subject.generator(name)
-    predicted, measured = [], []
-    for _ in range(DIRECTIONS):
-        signs = torch.randint(0, 2, points.shape, generator=generator).to(points) * 2.0 - 1.0
-        with torch.no_grad():
-            torch.manual_seed(seed)
-            above = margin(subject.target(points + HALF_LEVEL * signs), labels)
-            torch.manual_seed(seed)
-            below = margin(subject.target(points - HALF_LEVEL * signs), labels)
-        measured.append((above - below).double() / (2.0 * HALF_LEVEL))
-        predicted.append((gradient * signs).flatten(1).double().sum(dim=1))
-    truth, guess = torch.stack(measured), torch.stack(predicted)  # (directions, B)
-    size = truth.square().sum(dim=0)
-    explained = (1.0 - (truth - guess).square().sum(dim=0) / size)[(size > 0) & size.isfinite()]
-    if len(explained) == 0:
-        return Check(name, None, threshold, None, "The margin does not change at all over half a pixel level.", CARLINI)
-    figure = float(explained.nan_to_num(float("-inf")).median())
+    images, labels = subject.images[some], subject.labels[some]
+    distances = sorted({HALF_LEVEL, subject.epsilon, min(4.0 * subject.epsilon, 1.0)})
+    explained = _explained(subject, images, labels, distances)
+    measured = explained[:, ~explained.isnan().all(dim=0)]  # the others' margins do not change at all
+    best = measured.nan_to_num(float("-inf")).amax(dim=0)
+    total = len(best)
+    if total == 0:
+        return Check(name, None, threshold, None, "The margin does not change at all over these distances.", CARLINI)
+    figure = float(best.median())
     return Check(
         name,
         figure if figure > float("-inf") else None,
         threshold,
-        figure >= EXPLAINED,
-        f"In the median of {len(explained)} images the gradient explains this share of how the margin changes over "
-        "half a pixel level; a shattered, cut or replaced gradient explains none.",
+        not exceeds(int((best < EXPLAINED).sum()), total, 0.5),
+        f"In the median of {total} images the gradient explains this share of how the margin changes over half a "
+        "pixel level to four times epsilon; a shattered, cut or replaced gradient explains none.",
         f"{CARLINI}; {ATHALYE}",
     )
+
+
+def _explained(subject: Subject, images: Tensor, labels: Tensor, distances: list[float]) -> Tensor:
+    """Return (distances, B): the share of the margin's change that the gradient explains; NaN where there is none."""
+    seed = derive_seed(subject.seed, "gradient_matches_differences", "draws")
+    # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
+    with isolated_rng(seed):
+        gradient, _, _ = loss_gradient(subject.target, images, labels, margin)
+    generator = subject.generator("gradient_matches_differences")
+    directions = [
+        torch.randint(0, 2, images.shape, generator=generator).to(images) * 2.0 - 1.0 for _ in range(DIRECTIONS)
+    ]
+    shares = []
+    for distance in distances:
+        error, size = torch.zeros(len(images), dtype=torch.float64), torch.zeros(len(images), dtype=torch.float64)
+        for signs in directions:
+            ends = [(images + side * distance * signs).clamp(0.0, 1.0) for side in (1.0, -1.0)]
+            values = []
+            for end in ends:
+                with torch.no_grad(), isolated_rng(seed):
+                    values.append(margin(subject.target(end), labels))
+            measured = (values[0] - values[1]).double().cpu()
+            predicted = (gradient * (ends[0] - ends[1])).flatten(1).double().sum(dim=1).cpu()
+            error += (measured - predicted).square()
+            size += measured.square()
+        share = torch.where(error.isfinite(), 1.0 - error / size, -torch.inf)
+        shares.append(torch.where((size > 0) & size.isfinite(), share, torch.nan))
+    return torch.stack(shares)
 
 
 @torch.no_grad()
@@ -106,12 +125,13 @@ def check_saturation(subject: Subject) -> Check:
     for images, _ in _batches(subject):
         two = subject.target(images).topk(2, dim=1).values
         gaps.append(two[:, 0] - two[:, 1])
-    figure = float(torch.cat(gaps).nan_to_num(float("inf")).median())
+    all_gaps = torch.cat(gaps).nan_to_num(float("inf"))
+    figure = float(all_gaps.median())
     return Check(
         "softmax_saturation",
         figure if figure < float("inf") else None,
-        f"at most {SATURATED_MARGIN:g}",
-        figure <= SATURATED_MARGIN,
+        f"median at most {SATURATED_MARGIN:g}, with 95% confidence",
+        not exceeds(int((all_gaps > SATURATED_MARGIN).sum()), len(all_gaps), 0.5),
         "The median logit margin, in nats, beyond which float32 rounds the predicted probability to 1 and "
         "cross-entropy's gradient to noise; a temperature leaves the predictions and mends it.",
         KORSHUNOVA,

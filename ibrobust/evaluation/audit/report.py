@@ -16,17 +16,20 @@ CROCE = "Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness"
 TRAMER = "Tramer et al. 2020, On Adaptive Attacks to Adversarial Example Defenses"
 KORSHUNOVA = "Korshunova et al. 2021, A Closer Look at the Adversarial Robustness of IB Models"
 
-# A failure of one of these shows that the gradient does not lead to the adversarial images that exist, or that an
-# attack which should be weaker did better. The number is then an upper bound with nothing behind it. The others
-# say that the model or the attack is not as it is taken to be, which may have an honest reason.
-MASKING_CHECKS = frozenset(
+# What the gradient alone looks like. A failure is a sign, not yet a verdict: a quantiser with a straight-through
+# gradient fails to match differences, and is attacked as well as the model without it.
+CROSS_ENTROPY_SIGNS = frozenset({"zero_gradient_cross_entropy", "nonfinite_gradient_cross_entropy"})
+GRADIENT_SIGNS = CROSS_ENTROPY_SIGNS | {
+    "zero_gradient_margin",
+    "nonfinite_gradient_margin",
+    "gradient_matches_differences",
+    "loss_rises",
+}
+
+# Something that the gradient should have found and did not: an attack which should be weaker broke more, or images
+# withstand what no image can. The number is then an upper bound with nothing behind it.
+CONSEQUENCES = frozenset(
     {
-        "zero_gradient_cross_entropy",
-        "zero_gradient_margin",
-        "nonfinite_gradient_cross_entropy",
-        "nonfinite_gradient_margin",
-        "gradient_matches_differences",
-        "loss_rises",
         "iterative_not_weaker",
         "accuracy_falls_with_epsilon",
         "large_epsilon_reaches_chance",
@@ -65,7 +68,7 @@ class AuditReport:
     """The outcome of an audit.
 
     Attributes:
-        verdict: `masked` where a check of `MASKING_CHECKS` failed, `suspicious` where another did, else `sound`.
+        verdict: `masked`, `suspicious` or `sound`, see `verdict`.
         checks: in the order they were made.
         epsilon: L-infinity radius in [0, 1] pixel scale.
         n: images.
@@ -146,8 +149,13 @@ class AuditReport:
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """Return `masked`, `suspicious` or `sound`."""
+    """Return `masked`, `suspicious` or `sound`.
+
+    Masked: a check of `CONSEQUENCES` failed, or cross-entropy's gradient is zero or not finite and the margin's broke
+    what it did not. Suspicious: another check failed, which says that the model, its gradient or the attack is not as
+    it is taken to be, and may have an honest reason.
+    """
     failed = {check.name for check in checks if check.passed is False}
-    if failed & MASKING_CHECKS:
+    if failed & CONSEQUENCES or ("losses_agree" in failed and failed & CROSS_ENTROPY_SIGNS):
         return "masked"
     return "suspicious" if failed else "sound"

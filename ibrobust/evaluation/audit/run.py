@@ -30,7 +30,7 @@ from ibrobust.evaluation.model_state import evaluation_mode, model_device, model
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 
-STAGES = 12
+STAGES = 13
 
 
 def audit(
@@ -101,7 +101,7 @@ def audit(
             determinism,
             check_logits_not_probabilities(guarded, some),
             check_batch_invariance(
-                target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=not determinism.passed
+                target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=subject.stochastic
             ),
             check_clean_accuracy(subject),
             check_epsilon_zero(subject),
@@ -129,7 +129,7 @@ def audit(
         n=len(points),
         clean_correct=int(clean.sum()),
         fgsm_correct=int((clean & ~runs.fgsm).sum()),
-        worst_case_correct=int((clean & ~runs.worst_case(epsilon)).sum()),
+        worst_case_correct=int((clean & ~runs.worst_case).sum()),
         cost=counter.cost,
         quick=quick,
         seed=seed,

@@ -20,3 +20,8 @@ def chance_ceiling(total: int, chance: float) -> int:
 def exceeds(count: int, total: int, tolerated: float) -> bool:
     """Return whether the share is above `tolerated` with 95% confidence, so that a few images raise no alarm."""
     return total > 0 and lower_bound(count, total) > tolerated
+
+
+def more_often(one: int, other: int) -> bool:
+    """Return whether `one` happens more often than `other` with 95% confidence (exact sign test of paired counts)."""
+    return float(binom.sf(one - 1, one + other, 0.5)) < 1.0 - CONFIDENCE

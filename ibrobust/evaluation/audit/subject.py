@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.losses import AttackLoss
 from ibrobust.evaluation.model_state import derive_seed
-from ibrobust.evaluation.pgd import PGDResult, pgd, random_start
+from ibrobust.evaluation.pgd import pgd, random_start
+from ibrobust.evaluation.predictions import is_correct
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,30 @@ class Subject:
         """Return a generator of this check's own."""
         return torch.Generator().manual_seed(derive_seed(self.seed, name))
 
-    def mask(self, which: Tensor, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return (N,) bool: what `attack(images, labels)` says of the images in `which`, False for the others."""
+    @property
+    def stochastic(self) -> bool:
+        """Whether the model draws random numbers, so that evaluations of one image may differ."""
+        return self.target is not self.model
+
+    def batches(self, which: Tensor) -> Iterator[Tensor]:
+        """Yield the positions of the images in `which` (N,), a batch at a time; nothing where there are none."""
+        positions = which.nonzero()[:, 0]
+        if len(positions):  # split would give one empty batch, which many models cannot take
+            yield from positions.split(self.batch_size)
+
+    @torch.no_grad()
+    def wrong(self, which: Tensor, images: Tensor) -> Tensor:
+        """Return (N,) bool: of those in `which` (N,), the images (N, C, H, W) that the target misclassifies now."""
         out = torch.zeros_like(self.clean)
-        for indices in which.nonzero()[:, 0].split(self.batch_size):
-            out[indices] = attack(self.images[indices], self.labels[indices])
+        for indices in self.batches(which):
+            out[indices] = ~is_correct(self.target(images[indices]), self.labels[indices])
+        return out
+
+    def moved(self, which: Tensor, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return (N, C, H, W): what `attack(images, labels)` makes of the images in `which`, the others unchanged."""
+        out = self.images.clone()
+        for indices in self.batches(which):
+            out[indices] = attack(self.images[indices], self.labels[indices]).to(out)
         return out
 
     def pgd(
@@ -105,38 +125,52 @@ class Subject:
         move_start: bool = False,
         stop_when_broken: bool = True,
         model: nn.Module | None = None,
-    ) -> PGDResult | None:
-        """Return PGD's outcome on the images in `which`, in their order; None where there are none."""
+    ) -> Attempt:
+        """Return PGD's outcome on the images in `which` (N,).
+
+        An image of a deterministic target is broken where some iterate was misclassified. For a stochastic target that
+        would be one chance a step: there the last iterate is evaluated once more, and that alone decides. The same
+        holds for an attack on another `model` than the target.
+        """
         radius = self.epsilon if epsilon is None else epsilon
         generator = self.generator(name)
-        runs = []
-        for indices in which.nonzero()[:, 0].split(self.batch_size):
-            images = self.images[indices]
+        attacked = self.target if model is None else model
+        judged_afterwards = self.stochastic or attacked is not self.target
+        images, losses = self.images.clone(), []
+        broken, last_broken = torch.zeros_like(self.clean), torch.zeros_like(self.clean)
+        for indices in self.batches(which):
+            points = self.images[indices]
             run = pgd(
-                self.target if model is None else model,
-                images,
+                attacked,
+                points,
                 self.labels[indices],
                 epsilon=radius,
                 steps=self.effort.steps if steps is None else steps,
                 loss=loss,
-                start=random_start(images, radius, generator) if move_start else None,
-                stop_when_broken=stop_when_broken,
+                start=random_start(points, radius, generator) if move_start else None,
+                stop_when_broken=stop_when_broken and not judged_afterwards,
             )
-            runs.append(run)
-        if not runs or len(runs[0].broken) == 0:
-            return None
-        return PGDResult(
-            adversarial=torch.cat([run.adversarial for run in runs]),
-            last=torch.cat([run.last for run in runs]),
-            broken=torch.cat([run.broken for run in runs]),
-            last_broken=torch.cat([run.last_broken for run in runs]),
-            nonfinite=torch.cat([run.nonfinite for run in runs]),
-            losses=torch.cat([run.losses for run in runs], dim=1),
-        )
+            images[indices] = run.last if judged_afterwards else run.adversarial
+            broken[indices], last_broken[indices] = run.broken, run.last_broken
+            losses.append(run.losses)
+        if judged_afterwards:
+            broken = last_broken = self.wrong(which, images)
+        survivors = torch.cat(losses, dim=1)[:, ~broken[which]] if losses else self.images.new_zeros((1, 0))
+        return Attempt(images, broken, last_broken, survivors)
 
-    def spread(self, which: Tensor, values: Tensor | None) -> Tensor:
-        """Return (N,) bool with `values` at the places of `which`."""
-        out = torch.zeros_like(self.clean)
-        if values is not None:
-            out[which] = values
-        return out
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attack made of the N images.
+
+    Attributes:
+        images: (N, C, H, W), those that were not attacked unchanged.
+        broken: (N,) bool, the target misclassifies the attacked image.
+        last_broken: (N,) bool, it misclassifies the attack's last iterate.
+        survivor_losses: (steps + 1, M) the loss at every iterate of the M attacked images that are not broken.
+    """
+
+    images: Tensor
+    broken: Tensor
+    last_broken: Tensor
+    survivor_losses: Tensor
