@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import nn
 
-from ibrobust.cli.matching import models_for, trained_on
+from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
@@ -28,7 +28,7 @@ from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.integrations.external import load_reference
 from ibrobust.integrations.reference import is_reference
 from ibrobust.models import HEAD
-from ibrobust.registry import add_evaluation, load_model, model_card
+from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
@@ -207,17 +207,25 @@ def attack_rows(
 
 
 def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | None:
-    """Return the model to transfer from: the one named, else the first other cross-entropy model of the data set.
+    """Return the model to transfer from: the one named, else the first other cross-entropy model that ships.
 
-    None where `name` is "none", or where there is no such model.
+    It has the data set's classes and image size. What lies in the user's registry has no part in it, since a verdict
+    may hang on the surrogate. None where `name` is "none", or where no such model ships.
     """
     if name == NO_SURROGATE:
         return None
     if name is not None:
         return choose_models([name], [], data, data.name)[0]
-    for candidate in models_for(data):
-        recipe = model_card(candidate).recipe
-        if candidate != model and recipe is not None and recipe.objective == "cross_entropy":
+    if tuple(data.test.images.shape[-2:]) != CIFAR10_SIZE:  # of all images that the shipped models were trained on
+        return None
+    for candidate in shipped_models():
+        card = model_card(candidate)
+        if (
+            candidate != model
+            and card.recipe is not None
+            and card.recipe.objective == "cross_entropy"
+            and card.dataset.class_names == data.class_names
+        ):
             return choose_models([candidate], [HEAD], data, data.name)[0]
     return None
 

@@ -25,7 +25,8 @@ def audit(
     surrogate: Annotated[
         str | None,
         typer.Option(
-            help="Model to transfer from, or none. By default a cross-entropy model of the same data set, if any."
+            help="Model to transfer from, or none. By default a cross-entropy model that ships with ibrobust, of the "
+            "same classes and image size, if any."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,

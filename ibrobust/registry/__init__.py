@@ -8,7 +8,7 @@ from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ibrobust.registry.card import ModelCard
-    from ibrobust.registry.catalog import list_models, model_card
+    from ibrobust.registry.catalog import list_models, model_card, shipped_models
     from ibrobust.registry.registry import (
         add_evaluation,
         copy_model,
@@ -28,6 +28,7 @@ _HOMES = {
     "load_model": "ibrobust.registry.registry",
     "model_card": "ibrobust.registry.catalog",
     "register_model": "ibrobust.registry.storing",
+    "shipped_models": "ibrobust.registry.catalog",
     "train": "ibrobust.registry.training",
     "update_metrics": "ibrobust.registry.registry",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "load_model",
     "model_card",
     "register_model",
+    "shipped_models",
     "train",
     "update_metrics",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 
+from ibrobust.home import zoo_dir
 from ibrobust.registry.card import ModelCard, read_card
 from ibrobust.registry.store import card_paths, stored_card
 
@@ -24,6 +25,11 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
             name: path for name, path in paths.items() if read_card(path).dataset.fingerprint == dataset_fingerprint
         }
     return sorted(paths)
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that ship with ibrobust, sorted, less those that the user has replaced."""
+    return sorted(name for name, path in card_paths().items() if path.parent == zoo_dir())
 
 
 def model_card(name: str) -> ModelCard:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from ibrobust.cli.attacking import choose_surrogate
+from ibrobust.data import Dataset
 from ibrobust.registry import model_card
 
 TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
@@ -16,7 +19,8 @@ def baseline(run) -> str:
 
 
 def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline, tmp_path):
-    finished = run("audit", mine, "--eps", "8/255", "--quick", "--n-examples", "32", "--json", "audit.json")
+    options = ["--eps", "8/255", "--quick", "--n-examples", "32", "--surrogate", baseline, "--json", "audit.json"]
+    finished = run("audit", mine, *options)
     assert finished.returncode == 0, finished.stderr
     report = json.loads((tmp_path / "elsewhere" / "audit.json").read_text())["audits"]["head"]
     for check in report["checks"]:
@@ -24,6 +28,24 @@ def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline,
     stored = model_card(mine).evaluations["audit"]["head"]
     assert stored["verdict"] == report["verdict"]
     assert {check["name"]: check["passed"] for check in stored["checks"]}["transfer_not_stronger"] is not None
+
+
+def cifar_like(digits: Dataset, *, size: int = 32) -> Dataset:
+    """Digits under CIFAR-10's classes, at size x size."""
+    card = model_card("cross_entropy-w16-s0")
+    test = replace(digits.test, images=digits.test.images[:, :, :size, :size])
+    return replace(digits, class_names=card.dataset.class_names, test=test)
+
+
+def test_the_default_surrogate_ships_with_ibrobust_whatever_the_user_has(baseline, digits):
+    assert model_card(baseline).recipe.objective == "cross_entropy"
+    assert choose_surrogate(None, "mine", digits) is None  # none ships of these classes
+    assert choose_surrogate(None, "mine", cifar_like(digits)).name == "cross_entropy-w16-s0"
+    assert choose_surrogate(None, "cross_entropy-w16-s0", cifar_like(digits)).name == "cross_entropy-w16-s1"
+
+
+def test_there_is_no_default_surrogate_for_images_of_another_size(digits):
+    assert choose_surrogate(None, "mine", cifar_like(digits, size=16)) is None
 
 
 def test_an_attack_table_shows_the_stored_verdict(run, mine):

@@ -122,13 +122,20 @@ def test_a_planted_defect_is_named(defect, named, plain_model, test_data, report
     assert named in failed(report)
 
 
-@pytest.mark.parametrize("defect", [ScaledLogits, ShatteredInput, QuantisedInput, NanGradient, DetachedBranch, Plateau])
+@pytest.mark.parametrize("defect", [ScaledLogits, QuantisedInput, NanGradient, DetachedBranch, Plateau])
 def test_a_masked_gradient_is_called_masked(defect, plain_model, test_data, reports):
     assert reports(defect, plain_model, test_data).verdict == "masked"
 
 
-@pytest.mark.parametrize("defect", [NoisyInput, Probabilities])
-def test_a_defect_that_hides_no_gradient_is_not_called_sound(defect, plain_model, test_data, reports):
+def test_a_shattered_gradient_is_masked_where_images_are_left_to_hide(plain_model, test_data):
+    images, labels = test_data
+    report = audit(ShatteredInput(plain_model).eval(), images[:96], labels[:96], epsilon=0.02, quick=True)
+    assert report.verdict == "masked"
+    assert report.worst_case_correct > 24  # of those that the plain model loses
+
+
+@pytest.mark.parametrize("defect", [NoisyInput, Probabilities, ShatteredInput])
+def test_a_defect_that_saves_no_image_is_not_called_sound(defect, plain_model, test_data, reports):
     assert reports(defect, plain_model, test_data).verdict == "suspicious"
 
 
@@ -253,6 +260,29 @@ def test_the_verdict_follows_the_worst_failure():
     assert verdict([check(soft, True), check(hard, None)]) == "sound"
     assert verdict([check(soft, False), check(hard, True)]) == "suspicious"
     assert verdict([check(soft, False), check(hard, False)]) == "masked"
+
+
+def test_signs_of_the_gradient_alone_do_not_mask():
+    assert verdict([check(name, False) for name in sorted(GRADIENT_SIGNS)]) == "suspicious"
+
+
+def test_a_zero_gradient_of_cross_entropy_masks_where_the_margin_breaks_what_it_left():
+    assert verdict([check("zero_gradient_cross_entropy", False), check("losses_agree", False)]) == "masked"
+
+
+def test_progress_counts_every_stage(plain_model, test_data):
+    images, labels = test_data
+    seen: list[tuple[int, int]] = []
+    audit(
+        plain_model,
+        images[:4],
+        labels[:4],
+        epsilon=EPSILON,
+        quick=True,
+        progress=lambda stage, done, total: seen.append((done, total)),
+    )
+    total = seen[0][1]
+    assert seen == [(done, total) for done in range(total + 1)]
 
 
 def test_the_lower_bound_is_where_the_binomial_tail_is_five_per_cent():

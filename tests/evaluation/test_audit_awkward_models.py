@@ -1,0 +1,170 @@
+"""What is right for models that look odd, and why: honest ones are cleared, fakes are named."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from awkward_models import (
+    Detached,
+    JpegLike,
+    NoEmptyBatch,
+    Noise,
+    RandomResize,
+    StraightThroughQuantiser,
+    Temperature,
+    Thermometer,
+    ThroughNumpy,
+    WinnersTakeAll,
+    WithoutGrad,
+    Wrapped,
+)
+from torch import Tensor, nn
+
+from ibrobust.evaluation.audit import AuditReport, audit, run
+from ibrobust.evaluation.audit.subject import Effort
+
+EPSILON = 0.03
+Data = tuple[Tensor, Tensor]
+
+
+@pytest.fixture
+def light(monkeypatch):
+    monkeypatch.setattr(run, "QUICK", Effort(images=256, steps=10, queries=20, random_draws=4, draws=4))
+
+
+def quick_audit(model: nn.Module, data: Data, *, images: int = 32, **options) -> AuditReport:
+    return audit(model.eval(), data[0][:images], data[1][:images], epsilon=EPSILON, quick=True, **options)
+
+
+def failed(report: AuditReport) -> set[str]:
+    return {check.name for check in report.failed}
+
+
+@pytest.mark.parametrize("honest", [StraightThroughQuantiser, Thermometer, JpegLike])
+def test_a_straight_through_gradient_that_works_is_sound(honest, plain_model, test_data, light):
+    # It is the gradient of the model within, not of the steps; PGD on it breaks all images, so that it hides none.
+    report = quick_audit(honest(plain_model), test_data)
+    assert report.worst_case_correct <= 2
+    assert report.verdict == "sound"
+
+
+def test_winners_take_all_is_not_masked_where_pgd_breaks_it(plain_model, train_data, test_data, light):
+    # Its gradient jumps and is still good enough here: nothing is left for it to hide.
+    model = copy.deepcopy(plain_model)
+    for index, layer in enumerate(model.features):
+        if isinstance(layer, nn.ReLU):
+            model.features[index] = WinnersTakeAll()
+    _train_briefly(model, train_data)
+    report = quick_audit(model, test_data)
+    assert report.clean_correct >= 28
+    assert report.worst_case_correct <= 3
+    assert report.verdict == "sound"
+
+
+def test_small_noise_is_no_masking_and_leaves_the_plain_model_s_worst_case(plain_model, test_data, light):
+    # Five passes differ, so that it is not as it is taken to be; the gradient misses nothing.
+    report = quick_audit(Noise(plain_model, 0.003), test_data, images=16)
+    assert failed(report) == {"determinism"}
+    assert report.verdict == "suspicious"
+    assert abs(report.worst_case_correct - quick_audit(plain_model, test_data, images=16).worst_case_correct) <= 2
+
+
+def test_small_noise_on_a_robust_model_is_no_masking(robust_model, test_data, light):
+    report = quick_audit(Noise(robust_model, 0.003), test_data, images=16)
+    assert failed(report) == {"determinism"}
+    assert abs(report.worst_case_correct - quick_audit(robust_model, test_data, images=16).worst_case_correct) <= 2
+
+
+def test_random_resizing_that_hides_images_from_single_draws_is_named(plain_model, test_data, light):
+    # The attack on its average breaks what an attack that sees one draw a step does not.
+    report = quick_audit(RandomResize(plain_model), test_data, images=24)
+    assert "averaged_draws_not_stronger" in failed(report)
+    assert report.verdict == "masked"
+
+
+def test_logits_over_a_low_temperature_mask(plain_model, test_data, light):
+    # Cross-entropy has no gradient left, so that FGSM and PGD on it find nothing; the margin has, and breaks all.
+    report = quick_audit(Temperature(plain_model, 1e-3), test_data)
+    assert {"zero_gradient_cross_entropy", "losses_agree"} <= failed(report)
+    assert report.worst_case_correct < report.fgsm_correct - 20
+    assert report.verdict == "masked"
+
+
+def test_logits_over_a_high_temperature_do_not_mask(plain_model, test_data, light):
+    # Small gradients have the same sign.
+    report = quick_audit(Temperature(plain_model, 1e3), test_data)
+    assert report.worst_case_correct == quick_audit(plain_model, test_data).worst_case_correct
+    assert report.verdict == "sound"
+
+
+@pytest.mark.parametrize("cut", [Detached, ThroughNumpy, WithoutGrad])
+def test_a_gradient_that_is_cut_is_zero_and_masks(cut, plain_model, test_data, light):
+    # No attack by gradient moves an image, not even without a bound, where any image can be made any other.
+    report = quick_audit(cut(plain_model), test_data)
+    assert {"zero_gradient_margin", "unbounded_reaches_zero"} <= failed(report)
+    assert report.verdict == "masked"
+
+
+class Coin(nn.Module):
+    """Right with probability 0.9 on an average of four draws, whatever an attack does: the first pixel is the class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        labels = (10.0 * images[:, 0, 0, 0]).round().long().clamp(max=9)
+        logits = F.one_hot(labels, 10).to(images)
+        noise = 2.0 / 1.2816 * torch.randn(len(images))  # Phi(1.2816) = 0.9; the mean of four has half the deviation
+        return logits + noise[:, None] * F.one_hot((labels + 1) % 10, 10)
+
+
+def test_the_worst_case_of_a_stochastic_model_is_no_union_over_draws(light):
+    # Right without an attack, under FGSM, and where a counterexample is evaluated once more: 0.9^3 of the images.
+    labels = torch.arange(256) % 10
+    images = (labels / 10.0)[:, None, None, None].expand(-1, 3, 8, 8).clone()
+    report = audit(Coin(), images, labels, epsilon=0.01, quick=True)
+    assert report.worst_case_correct / 256 == pytest.approx(0.9**3, abs=4 * (0.729 * 0.271 / 256) ** 0.5)
+
+
+@pytest.mark.parametrize("shift", [0, 1], ids=["every image broken", "every image wrong"])
+def test_no_stage_calls_a_model_or_a_surrogate_without_an_image(shift, plain_model, test_data, light):
+    images, labels = test_data
+    model = NoEmptyBatch(plain_model)
+    report = quick_audit(model, (images, (labels + shift) % 10), images=16, surrogate=NoEmptyBatch(plain_model))
+    assert report.worst_case_correct == 0
+
+
+class BatchStatistics(Wrapped):
+    """A batch norm that keeps no running statistics: one image alone has no variance."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.norm = nn.BatchNorm1d(10, affine=False, track_running_stats=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.model(images))
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_named(plain_model, test_data, light):
+    assert "batch_invariance" in failed(quick_audit(BatchStatistics(plain_model), test_data, images=33))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_a_scripted_model_has_the_report_of_the_module_it_was_made_from(plain_model, test_data, light):
+    scripted = torch.jit.script(plain_model)
+    one, other = quick_audit(scripted, test_data, images=16), quick_audit(plain_model, test_data, images=16)
+    assert (one.verdict, one.worst_case_correct) == (other.verdict, other.worst_case_correct)
+
+
+def _train_briefly(model: nn.Module, data: Data) -> None:
+    images, labels = data
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(3):
+            for indices in torch.randperm(len(images)).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images[indices]), labels[indices]).backward()
+                optimizer.step()
+    model.eval()

@@ -1,0 +1,125 @@
+"""What an audit may say of few images: no more than an exact binomial test does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from awkward_models import Detached, Wrapped
+from scipy.stats import binomtest
+from torch import Tensor
+
+from ibrobust.evaluation.audit import audit
+from ibrobust.evaluation.audit.attack_checks import check_averaged_draws, check_random_search, check_unbounded
+from ibrobust.evaluation.audit.attack_runs import AttackRuns
+from ibrobust.evaluation.audit.gradient_checks import (
+    check_gradient_matches_differences,
+    check_gradients,
+    check_saturation,
+)
+from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
+from ibrobust.evaluation.audit.statistics import more_often
+from ibrobust.evaluation.audit.subject import QUICK, Subject
+
+
+def some(count: int, total: int) -> Tensor:
+    return torch.arange(total) < count
+
+
+def runs(total: int, **found: Tensor) -> AttackRuns:
+    none = torch.zeros(total, dtype=torch.bool)
+    names = "fgsm cross_entropy cross_entropy_last margin harder targeted square random large unbounded worst_case"
+    fields = {name: none for name in names.split()} | {"transfer": None, "plain": None}
+    return AttackRuns(**{**fields, **found}, by_epsilon={}, survivor_losses=torch.zeros(21, 0))
+
+
+def subject(model, images: Tensor, labels: Tensor, *, clean: Tensor | None = None, num_classes: int = 10) -> Subject:
+    right = torch.ones(len(images), dtype=torch.bool) if clean is None else clean
+    return Subject(model, model, images, labels, right, num_classes, 0.03, QUICK, 250, 0)
+
+
+def test_one_image_can_be_sound(plain_model, test_data):
+    images, labels = test_data
+    report = audit(plain_model, images[:1], labels[:1], epsilon=0.03, quick=True)
+    assert report.clean_correct == 1
+    assert report.verdict == "sound"
+
+
+def test_one_image_with_a_cut_gradient_is_not_sound(plain_model, test_data):
+    images, labels = test_data
+    assert audit(Detached(plain_model).eval(), images[:1], labels[:1], epsilon=0.03, quick=True).verdict != "sound"
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "classes", "passed"),
+    [
+        (1, 1, 10, None),
+        (0, 1, 10, None),
+        (2, 3, 10, None),  # a guesser gets two of three in 3 of 100 trials
+        (3, 3, 10, True),
+        (10, 100, 10, False),
+        (60, 100, 10, True),
+        (48, 96, 2, False),
+        (5, 5, 2, None),
+    ],
+)
+def test_clean_accuracy_is_judged_where_there_are_images_enough(correct, total, classes, passed):
+    images, labels = torch.zeros(total, 3, 8, 8), torch.zeros(total, dtype=torch.long)
+    clean = some(correct, total)
+    assert check_clean_accuracy(subject(None, images, labels, clean=clean, num_classes=classes)).passed is passed
+
+
+@pytest.mark.parametrize(("count", "total", "passed"), [(1, 1, True), (1, 10, True), (2, 10, False), (2, 96, True)])
+def test_a_comparison_of_attacks_needs_two_images_and_a_share_above_what_is_tolerated(count, total, passed):
+    assert check_random_search(runs(total, random=some(count, total))).passed is passed
+
+
+@pytest.mark.parametrize(("left", "total", "passed"), [(1, 96, True), (1, 20, True), (4, 96, False), (1, 1, False)])
+def test_an_image_that_withstands_pgd_without_a_bound_is_one_of_how_many(left, total, passed):
+    images, labels = torch.zeros(total, 3, 8, 8), torch.zeros(total, dtype=torch.long)
+    found = runs(total, unbounded=~some(left, total))
+    assert check_unbounded(subject(None, images, labels), found).passed is passed
+
+
+@pytest.mark.parametrize(("count", "passed"), [(4, True), (5, False)])
+def test_gradients_are_judged_from_five_images_on(count, passed, plain_model, test_data):
+    images, labels = test_data
+    cut = Detached(plain_model)
+    assert check_gradient_matches_differences(subject(cut, images[:count], labels[:count])).passed is passed
+
+
+class Saturated(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        return 1000.0 * self.model(images)
+
+
+@pytest.mark.parametrize(("count", "passed"), [(4, True), (5, False)])
+def test_saturation_is_judged_from_five_images_on(count, passed, plain_model, test_data):
+    images, labels = test_data
+    assert check_saturation(subject(Saturated(plain_model), images[:count], labels[:count])).passed is passed
+
+
+class FirstIsFlat(Wrapped):
+    """The first image of a batch has no gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(torch.cat([images[:1].detach(), images[1:]]))
+
+
+@pytest.mark.parametrize(("total", "passed"), [(20, True), (1, False)])
+def test_one_zero_gradient_among_many_images_is_none_too_many(total, passed, plain_model, test_data):
+    images, labels = test_data
+    wrapped = FirstIsFlat(plain_model)
+    checks = {check.name: check for check in check_gradients(subject(wrapped, images[:total], labels[:total]))}
+    assert checks["zero_gradient_margin"].passed is passed
+
+
+def test_images_that_fall_either_way_do_not_speak_against_a_stochastic_model():
+    first, second = some(20, 100), torch.arange(100) >= 80
+    assert check_averaged_draws(runs(100, margin=first, plain=second)).passed is True
+    assert check_averaged_draws(runs(100, margin=first, plain=torch.zeros_like(first))).passed is False
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (4, 0), (5, 0), (15, 5), (13, 7), (5, 15)])
+def test_more_often_is_an_exact_binomial_test(one, other):
+    expected = one + other > 0 and binomtest(one, one + other, 0.5, alternative="greater").pvalue < 0.05
+    assert more_often(one, other) == expected
