@@ -41,6 +41,7 @@ class Objective(nn.Module):
         adds_noise: whether the trainer's zero-entropy noise makes sense in front of this objective.
         head: the decoder (B, latent_dim) -> logits (B, num_classes) that is trained with the encoder, or
             None where the objective has none and decoders are fitted afterwards.
+        progress: share of the training that is done, for objectives that change on the way.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +52,11 @@ class Objective(nn.Module):
         super().__init__()
         # Not on the class: a module attribute is looked up on the class before nn.Module's own registry.
         self.head: nn.Module | None = None
+        self.progress = 0.0
+
+    def set_progress(self, progress: float) -> None:
+        """Take note of the share of the training that is done, in [0, 1]; the training says so before each step."""
+        self.progress = progress
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of one batch.

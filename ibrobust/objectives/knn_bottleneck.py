@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.base import Loss, Objective
-from ibrobust.objectives.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
+from ibrobust.objectives.batch_entropy import batch_knn_entropies
+from ibrobust.objectives.entropy import check_class_sizes
+from ibrobust.objectives.memory import LatentMemory
+from ibrobust.objectives.soft_bottleneck import warmed_up
 from ibrobust.objectives.soft_entropy import soft_entropies
-
-# The label of a place in the memory that nothing was put into yet.
-EMPTY = -1
 
 
 class KnnBottleneck(Objective):
-    """min H[Z | Y] + (beta - 1) H[Z] (Kirsch, Lyle, Gal 2020, eq. 10), both by the kNN estimator, in nats.
+    """min H[Z | Y] + (beta - 1) H[Z] (Kirsch, Lyle, Gal 2020, eq. 10), both by the kNN estimator (eq. 13), in nats.
 
-    It has no decoder: one is fitted to the frozen encoder afterwards.
+    It has no decoder: one is fitted to the frozen encoder afterwards. Few neighbours teach little while the latents have
+    no structure yet, so the way to them can be gradual: from many neighbours to few (`first_neighbors`), or through the
+    surrogate of `SoftBottleneck` (`soft_share`). Either way the training ends with the k of the recipe.
 
     Args:
         latent_dim: D.
         num_classes: C.
         beta: the paper's beta'', in [0, 1).
-        num_neighbors: k of both estimates.
+        beta_warm_up: share of the training in which beta rises linearly from 0.
+        num_neighbors: k of H[Z | Y].
+        neighbor_ratio: the k of H[Z] is this many times as large, rounded.
         average_neighbors: average the estimates for 1..k.
-        neighbor_sharpness: where it is given, every point of the batch is a neighbour, see `soft_entropies`, and k is
-            not used. Trains far better on batches of a few hundred; docs/method.md says why.
-        class_sharpness: with a neighbour sharpness, the one of H[Z | Y].
-        memory_size: with a neighbour sharpness, how many of the latest latents are neighbours too.
+        first_neighbors: k at the start; it falls geometrically to `num_neighbors` over `neighbor_fall`.
+        neighbor_fall: share of the training over which k falls.
+        soft_share: share of the training, from its start, in which the surrogate is minimised instead.
+        neighbor_sharpness: the surrogate's power for H[Z].
+        class_sharpness: the surrogate's power for H[Z | Y].
+        memory_size: how many of the latest latents are neighbours too.
     """
 
     options: ClassVar[tuple[str, ...]] = (
         "beta",
+        "beta_warm_up",
         "num_neighbors",
+        "neighbor_ratio",
         "average_neighbors",
+        "first_neighbors",
+        "neighbor_fall",
+        "soft_share",
         "neighbor_sharpness",
         "class_sharpness",
         "memory_size",
     )
     adds_noise: ClassVar[bool] = True
-    memory: Tensor
-    memory_labels: Tensor
 
     def __init__(
         self,
@@ -53,33 +61,47 @@ class KnnBottleneck(Objective):
         beta: float,
         num_neighbors: int,
         average_neighbors: bool,
-        neighbor_sharpness: float | None = None,
-        class_sharpness: float = 0.0,
+        beta_warm_up: float = 0.0,
+        neighbor_ratio: float = 1.0,
+        first_neighbors: int | None = None,
+        neighbor_fall: float = 0.75,
+        soft_share: float = 0.0,
+        neighbor_sharpness: float = 2.0,
+        class_sharpness: float = 0.5,
         memory_size: int = 0,
     ) -> None:
         super().__init__()
-        if memory_size and neighbor_sharpness is None:
+        if first_neighbors is not None and first_neighbors < num_neighbors:
             raise IbrobustError(
-                f"A memory of {memory_size} latents has no use without a neighbour sharpness: give one, or leave the "
-                "memory out."
+                f"first_neighbors is {first_neighbors}, fewer than num_neighbors {num_neighbors}: k falls during "
+                "training, so start with more."
             )
         self.beta = beta
+        self.beta_warm_up = beta_warm_up
         self.num_neighbors = num_neighbors
+        self.neighbor_ratio = neighbor_ratio
         self.average_neighbors = average_neighbors
+        self.first_neighbors = first_neighbors
+        self.neighbor_fall = neighbor_fall
+        self.soft_share = soft_share
+        self.memory = LatentMemory(memory_size, latent_dim)
         self.neighbor_sharpness = neighbor_sharpness
         self.class_sharpness = class_sharpness
-        self.memory_size = memory_size
-        if memory_size:  # buffers, so that a resumed run goes on with the same neighbours
-            self.register_buffer("memory", torch.zeros(memory_size, latent_dim))
-            self.register_buffer("memory_labels", torch.full((memory_size,), EMPTY))
+
+    def neighbors_now(self) -> int:
+        """Return the k of H[Z | Y] at the present progress of the training."""
+        start, end = self.first_neighbors or self.num_neighbors, self.num_neighbors
+        done = min(1.0, (self.progress - self.soft_share) / self.neighbor_fall) if self.neighbor_fall else 1.0
+        return max(end, round(start ** (1.0 - done) * end**done))
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats.
 
-        With a neighbour sharpness the terms are surrogates, not entropies: ``soft H[Z|Y]`` and ``soft H[Z]``.
+        While the surrogate is minimised the terms are its own, ``soft H[Z|Y]`` and ``soft H[Z]``.
         """
-        if self.neighbor_sharpness is not None:
-            memory = (self.memory, self.memory_labels) if self.memory_size else None
+        memory = (self.memory.latents, self.memory.labels)
+        if self.progress < self.soft_share:
+            names = ("soft H[Z|Y]", "soft H[Z]")
             within, overall = soft_entropies(
                 latents,
                 labels,
@@ -87,19 +109,20 @@ class KnnBottleneck(Objective):
                 class_sharpness=self.class_sharpness,
                 memory=memory,
             )
-            if self.training and memory is not None:
-                self._remember(latents.detach(), labels)
-            # Other names, so that no one takes the surrogates for entropies.
-            names = ("soft H[Z|Y]", "soft H[Z]")
-            return Loss(within + (self.beta - 1.0) * overall, dict(zip(names, (within, overall), strict=True)))
-        if not labels.is_cuda:  # a look at labels on a GPU would hold up every step; the loss is NaN there instead
-            check_class_sizes(labels, self.num_neighbors)
-        options: dict[str, Any] = {"average": self.average_neighbors, "validate": False}
-        within = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
-        overall = knn_entropy(latents, self.num_neighbors, **options)
-        return Loss(within + (self.beta - 1.0) * overall, {"H[Z|Y]": within, "H[Z]": overall})
-
-    def _remember(self, latents: Tensor, labels: Tensor) -> None:
-        """Put the batch (B, D) in front, and drop what was there longest."""
-        self.memory = torch.cat([latents.to(self.memory), self.memory])[: self.memory_size]
-        self.memory_labels = torch.cat([labels, self.memory_labels])[: self.memory_size]
+        else:
+            names = ("H[Z|Y]", "H[Z]")
+            k = self.neighbors_now()
+            if not self.memory.size and not labels.is_cuda:  # a look at labels on a GPU would hold up every step
+                check_class_sizes(labels, k)
+            within, overall = batch_knn_entropies(
+                latents,
+                labels,
+                within_neighbors=k,
+                overall_neighbors=max(1, round(self.neighbor_ratio * k)),
+                average=self.average_neighbors,
+                memory=memory,
+            )
+        if self.training:
+            self.memory.remember(latents, labels)
+        beta = warmed_up(self.beta, self.beta_warm_up, self.progress)
+        return Loss(within + (beta - 1.0) * overall, dict(zip(names, (within, overall), strict=True)))

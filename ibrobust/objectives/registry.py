@@ -16,6 +16,7 @@ from ibrobust.objectives.conditional_bottleneck import ConditionalBottleneck
 from ibrobust.objectives.cross_entropy import CrossEntropy
 from ibrobust.objectives.deterministic_bottleneck import DeterministicBottleneck
 from ibrobust.objectives.knn_bottleneck import KnnBottleneck
+from ibrobust.objectives.soft_bottleneck import SoftBottleneck
 from ibrobust.objectives.variational import VariationalBottleneck
 
 ENTRY_POINT_GROUP = "ibrobust.objectives"
@@ -90,3 +91,4 @@ register_objective("cross_entropy")(CrossEntropy)
 register_objective("dib")(DeterministicBottleneck)
 register_objective("dvib")(VariationalBottleneck)
 register_objective("knn_ib")(KnnBottleneck)
+register_objective("soft_ib")(SoftBottleneck)

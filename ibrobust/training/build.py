@@ -55,13 +55,16 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
             "lower it."
         )
-    per_class = recipe.batch_size // dataset.num_classes
+    most = max(recipe.num_neighbors, recipe.first_neighbors or 0)
     needs_neighbors = "num_neighbors" in objective_class(recipe.objective).options
-    if needs_neighbors and recipe.neighbor_sharpness is None and per_class <= recipe.num_neighbors:
+    held, what = (recipe.memory_size, "memory") if recipe.memory_size else (recipe.batch_size, "batch")
+    per_class = held // dataset.num_classes
+    if needs_neighbors and per_class <= most:
+        remedy = "memory_size" if recipe.memory_size else "the batch size"
         raise IbrobustError(
-            f"A batch of {recipe.batch_size} has {per_class} images of each of the {dataset.num_classes} classes, too "
-            f"few for {recipe.num_neighbors} neighbours in every class: raise the batch size to "
-            f"{(recipe.num_neighbors + 1) * dataset.num_classes} or more, or lower num_neighbors."
+            f"A {what} of {held} has {per_class} images of each of the {dataset.num_classes} classes, too "
+            f"few for {most} neighbours in every class: raise {remedy} to "
+            f"{(most + 1) * dataset.num_classes} or more, or lower num_neighbors."
         )
     if recipe.batch_size % processes:
         raise IbrobustError(

@@ -16,10 +16,14 @@ from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import FittedDecoder
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Augmentation = Literal["none", "crop", "crop_flip"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "one_cycle", "cosine", "constant"]
 Precision = Literal["no", "bf16", "fp16"]
+
+# The objectives whose loss is H[Z|Y] + (beta - 1) H[Z].
+ENTROPY_OBJECTIVES = ("knn_ib", "soft_ib")
 
 
 class Recipe(BaseModel):
@@ -35,21 +39,31 @@ class Recipe(BaseModel):
     )
     objective: Annotated[str, Field(description="training objective, by its registered name")] = "knn_ib"
     beta: Annotated[float, Field(ge=0.0, description="weight of the bottleneck term; of knn_ib in [0, 1)")] = 0.03
-    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator")] = 3
-    average_neighbors: Annotated[
-        bool, Field(description="average the estimators for 1..k instead of using the k-th alone")
-    ] = False
-    neighbor_sharpness: Annotated[
-        float | None,
-        Field(
-            gt=0.0, description="take all points of a batch for neighbours, weighted by this power; k is not used then"
-        ),
-    ] = None
-    class_sharpness: Annotated[
-        float, Field(ge=0.0, description="the power for H[Z|Y], where there is a neighbor_sharpness for H[Z]")
+    beta_warm_up: Annotated[
+        Share, Field(description="share of the training in which beta rises linearly from 0 (knn_ib, soft_ib)")
     ] = 0.0
+    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator (knn_ib)")] = 3
+    neighbor_ratio: Annotated[
+        float, Field(gt=0.0, description="k for H[Z] as a multiple of the k for H[Z|Y] (knn_ib)")
+    ] = 1.0
+    average_neighbors: Annotated[
+        bool, Field(description="average the estimators for 1..k instead of using the k-th alone (knn_ib)")
+    ] = False
+    first_neighbors: Annotated[
+        int | None, Field(ge=1, description="k at the start of training, which falls to num_neighbors (knn_ib)")
+    ] = None
+    neighbor_fall: Annotated[Share, Field(description="share of the training over which k falls (knn_ib)")] = 0.75
+    soft_share: Annotated[
+        Share, Field(description="share of the training, from its start, that minimises soft_ib's surrogate (knn_ib)")
+    ] = 0.0
+    neighbor_sharpness: Annotated[
+        float, Field(gt=0.0, description="power for H[Z] in the surrogate (soft_ib, and knn_ib with soft_share)")
+    ] = 2.0
+    class_sharpness: Annotated[
+        float, Field(ge=0.0, description="power for H[Z|Y] in the surrogate (soft_ib, and knn_ib with soft_share)")
+    ] = 0.5
     memory_size: Annotated[
-        int, Field(ge=0, description="how many of the latest latents are neighbours too; needs a neighbor_sharpness")
+        int, Field(ge=0, description="how many of the latest latents are neighbours too (knn_ib, soft_ib)")
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
@@ -97,12 +111,24 @@ class Recipe(BaseModel):
     ] = False
     seed: Annotated[int, Field(ge=0, lt=2**63, description="decides initial weights, batches, noise")] = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names_of_today(cls, fields: Any) -> Any:
+        """Return the fields of today: soft_ib used to be knn_ib with a neighbour sharpness, null where there was none."""
+        if not isinstance(fields, dict) or "neighbor_sharpness" not in fields or "soft_share" in fields:
+            return fields
+        if fields["neighbor_sharpness"] is None:
+            return {name: value for name, value in fields.items() if name != "neighbor_sharpness"}
+        if fields.get("objective", "knn_ib") == "knn_ib":
+            return {"class_sharpness": 0.0, **fields, "objective": "soft_ib"}
+        return fields
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.dropout and self.dropconnect:
             raise ValueError(f"dropout {self.dropout} and dropconnect {self.dropconnect} are both set: choose one")
-        if self.objective == "knn_ib" and self.beta >= 1.0:
-            raise ValueError(f"beta {self.beta:g} of knn_ib is not below 1: it would minimise H[Z] as well")
+        if self.objective in ENTROPY_OBJECTIVES and self.beta >= 1.0:
+            raise ValueError(f"beta {self.beta:g} of {self.objective} is not below 1: it would minimise H[Z] as well")
         if len(set(self.decoders)) != len(self.decoders):
             raise ValueError(f"decoders {', '.join(self.decoders)} name one twice")
         return self
@@ -139,7 +165,7 @@ class Recipe(BaseModel):
         parts = [self.objective]
         if self.objective not in ("cross_entropy", "adversarial"):
             parts.append(f"beta{self.beta:g}")
-        if self.objective == "knn_ib" and not self.noise:
+        if self.objective in ENTROPY_OBJECTIVES and not self.noise:
             parts.append("no_noise")
         if self.dropout:
             parts.append(f"dropout{self.dropout:g}")

@@ -169,7 +169,7 @@ def _run(
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
         means = _train_epoch(
-            recipe, train, dataset.train.labels, epoch, step, prepared, schedule, accelerator, on_progress
+            recipe, train, dataset.train.labels, epoch, step, objective, prepared, schedule, accelerator, on_progress
         )
         schedule.after_epoch(means["loss"])
         seconds = time.perf_counter() - started
@@ -226,6 +226,7 @@ def _train_epoch(
     labels: Tensor,
     epoch: int,
     step: nn.Module,
+    objective: Objective,
     optimizer: Any,
     schedule: LearningRateSchedule,
     accelerator: Any,
@@ -246,6 +247,7 @@ def _train_epoch(
 
     steps = len(batches)
     sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}  # an objective may change its terms on the way
     bad_step = torch.full((), -1, device=device)
     started = time.perf_counter()
     for index in range(steps):
@@ -253,6 +255,7 @@ def _train_epoch(
         images = train.images[batch]  # (B / P, 3, H, W) uint8
         if recipe.augment != "none":
             images = crop_and_flip(images, own_share(offsets[index]), own_share(flips[index]))
+        objective.set_progress(((epoch - 1) * steps + index) / (recipe.epochs * steps))
         total, terms = step(to_unit_range(images), train.labels[batch])
         accelerator.backward(total)
         optimizer.step()
@@ -262,6 +265,7 @@ def _train_epoch(
         bad_step = torch.where((bad_step < 0) & ~total.detach().isfinite(), index, bad_step)
         for name, value in {"loss": total.detach(), **terms}.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
+            counts[name] = counts.get(name, 0) + 1
         done = index + 1
         if done % STEPS_BETWEEN_LOOKS == 0 or done == steps:
             if (bad := int(bad_step)) >= 0:
@@ -271,9 +275,9 @@ def _train_epoch(
             if on_progress:
                 speed = done * recipe.batch_size / (time.perf_counter() - started)
                 left = ((recipe.epochs - epoch) * steps + steps - done) * recipe.batch_size / speed
-                means = {name: float(value) / done for name, value in sums.items()}
+                means = {name: float(value) / counts[name] for name, value in sums.items()}
                 on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left))
-    return {name: float(value) / steps for name, value in sums.items()}
+    return {name: float(value) / counts[name] for name, value in sums.items()}
 
 
 def _remedy_for_no_number(recipe: Recipe) -> str:

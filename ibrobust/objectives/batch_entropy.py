@@ -1,0 +1,83 @@
+"""Both kNN entropies of a training batch, with a memory of earlier latents as further neighbours."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# A squared distance in product form, |a|^2 + |b|^2 - 2 a.b in float64, is rounded by less than this share of
+# |a|^2 + |b|^2. Below it points coincide as far as can be told: they count as that far apart and get no gradient.
+ROUNDING = 1e-14
+
+
+def batch_knn_entropies(
+    z: Tensor,
+    labels: Tensor,
+    *,
+    within_neighbors: int,
+    overall_neighbors: int,
+    average: bool = False,
+    memory: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the Kozachenko-Leonenko estimates of H[Z | Y] and H[Z], two scalars in nats.
+
+    Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch. Points of a memory are neighbours
+    too: the mean over i stays over the batch, r_k(i) is the distance to the k-th nearest among N - 1 + M points, and
+    N + M takes the place of N in psi(N). Where fewer than k neighbours exist, as in the first steps, all of them are
+    used, with their number for k. All distances come from one float64 matrix (N, N + M), so the neighbours are exact and
+    the host never waits for a GPU.
+
+    Args:
+        z: (N, D) points, float; the batch.
+        labels: (N,) integer classes.
+        within_neighbors: k for H[Z | Y], at least 1.
+        overall_neighbors: k for H[Z], at least 1.
+        average: the mean of the estimates for 1..k in place of that for k.
+        memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
+            count.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        points = z.double()
+        centre = points.detach().mean(dim=0)
+        points = points - centre
+        neighbors, their_labels = points, labels
+        if memory is not None:
+            neighbors = torch.cat([points, memory[0].double() - centre])  # (N + M, D)
+            their_labels = torch.cat([labels, memory[1]])
+        norms = neighbors.square().sum(dim=1)
+        sums = norms[: len(z), None] + norms  # (N, N + M)
+        squared = torch.maximum(sums - 2.0 * points @ neighbors.T, ROUNDING * sums.detach())
+        counts = (their_labels >= 0).expand(len(z), -1).clone()
+        counts.diagonal().fill_(False)  # no point is its own neighbour
+        same = counts & (labels[:, None] == their_labels)
+        dim = z.shape[1]
+        within = _estimate(squared, same, within_neighbors, dim=dim, average=average)
+        overall = _estimate(squared, counts, overall_neighbors, dim=dim, average=average)
+        dtype = z.dtype if z.dtype == torch.float64 else torch.float32
+        return within.to(dtype), overall.to(dtype)
+
+
+def _estimate(squared: Tensor, counts: Tensor, num_neighbors: int, *, dim: int, average: bool) -> Tensor:
+    """Return the mean estimate of the rows of squared distances (N, N + M); points that do not count are no neighbours.
+
+    Rows without any neighbour are left out.
+    """
+    most = min(num_neighbors, squared.shape[1])
+    nearest = squared.detach().masked_fill(~counts, math.inf).topk(most, dim=1, largest=False).indices
+    logs = squared.gather(1, nearest).log()  # (N, k), ascending
+    others = counts.sum(dim=1)
+    ranks = torch.arange(1, most + 1, device=squared.device, dtype=squared.dtype)
+    last = others.clamp(min=1, max=most)  # (N,), the k that there is
+    digammas = ranks.digamma()
+    if average:
+        used = ranks <= last[:, None]
+        logs = torch.where(used, logs, 0.0).sum(dim=1) / last
+        digammas = digammas.cumsum(dim=0) / ranks
+    else:
+        logs = logs.gather(1, last[:, None] - 1).squeeze(1)
+    log_volume = 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1.0)
+    entropies = (others + 1).double().digamma() - digammas[last - 1] + log_volume + 0.5 * dim * logs  # (N,)
+    present = others > 0
+    return torch.where(present, entropies, 0.0).sum() / present.sum().clamp(min=1)

@@ -1,0 +1,36 @@
+"""The latest latents of a training, kept as further neighbours of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# The label of a place that no latent was put into yet.
+EMPTY = -1
+
+
+class LatentMemory(nn.Module):
+    """The latest `size` latents with their labels. They get no gradient.
+
+    An entropy is then estimated from more points than a batch holds ("samples from the whole training set", Kirsch,
+    Lyle, Gal 2020, section 4.1). Buffers, so that a resumed training has the same neighbours.
+
+    Args:
+        size: M, the number of latents kept; with 0 the memory stays empty.
+        latent_dim: D.
+    """
+
+    latents: Tensor
+    labels: Tensor
+
+    def __init__(self, size: int, latent_dim: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("latents", torch.zeros(size, latent_dim))
+        self.register_buffer("labels", torch.full((size,), EMPTY))
+
+    def remember(self, latents: Tensor, labels: Tensor) -> None:
+        """Put a batch of latents (B, D) with labels (B,) first and drop the oldest."""
+        if self.size:
+            self.latents = torch.cat([latents.detach().to(self.latents), self.latents])[: self.size]
+            self.labels = torch.cat([labels, self.labels])[: self.size]

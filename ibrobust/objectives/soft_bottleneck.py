@@ -1,0 +1,77 @@
+"""A surrogate of the paper's objective: all points of a batch and a memory are neighbours, and k is not used."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ibrobust.objectives.base import Loss, Objective
+from ibrobust.objectives.memory import LatentMemory
+from ibrobust.objectives.soft_entropy import soft_entropies
+
+
+class SoftBottleneck(Objective):
+    """min soft H[Z | Y] + (beta - 1) soft H[Z], eq. (10) of Kirsch, Lyle, Gal (2020) with `soft_entropies` for entropies.
+
+    It is not the k-nearest-neighbour estimator of the paper, see `KnnBottleneck`. It has no decoder: one is fitted to the
+    frozen encoder afterwards.
+
+    Args:
+        latent_dim: D.
+        num_classes: C.
+        beta: the paper's beta'', in [0, 1).
+        beta_warm_up: share of the training in which beta rises linearly from 0.
+        neighbor_sharpness: the power for H[Z], see `soft_entropies`.
+        class_sharpness: the power for H[Z | Y].
+        memory_size: how many of the latest latents are neighbours too.
+    """
+
+    options: ClassVar[tuple[str, ...]] = (
+        "beta",
+        "beta_warm_up",
+        "neighbor_sharpness",
+        "class_sharpness",
+        "memory_size",
+    )
+    adds_noise: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        num_classes: int,  # noqa: ARG002
+        beta: float,
+        neighbor_sharpness: float,
+        beta_warm_up: float = 0.0,
+        class_sharpness: float = 0.0,
+        memory_size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.beta = beta
+        self.beta_warm_up = beta_warm_up
+        self.neighbor_sharpness = neighbor_sharpness
+        self.class_sharpness = class_sharpness
+        self.memory = LatentMemory(memory_size, latent_dim)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+        """Return the loss of noisy latents (B, D) with labels (B,); terms ``soft H[Z|Y]`` and ``soft H[Z]``.
+
+        They have other names than entropies since they are none.
+        """
+        within, overall = soft_entropies(
+            latents,
+            labels,
+            sharpness=self.neighbor_sharpness,
+            class_sharpness=self.class_sharpness,
+            memory=(self.memory.latents, self.memory.labels),
+        )
+        if self.training:
+            self.memory.remember(latents, labels)
+        beta = warmed_up(self.beta, self.beta_warm_up, self.progress)
+        return Loss(within + (beta - 1.0) * overall, {"soft H[Z|Y]": within, "soft H[Z]": overall})
+
+
+def warmed_up(beta: float, warm_up: float, progress: float) -> float:
+    """Return beta after the share `progress` of a training in whose first share `warm_up` it rises linearly from 0."""
+    return beta * min(1.0, progress / warm_up) if warm_up else beta
