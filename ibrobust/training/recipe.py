@@ -20,14 +20,38 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Augmentation = Literal["none", "crop", "crop_flip"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "one_cycle", "cosine", "constant"]
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
 
 # The objectives whose loss is H[Z|Y] + (beta - 1) H[Z].
 ENTROPY_OBJECTIVES = ("knn_ib", "soft_ib")
 
+# What an objective trains best with, in place of the fields' own defaults (docs/method.md).
+BEST_WITH: dict[str, dict[str, Any]] = {
+    "knn_ib": {
+        "num_neighbors": 50,
+        "neighbor_ratio": 4.0,
+        "average_neighbors": True,
+        "soft_share": 0.75,
+        "memory_size": 2000,
+        "fixed_power": True,
+    },
+    "soft_ib": {"memory_size": 5000, "fixed_power": True},
+}
+
+# The defaults from before soft_ib had its own name, of the fields that have others now.
+BEFORE: dict[str, Any] = {
+    "class_sharpness": 0.0,
+    "memory_size": 0,
+    "soft_share": 0.0,
+    "neighbor_ratio": 1.0,
+    "num_neighbors": 3,
+    "average_neighbors": False,
+    "fixed_power": False,
+}
+
 
 class Recipe(BaseModel):
-    """How a model is trained. The defaults are the paper's values wherever the paper gives one.
+    """How a model is trained. The defaults are what trains best, by objective; the paper's recipe is `preset("paper")`.
 
     Give unknown keys or values out of range and pydantic's ValidationError, a ValueError, names them.
     """
@@ -42,12 +66,12 @@ class Recipe(BaseModel):
     beta_warm_up: Annotated[
         Share, Field(description="share of the training in which beta rises linearly from 0 (knn_ib, soft_ib)")
     ] = 0.0
-    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator (knn_ib)")] = 3
+    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator (knn_ib, dib)")] = 3
     neighbor_ratio: Annotated[
         float, Field(gt=0.0, description="k for H[Z] as a multiple of the k for H[Z|Y] (knn_ib)")
     ] = 1.0
     average_neighbors: Annotated[
-        bool, Field(description="average the estimators for 1..k instead of using the k-th alone (knn_ib)")
+        bool, Field(description="average the estimators for 1..k instead of using the k-th alone (knn_ib, dib)")
     ] = False
     first_neighbors: Annotated[
         int | None, Field(ge=1, description="k at the start of training, which falls to num_neighbors (knn_ib)")
@@ -80,7 +104,7 @@ class Recipe(BaseModel):
     ] = {}
 
     width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
-    latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 256
+    latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 128
     fixed_power: Annotated[
         bool, Field(description="centre the latents and fix their power, by one scalar for all dimensions")
     ] = False
@@ -90,22 +114,24 @@ class Recipe(BaseModel):
     decoders: Annotated[
         tuple[FittedDecoder, ...],
         Field(description="decoders fitted on the frozen encoder, the first is the default"),
-    ] = ("gaussian_mixture", "logistic")
+    ] = ("logistic", "gaussian_mixture")
 
     resfc_units: Annotated[int, Field(ge=1, description="units of the resfc decoder's layers")] = 1024
 
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 150
-    batch_size: Annotated[int, Field(ge=2, description="images a step")] = 200
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 20
+    batch_size: Annotated[int, Field(ge=2, description="images per step")] = 125
     balanced_batches: Annotated[bool, Field(description="the same number of images of each class in a batch")] = True
     augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
-    optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adam"
-    learning_rate: Annotated[float, Field(gt=0.0, description="learning rate, the highest of its schedule")] = 5e-4
-    weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 0.0
+    optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0.0, description="learning rate, the highest of its schedule")] = 0.01
+    weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 1e-4
     schedule: Annotated[
         Schedule,
         Field(description="plateau: times sqrt(0.1) when the loss has not improved for more than 10 epochs"),
-    ] = "plateau"
-    mixed_precision: Annotated[Precision, Field(description="autocast on the device")] = "no"
+    ] = "one_cycle"
+    mixed_precision: Annotated[
+        Precision, Field(description="autocast; auto: bf16 if the device has instructions for it, else no")
+    ] = "auto"
     compile: Annotated[
         bool, Field(description="torch.compile the encoder for training: faster on GPUs, after a minute or so")
     ] = False
@@ -113,15 +139,23 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_names_of_today(cls, fields: Any) -> Any:
-        """Return the fields of today: soft_ib used to be knn_ib with a neighbour sharpness, null where there was none."""
-        if not isinstance(fields, dict) or "neighbor_sharpness" not in fields or "soft_share" in fields:
+    def _filled_up(cls, fields: Any) -> Any:
+        """Give fields that are left out what their objective trains best with, and bring old recipes up to date.
+
+        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have a neighbour
+        sharpness and no share of the training for it.
+        """
+        if not isinstance(fields, dict):
             return fields
-        if fields["neighbor_sharpness"] is None:
-            return {name: value for name, value in fields.items() if name != "neighbor_sharpness"}
-        if fields.get("objective", "knn_ib") == "knn_ib":
-            return {"class_sharpness": 0.0, **fields, "objective": "soft_ib"}
-        return fields
+        if "neighbor_sharpness" in fields and "soft_share" not in fields:
+            fields = {**BEFORE, **fields}
+            if fields["neighbor_sharpness"] is None:
+                del fields["neighbor_sharpness"]
+            elif fields.get("objective", "knn_ib") == "knn_ib":
+                fields["objective"] = "soft_ib"
+        objective = fields.get("objective", "knn_ib")
+        best = BEST_WITH.get(objective, {}) if isinstance(objective, str) else {}
+        return {**best, **fields}
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

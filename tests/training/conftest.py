@@ -24,4 +24,5 @@ def tiny_recipe() -> Recipe:
         schedule="one_cycle",
         learning_rate=3e-3,
         decoders=("logistic",),
+        mixed_precision="no",
     )

@@ -18,10 +18,10 @@ from ibrobust.training.trainer import build_step
 OBJECTIVES: list[dict[str, Any]] = [
     {"objective": "cross_entropy"},
     {"objective": "cross_entropy", "dropconnect": 0.5},
-    {"objective": "knn_ib"},
+    {"objective": "knn_ib", "soft_share": 0.5},
     {"objective": "knn_ib", "average_neighbors": True, "fixed_power": True},
-    {"objective": "knn_ib", "neighbor_sharpness": 2.0},
-    {"objective": "knn_ib", "neighbor_sharpness": 2.0, "memory_size": 512},
+    {"objective": "soft_ib", "memory_size": 0},
+    {"objective": "soft_ib", "memory_size": 512},
     {"objective": "dvib"},
     {"objective": "ceb"},
     {"objective": "dib"},

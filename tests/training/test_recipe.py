@@ -9,10 +9,31 @@ from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe, preset_names
 
 
-def test_the_defaults_are_the_papers():
-    recipe = Recipe()
-    assert (recipe.objective, recipe.optimizer, recipe.learning_rate) == ("knn_ib", "adam", 5e-4)
-    assert (recipe.schedule, recipe.epochs, recipe.width, recipe.latent_dim) == ("plateau", 150, 64, 256)
+def test_the_defaults_are_those_of_the_best_preset_at_the_papers_width():
+    best = Recipe.preset("knn_w16")
+    assert Recipe(beta=best.beta, resfc_units=best.resfc_units) == best.model_copy(update={"width": 64})
+
+
+def test_other_objectives_keep_the_plain_defaults():
+    recipe = Recipe(objective="cross_entropy")
+    assert (recipe.fixed_power, recipe.memory_size, recipe.num_neighbors, recipe.soft_share) == (False, 0, 3, 0.0)
+
+
+def test_what_is_given_comes_before_what_the_objective_trains_best_with():
+    recipe = Recipe.parse({"num_neighbors": 3, "soft_share": 0.0})
+    assert (recipe.num_neighbors, recipe.soft_share, recipe.memory_size) == (3, 0.0, 2000)
+
+
+def test_the_surrogate_of_an_old_recipe_is_called_by_its_name():
+    old = {"objective": "knn_ib", "num_neighbors": 3, "neighbor_sharpness": 2.0, "class_sharpness": 0.5}
+    recipe = Recipe.parse(old)
+    assert (recipe.objective, recipe.class_sharpness, recipe.memory_size) == ("soft_ib", 0.5, 0)
+
+
+def test_the_estimator_of_an_old_recipe_is_trained_as_it_was():
+    recipe = Recipe.parse({"objective": "knn_ib", "neighbor_sharpness": None, "num_neighbors": 5})
+    assert (recipe.objective, recipe.num_neighbors, recipe.average_neighbors) == ("knn_ib", 5, False)
+    assert (recipe.soft_share, recipe.memory_size, recipe.neighbor_ratio) == (0.0, 0, 1.0)
 
 
 def test_a_recipe_is_frozen():
@@ -139,7 +160,8 @@ def test_a_preset_is_a_whole_recipe(name):
 
 def test_the_papers_preset_is_the_papers_objective():
     recipe = Recipe.preset("paper")
-    assert (recipe.objective, recipe.neighbor_sharpness, recipe.memory_size) == ("knn_ib", None, 0)
+    assert (recipe.objective, recipe.num_neighbors, recipe.average_neighbors) == ("knn_ib", 3, False)
+    assert (recipe.soft_share, recipe.memory_size, recipe.fixed_power) == (0.0, 0, False)
     assert (recipe.optimizer, recipe.learning_rate, recipe.schedule, recipe.epochs) == ("adam", 5e-4, "plateau", 150)
 
 

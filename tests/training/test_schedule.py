@@ -21,7 +21,7 @@ def rate(of: torch.optim.Optimizer) -> float:
 @pytest.mark.parametrize("loss", [2.0, -2.0])
 def test_the_plateau_lowers_the_rate_after_more_than_ten_epochs_without_improvement(loss):
     adam = optimizer()
-    schedule = LearningRateSchedule(Recipe(learning_rate=1.0), adam, steps_per_epoch=5)
+    schedule = LearningRateSchedule(Recipe(schedule="plateau", learning_rate=1.0), adam, steps_per_epoch=5)
     for _ in range(11):  # the first sets the mark, ten do not improve on it
         schedule.after_epoch(loss)
     assert rate(adam) == 1.0
@@ -31,7 +31,7 @@ def test_the_plateau_lowers_the_rate_after_more_than_ten_epochs_without_improvem
 
 def test_a_negative_loss_that_worsens_a_little_is_no_improvement():
     adam = optimizer()
-    schedule = LearningRateSchedule(Recipe(learning_rate=1.0), adam, steps_per_epoch=5)
+    schedule = LearningRateSchedule(Recipe(schedule="plateau", learning_rate=1.0), adam, steps_per_epoch=5)
     for epoch in range(12):
         schedule.after_epoch(-100.0 + 1e-4 * epoch)
     assert rate(adam) < 1.0
@@ -39,7 +39,7 @@ def test_a_negative_loss_that_worsens_a_little_is_no_improvement():
 
 def test_an_improving_loss_keeps_the_rate():
     adam = optimizer()
-    schedule = LearningRateSchedule(Recipe(learning_rate=1.0), adam, steps_per_epoch=5)
+    schedule = LearningRateSchedule(Recipe(schedule="plateau", learning_rate=1.0), adam, steps_per_epoch=5)
     for epoch in range(40):
         schedule.after_epoch(1.0 - epoch)
     assert rate(adam) == 1.0

@@ -19,16 +19,13 @@ from ibrobust.training.trainer import train_encoder
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-BASE = {"dataset": "digits", "width": 2, "latent_dim": 8, "batch_size": 100, "optimizer": "sgd", "learning_rate": 0.01}
+BASE = {"dataset": "digits", "width": 2, "latent_dim": 8, "batch_size": 100, "optimizer": "sgd", "learning_rate": 0.01, "mixed_precision": "no"}
+PLAIN = {"objective": "knn_ib", "num_neighbors": 3, "soft_share": 0.0, "memory_size": 0}
 CASES = {
-    "knn_ib": {"objective": "knn_ib", "noise": True},
-    "soft neighbours with a memory": {
-        "objective": "knn_ib",
-        "noise": True,
-        "neighbor_sharpness": 2.0,
-        "memory_size": 150,
-    },
-    "fixed power": {"objective": "knn_ib", "noise": True, "fixed_power": True},
+    "knn_ib": {**PLAIN, "fixed_power": False},
+    "knn_ib with a memory": {**PLAIN, "memory_size": 150},
+    "soft_ib with a memory": {"objective": "soft_ib", "memory_size": 150, "fixed_power": False},
+    "fixed power": PLAIN,
     "cross_entropy with dropconnect": {"objective": "cross_entropy", "dropconnect": 0.5},
     "dvib": {"objective": "dvib", "num_samples": 2},
     "ceb": {"objective": "ceb"},
@@ -40,7 +37,7 @@ ACCELERATE = [
     *("--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no", "-m"),
 ]
 TINY = [
-    *("--dataset=digits", "--width=2", "--latent-dim=8", "--decoder=logistic", "--schedule=one_cycle"),
+    *("--dataset=digits", "--width=2", "--latent-dim=8", "--decoder=logistic", "--schedule=one_cycle", "--mixed-precision=no"),
     "--device=cpu",
 ]
 TOLERANCE = 1e-7  # in units of a tensor's largest value

@@ -73,9 +73,9 @@ def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
         train_encoder(tiny_recipe, fewer, tmp_path / "cut", resume=True)
 
 
-def test_a_resumed_run_with_fixed_power_and_soft_neighbours_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
+def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(
-        update={"fixed_power": True, "neighbor_sharpness": 2.0, "memory_size": 150, "batch_size": 100}
+        update={"fixed_power": True, "soft_share": 0.5, "memory_size": 150, "batch_size": 100}
     )
     whole = train_encoder(recipe, digits, tmp_path / "whole")
     with pytest.raises(Stop):
@@ -85,7 +85,7 @@ def test_a_resumed_run_with_fixed_power_and_soft_neighbours_equals_an_uninterrup
 
 
 def test_soft_neighbours_need_no_k_in_every_class(tiny_recipe, digits, tmp_path):
-    recipe = tiny_recipe.model_copy(update={"neighbor_sharpness": 2.0, "batch_size": 20, "epochs": 1})
+    recipe = tiny_recipe.model_copy(update={"objective": "soft_ib", "memory_size": 0, "batch_size": 20, "epochs": 1})
     train_encoder(recipe, digits, tmp_path)
 
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ibrobust.errors import IbrobustError
+from ibrobust.objectives import build_objective
+from ibrobust.objectives.batch_entropy import batch_knn_entropies
+from ibrobust.objectives.soft_entropy import soft_entropies
+
+LABELS = torch.arange(40) % 4
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    return torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+
+
+def objective(**options):
+    defaults = {"beta": 0.2, "num_neighbors": 2, "average_neighbors": True}
+    return build_objective("knn_ib", latent_dim=5, num_classes=4, **{**defaults, **options})
+
+
+def test_k_falls_geometrically_and_stays_at_its_end():
+    knn = objective(num_neighbors=4, first_neighbors=64, neighbor_fall=0.5)
+    seen = []
+    for progress in (0.0, 0.25, 0.5, 0.75, 0.999):
+        knn.set_progress(progress)
+        seen.append(knn.neighbors_now())
+    assert seen == [64, 16, 4, 4, 4]
+
+
+def test_the_first_share_of_a_training_minimises_the_surrogate_and_the_rest_the_estimator(latents: Tensor):
+    knn = objective(soft_share=0.5)
+    knn.set_progress(0.49)
+    within, overall = soft_entropies(latents, LABELS, sharpness=2.0, class_sharpness=0.5)
+    early = knn(latents, LABELS)
+    assert set(early.terms) == {"soft H[Z|Y]", "soft H[Z]"}
+    assert float(early.total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
+    knn.set_progress(0.5)
+    within, overall = batch_knn_entropies(latents, LABELS, within_neighbors=2, overall_neighbors=2, average=True)
+    late = knn(latents, LABELS)
+    assert set(late.terms) == {"H[Z|Y]", "H[Z]"}
+    assert float(late.total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
+
+
+def test_h_of_z_has_its_own_number_of_neighbours(latents: Tensor):
+    within, overall = batch_knn_entropies(latents, LABELS, within_neighbors=2, overall_neighbors=6, average=True)
+    loss = objective(neighbor_ratio=3.0)(latents, LABELS)
+    assert float(loss.total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
+
+
+def test_beta_rises_linearly_in_its_warm_up(latents: Tensor):
+    knn = objective(beta_warm_up=0.4)
+    terms = knn(latents, LABELS).terms
+    totals = []
+    for progress in (0.0, 0.1, 0.4, 0.9):
+        knn.set_progress(progress)
+        totals.append(float(knn(latents, LABELS).total - (terms["H[Z|Y]"] - terms["H[Z]"])) / float(terms["H[Z]"]))
+    assert totals == pytest.approx([0.0, 0.05, 0.2, 0.2], abs=1e-5)
+
+
+def test_the_latest_latents_are_neighbours_in_training_alone(latents: Tensor):
+    knn = objective(memory_size=20)
+    knn(latents[:15], LABELS[:15])
+    memory = (latents[:15], LABELS[:15])
+    within, overall = batch_knn_entropies(
+        latents[15:], LABELS[15:], within_neighbors=2, overall_neighbors=2, average=True, memory=memory
+    )
+    knn.eval()
+    for _ in range(2):  # nothing is remembered in between
+        assert float(knn(latents[15:], LABELS[15:]).total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
+
+
+def test_more_neighbours_at_the_end_than_at_the_start_are_refused():
+    with pytest.raises(IbrobustError, match="first_neighbors is 3, fewer than num_neighbors 9"):
+        objective(num_neighbors=9, first_neighbors=3)
