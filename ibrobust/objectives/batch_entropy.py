@@ -23,11 +23,11 @@ def batch_knn_entropies(
 ) -> tuple[Tensor, Tensor]:
     """Return the Kozachenko-Leonenko estimates of H[Z | Y] and H[Z], two scalars in nats.
 
-    Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch. Points of a memory are neighbours
-    too: the mean over i stays over the batch, r_k(i) is the distance to the k-th nearest among N - 1 + M points, and
-    N + M takes the place of N in psi(N). Where fewer than k neighbours exist, as in the first steps, all of them are
-    used, with their number for k. All distances come from one float64 matrix (N, N + M), so the neighbours are exact and
-    the host never waits for a GPU.
+    Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch. Points of a memory are
+    neighbours too: the mean over i stays over the batch, r_k(i) is the distance to the k-th nearest among N - 1 + M
+    points, and N + M takes the place of N in psi(N). If fewer than k neighbours exist, as in the first steps, all of
+    them are used, with their number for k. All distances come from one float64 matrix (N, N + M), so the neighbours
+    are exact and the host never waits for a GPU.
 
     Args:
         z: (N, D) points, float; the batch.

@@ -18,9 +18,9 @@ from ibrobust.objectives.soft_entropy import soft_entropies
 class KnnBottleneck(Objective):
     """min H[Z | Y] + (beta - 1) H[Z] (Kirsch, Lyle, Gal 2020, eq. 10), both by the kNN estimator (eq. 13), in nats.
 
-    It has no decoder: one is fitted to the frozen encoder afterwards. Few neighbours teach little while the latents have
-    no structure yet, so the way to them can be gradual: from many neighbours to few (`first_neighbors`), or through the
-    surrogate of `SoftBottleneck` (`soft_share`). Either way the training ends with the k of the recipe.
+    It has no decoder: one is fitted to the frozen encoder afterwards. Few neighbours teach little while the latents
+    have no structure yet. So training can start with many neighbours (`first_neighbors`) or with the surrogate of
+    `SoftBottleneck` (`soft_share`). Either way it ends with the k of the recipe.
 
     Args:
         latent_dim: D.

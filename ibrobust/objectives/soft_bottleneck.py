@@ -12,10 +12,10 @@ from ibrobust.objectives.soft_entropy import soft_entropies
 
 
 class SoftBottleneck(Objective):
-    """min soft H[Z | Y] + (beta - 1) soft H[Z], eq. (10) of Kirsch, Lyle, Gal (2020) with `soft_entropies` for entropies.
+    """min soft H[Z | Y] + (beta - 1) soft H[Z]: eq. (10) of Kirsch, Lyle, Gal (2020) on `soft_entropies`.
 
-    It is not the k-nearest-neighbour estimator of the paper, see `KnnBottleneck`. It has no decoder: one is fitted to the
-    frozen encoder afterwards.
+    It does not use the paper's k-nearest-neighbour estimator, as `KnnBottleneck` does. It has no decoder: one is fitted
+    to the frozen encoder afterwards.
 
     Args:
         latent_dim: D.

@@ -61,7 +61,13 @@ class Recipe(BaseModel):
     dataset: Annotated[str, Field(min_length=1, description="cifar10, digits, or the path of an image folder")] = (
         "cifar10"
     )
-    objective: Annotated[str, Field(description="training objective, by its registered name")] = "knn_ib"
+    objective: Annotated[
+        str,
+        Field(
+            description="training objective: knn_ib, soft_ib (its surrogate), cross_entropy, adversarial, dvib, ceb, "
+            "dib, or the name of a plugin's"
+        ),
+    ] = "knn_ib"
     beta: Annotated[float, Field(ge=0.0, description="weight of the bottleneck term; of knn_ib in [0, 1)")] = 0.03
     beta_warm_up: Annotated[
         Share, Field(description="share of the training in which beta rises linearly from 0 (knn_ib, soft_ib)")

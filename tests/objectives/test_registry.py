@@ -47,7 +47,7 @@ def point(name: str, value: str) -> EntryPoint:
 
 
 def test_the_objectives_of_the_paper_are_there():
-    assert list_objectives() == ["adversarial", "ceb", "cross_entropy", "dib", "dvib", "knn_ib"]
+    assert list_objectives() == ["adversarial", "ceb", "cross_entropy", "dib", "dvib", "knn_ib", "soft_ib"]
 
 
 def test_registered_objective_is_built_with_its_options():

@@ -19,7 +19,15 @@ from ibrobust.training.trainer import train_encoder
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-BASE = {"dataset": "digits", "width": 2, "latent_dim": 8, "batch_size": 100, "optimizer": "sgd", "learning_rate": 0.01, "mixed_precision": "no"}
+BASE = {
+    "dataset": "digits",
+    "width": 2,
+    "latent_dim": 8,
+    "batch_size": 100,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "mixed_precision": "no",
+}
 PLAIN = {"objective": "knn_ib", "num_neighbors": 3, "soft_share": 0.0, "memory_size": 0}
 CASES = {
     "knn_ib": {**PLAIN, "fixed_power": False},
@@ -37,7 +45,14 @@ ACCELERATE = [
     *("--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no", "-m"),
 ]
 TINY = [
-    *("--dataset=digits", "--width=2", "--latent-dim=8", "--decoder=logistic", "--schedule=one_cycle", "--mixed-precision=no"),
+    *(
+        "--dataset=digits",
+        "--width=2",
+        "--latent-dim=8",
+        "--decoder=logistic",
+        "--schedule=one_cycle",
+        "--mixed-precision=no",
+    ),
     "--device=cpu",
 ]
 TOLERANCE = 1e-7  # in units of a tensor's largest value

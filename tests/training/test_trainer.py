@@ -73,7 +73,9 @@ def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
         train_encoder(tiny_recipe, fewer, tmp_path / "cut", resume=True)
 
 
-def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninterrupted_one(tiny_recipe, digits, tmp_path):
+def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninterrupted_one(
+    tiny_recipe, digits, tmp_path
+):
     recipe = tiny_recipe.model_copy(
         update={"fixed_power": True, "soft_share": 0.5, "memory_size": 150, "batch_size": 100}
     )
