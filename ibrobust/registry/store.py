@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SECONDS_FOR_A_NAME = 10.0
+
+# Shipped models by the names that they had before the surrogate that trained them had its own name.
+RENAMED = {
+    f"knn_ib-{rest}": f"soft_ib-{rest}"
+    for rest in (
+        *("w16-s0", "w16-s1", "w16-s2", "no_noise-w16-s0"),
+        *("beta0.01-w16-s0", "beta0.03-w16-s0", "beta0.1-w16-s0"),
+    )
+}
 
 
 def card_paths() -> dict[str, Path]:
@@ -50,7 +59,8 @@ def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecor
 
 def stored_card(name: str) -> ModelCard:
     """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
-    return _named(read_card(find_card(name)), name)
+    path = find_card(name)
+    return _named(read_card(path), _current(name, card_paths()))
 
 
 def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -61,6 +71,7 @@ def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
     """
     path = find_card(name)
     card = read_card(path)
+    name = _current(name, card_paths())
     while True:
         try:
             return _named(card, name), read_weights(card, path)
@@ -68,6 +79,11 @@ def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
             before, card = card, read_card(path)
             if card.weights == before.weights:  # they were not replaced since the card was read
                 raise
+
+
+def _current(name: str, paths: Collection[str]) -> str:
+    # The user's own model of an old name comes first.
+    return name if name in paths else RENAMED.get(name, name)
 
 
 def _named(card: ModelCard, name: str) -> ModelCard:
@@ -148,8 +164,8 @@ def find_card(name: str) -> Path:
     # Twice, since a folder that is listed while a card in it is replaced may lack it.
     for _ in range(2):
         paths = card_paths()
-        if name in paths:
-            return paths[name]
+        if (found := _current(name, paths)) in paths:
+            return paths[found]
     near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4)
     if near:
         hint = f"did you mean {' or '.join(near)}?"

@@ -16,6 +16,7 @@ DECODER_NAMES = {
 }
 OBJECTIVE_NAMES = {
     "knn_ib": "kNN entropy",
+    "soft_ib": "surrogate of the kNN entropy",
     "dib": "DIB",
     "dvib": "DVIB",
     "ceb": "CEB",

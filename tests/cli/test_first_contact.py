@@ -44,12 +44,12 @@ def two_models(monkeypatch, tmp_path):
     """Ship two models only: attacking all takes long."""
     zoo = tmp_path / "zoo"
     zoo.mkdir()
-    for name in (SHIPPED, "knn_ib-w16-s0"):
+    for name in (SHIPPED, "soft_ib-w16-s0"):
         shutil.copy(ZOO / f"{name}.yaml", zoo)
         (weights,) = ZOO.glob(f"{name}-*.safetensors")
         shutil.copy(weights, zoo)
     monkeypatch.setattr("ibrobust.registry.store.zoo_dir", lambda: zoo)
-    return (SHIPPED, "knn_ib-w16-s0")
+    return (SHIPPED, "soft_ib-w16-s0")
 
 
 def test_cifar10_is_attacked_with_every_shipped_model(run, cifar10, two_models, tmp_path):
@@ -83,7 +83,7 @@ def test_an_audit_of_a_shipped_model_has_images_and_a_surrogate(run, cifar10, tw
         raise IbrobustError(f"{len(images)} images, transfer from {surrogate_name}")
 
     monkeypatch.setattr("ibrobust.cli.attacking.audit", begin)
-    assert run("audit", "knn_ib-w16-s0").stderr == f"Error: 20 images, transfer from {SHIPPED}\n"
+    assert run("audit", "soft_ib-w16-s0").stderr == f"Error: 20 images, transfer from {SHIPPED}\n"
 
 
 def test_models_go_with_cifar10_by_classes_and_size(cifar10):
