@@ -30,7 +30,13 @@ def test_beta_outside_its_range(run, beta):
 
 
 def test_a_batch_too_small_for_the_neighbours(run, home):
-    refused(run, [*TRAIN, "--batch-size", "20"], "batch of 20", "raise the batch size to 40")
+    few = [*TRAIN, "--batch-size", "20", "--num-neighbors", "3", "--memory-size", "0"]
+    refused(run, few, "batch of 20", "raise the batch size to 40")
+    assert not (home / "runs").exists()
+
+
+def test_a_memory_too_small_for_the_neighbours(run, home):
+    refused(run, [*TRAIN, "--memory-size", "200"], "memory of 200", "raise memory_size to 510")
     assert not (home / "runs").exists()
 
 
