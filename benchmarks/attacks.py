@@ -18,7 +18,7 @@ from measuring import add_options, machine, memory_of, print_memory, print_table
 from sweep import make_model, synthetic_images
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.evaluation.attacks.run import run_attacks
 
 Method = Callable[[nn.Module, Tensor, Tensor, argparse.Namespace], int]
 

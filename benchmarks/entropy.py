@@ -26,7 +26,7 @@ from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 from torch import Tensor
 
-from ibrobust.objectives import conditional_knn_entropy, knn_entropy
+from ibrobust.estimators import conditional_knn_entropy, knn_entropy
 
 OURS = "ibrobust, value and gradient"
 NUM_CLASSES = 10

@@ -27,12 +27,12 @@ from leaderboard_tables import BASELINE, draw, print_difference_over_seeds, prin
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
-from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.estimators.latent_information import LatentInformation, latent_information
+from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.models import ImageClassifier, encode_in_batches
 from ibrobust.registry import list_models, load_model, model_card
-from ibrobust.registry.latent_information import LatentInformation, latent_information
 from ibrobust.registry.scoring import unit_batches
 
 # What the sweep's figure needs; the tables show those of --eps, and a test holds cards to the first two.

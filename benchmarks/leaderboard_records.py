@@ -9,8 +9,8 @@ from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.data import Dataset
-from ibrobust.evaluation.attack_result import AttackResult
-from ibrobust.evaluation.worst_case import worst_case
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.registry import ModelCard, add_evaluation, model_card

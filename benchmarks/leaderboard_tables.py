@@ -10,13 +10,13 @@ import numpy as np
 from leaderboard_records import AUTOATTACK, PGD, Records, worst_cases
 
 from ibrobust.epsilon import format_epsilon, parse_epsilon
-from ibrobust.evaluation.attack_result import AttackResult
-from ibrobust.evaluation.comparison import paired_difference
+from ibrobust.evaluation.attacks.comparison import paired_difference
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
-from ibrobust.reporting.study_figures import draw_study_figures
-from ibrobust.study.records import write_records
+from ibrobust.reporting.figures.draw import draw_study_figures
+from ibrobust.study.write_records import write_records
 
 # What all others are compared with.
 BASELINE = "cross_entropy-w16-s0"

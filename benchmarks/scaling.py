@@ -13,9 +13,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ibrobust.estimators import conditional_knn_entropy, knn_entropy
+from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.models import Encoder
-from ibrobust.objectives import conditional_knn_entropy, knn_entropy
-from ibrobust.objectives.soft_entropy import soft_entropies
 
 WIDTHS = (16, 64)
 BATCHES = (128, 256, 512, 1024, 2048)

@@ -12,11 +12,11 @@ from ibrobust.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ibrobust.data import Dataset, load_dataset
     from ibrobust.errors import IbrobustError
+    from ibrobust.estimators.entropy import conditional_knn_entropy, knn_entropy
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.two_logits import two_logits
     from ibrobust.models import Encoder, ImageClassifier
-    from ibrobust.objectives.entropy import conditional_knn_entropy, knn_entropy
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
     from ibrobust.training.recipe import Recipe
 
@@ -30,9 +30,9 @@ _HOMES = {
     "Recipe": "ibrobust.training.recipe",
     "SweepResult": "ibrobust.evaluation.sweep",
     "audit": "ibrobust.evaluation.audit",
-    "conditional_knn_entropy": "ibrobust.objectives.entropy",
+    "conditional_knn_entropy": "ibrobust.estimators.entropy",
     "fgsm_sweep": "ibrobust.evaluation.sweep",
-    "knn_entropy": "ibrobust.objectives.entropy",
+    "knn_entropy": "ibrobust.estimators.entropy",
     "list_models": "ibrobust.registry",
     "load_dataset": "ibrobust.data",
     "load_model": "ibrobust.registry",

@@ -18,18 +18,21 @@ FOUNDATION = {
     "locking",
     "mapping_files",
     "processes",
+    "records",
+    "seeds",
 }
 ALLOWED = {
     "data": set(),
     "models": set(),
-    "objectives": set(),
+    "estimators": {"models"},
+    "objectives": {"estimators"},
     "evaluation": set(),
     "training": {"data", "models", "objectives"},
-    "registry": {"data", "models", "objectives", "training"},
+    "registry": {"data", "estimators", "models", "objectives", "training"},
     "reporting": {"evaluation"},
-    "study": {"data", "evaluation", "models", "objectives", "registry", "reporting", "training"},
+    "study": {"data", "estimators", "evaluation", "models", "objectives", "registry", "reporting", "training"},
     "integrations": {"data", "models", "evaluation", "registry"},
-    "cli": {"data", "evaluation", "integrations", "models", "registry", "reporting", "study", "training"},
+    "cli": {"data", "estimators", "evaluation", "integrations", "models", "registry", "reporting", "study", "training"},
 }
 
 

@@ -64,7 +64,7 @@ def attack_command(
     from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
-    from ibrobust.reporting.figures import figure_format, save_sweep_figure
+    from ibrobust.reporting.figures.sweep import figure_format, save_sweep_figure
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
     if len(set(epsilons)) < len(epsilons):

@@ -18,15 +18,15 @@ from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attack_result import AttackResult
-from ibrobust.evaluation.attack_spec import parse_attack
-from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.spec import parse_attack
+from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import fgsm_sweep
-from ibrobust.evaluation.worst_case import worst_case
-from ibrobust.integrations.external import load_reference
-from ibrobust.integrations.reference import is_reference
+from ibrobust.integrations.external_models import load_reference
+from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
 from ibrobust.reporting.tables import AttackRow, SweepRow

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibrobust.integrations.robustbench import BenchmarkResult
+    from ibrobust.integrations.robustbench.benchmark import BenchmarkResult
 
 
 def benchmark(
@@ -42,7 +42,7 @@ def benchmark(
     from ibrobust.atomic import require_writable, write_text
     from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
-    from ibrobust.integrations.reference import is_reference
+    from ibrobust.integrations.references import is_reference
     from ibrobust.registry import model_card
 
     epsilon = parse_epsilon(eps)
@@ -56,8 +56,8 @@ def benchmark(
     from rich.console import Console
 
     from ibrobust.cli.matching import CIFAR10
-    from ibrobust.integrations import robustbench
-    from ibrobust.integrations.external import load_reference
+    from ibrobust.integrations.external_models import load_reference
+    from ibrobust.integrations.robustbench import benchmark as robustbench
 
     errors = Console(stderr=True)
     with errors.status("AutoAttack") as status:
@@ -106,7 +106,7 @@ def _report(result: BenchmarkResult, console: Console, *, note: str) -> None:
 
 def _store(result: BenchmarkResult, errors: Console) -> None:
     from ibrobust.errors import IbrobustError
-    from ibrobust.integrations.robustbench import store
+    from ibrobust.integrations.robustbench.benchmark import store
 
     try:
         store(result)

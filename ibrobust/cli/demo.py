@@ -41,7 +41,7 @@ def demo(
     from ibrobust.cli.progress import TrainingProgress
     from ibrobust.data import load_dataset
     from ibrobust.home import models_dir
-    from ibrobust.reporting.figures import save_sweep_figure
+    from ibrobust.reporting.figures.sweep import save_sweep_figure
     from ibrobust.reporting.tables import accuracy_table, sweep_table
     from ibrobust.training.recipe import Recipe
 

@@ -32,7 +32,7 @@ def entropy(
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import check_models
     from ibrobust.errors import IbrobustError
-    from ibrobust.integrations.reference import is_reference
+    from ibrobust.integrations.references import is_reference
 
     if json_file:
         require_writable(json_file)
@@ -46,8 +46,8 @@ def entropy(
     from ibrobust.cli.attacking import check_run, choose_data, choose_models, default_device
     from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
+    from ibrobust.estimators.latent_information import latent_information
     from ibrobust.models import ImageClassifier, encode_in_batches
-    from ibrobust.registry.latent_information import latent_information
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 

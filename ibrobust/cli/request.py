@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.reference import is_reference
+from ibrobust.integrations.references import is_reference
 from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD
 from ibrobust.registry import ModelCard, model_card
 

@@ -51,7 +51,7 @@ def run(
 
     from ibrobust.cli.study_progress import watching
     from ibrobust.study import run_study
-    from ibrobust.study.launchers import choose_launcher
+    from ibrobust.study.launch.launchers import choose_launcher
 
     launch = choose_launcher(launcher, jobs=jobs, device=device, data_dir=data_dir)
     errors = Console(stderr=True)
@@ -92,7 +92,7 @@ def figures(study: Run) -> None:
 
     from rich.console import Console
 
-    from ibrobust.reporting.study_figures import draw_study_figures
+    from ibrobust.reporting.figures.draw import draw_study_figures
 
     for path in draw_study_figures(_records(found), found.folder / "figures", found.figures):
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
@@ -113,7 +113,7 @@ def report(
 
     from rich.console import Console
 
-    from ibrobust.reporting.report import write_report
+    from ibrobust.reporting.html.report import write_report
     from ibrobust.study.summary import report_cells
 
     records = _records(found)
@@ -144,7 +144,7 @@ def _records(study: Study) -> Path:
 
 def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
     """Return the figures, and why others could not be drawn: the cells that are done may not be enough for them."""
-    from ibrobust.reporting.study_figures import draw_study_figures
+    from ibrobust.reporting.figures.draw import draw_study_figures
 
     missing: list[IbrobustError] = []
     records, out = study.folder / "records.csv", study.folder / "figures"
@@ -156,7 +156,7 @@ def _show(study: Study, states: list[CellState]) -> None:
     from rich.console import Console
 
     from ibrobust.cli.printing import print_table
-    from ibrobust.reporting.study_table import study_table
+    from ibrobust.reporting.progress_table import study_table
 
     print_table(study_table(states, title=study.title or study.name, rows=len(states)))
     for state in states:

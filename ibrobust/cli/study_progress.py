@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ibrobust.errors import IbrobustError
-from ibrobust.reporting.study_table import study_table
+from ibrobust.reporting.progress_table import study_table
 from ibrobust.study import study_states
 
 if TYPE_CHECKING:

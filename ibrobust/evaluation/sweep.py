@@ -16,11 +16,11 @@ from torchattacks.attack import Attack
 
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.bfloat16.screening import start_screening
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
-from ibrobust.evaluation.screening import start_screening
 
 
 @dataclass(frozen=True)

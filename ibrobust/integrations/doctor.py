@@ -14,7 +14,7 @@ from typing import Literal
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir
-from ibrobust.integrations.environment import imported_quietly
+from ibrobust.integrations.robustbench.environment import imported_quietly
 
 OLDEST_PYTHON = (3, 10)
 NEEDED_BYTES = 2**30
@@ -95,7 +95,7 @@ def check_torchattacks() -> Check:
 
 def check_robustbench_files() -> Check:
     """Whether RobustBench's files are its own."""
-    from ibrobust.integrations.environment import robustbench_files
+    from ibrobust.integrations.robustbench.environment import robustbench_files
 
     files = robustbench_files()
     name = "RobustBench files"
@@ -112,7 +112,7 @@ def check_robustbench_files() -> Check:
 
 def check_robustbench() -> Check:
     """Whether RobustBench can be imported and has its `benchmark`."""
-    from ibrobust.integrations.environment import mend, provides_pkg_resources
+    from ibrobust.integrations.robustbench.environment import mend, provides_pkg_resources
 
     mend()
     import robustbench
@@ -125,7 +125,7 @@ def check_robustbench() -> Check:
 
 def check_timm() -> Check:
     """Whether timm can download weights; only models that are named timm:NAME need it."""
-    from ibrobust.integrations.environment import mend_timm
+    from ibrobust.integrations.robustbench.environment import mend_timm
 
     try:
         mended = mend_timm()
@@ -140,8 +140,8 @@ def check_autoattack() -> Check:
     """Which AutoAttack RobustBench gets, and whether it breaks a linear model."""
     import torch
 
-    from ibrobust.integrations.autoattack import AutoAttack
-    from ibrobust.integrations.autoattack_module import real_autoattack
+    from ibrobust.integrations.autoattack.engine import AutoAttack
+    from ibrobust.integrations.robustbench.autoattack_module import real_autoattack
 
     genuine = real_autoattack()
     if genuine is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.environment import imported_quietly, mend_timm
+from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
 from ibrobust.registry import list_models, load_model, model_card
 
 with imported_quietly():

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.estimators.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
 from ibrobust.objectives.base import Loss, Objective
-from ibrobust.objectives.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
 
 
 class DeterministicBottleneck(Objective):

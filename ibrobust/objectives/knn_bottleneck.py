@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.estimators.batch_entropy import batch_knn_entropies
+from ibrobust.estimators.entropy import check_class_sizes
+from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.objectives.base import Loss, Objective
-from ibrobust.objectives.batch_entropy import batch_knn_entropies
-from ibrobust.objectives.entropy import check_class_sizes
 from ibrobust.objectives.memory import LatentMemory
 from ibrobust.objectives.soft_bottleneck import warmed_up
-from ibrobust.objectives.soft_entropy import soft_entropies
 
 
 class KnnBottleneck(Objective):

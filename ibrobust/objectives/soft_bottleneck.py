@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.objectives.base import Loss, Objective
 from ibrobust.objectives.memory import LatentMemory
-from ibrobust.objectives.soft_entropy import soft_entropies
 
 
 class SoftBottleneck(Objective):

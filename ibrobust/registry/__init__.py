@@ -9,28 +9,28 @@ from ibrobust.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ibrobust.registry.card import ModelCard
     from ibrobust.registry.catalog import list_models, model_card, shipped_models
-    from ibrobust.registry.registry import (
+    from ibrobust.registry.load import (
         add_evaluation,
         copy_model,
         export_model,
         load_model,
         update_metrics,
     )
-    from ibrobust.registry.storing import register_model
-    from ibrobust.registry.training import train
+    from ibrobust.registry.register import register_model
+    from ibrobust.registry.train_model import train
 
 _HOMES = {
     "ModelCard": "ibrobust.registry.card",
-    "add_evaluation": "ibrobust.registry.registry",
-    "copy_model": "ibrobust.registry.registry",
-    "export_model": "ibrobust.registry.registry",
+    "add_evaluation": "ibrobust.registry.load",
+    "copy_model": "ibrobust.registry.load",
+    "export_model": "ibrobust.registry.load",
     "list_models": "ibrobust.registry.catalog",
-    "load_model": "ibrobust.registry.registry",
+    "load_model": "ibrobust.registry.load",
     "model_card": "ibrobust.registry.catalog",
-    "register_model": "ibrobust.registry.storing",
+    "register_model": "ibrobust.registry.register",
     "shipped_models": "ibrobust.registry.catalog",
-    "train": "ibrobust.registry.training",
-    "update_metrics": "ibrobust.registry.registry",
+    "train": "ibrobust.registry.train_model",
+    "update_metrics": "ibrobust.registry.load",
 }
 
 __all__ = [

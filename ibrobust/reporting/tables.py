@@ -15,7 +15,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 
 if TYPE_CHECKING:
-    from ibrobust.evaluation.attack_result import AttackResult
+    from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.audit.report import AuditReport
     from ibrobust.evaluation.sweep import SweepResult
 

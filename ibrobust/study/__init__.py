@@ -8,17 +8,17 @@ from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ibrobust.study.cells import Cell, expand
-    from ibrobust.study.records import gather_records
     from ibrobust.study.run import prepare_study, run_cell, run_study
     from ibrobust.study.spec import Study, load_study, shipped_studies, stored_study
     from ibrobust.study.state import CellState, study_states
+    from ibrobust.study.write_records import gather_records
 
 _HOMES = {
     "Cell": "ibrobust.study.cells",
     "CellState": "ibrobust.study.state",
     "Study": "ibrobust.study.spec",
     "expand": "ibrobust.study.cells",
-    "gather_records": "ibrobust.study.records",
+    "gather_records": "ibrobust.study.write_records",
     "load_study": "ibrobust.study.spec",
     "prepare_study": "ibrobust.study.run",
     "run_cell": "ibrobust.study.run",

@@ -8,11 +8,11 @@ import torch
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attack_spec import parse_attack
-from ibrobust.evaluation.foreign_attacks import check_attack
+from ibrobust.evaluation.attacks.spec import parse_attack
+from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
 from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
-from ibrobust.registry.training import decoders_of
+from ibrobust.registry.train_model import decoders_of
 from ibrobust.study.cells import Cell, expand
 from ibrobust.study.spec import InformationPlane, Study
 from ibrobust.training.build import check_fit

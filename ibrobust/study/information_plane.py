@@ -10,9 +10,9 @@ import torch
 
 from ibrobust.atomic import write_tensors
 from ibrobust.data import Dataset
+from ibrobust.estimators.latent_information import latent_information
 from ibrobust.models import Encoder, encode_in_batches
 from ibrobust.objectives import objective_class
-from ibrobust.registry.latent_information import latent_information
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.study.spec import InformationPlane
 from ibrobust.training.recipe import Recipe

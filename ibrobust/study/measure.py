@@ -13,11 +13,11 @@ import torch
 from ibrobust.atomic import write_text
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
-from ibrobust.evaluation.worst_case import worst_case
 from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.scoring import clean_accuracy

@@ -18,9 +18,9 @@ from ibrobust.study.cells import Cell, expand, find_cell
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import kept_folder, measure
-from ibrobust.study.records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
+from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.trainer import Progress
 

@@ -15,8 +15,8 @@ from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.locking import is_locked, locked
 from ibrobust.study.cells import expand
-from ibrobust.study.records import cell_folder
 from ibrobust.study.spec import Study
+from ibrobust.study.write_records import cell_folder
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
 

@@ -21,6 +21,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
 from ibrobust.objectives import Objective
+from ibrobust.seeds import derive_seed
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.batch_statistics import use_global_statistics
 from ibrobust.training.build import build_modules, build_optimizer, check_fit
@@ -29,7 +30,6 @@ from ibrobust.training.metrics_log import append_record, keep_epochs, read_recor
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.run_dir import prepare_run_dir
 from ibrobust.training.schedule import LearningRateSchedule
-from ibrobust.training.seeds import derive_seed
 from ibrobust.training.step import TrainingStep
 
 # Looking at the loss waits for the device. A non-finite one is remembered there, and looked for this often.

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ibrobust import fgsm_sweep, load_model, model_card
-from ibrobust.registry.latent_information import latent_information
+from ibrobust.estimators.latent_information import latent_information
 
 TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
 

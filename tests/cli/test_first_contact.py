@@ -143,7 +143,7 @@ def test_what_is_not_there_is_told_before_data_is_read(run, monkeypatch, argumen
         raise AssertionError("data is read")
 
     monkeypatch.setattr("ibrobust.cli.attacking.load_dataset", read)
-    monkeypatch.setattr("ibrobust.registry.training.load_dataset", read)
+    monkeypatch.setattr("ibrobust.registry.train_model.load_dataset", read)
     finished = run(*arguments)
     assert finished.returncode == 2, finished.stderr
     assert finished.stderr.startswith("Error: ")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ibrobust import two_logits
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import run_attacks
+from ibrobust.evaluation.attacks.losses import LOSSES
+from ibrobust.evaluation.attacks.pgd import loss_gradient, pgd
+from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.losses import LOSSES
-from ibrobust.evaluation.pgd import loss_gradient, pgd
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
 
 EPSILON = 8 / 255

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.pgd import pgd
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 

@@ -18,10 +18,10 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from ibrobust.evaluation.pgd import pgd as our_pgd
+from ibrobust.evaluation.attacks.pgd import pgd as our_pgd
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
-from ibrobust.integrations.autoattack import AutoAttack
-from ibrobust.integrations.environment import imported_quietly
+from ibrobust.integrations.autoattack.engine import AutoAttack
+from ibrobust.integrations.robustbench.environment import imported_quietly
 from ibrobust.registry import load_model
 
 with imported_quietly():

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from ibrobust.cli.doctor import doctor as doctor_command
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations import doctor, environment
+from ibrobust.integrations import doctor
 from ibrobust.integrations.doctor import Check, main_job_can_run, run_checks
+from ibrobust.integrations.robustbench import environment
 
 
 def by_name(name: str) -> Check:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ibrobust.integrations.robustbench as rb
+import ibrobust.integrations.robustbench.benchmark as rb
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.environment import imported_quietly
-from ibrobust.integrations.external import UnitRangeInput, load_reference
-from ibrobust.integrations.reference import is_reference
+from ibrobust.integrations.external_models import UnitRangeInput, load_reference
+from ibrobust.integrations.references import is_reference
+from ibrobust.integrations.robustbench.environment import imported_quietly
 
 with imported_quietly():
     import robustbench.utils

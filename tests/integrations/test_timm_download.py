@@ -14,8 +14,8 @@ from safetensors.torch import save
 
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations import doctor
-from ibrobust.integrations.environment import imported_quietly, mend_timm
-from ibrobust.integrations.external import UnitRangeInput, load_reference
+from ibrobust.integrations.external_models import UnitRangeInput, load_reference
+from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
 
 with imported_quietly():
     import timm

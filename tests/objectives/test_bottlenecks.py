@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.objectives import build_objective, conditional_knn_entropy, knn_entropy
+from ibrobust.estimators import conditional_knn_entropy, knn_entropy
+from ibrobust.objectives import build_objective
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.estimators.batch_entropy import batch_knn_entropies
+from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.objectives import build_objective
-from ibrobust.objectives.batch_entropy import batch_knn_entropies
-from ibrobust.objectives.soft_entropy import soft_entropies
 
 LABELS = torch.arange(40) % 4
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ibrobust.reporting.study_records import COLUMNS
+from ibrobust.records import COLUMNS
 
 EPSILONS = tuple(n / 255 for n in (0, 1, 2, 4, 8, 16, 32))
 BETAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.reporting.epsilon_charts import epsilon_charts
-from ibrobust.reporting.leaderboard import leaderboard
-from ibrobust.reporting.report import TEMPLATES, write_report
-from ibrobust.reporting.report_summary import summary
-from ibrobust.reporting.study_records import read_study_records
+from ibrobust.records import read_study_records
+from ibrobust.reporting.html.charts import epsilon_charts
+from ibrobust.reporting.html.leaderboard import leaderboard
+from ibrobust.reporting.html.report import TEMPLATES, write_report
+from ibrobust.reporting.html.summary import summary
 
 # What would run, or break the page open, wherever a name goes: into text, into attributes, into a style or a script.
 EVIL = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ibrobust.reporting.report import write_report
-from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
+from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
+from ibrobust.reporting.html.report import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -9,16 +9,16 @@ import sys
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.reporting.accuracy_figure import spread
-from ibrobust.reporting.attacks_figure import attack_panels
-from ibrobust.reporting.fgsm_figure import draw_fgsm
-from ibrobust.reporting.generalization_figure import beta_places, generalization_errors
-from ibrobust.reporting.information_plane_figure import fading, trajectories
-from ibrobust.reporting.study_figures import FIGURES, draw_study_figures
-from ibrobust.reporting.study_records import read_study_records
-from ibrobust.reporting.study_series import fgsm_panels
-from ibrobust.reporting.study_settings import averaged_over, hidden_settings
-from ibrobust.reporting.study_style import COLUMN_WIDTH, TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
+from ibrobust.records import read_study_records
+from ibrobust.reporting.figures.accuracy import spread
+from ibrobust.reporting.figures.attacks import attack_panels
+from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
+from ibrobust.reporting.figures.fgsm import draw_fgsm
+from ibrobust.reporting.figures.generalization import beta_places, generalization_errors
+from ibrobust.reporting.figures.information_plane import fading, trajectories
+from ibrobust.reporting.figures.series import fgsm_panels
+from ibrobust.reporting.figures.settings import averaged_over, hidden_settings
+from ibrobust.reporting.figures.style import COLUMN_WIDTH, TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def test_another_process_draws_the_same_bytes(tmp_path, study_rows, write_record
     records = write_records(study_rows)
     here = draw_study_figures(records, tmp_path / "here", list(FIGURES))
     code = (
-        "import sys, pathlib as p; from ibrobust.reporting.study_figures import *; "
+        "import sys, pathlib as p; from ibrobust.reporting.figures.draw import *; "
         "draw_study_figures(p.Path(sys.argv[1]), p.Path(sys.argv[2]), list(FIGURES)); "
         "assert 'torch' not in sys.modules, 'figures from records need no torch'"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from ibrobust.reporting.study_table import study_table
+from ibrobust.reporting.progress_table import study_table
 
 
 @dataclass(frozen=True)

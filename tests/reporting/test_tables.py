@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.reporting.figures import save_sweep_figure
+from ibrobust.reporting.figures.sweep import save_sweep_figure
 from ibrobust.reporting.tables import SweepRow, sweep_table
 
 

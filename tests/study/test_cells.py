@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from ibrobust.errors import IbrobustError
+from ibrobust.records import COLUMNS
 from ibrobust.registry.card import check_name
-from ibrobust.reporting.study_records import COLUMNS
 from ibrobust.study import expand
 from ibrobust.study.cells import RECORDED
 from ibrobust.training.recipe import Recipe

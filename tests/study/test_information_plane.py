@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ibrobust.data import load_dataset
+from ibrobust.estimators import entropy_bias
 from ibrobust.models import ZERO_ENTROPY_VARIANCE, Encoder
-from ibrobust.objectives import entropy_bias
 from ibrobust.study.information_plane import (
     information_plane,
     snapshot_path,

@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 
-from ibrobust.reporting.study_records import COLUMNS, read_study_records
+from ibrobust.records import COLUMNS, read_study_records
 from ibrobust.study import expand, gather_records
-from ibrobust.study.records import cell_columns, cell_folder, write_records
+from ibrobust.study.write_records import cell_columns, cell_folder, write_records
 
 
 def test_pandas_reads_every_value_back(make_study):

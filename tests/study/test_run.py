@@ -17,13 +17,14 @@ from PIL import Image
 
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.estimators import latent_information
 from ibrobust.home import models_dir, runs_dir
-from ibrobust.registry import latent_information, list_models, load_model, model_card
+from ibrobust.registry import list_models, load_model, model_card
 from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
-from ibrobust.study.records import cell_folder
 from ibrobust.study.state import hold
+from ibrobust.study.write_records import cell_folder
 
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
 EVALUATIONS = {

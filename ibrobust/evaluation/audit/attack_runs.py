@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attack_spec import AttackSpec
+from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.losses import margin, targeted_margin
+from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.audit.subject import Attempt, Subject
-from ibrobust.evaluation.batch_attacks import attack_batch
-from ibrobust.evaluation.losses import margin, targeted_margin
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep

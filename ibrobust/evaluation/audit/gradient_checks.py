@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ibrobust.evaluation.attacks.losses import LOSSES, margin
+from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, PINTOR, Check
 from ibrobust.evaluation.audit.statistics import exceeds
 from ibrobust.evaluation.audit.subject import Subject, spread_evenly
-from ibrobust.evaluation.losses import LOSSES, margin
 from ibrobust.evaluation.model_state import derive_seed, isolated_rng
-from ibrobust.evaluation.pgd import loss_gradient
 
 ZERO_SHARE = 0.01
 # float32 has 24 bits: beyond this margin the softmax of the own class is 1, and what cross-entropy's gradient says

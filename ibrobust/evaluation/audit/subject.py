@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.losses import AttackLoss
+from ibrobust.evaluation.attacks.losses import AttackLoss
+from ibrobust.evaluation.attacks.pgd import pgd, random_start
 from ibrobust.evaluation.model_state import derive_seed
-from ibrobust.evaluation.pgd import pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
 
 

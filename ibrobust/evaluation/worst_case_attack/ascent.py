@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.losses import margin
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack.ball import Ball
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ibrobust.evaluation.attack_result import AttackResult
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.pass_counter import Cost
 
 

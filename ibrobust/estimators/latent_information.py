@@ -1,0 +1,118 @@
+"""What a classifier's latents hold: their entropies, and how much of the label they leave open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ibrobust.estimators import conditional_knn_entropy, entropy_bias, knn_entropy, mutual_information
+from ibrobust.models import ZERO_ENTROPY_VARIANCE, fit_resfc
+from ibrobust.seeds import derive_seed
+
+# The decoder of the residual information sees this many latents, each batch with noise of its own where there is any.
+DECODER_BATCH = 250
+DECODER_STEPS = 400
+
+
+@dataclass(frozen=True)
+class LatentInformation:
+    """Entropies of latents Z with labels Y, all in nats.
+
+    Attributes:
+        entropy: H[Z] by the kNN estimator, which is I[X; Z] where the encoder is deterministic and the noise has no
+            entropy.
+        conditional_entropy: H[Z | Y], likewise. Its bias is that of smaller samples: do not subtract it from H[Z].
+        mutual_information: I[Y; Z] from matched neighbourhoods.
+        label_information: an upper bound of I[X; Y | Z] = H[Y | Z], see `decoder_cross_entropy`.
+        noise: whether zero-entropy noise was added to the latents.
+        noise_floor: what the estimator reports of the noise alone; None without noise.
+        num_points: N.
+        num_neighbors: k.
+    """
+
+    entropy: float
+    conditional_entropy: float
+    mutual_information: float
+    label_information: float
+    noise: bool
+    noise_floor: float | None
+    num_points: int
+    num_neighbors: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON takes them."""
+        return asdict(self)
+
+
+def latent_information(
+    latents: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    noise: bool = True,
+    num_neighbors: int = 3,
+    units: int = 256,
+    seed: int = 0,
+) -> LatentInformation:
+    """Return the entropies of latents (N, D), as `ImageClassifier.latents` gives them, with labels (N,).
+
+    Two encoders can be compared where both are judged with noise: without it entropies fall without bound as latents
+    shrink.
+
+    Args:
+        latents: (N, D) floats, without noise.
+        labels: (N,) integers in [0, num_classes).
+        num_classes: C.
+        noise: add zero-entropy noise, N(0, I / (2 pi e)).
+        num_neighbors: k; every class needs more than k points.
+        units: of the residual fully-connected decoder behind `label_information`.
+        seed: of the noise and of that decoder.
+
+    Raises:
+        IbrobustError: shapes or dtypes are wrong, a latent is not finite, or a class has k points or fewer.
+    """
+    points = with_noise(latents, seed, "entropy") if noise else latents
+    count, dim = latents.shape
+    return LatentInformation(
+        entropy=float(knn_entropy(points, num_neighbors)),
+        conditional_entropy=float(conditional_knn_entropy(points, labels, num_neighbors)),
+        mutual_information=mutual_information(points, labels, num_neighbors).nats,
+        label_information=decoder_cross_entropy(latents, labels, num_classes, noise=noise, units=units, seed=seed),
+        noise=noise,
+        noise_floor=entropy_bias(count, dim, num_neighbors).floor if noise else None,
+        num_points=count,
+        num_neighbors=num_neighbors,
+    )
+
+
+def decoder_cross_entropy(
+    latents: Tensor, labels: Tensor, num_classes: int, *, noise: bool, units: int, seed: int
+) -> float:
+    """Return the cross-entropy in nats of a ResFC decoder that was fitted to the same latents (N, D) and labels (N,).
+
+    It bounds H[Y | Z] from above where Z is one of these latents with equal chances, with zero-entropy noise if
+    `noise`. Every latent is seen with many draws of the noise, and judged with another one: a decoder that had learnt
+    the draws by heart would give no bound.
+    """
+    repeats = math.ceil(DECODER_STEPS * DECODER_BATCH / len(latents))
+    if noise:
+        points = with_noise(latents.repeat(repeats, 1), seed, "fit")  # (repeats * N, D)
+        decoder = fit_resfc(points, labels.repeat(repeats), num_classes, seed=seed, units=units, epochs=1)
+        judged = with_noise(latents, seed, "judge")
+    else:
+        decoder = fit_resfc(latents, labels, num_classes, seed=seed, units=units, epochs=repeats)
+        judged = latents
+    with torch.no_grad():
+        return float(F.cross_entropy(decoder(judged), labels))
+
+
+def with_noise(latents: Tensor, seed: int, purpose: str) -> Tensor:
+    """Return latents (N, D) with zero-entropy noise, which follows from the seed and the purpose."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "information plane", purpose))
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    return latents + math.sqrt(ZERO_ENTROPY_VARIANCE) * noise

@@ -1,0 +1,1 @@
+"""Attacks by name: from their options to a record for every image."""

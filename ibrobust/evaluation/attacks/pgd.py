@@ -1,0 +1,132 @@
+"""Projected gradient descent in the L-infinity ball, watched at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.attacks.losses import LOSSES, AttackLoss
+from ibrobust.evaluation.guarded_model import guard, image_gradient
+from ibrobust.evaluation.predictions import is_correct
+
+
+@dataclass(frozen=True)
+class PGDResult:
+    """One run on N images.
+
+    Attributes:
+        adversarial: (N, C, H, W) the first misclassified iterate, else the last one.
+        last: (N, C, H, W) the last iterate.
+        broken: (N,) bool, some iterate was misclassified.
+        last_broken: (N,) bool, the last iterate was. Without stopping, images that are broken but not here are
+            successes that torchattacks' PGD, which returns its last iterate, would keep silent about.
+        nonfinite: (N,) bool, a gradient was NaN or infinite at some step.
+        losses: (steps + 1, N) the loss at every iterate, NaN after an image was left alone.
+    """
+
+    adversarial: Tensor
+    last: Tensor
+    broken: Tensor
+    last_broken: Tensor
+    nonfinite: Tensor
+    losses: Tensor
+
+
+def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient (B, C, H, W) of each image's own loss, the losses (B,) and the logits (B, K).
+
+    The losses are summed, not averaged: an average divides each gradient by the batch size, and the smallest of
+    them underflow to zero.
+    """
+    points = images.detach().requires_grad_()  # not copied: nobody writes into what goes through the guard
+    with torch.enable_grad():
+        logits = guard(model)(points)
+        values = loss(logits, labels)
+        gradient = image_gradient(values.sum(), points)
+    return gradient, values.detach(), logits.detach()
+
+
+def default_step_size(epsilon: float, steps: int) -> float:
+    """Return 2.5 epsilon / steps, with which PGD reaches the boundary from anywhere (Madry et al. 2018)."""
+    return 2.5 * epsilon / max(steps, 1)
+
+
+def random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W) moved uniformly within the ball and [0, 1]."""
+    # Drawn on the generator's device, so that every device starts from the same points.
+    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
+    return (images + (2.0 * noise - 1.0) * epsilon).clamp(0.0, 1.0)
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    steps: int,
+    step_size: float | None = None,
+    loss: str | AttackLoss = "cross_entropy",
+    start: Tensor | None = None,
+    stop_when_broken: bool = True,
+) -> PGDResult:
+    """Return the outcome of `steps` steps x <- clip(x + step_size * sign(grad)) from `start` (Madry et al. 2018).
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
+        images: (N, C, H, W) in [0, 1], on the model's device; one batch.
+        labels: (N,).
+        epsilon: radius in [0, 1] pixel scale.
+        steps: gradients an image.
+        step_size: in pixel scale; 2.5 epsilon / steps by default.
+        loss: cross_entropy, margin or dlr; or what gives a loss (B,) of logits (B, K) and labels (B,).
+        start: (N, C, H, W) within the ball; the images themselves by default.
+        stop_when_broken: leave an image alone once it is misclassified.
+    """
+    model = guard(model)
+    value_of = LOSSES[loss] if isinstance(loss, str) else loss
+    size = default_step_size(epsilon, steps) if step_size is None else step_size
+    # Memory is what limits the batch size: no tensor of the images' size is kept that can be computed or dropped.
+    last = images if start is None else start  # replaced and never written to
+    del start
+    # Left alone, a broken image's last iterate is its first broken one.
+    first_broken = None if stop_when_broken else last.clone()
+    broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    last_broken, nonfinite = broken.clone(), broken.clone()
+    losses = images.new_full((steps + 1, len(images)), float("nan"))
+    active = torch.arange(len(images), device=images.device)
+    for step in range(steps + 1):
+        if len(active) == 0:
+            break
+        everyone = len(active) == len(images)
+        points, targets = (last, labels) if everyone else (last[active], labels[active])
+        if step < steps:
+            gradient, values, logits = loss_gradient(model, points, targets, value_of)
+        else:
+            with torch.no_grad():
+                logits = model(points)
+                values = value_of(logits, targets)
+        losses[step, active] = values.to(losses.dtype)
+        wrong = ~is_correct(logits, targets)
+        fresh = active[wrong & ~broken[active]]
+        if first_broken is not None:
+            first_broken[fresh] = last[fresh]
+        broken[fresh] = True
+        last_broken[active] = wrong
+        if step == steps:
+            break
+        nonfinite[active] |= ~gradient.isfinite().flatten(1).all(dim=1)
+        moved = gradient.sign().nan_to_num_(0.0).mul_(size).add_(points)
+        del gradient, points
+        if stop_when_broken and bool(wrong.any()):
+            moved, active, everyone = moved[~wrong], active[~wrong], False
+        centres = images if everyone else images[active]
+        moved = moved.clamp_(centres - epsilon, centres + epsilon).clamp_(0.0, 1.0)
+        last = moved if everyone else last.index_copy(0, active, moved)
+        del moved, centres
+    if first_broken is None:
+        return PGDResult(last, last, broken, last_broken, nonfinite, losses)
+    adversarial = torch.where(broken[:, None, None, None], first_broken, last)
+    return PGDResult(adversarial, last, broken, last_broken, nonfinite, losses)

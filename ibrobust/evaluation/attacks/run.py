@@ -1,0 +1,154 @@
+"""Any attacks by name over any epsilons, resumable, with a record for every image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.epsilon import Epsilons, read_epsilons
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
+from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
+from ibrobust.evaluation.attacks.spec import AttackSpec, parse_attack
+from ibrobust.evaluation.attacks.state import AttackLog, evaluation_digest
+from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
+from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
+from ibrobust.evaluation.predictions import count_classes, is_correct
+
+
+def run_attacks(
+    model: nn.Module,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    attacks: Sequence[AttackSpec | str] | AttackSpec | str,
+    epsilons: Epsilons,
+    batch_size: int = 250,
+    seed: int = 0,
+    state_path: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[AttackResult]:
+    """Return one record for every attack and epsilon, attacks in the outer order.
+
+    Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone. So two runs give
+    the same records, and so does one that was killed and resumed. Model mode, parameter gradients and random state
+    are as before afterwards.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
+            device, in evaluation mode.
+        images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
+        labels: (N,) integers in [0, K), likewise.
+        attacks: as on the command line, "PGD:steps=50,random_start=true", or parsed.
+        epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
+        batch_size: images a batch.
+        seed: of everything random.
+        state_path: file to keep each batch's result in, and to go on from where it exists.
+        progress: called with (images done, images in all) after each batch, counted over attacks and epsilons.
+
+    Raises:
+        IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack
+            cannot work on such images or left its ball.
+    """
+    attacks = [attacks] if isinstance(attacks, (str, AttackSpec)) else attacks
+    specs = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
+    epsilons = read_epsilons(epsilons)
+    if not specs or not epsilons:
+        raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
+    for values, what in (([spec.label for spec in specs], "attack"), (epsilons, "epsilon")):
+        if len(set(values)) < len(values):
+            raise IbrobustError(f"An {what} comes twice in {', '.join(map(str, values))}: give each once.")
+    batch_size = check_batch_size(batch_size)
+    seed = check_seed(seed)
+    images, labels = images_and_labels(images, labels)
+    guarded = guard(model)
+    settings = {
+        "attacks": [spec.label for spec in specs],
+        "epsilons": epsilons,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    path = Path(state_path) if state_path is not None else None
+    work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
+    total, done, results = len(images) * len(work), 0, []
+    with evaluation_mode(model):
+        reference = model_reference(guarded)
+        num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
+        for spec in specs:
+            check_attack(spec, channels=images.shape[1], num_classes=num_classes)
+        log = AttackLog(
+            path,
+            evaluation_digest(model, images, labels, settings) if path else "",
+            behaviour(guarded, unit_range(some_images(images), reference)) if path else None,
+            [len(part) for part in labels.split(batch_size)],
+        )
+        copied = None
+        if any(("precision", "bf16") in spec.options for spec in specs):
+            copied = _copy_to_search(guarded, images, labels)
+        for spec, epsilon in work:
+            clean: tuple[bool, ...] = ()
+            attacked: tuple[bool, ...] = ()
+            nonfinite = 0
+            for index, start in enumerate(range(0, len(images), batch_size)):
+                part = slice(start, start + batch_size)
+                key = (spec.label, epsilon, index)
+                fields = log.get(key)
+                if fields is None:
+                    key_seed = derive_seed(seed, *key)
+                    fields = _attack_one(guarded, images[part], labels[part], spec, epsilon, key_seed, copied)
+                    log.add(key, fields)
+                clean += from_bits(fields["clean"])
+                attacked += from_bits(fields["attacked"])
+                nonfinite += fields["nonfinite"]
+                done += len(labels[part])
+                if progress:
+                    progress(done, total)
+            results.append(AttackResult(spec.label, spec.norm, epsilon, clean, attacked, nonfinite, seed))
+    return results
+
+
+def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module | None:
+    some = torch.linspace(0, len(images) - 1, min(COMPARED_IMAGES, len(images))).long()
+    reference = model_reference(model)
+    copied = search_copy(model, unit_range(images[some], reference), labels[some].to(reference.device).long())
+    if copied is None:
+        warnings.warn("precision=bf16 is not faster here: the model itself is attacked, in float32.", stacklevel=3)
+    return copied
+
+
+def _attack_one(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    spec: AttackSpec,
+    epsilon: float,
+    seed: int,
+    copied: nn.Module | None,
+) -> dict[str, Any]:
+    device = model_device(model)
+    images, labels = unit_range(images, model_reference(model)), labels.to(device).long()
+    torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
+    with torch.no_grad():
+        clean = is_correct(model(images), labels)  # (B,)
+    targets = clean.nonzero()[:, 0] if spec.skips_misclassified else torch.arange(len(labels), device=device)
+    adversarial, nonfinite = attack_batch(
+        model, images[targets], labels[targets], spec, epsilon=epsilon, seed=seed, copied=copied
+    )
+    attacked = torch.zeros_like(clean)
+    if len(targets):
+        with torch.no_grad():
+            attacked[targets] = is_correct(model(adversarial), labels[targets]) & ~nonfinite
+    return {
+        "clean": to_bits(tuple(clean.tolist())),
+        "attacked": to_bits(tuple(attacked.tolist())),
+        "nonfinite": int(nonfinite.sum()),
+    }

@@ -1,0 +1,202 @@
+"""Attacks by name, as people write them: PGD:steps=50,random_start=true."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.losses import LOSSES
+from ibrobust.evaluation.attacks.option_limits import check_option, check_together, option_limit
+
+Value = bool | int | float | str
+
+# Our own, with their options' defaults. FGSM and PGD replace torchattacks' classes of that name: they have three
+# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps. With
+# precision=bf16 an attack looks for its images on a rounded copy of the model; what counts is the model's own answer.
+OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
+    "FGSM": {"loss": "cross_entropy"},
+    "PGD": {
+        "steps": 10,
+        "alpha": None,
+        "random_start": True,
+        "restarts": 1,
+        "loss": "cross_entropy",
+        "precision": "fp32",
+    },
+    "AutoAttack": {"version": "standard", "n_iter": 100, "n_queries": 5000, "precision": "fp32"},
+}
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("FGSM", "loss"): tuple(LOSSES),
+    ("PGD", "loss"): tuple(LOSSES),
+    ("PGD", "precision"): ("fp32", "bf16"),
+    ("AutoAttack", "version"): ("standard", "rand"),
+    ("AutoAttack", "precision"): ("fp32", "bf16"),
+    **dict.fromkeys((("PGDRS", "noise_type"), ("PGDRSL2", "noise_type")), ("guassian", "uniform")),
+}
+_NORMS = {
+    **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
+    "EADL1": "L1",
+    **dict.fromkeys(("SparseFool", "OnePixel", "Pixle", "JSMA"), "L0"),
+}
+# The names under which torchattacks' classes take their radius.
+RADIUS_OPTIONS = ("eps", "max_epsilon")
+# Filled in by ibrobust: the radius from the list of epsilons, the number of classes from the model.
+_RESERVED = (*RADIUS_OPTIONS, "model", "n_classes", "verbose", "seed")
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack with the options that were given for it.
+
+    Attributes:
+        name: of ours (FGSM, PGD, AutoAttack) or of a torchattacks class.
+        options: in alphabetical order; options that are not there have their defaults.
+
+    Raises:
+        IbrobustError: there is no such attack or option, or the attack cannot work with a value.
+    """
+
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in OWN_ATTACKS and self.name not in attack_names():
+            raise _no_such_attack(self.name)
+        defaults = attack_options(self.name)
+        for key, value in self.options:
+            _check_value(self.name, key, value, defaults)
+        check_together(self.name, {**defaults, **dict(self.options)})
+
+    @property
+    def label(self) -> str:
+        """The attack as it is written on the command line."""
+        written = ",".join(f"{key}={_written(value)}" for key, value in self.options)
+        return f"{self.name}:{written}" if written else self.name
+
+    @property
+    def norm(self) -> str:
+        """The norm that epsilon is a radius in: Linf, L2, L1, or L0 as the share of pixels changed."""
+        return str(dict(self.options).get("norm", _NORMS.get(self.name, "Linf")))
+
+    @property
+    def skips_misclassified(self) -> bool:
+        """Whether images that are wrong already are left alone: all attacks but FGSM, so as to equal the sweep."""
+        return self.name != "FGSM"
+
+
+def parse_attack(text: str) -> AttackSpec:
+    """Return the attack that `text` names, NAME or NAME:option=value,option=value.
+
+    Raises:
+        IbrobustError: there is no such attack or option, or the attack cannot work with a value. The nearest names
+            are offered.
+    """
+    name, _, written = text.strip().partition(":")
+    exact = {entry.lower(): entry for entry in attack_names()}.get(name.strip().lower())
+    if exact is None:
+        raise _no_such_attack(name)
+    defaults = attack_options(exact)
+    options: dict[str, Value] = {}
+    for part in filter(None, written.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key in RADIUS_OPTIONS:
+            raise IbrobustError(f"{text!r} gives {key}: the radii come from the list of epsilons (--eps).")
+        if not equals:
+            raise _no_such_option(exact, key, defaults)
+        if key in options:
+            raise IbrobustError(f"{text!r} gives {key} twice: give it once.")
+        read = _literal(value)
+        decimal = _is_number(read) and isinstance(defaults.get(key, 0), float | None)
+        options[key] = float(read) if decimal else read
+    return AttackSpec(exact, tuple(sorted(options.items())))
+
+
+def attack_names() -> list[str]:
+    """Return the names of all attacks: ours and torchattacks' classes, less those that wrap other attacks."""
+    import torchattacks
+
+    wrapping = {"MultiAttack", "LGV"}
+    return sorted({*OWN_ATTACKS, *(set(torchattacks.__all__) - wrapping)})
+
+
+def attack_options(name: str) -> Mapping[str, Value | None]:
+    """Return the options that an attack takes, with their defaults."""
+    if name in OWN_ATTACKS:
+        return OWN_ATTACKS[name]
+    # Pixle's pairs of numbers cannot be written as an option.
+    return {
+        key: value
+        for key, value in torchattacks_signature(name).items()
+        if key not in _RESERVED and isinstance(value, Value)
+    }
+
+
+def torchattacks_signature(name: str) -> dict[str, Any]:
+    """Return every argument of a torchattacks class but the model, with its default."""
+    import torchattacks
+
+    parameters = inspect.signature(getattr(torchattacks, name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
+
+
+def _check_value(attack: str, key: str, value: Value, defaults: Mapping[str, Value | None]) -> None:
+    if key not in defaults:
+        raise _no_such_option(attack, key, defaults)
+    choices, default = CHOICES.get((attack, key), ()), defaults[key]
+    if choices and value not in choices:
+        rule = f"choose {' or '.join(choices)}."
+        raise IbrobustError(f"{attack} has no {key} {str(value)!r}: " + _remedy(str(value), list(choices), rule))
+    example = 0.01 if default is None else default
+    # torchattacks writes defaults such as c=1 and scale=10 for numbers that need not be whole.
+    numbers = _is_number(value) and _is_number(example)
+    fits = type(value) is type(example) or (numbers and not option_limit(attack, key).whole)
+    if not fits:
+        raise IbrobustError(f"{attack}'s option {key} is {str(value)!r}: a value like {_written(example)} is needed.")
+    if _is_number(value):
+        check_option(attack, key, value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _literal(text: str) -> Value:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    numerator, slash, denominator = text.partition("/")
+    try:
+        if slash:
+            return float(numerator) / float(denominator)
+        return int(text)
+    except (ValueError, ZeroDivisionError):
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _no_such_attack(name: str) -> IbrobustError:
+    rule = f"of its own ibrobust has {', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names."
+    return IbrobustError(f"There is no attack {name!r}: " + _remedy(name, attack_names(), rule))
+
+
+def _no_such_option(attack: str, key: str, defaults: Mapping[str, object]) -> IbrobustError:
+    rule = f"it takes {', '.join(defaults) or 'none'}."
+    return IbrobustError(f"The attack {attack} has no option {key!r}: " + _remedy(key, list(defaults), rule))
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _remedy(name: str, known: list[str], rule: str) -> str:
+    """Return the known names that look like a name, where there are any, and the rule."""
+    lowered = {entry.lower(): entry for entry in known}
+    close = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(close)}? {rule[0].upper()}{rule[1:]}" if close else rule

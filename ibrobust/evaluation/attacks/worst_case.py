@@ -1,0 +1,55 @@
+"""The worst case over attacks, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.result import AttackResult
+
+
+def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
+    """Return one record for each epsilon, in rising order: an image is right where no attack breaks it.
+
+    The smaller of two averages would be too high: two attacks that each break another half of the images leave
+    nothing. An image that is broken at a smaller epsilon is broken at every larger one, for the larger ball holds
+    the same adversarial image.
+
+    Args:
+        results: of one model on the same images, in one norm.
+
+    Raises:
+        IbrobustError: there are none, or they are not of the same images or norm.
+    """
+    if not results:
+        raise IbrobustError("There is no attack result to take the worst case of: run at least one attack.")
+    first = results[0]
+    for result in results:
+        if result.clean_correct != first.clean_correct:
+            raise IbrobustError(
+                f"{result.attack} was run on other images or another model than {first.attack}: the worst case is "
+                "taken over the same ones."
+            )
+        if result.norm != first.norm:
+            raise IbrobustError(
+                f"{result.attack} is in {result.norm} and {first.attack} in {first.norm}: take the worst case of "
+                "each norm on its own."
+            )
+    names = list(dict.fromkeys(result.attack for result in results))
+    worst = []
+    for epsilon in sorted({result.epsilon for result in results}):
+        within = [result.robust_correct for result in results if result.epsilon <= epsilon]
+        right = tuple(all(image) for image in zip(*within, strict=True))
+        nonfinite = max(result.nonfinite_gradient for result in results if result.epsilon <= epsilon)
+        worst.append(
+            AttackResult(
+                f"worst case of {', '.join(names)}",
+                first.norm,
+                epsilon,
+                first.clean_correct,
+                right,
+                nonfinite,
+                first.seed,
+            )
+        )
+    return worst

@@ -1,0 +1,1 @@
+"""Copies of a model in bfloat16, and how far they are believed."""

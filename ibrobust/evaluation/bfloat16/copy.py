@@ -1,0 +1,316 @@
+"""A faster copy of a model, rounded to bfloat16: it proposes classifications, and proves none."""
+
+from __future__ import annotations
+
+import copy
+import io
+import operator
+from contextlib import redirect_stderr
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from ibrobust.evaluation.bfloat16.convolution import BFloat16Convolution
+from ibrobust.evaluation.guarded_model import unguard
+from ibrobust.evaluation.model_state import floating_dtypes
+
+RELU = (F.relu, torch.relu, torch.relu_)
+ADD = (operator.add, operator.iadd, torch.add)
+
+# Half the distance between neighbouring numbers of bfloat16, relative to them.
+ROUNDING = 2.0**-8
+
+
+class NoCopyError(Exception):
+    """There is no copy of a model; the message says why, in half a sentence."""
+
+
+class LowPrecisionCopy:
+    """Margins of a model whose convolutions are computed in bfloat16, and how far rounding could move each of them."""
+
+    def __init__(self, graph: fx.GraphModule, taps: list[_Tap]) -> None:
+        self._graph = graph
+        self._taps = taps
+
+    def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return margins (B,), approximately those of the model, the scale (B,) of their rounding errors, and a floor.
+
+        Whatever relative error the convolutions' outputs h have, to first order it moves the margin m by that share of
+        |dm/dh| |h|. In the scale is a tenth of the logits' range besides, for where the gradient vanishes. The floor
+        (B,) is the rounding of the largest logit to bfloat16.
+        """
+        with torch.enable_grad():
+            logits = self._graph(images.clone())  # it may work in place, as the model may
+            found = margins_of(logits, labels)
+            features = [tap.features for tap in self._taps if tap.features is not None]
+            gradients = torch.autograd.grad(found.sum(), features)
+        products = [
+            gradient.flatten(1).norm(dim=1) * feature.detach().flatten(1).norm(dim=1)
+            for gradient, feature in zip(gradients, features, strict=True)
+        ]
+        for tap in self._taps:
+            tap.features = None
+        logits = logits.detach()
+        scales = torch.stack(products).norm(dim=0) + 0.1 * (logits.amax(dim=1) - logits.amin(dim=1))
+        return found.detach(), scales, ROUNDING * logits.abs().amax(dim=1)
+
+
+def margins_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return by how much (B,) the label's logit exceeds the largest of the other classes'."""
+    own = logits.gather(1, labels[:, None])  # (B, 1)
+    return own[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+
+
+def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | None:
+    """Return a copy of `model`, which stays as it is; None where its forward pass cannot be read as a fixed graph.
+
+    That is so where it branches on the images, keeps state, or has hooks; and where it has no convolution that would
+    gain anything. Batch normalisation behind a convolution is folded into it, ReLU and sums are computed with it.
+
+    Args:
+        model: in evaluation mode, with float32 parameters that want no gradient.
+        image: (1, C, H, W) in [0, 1], for a trial.
+    """
+    try:
+        graph, low = _lowered(model, image, torch.bfloat16)
+        taps = _insert_taps(graph, low)
+        graph.recompile()
+        if not taps:
+            return None
+        lowered = LowPrecisionCopy(graph, taps)
+        with redirect_stderr(io.StringIO()):  # a graph that fails prints itself
+            lowered.margins(image, torch.zeros(1, dtype=torch.long, device=image.device))
+    except Exception:  # anything may happen in a model that is not ours; it is evaluated as it is then
+        return None
+    return lowered
+
+
+def differentiable_copy(model: nn.Module, image: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """Return a copy of `model` as in `low_precision_copy`, whose logits have a gradient in the images.
+
+    That gradient is rounded to bfloat16 on its way as well. It is the gradient of what the model computes: a backward
+    pass that the model defines itself is not in the copy.
+
+    Args:
+        model: in evaluation mode, with float32 parameters that want no gradient.
+        image: (1, C, H, W) in [0, 1], for a trial.
+        dtype: float32 for the same copy without rounding.
+
+    Raises:
+        NoCopyError: there is none.
+    """
+    try:
+        graph, _ = _lowered(model, image, dtype)
+        graph.recompile()
+        point = image.detach().clone().requires_grad_()
+        with torch.enable_grad(), redirect_stderr(io.StringIO()):  # as above
+            torch.autograd.grad(graph(point.clone()).sum(), point)
+    except NoCopyError:
+        raise
+    except Exception as error:  # as above
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise NoCopyError(f"its forward pass is no fixed graph of float32 operations ({line.rstrip('.:')})") from error
+    return graph
+
+
+def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.GraphModule, set[fx.Node]]:
+    """Return a copy with convolutions in `dtype`, not compiled yet, and its nodes that give it.
+
+    Raises NoCopyError where a graph would not do what the model does, and what torch.fx does where it finds none.
+    """
+    model = unguard(model)
+    if set(floating_dtypes(model)) - {torch.float32}:
+        raise NoCopyError("it does not compute in float32")
+    if any(_hooks(module) for module in model.modules()):
+        raise NoCopyError("it has hooks")
+    duplicate = copy.deepcopy(model)
+    before, generators = _state(duplicate), random_state(image.device)
+    duplicate(image.clone())
+    if not _same(before, _state(duplicate)):
+        raise NoCopyError("it keeps state from one call to the next")
+    if not torch.equal(generators, random_state(image.device)):
+        raise NoCopyError("it draws random numbers")  # a graph may hold one draw of them for good
+    module = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
+    for node in reversed(module.graph.nodes):
+        # Nothing else: an operation in place does its work whether its result is used or not.
+        if not node.users and (_reads_shape(node) or node.target in (getattr, operator.eq, operator.ne)):
+            module.graph.erase_node(node)
+        # Of channels_last, which convolutions here give, there may be no such view.
+        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
+            node.target = "reshape"
+    low = _lower(module, dtype)
+    if not low:
+        raise NoCopyError("it has no convolution that would gain from it")
+    return module, low
+
+
+class _Tracer(fx.Tracer):
+    """Follows a branch on a tensor's dtype as a float32 tensor would; other branches on tensors cannot be followed."""
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        node = obj.node
+        if node.target in (operator.eq, operator.ne) and isinstance(node.args[1], torch.dtype):
+            source = node.args[0]
+            if isinstance(source, fx.Node) and source.target is getattr and source.args[1] == "dtype":
+                return bool(node.target(torch.float32, node.args[1]))
+        return super().to_bool(obj)
+
+
+class _Tap(nn.Module):
+    """Where the last convolutions' outputs pass into float32; the gradient is taken with respect to what passes."""
+
+    features: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = x.float().detach().requires_grad_()
+        return self.features
+
+
+def _lower(module: fx.GraphModule, dtype: torch.dtype) -> set[fx.Node]:
+    """Put convolutions in `dtype` into the graph, in place, with what can be computed together with them.
+
+    Convolutions, ReLUs, sums and batch normalisation stay in it; all else gets float32. Returns what stays.
+    """
+    graph = module.graph
+    modules = dict(module.named_modules())
+    convolutions: dict[fx.Node, BFloat16Convolution] = {}
+    low: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        kind = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(kind, (nn.Identity, nn.Dropout, nn.Dropout2d)) and not kind.training:
+            _replace(graph, node, node.args[0])
+        elif type(kind) is nn.Conv2d and kind.padding_mode == "zeros" and not isinstance(kind.padding, str):
+            name = f"low_precision_{len(convolutions)}"
+            convolutions[node] = BFloat16Convolution(kind, dtype)
+            module.add_submodule(name, convolutions[node])
+            node.target = name
+            low.add(node)
+        elif type(kind) is nn.BatchNorm2d and kind.running_mean is not None and node.args[0] in low:
+            source = node.args[0]
+            if source in convolutions and _is_bare(source, convolutions):
+                convolutions[source].fold(kind)
+                _replace(graph, node, source)
+            else:
+                low.add(node)
+        elif _is_relu(node, kind) and node.args[0] in low:
+            source = node.args[0]
+            if source in convolutions and len(source.users) == 1:
+                convolutions[source].relu = True
+                _replace(graph, node, source)
+            else:
+                low.add(node)
+        elif _is_sum(node) and all(argument in low for argument in node.args):
+            pair = _convolution_of_sum(graph, node, convolutions)
+            if pair is None:
+                low.add(node)
+            else:
+                source, other = pair
+                source.args = (source.args[0], other)
+                _replace(graph, node, source)
+        elif node.op.startswith("call_") and not _reads_shape(node) and any(a in low for a in node.all_input_nodes):
+            for argument in {a for a in node.all_input_nodes if a in low}:
+                with graph.inserting_before(node):
+                    node.replace_input_with(argument, graph.call_method("float", (argument,)))
+    for convolution in convolutions.values():
+        convolution.round()
+    graph.lint()
+    return low
+
+
+def _insert_taps(module: fx.GraphModule, low: set[fx.Node]) -> list[_Tap]:
+    """Return what now stands where bfloat16 passes into float32 and no convolution follows."""
+    convolutions = {name for name, kind in module.named_modules() if isinstance(kind, BFloat16Convolution)}
+    # Nodes from which a convolution is reached.
+    followed = {node for node in module.graph.nodes if node.op == "call_module" and node.target in convolutions}
+    for node in reversed(module.graph.nodes):
+        if any(user in followed for user in node.users):
+            followed.add(node)
+    taps: list[_Tap] = []
+    for node in list(module.graph.nodes):
+        last = node not in followed
+        if node.op == "call_method" and node.target == "float" and node.args[0] in low and last:
+            taps.append(_Tap())
+            name = f"tap_{len(taps)}"
+            module.add_submodule(name, taps[-1])
+            node.op, node.target = "call_module", name
+    return taps
+
+
+def _replace(graph: fx.Graph, node: fx.Node, by: object) -> None:
+    assert isinstance(by, fx.Node)
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)
+
+
+def _is_bare(node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]) -> bool:
+    """Return whether nothing but its one user sees the convolution itself, without a sum or a ReLU."""
+    return len(node.users) == 1 and len(node.args) == 1 and not convolutions[node].relu
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and "shape" in node.args
+
+
+def _is_relu(node: fx.Node, kind: nn.Module | None) -> bool:
+    if node.op == "call_method":
+        return node.target in ("relu", "relu_")
+    return type(kind) is nn.ReLU or (node.op == "call_function" and node.target in RELU)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    plain = len(node.args) == 2 and not node.kwargs
+    return plain and (
+        (node.op == "call_function" and node.target in ADD) or (node.op == "call_method" and node.target == "add")
+    )
+
+
+def _convolution_of_sum(
+    graph: fx.Graph, node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]
+) -> tuple[fx.Node, fx.Node] | None:
+    """Return a summand that is a convolution, and the other, computed before it, so that it can be added on the way."""
+    order = {member: position for position, member in enumerate(graph.nodes)}
+    first, second = node.args
+    for source, other in ((first, second), (second, first)):
+        assert isinstance(source, fx.Node)
+        assert isinstance(other, fx.Node)
+        if source in convolutions and _is_bare(source, convolutions) and order[other] < order[source]:
+            return source, other
+    return None
+
+
+def _hooks(module: nn.Module) -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for name in names)
+
+
+def _state(model: nn.Module) -> dict[str, object]:
+    """Return copies of what a forward pass could change and a graph would not hold: tensors and plain attributes."""
+    state: dict[str, object] = {}
+    for prefix, module in model.named_modules():
+        for name, value in [*module.named_buffers(recurse=False), *vars(module).items()]:
+            if isinstance(value, Tensor):
+                state[f"{prefix}.{name}"] = value.detach().clone()
+            elif name[0] != "_":
+                # By their text, so that lists and dictionaries count as well.
+                state[f"{prefix}.{name}"] = repr(value)
+    return state
+
+
+def _same(before: dict[str, object], after: dict[str, object]) -> bool:
+    if before.keys() != after.keys():
+        return False
+    return all(
+        torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]  # type: ignore[arg-type]
+        for name, value in before.items()
+    )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of the generators that a model on the device draws from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)

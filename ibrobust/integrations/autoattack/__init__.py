@@ -1,0 +1,1 @@
+"""AutoAttack with the signature that RobustBench calls, resumable."""

@@ -1,0 +1,239 @@
+"""Models that ibrobust did not train, by a reference: ``robustbench:``, ``timm:`` or ``module:``."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.home import home
+from ibrobust.integrations.references import FORMS
+from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
+
+
+def load_reference(
+    reference: str,
+    *,
+    device: str | torch.device | None = None,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """Return the model that a reference names: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation
+    mode.
+
+    Args:
+        reference: ``robustbench:NAME`` or ``robustbench:DATASET/THREAT/NAME`` of RobustBench's model zoo,
+            ``timm:NAME`` of timm's pretrained models, ``module:function`` of a function without arguments
+            that returns an nn.Module and is imported as Python imports, from the current folder too.
+        device: where to put it; the CPU by default.
+        num_classes: C that the caller needs.
+        image_size: (H, W) that the caller needs.
+
+    Raises:
+        IbrobustError: there is no such model, its weights are not there and cannot be downloaded, or it does
+            not take such images or give such logits.
+    """
+    scheme, _, name = reference.partition(":")
+    loaders: dict[str, Callable[[str], nn.Module]] = {"robustbench": _load_robustbench, "timm": _load_timm}
+    if not name or not scheme:
+        raise IbrobustError(f"The model reference {reference!r} is not of the form {FORMS}.")
+    model = loaders[scheme](name) if scheme in loaders else _call_function(scheme, name)
+    try:
+        model = model.to(device if device is not None else "cpu").eval()
+    except (RuntimeError, AssertionError) as error:
+        raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
+    if image_size is not None:
+        _require_fit(reference, model, image_size, num_classes)
+    return model
+
+
+class UnitRangeInput(nn.Module):
+    """A model that expects normalised images, made to take images (B, 3, H, W) in [0, 1] of its own size.
+
+    Args:
+        model: normalised images -> logits (B, C).
+        mean: of each channel, in [0, 1] scale.
+        std: standard deviation of each channel, in [0, 1] scale.
+        image_size: (H, W) that the model was trained on.
+        name: for messages.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        image_size: tuple[int, int],
+        name: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.image_size = image_size
+        self.name = name
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) of images (B, 3, H, W) in [0, 1]; raise IbrobustError for another size."""
+        if tuple(images.shape[-2:]) != self.image_size:
+            height, width = self.image_size
+            raise IbrobustError(
+                f"{self.name} was trained on {width}x{height} images and got {images.shape[-1]}x{images.shape[-2]}: "
+                "give a data set of that size."
+            )
+        logits: Tensor = self.model((images - self.mean) / self.std)
+        return logits
+
+
+def _load_timm(name: str) -> nn.Module:
+    with imported_quietly():
+        import timm
+
+    mend_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise IbrobustError(f"timm has no model {name!r}{_suggestion(near)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = timm.create_model(name, pretrained=True)
+    except IbrobustError:
+        raise
+    # timm and what it downloads with raise whatever they please: offline, unknown tag, damaged file.
+    except Exception as error:
+        raise IbrobustError(
+            f"The weights of timm:{name} are not in the Hugging Face cache and could not be downloaded "
+            f"({_short(error)}): check the name and the network."
+        ) from error
+    config = model.pretrained_cfg
+    if not config.get("mean") or not config.get("std") or not config.get("input_size"):
+        raise IbrobustError(f"timm does not say how timm:{name} wants its images normalised: wrap it in a function.")
+    height, width = config["input_size"][1:]
+    return UnitRangeInput(
+        model,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        image_size=(height, width),
+        name=f"timm:{name}",
+    )
+
+
+def robustbench_models_dir() -> Path:
+    """Return the folder of RobustBench's weights: its own ``./models`` if there is one, else one of ours."""
+    customary = Path("models")
+    return customary if (customary / "cifar10").is_dir() else home() / "robustbench"
+
+
+def _load_robustbench(name: str) -> nn.Module:
+    from ibrobust.integrations.robustbench import benchmark as robustbench
+
+    dataset, threat_model, name = robustbench.find_zoo_model(name)
+    folder = robustbench_models_dir()
+    files = folder / dataset / threat_model
+    before = set(files.glob(f"{name}*")) if files.is_dir() else set()
+    output = io.StringIO()
+    try:
+        # Older versions of torch unpickle whatever a file holds, unless told otherwise.
+        with (
+            patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
+            return robustbench.load_zoo_model(name, folder, dataset, threat_model)
+    except IbrobustError:
+        raise
+    # gdown, requests and torch raise whatever they please: offline, over quota, damaged file.
+    except Exception as error:
+        for file in set(files.glob(f"{name}*")) - before:
+            file.unlink()  # what a broken download left would be taken for the weights next time
+        where = f"{files / name}.pt"
+        if before:
+            raise IbrobustError(
+                f"The weights in {where!r} cannot be loaded ({_short(error)}): replace them."
+            ) from error
+        raise IbrobustError(
+            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded ({_short(error)}): "
+            "check the network, or put the file there."
+        ) from error
+
+
+def _call_function(module_name: str, function_name: str) -> nn.Module:
+    reference = f"{module_name}:{function_name}"
+    try:
+        with _current_folder_importable():
+            function = getattr(importlib.import_module(module_name), function_name)
+    except ModuleNotFoundError as error:
+        raise IbrobustError(
+            f"The model {reference!r} needs the Python module {error.name!r}, which cannot be imported: the form is "
+            f"{FORMS}."
+        ) from error
+    except AttributeError as error:
+        raise IbrobustError(f"The Python module {module_name!r} has no {function_name!r}.") from error
+    except Exception as error:
+        raise IbrobustError(f"The Python module {module_name!r} fails on import: {_short(error)}") from error
+    try:
+        model = function()
+    except Exception as error:
+        raise IbrobustError(f"{reference} fails when it is called without arguments: {_short(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise IbrobustError(f"{reference} returns a {type(model).__name__}, where a torch.nn.Module is needed.")
+    return model
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Let imports find the current folder, as `python -m` does and an installed command does not."""
+    folder = str(Path.cwd())
+    if folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], num_classes: int | None) -> None:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    images = torch.full((2, 3, *image_size), 0.5, device=device)
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except IbrobustError:
+        raise
+    except Exception as error:
+        raise IbrobustError(
+            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {_short(error)}"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    expected = (2, num_classes) if num_classes is not None else (2, "C")
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and shape != expected):
+        raise IbrobustError(
+            f"The model {reference!r} gives {shape} for 2 images, where logits of shape {expected} are needed: "
+            "choose a data set with the model's classes."
+        )
+
+
+def _suggestion(near: list[str]) -> str:
+    return f": did you mean {' or '.join(near)}?" if near else "."
+
+
+def _short(error: BaseException) -> str:
+    """Return an error's type and first line, as far as they fit into one sentence."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,301 @@
+"""RobustBench, made to work, with the registered models in it.
+
+Importing this module mends the environment in memory (see `environment`). Then RobustBench's own functions
+work:
+
+    import ibrobust.integrations.robustbench.benchmark as rb
+    rb.register()
+    from robustbench import load_model
+    model = load_model("NAME", dataset="cifar10", threat_model="Linf")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from ibrobust.epsilon import read_radius
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.guarded_model import LibraryModel, guard
+from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.home import expanded
+from ibrobust.integrations import timm as timm_integration
+from ibrobust.integrations.robustbench.environment import imported_quietly, mend
+from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
+from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
+from ibrobust.registry.provenance import hardware, library_versions
+
+mend()
+
+with imported_quietly():
+    import robustbench.data
+    import robustbench.eval
+    import robustbench.utils
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset
+
+NORMS = ("Linf", "L2")
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What RobustBench's `benchmark` found, and how.
+
+    Attributes:
+        model: its name, or its class for a module that was given without one.
+        decoder: of a registered model.
+        dataset: where the images come from.
+        threat_model: ``Linf`` or ``L2``.
+        epsilon: radius in [0, 1] pixel scale.
+        total: number of images.
+        clean_correct: images that are right without attack.
+        robust_correct: images that are right after AutoAttack.
+        seed: of the attacks.
+        batch_size: of the attacks, whose random draws depend on it.
+        flags: what AutoAttack's checks warn of; with any of them the robust accuracy is not to be trusted.
+        hardware: processor or GPU.
+        versions: of the libraries.
+    """
+
+    model: str
+    decoder: str | None
+    dataset: str
+    threat_model: str
+    epsilon: float
+    total: int
+    clean_correct: int
+    robust_correct: int
+    seed: int
+    batch_size: int
+    flags: tuple[str, ...]
+    hardware: str
+    versions: dict[str, str]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.clean_correct / self.total
+
+    @property
+    def robust_accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.robust_correct / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it in the plain types of YAML and JSON."""
+        accuracies = {"clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy}
+        return asdict(self) | {"flags": list(self.flags)} | accuracies
+
+
+def register() -> dict[str, tuple[str, ...]]:
+    """Make all registered models loadable by RobustBench's `load_model`; return model -> names in timm.
+
+    They also appear in its `model_dicts`, hence in its listings. A model that would hide one of RobustBench's
+    or timm's own is left out with a warning. Nothing is downloaded, and nothing is loaded yet.
+    """
+    reserved = {
+        timm_integration.timm_name(name, dataset.value, threat_model.value)
+        for dataset, listings in model_dicts.items()
+        for threat_model, listing in listings.items()
+        for name, entry in listing.items()
+        if not isinstance(entry["model"], _Loader)
+    }
+    offered = timm_integration.register(reserved=reserved)
+    for name in offered:
+        dataset = timm_integration.dataset_of(len(model_card(name).dataset.class_names))
+        for listing in model_dicts[BenchmarkDataset(dataset)].values():
+            # RobustBench would download from gdrive_id; it asks timm before it looks at this.
+            listing[name] = {"model": _Loader(name), "gdrive_id": None}
+    return offered
+
+
+@dataclass(frozen=True)
+class _Loader:
+    name: str
+
+    def __call__(self) -> nn.Module:
+        return load_model(self.name)
+
+
+def benchmark(
+    model: str | nn.Module,
+    *,
+    eps: float | str,
+    n_examples: int | None = None,
+    threat_model: str = "Linf",
+    data_dir: str | Path | None = None,
+    batch_size: int = 128,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    decoder: str | None = None,
+    name: str | None = None,
+    state_path: str | Path | None = None,
+    log_path: str | Path | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> BenchmarkResult:
+    """Return what RobustBench's own `benchmark` finds for a model: clean accuracy, and accuracy under
+    AutoAttack.
+
+    Args:
+        model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+        eps: epsilon, in [0, 1] pixel scale.
+        n_examples: number of test images: the first of CIFAR-10's own files, as RobustBench takes them, or
+            evenly spaced ones of an image folder, which is sorted by class. All by default.
+        threat_model: ``Linf`` or ``L2``.
+        data_dir: folder with CIFAR-10 in RobustBench's layout (it holds ``cifar-10-batches-py``), or an image
+            folder ``train/<class>/*``, ``test/<class>/*``. By default the model's own data set.
+        batch_size: of the attacks.
+        device: where to run; by default where the model is, and the CPU for a name.
+        seed: of the attacks; RobustBench itself takes the time.
+        decoder: of a registered model; its first by default.
+        name: for the record, of a module.
+        state_path: JSON file to keep the progress in, and to go on from.
+        log_path: file that AutoAttack's messages are appended to.
+        on_message: called with every line that RobustBench and AutoAttack would print.
+
+    Raises:
+        IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are not
+            there.
+    """
+    if threat_model not in NORMS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
+    eps = read_radius(eps)
+    if n_examples is not None and n_examples < 1:
+        raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
+    card = model_card(model) if isinstance(model, str) else None
+    module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
+    target = torch.device(device) if device is not None else model_device(module)
+    images = benchmark_images(card, None if data_dir is None else expanded(data_dir), n_examples)
+    with evaluation_mode(module):
+        _require_classes(module, card, images, target)
+    adversaries: list[Any] = []
+    genuine = robustbench.eval.AutoAttack
+
+    def seeded(*args: Any, **options: Any) -> Any:
+        adversaries.append(genuine(*args, seed=seed, **options))
+        return adversaries[-1]
+
+    dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
+    loaders = {dataset: lambda *_: (images.images, images.labels)}
+    with (
+        evaluation_mode(module),
+        patch.dict(robustbench.data._clean_dataset_loaders, loaders),
+        patch.object(robustbench.eval, "AutoAttack", seeded),
+        contextlib.redirect_stdout(_Lines(on_message)),
+    ):
+        clean, robust = robustbench.eval.benchmark(
+            LibraryModel(module),
+            n_examples=len(images.labels),
+            dataset=dataset,
+            threat_model=threat_model,
+            eps=eps,
+            device=target,
+            batch_size=batch_size,
+            aa_state_path=None if state_path is None else Path(state_path),
+            log_path=None if log_path is None else str(log_path),
+        )
+    return BenchmarkResult(
+        model=model if isinstance(model, str) else name or type(model).__name__,
+        decoder=(decoder or card.decoders[0]) if card is not None else None,
+        dataset=images.source,
+        threat_model=threat_model,
+        epsilon=eps,
+        total=len(images.labels),
+        clean_correct=round(clean * len(images.labels)),
+        robust_correct=round(robust * len(images.labels)),
+        seed=seed,
+        batch_size=batch_size,
+        flags=tuple(getattr(adversaries[0], "flags", ())),
+        hardware=hardware(target.type),
+        versions={**library_versions(), "pyautoattack": version("pyautoattack")},
+    )
+
+
+def store(result: BenchmarkResult) -> str:
+    """Put a result into the card of the registered model that it is of; return its key there.
+
+    Raises:
+        IbrobustError: the model is not in the registry, or ships with ibrobust.
+    """
+    key = f"robustbench {result.decoder} {result.threat_model} {result.epsilon:.6g}"
+    update_metrics(result.model, key, result.to_dict())
+    return key
+
+
+def find_zoo_model(name: str) -> tuple[str, str, str]:
+    """Return (data set, threat model, name) of a model in RobustBench's zoo.
+
+    Args:
+        name: ``NAME``, which is looked for among the models for CIFAR-10 and Linf first, or
+            ``DATASET/THREAT/NAME``.
+
+    Raises:
+        IbrobustError: there is no such model, or there are several.
+    """
+    zoo = [
+        (dataset.value, threat_model.value, entry)
+        for dataset, listings in model_dicts.items()
+        for threat_model, listing in listings.items()
+        for entry in listing
+    ]
+    found = [place for place in zoo if name in (place[2], "/".join(place))]
+    preferred = [place for place in found if place[:2] == ("cifar10", "Linf")]
+    if len(found) == 1 or preferred:
+        return (preferred or found)[0]
+    if found:
+        choices = " or ".join("robustbench:" + "/".join(place) for place in found)
+        raise IbrobustError(f"RobustBench has several models {name!r}: choose {choices}.")
+    names = sorted({place[2] for place in zoo})
+    near = difflib.get_close_matches(name.rpartition("/")[2], names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(names)}, Standard among them."
+    raise IbrobustError(f"RobustBench has no model {name!r}: {hint}")
+
+
+def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:
+    """Return what RobustBench's `load_model` returns; it downloads weights that are not in `folder`."""
+    with imported_quietly():
+        model: nn.Module = robustbench.utils.load_model(
+            name, model_dir=folder, dataset=dataset, threat_model=threat_model
+        )
+    return model
+
+
+def _require_classes(module: nn.Module, card: ModelCard | None, images: BenchmarkImages, device: torch.device) -> None:
+    if card is not None and card.dataset.class_names != images.class_names:
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "
+            f"{images.source!r}: give its own data set as the data directory (--data-dir)."
+        )
+    with torch.no_grad():
+        outputs = guard(module.to(device))(images.images[:2].to(device))
+    if outputs.shape[1] != len(images.class_names):
+        raise IbrobustError(
+            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, where "
+            f"logits of shape (2, {len(images.class_names)}) are needed."
+        )
+
+
+class _Lines(io.TextIOBase):
+    """A text stream that hands on whole lines."""
+
+    def __init__(self, receive: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._receive = receive
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if self._receive is not None:
+            for line in lines:
+                self._receive(line)
+        return len(text)

@@ -1,0 +1,114 @@
+"""Which images RobustBench's benchmark is given, and where they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.data.names import NAMED_DATASETS
+from ibrobust.errors import IbrobustError
+from ibrobust.home import data_dir as default_data_dir
+from ibrobust.home import expanded
+from ibrobust.integrations.robustbench.environment import imported_quietly
+from ibrobust.registry import ModelCard
+
+CIFAR10_FOLDER = "cifar-10-batches-py"  # torchvision's, and so RobustBench's
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+@dataclass(frozen=True)
+class BenchmarkImages:
+    """Test images for RobustBench.
+
+    Attributes:
+        source: name of the data set.
+        class_names: of the labels.
+        images: (N, 3, H, W) float32 in [0, 1].
+        labels: (N,).
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+
+
+def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | None) -> BenchmarkImages:
+    """Return the test images to benchmark a model on.
+
+    Args:
+        card: of a registered model.
+        folder: that the user gave: in RobustBench's layout, or an image folder; by default the card's own data.
+        count: how many; the first of CIFAR-10's own files, as RobustBench takes them, else evenly spaced ones.
+
+    Raises:
+        IbrobustError: they are not there, too few, or not of 10 or 100 classes.
+    """
+    own = _own_dataset(card)
+    if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
+        images = _from_dataset(str(folder), count)
+    elif own is not None and (folder is None or not (folder / CIFAR10_FOLDER).is_dir()):
+        images = _from_dataset(own, count, data_dir=folder)
+    elif folder is None and card is not None and card.dataset.name != "cifar10":
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
+            "directory (--data-dir)."
+        )
+    else:
+        images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
+    if count is not None and count > len(images.labels):
+        raise IbrobustError(f"{count} images were asked for and {images.source} has {len(images.labels)}.")
+    if len(images.class_names) not in (10, 100):
+        raise IbrobustError(
+            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or 100 "
+            "classes; for others use ibrobust attack."
+        )
+    return images
+
+
+def _own_dataset(card: ModelCard | None) -> str | None:
+    """Return what names the data set of a card, unless it is CIFAR-10, which RobustBench reads, or not there."""
+    if card is None:
+        return None
+    if card.recipe is not None and card.recipe.dataset not in NAMED_DATASETS:
+        path = expanded(card.recipe.dataset)
+        if (path / "test").is_dir():
+            return str(path)
+    return card.dataset.name if card.dataset.name in NAMED_DATASETS and card.dataset.name != "cifar10" else None
+
+
+def _from_dataset(spec: str, count: int | None, *, data_dir: Path | None = None) -> BenchmarkImages:
+    dataset = load_dataset(spec, data_dir=data_dir)
+    test = dataset.test.subset(count)
+    return BenchmarkImages(dataset.name, dataset.class_names, to_unit_range(test.images), test.labels)
+
+
+def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
+    with imported_quietly():
+        import robustbench.data  # works once `environment.mend` has been called
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            images, labels = robustbench.data.load_cifar10(count, str(folder))
+    except (OSError, RuntimeError) as error:
+        raise IbrobustError(
+            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
+            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*; ibrobust attack has "
+            "images that need no network (--dataset digits)."
+        ) from error
+    return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels)

@@ -1,0 +1,235 @@
+"""From a recipe to a stored model: training, decoders, scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust import processes
+from ibrobust.data import Dataset, load_dataset
+from ibrobust.errors import IbrobustError
+from ibrobust.home import runs_dir
+from ibrobust.locking import locked
+from ibrobust.models import (
+    HEAD,
+    ZERO_ENTROPY_VARIANCE,
+    Encoder,
+    FixedPower,
+    encode_in_batches,
+    evaluation_head,
+    fit_decoder,
+)
+from ibrobust.objectives import objective_class
+from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
+from ibrobust.registry.provenance import hardware, library_versions
+from ibrobust.registry.register import store_model
+from ibrobust.registry.scoring import unit_batches
+from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
+from ibrobust.training.accelerator import is_cpu
+from ibrobust.training.build import build_objective_of
+from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.recipe import Recipe
+from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
+
+
+def train(
+    recipe: Recipe,
+    *,
+    name: str | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    log_with: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[int, Encoder], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> ModelCard:
+    """Train a model, fit its decoders, score them on the test images, store it; return its card.
+
+    Launched in several processes they train together, see `train_encoder`; the main one does the rest and calls back.
+
+    Args:
+        recipe: what to do.
+        name: of the model; by default made from the recipe.
+        data_dir: see `load_dataset`.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
+        resume: go on with an unfinished run of this name.
+        overwrite: replace a model, or an unfinished run, of this name.
+        log_with: a tracker that accelerate knows.
+        on_progress: called during training.
+        on_epoch: called with an epoch's number and the encoder before the epoch's checkpoint, see `train_encoder`.
+        on_stage: called with a few words when something else than training begins.
+
+    Raises:
+        IbrobustError: the name is taken, unsafe, or being trained by another process, or anything that `train_encoder`
+            and `load_dataset` raise.
+    """
+    processes.join(cpu=is_cpu(device))
+    name = name if name is not None else recipe.default_name()
+    check_name(name)
+    refusal = f"{name!r} is being trained by another process: wait for it, or choose another name (--name)."
+    # Of several processes that train together the main one holds the name for all.
+    with locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext():
+        return _train(
+            recipe,
+            name,
+            data_dir=data_dir,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            log_with=log_with,
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            on_stage=on_stage,
+        )
+
+
+def _train(
+    recipe: Recipe,
+    name: str,
+    *,
+    data_dir: str | Path | None,
+    device: str | None,
+    resume: bool,
+    overwrite: bool,
+    log_with: str | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_epoch: Callable[[int, Encoder], None] | None,
+    on_stage: Callable[[str], None] | None,
+) -> ModelCard:
+    objective_class(recipe.objective)  # one that is not there is told before any data is read
+    refuse_duplicate(name, overwrite=overwrite)
+    run_dir = runs_dir() / name
+    if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
+        raise IbrobustError(
+            f"There is an unfinished run of {name!r}: go on with it (--resume), begin again (--overwrite), or choose "
+            "another name (--name)."
+        )
+    initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
+    stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
+    stage(f"reading {recipe.dataset}")
+    with processes.main_first():  # which downloads or decodes what is not there yet
+        dataset = load_dataset(
+            recipe.dataset,
+            data_dir=data_dir,
+            progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
+        )
+    decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
+    stage("training")
+    trained = train_encoder(
+        recipe,
+        dataset,
+        run_dir,
+        device=device,
+        resume=resume,
+        log_with=log_with,
+        initial_encoder=initial_encoder,
+        on_progress=on_progress,
+        on_epoch=on_epoch,
+    )
+    if processes.is_main():
+        decoders = _decoders(recipe, dataset, trained, stage)
+        stage("scoring")
+        store_model(
+            name,
+            trained.encoder,
+            decoders,
+            latent_dim=recipe.latent_dim,
+            dataset=dataset,
+            recipe=recipe,
+            training=_training_record(trained),
+            overwrite=overwrite,
+        )
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    processes.wait()
+    return stored_card(name)
+
+
+def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the decoders that a recipe's model will have.
+
+    Raises:
+        IbrobustError: there is none, the head that is trained along cannot be stored, or fields do not go together.
+    """
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left as it was
+        head = build_objective_of(recipe, num_classes).head
+        if head is not None:
+            evaluation_head(head)
+    if head is None and not recipe.decoders:
+        raise IbrobustError(
+            f"The model would have no decoder: the objective {recipe.objective!r} trains none, so name at least one in "
+            "decoders."
+        )
+    return recipe.decoders if head is None else (HEAD, *recipe.decoders)
+
+
+def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
+    """Return the weights of the encoder that the recipe starts from; raise IbrobustError where they do not fit it."""
+    assert recipe.warm_start is not None
+    card, tensors = read_model(recipe.warm_start)
+    outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
+    wanted = {"width": recipe.width, "encoder outputs": outputs}
+    there = {"width": card.width, "encoder outputs": card.encoder_outputs}
+    differing = [f"{key} {there[key]}, not {wanted[key]}" for key in wanted if there[key] != wanted[key]]
+    if differing:
+        raise IbrobustError(
+            f"The encoder of {card.name!r} does not fit the recipe ({'; '.join(differing)}): change the recipe, or "
+            "start from another model."
+        )
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+    # The latents' mean and power are statistics: the training finds its own.
+    weights = {key: tensor.float() for key, tensor in weights.items() if not key.startswith("power.")}
+    if recipe.fixed_power:
+        weights |= {f"power.{key}": tensor for key, tensor in FixedPower(outputs).state_dict().items()}
+    return weights
+
+
+def _decoders(
+    recipe: Recipe, dataset: Dataset, trained: TrainedEncoder, stage: Callable[[str], None]
+) -> dict[str, nn.Module]:
+    decoders: dict[str, nn.Module] = {}
+    if trained.objective.head is not None:
+        decoders[HEAD] = evaluation_head(trained.objective.head)
+    if not recipe.decoders:
+        return decoders
+    stage("encoding the training images")
+    device = next(trained.encoder.parameters()).device
+    latents = encode_in_batches(trained.encoder, unit_batches(dataset.train, device))[:, : recipe.latent_dim]
+    labels = dataset.train.labels.to(device)
+    noise_variance = ZERO_ENTROPY_VARIANCE if recipe.noise and trained.objective.adds_noise else 0.0
+    for kind in recipe.decoders:
+        stage(f"fitting the {kind} decoder")
+        decoders[kind] = fit_decoder(
+            kind,
+            latents,
+            labels,
+            dataset.num_classes,
+            noise_variance=noise_variance,
+            seed=recipe.seed,
+            resfc_units=recipe.resfc_units,
+        )
+    return decoders
+
+
+def _training_record(trained: TrainedEncoder) -> TrainingRecord:
+    last = trained.history[-1]
+    device = next(trained.encoder.parameters()).device
+    described = {"epoch", "learning_rate", "images_per_second", "seconds"}
+    speeds = sorted(record["images_per_second"] for record in trained.history)
+    return TrainingRecord(
+        epochs_run=len(trained.history),
+        seconds=round(trained.seconds, 1),
+        images_per_second=round(speeds[len(speeds) // 2], 1),
+        final_terms={key: value for key, value in last.items() if key not in described},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        hardware=hardware(device.type),
+        versions=library_versions(),
+    )

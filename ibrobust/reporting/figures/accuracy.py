@@ -1,0 +1,168 @@
+"""Panels of accuracy under attack against epsilon, figure 1 among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.series import Line, Panel
+from ibrobust.reporting.figures.settings import averaged_over
+from ibrobust.reporting.figures.style import (
+    BASELINE,
+    DOTTED,
+    NOTE,
+    Look,
+    grid_of_axes,
+    legend_below,
+    looks,
+    name_panels,
+    save,
+    study_style,
+)
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+
+def draw_accuracy(
+    panels: Sequence[Panel],
+    shown: Sequence[StudyRecord],
+    out: Path,
+    name: str,
+    *,
+    betas: Sequence[float],
+    ylabel: str,
+) -> list[Path]:
+    """Draw panels of accuracy against epsilon: one line a beta, dotted without noise, baselines in black.
+
+    A line is the mean over seeds, its band reaches from the smallest to the largest. Where FGSM left more than 1% of
+    the images as they were, the markers are hollow and the line ends in a dagger with that share.
+
+    Args:
+        panels: at least one.
+        shown: the records that the points are of.
+        out: folder.
+        name: of the files.
+        betas: of all figures of the study, rising, so that each has one colour in all of them.
+        ylabel: of the y-axis.
+    """
+    settings = list(dict.fromkeys(line.setting for panel in panels for line in panel.lines))
+    style = looks(settings, betas)
+    with study_style() as new:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+        figure, places = grid_of_axes(new, len(panels))
+        name_panels(places, [panel.title for panel in panels])
+        for place, panel in zip(places, panels, strict=True):
+            axes = place.axes
+            for line in panel.lines:
+                _draw(axes, line, style[line.setting])
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+            axes.set_ylim(0, 1)
+            axes.set_xlim(left=0)
+            _daggers(axes, panel, style)
+            if place.top:
+                above = axes.secondary_xaxis("top", functions=(lambda x: 255 * x, lambda x: x / 255))
+                above.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 4, 8], integer=True))
+                above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}/255" if x else "0"))
+                above.tick_params(labelsize=6.5)
+            if place.left:
+                axes.set_ylabel(ylabel)
+            if place.bottom:
+                axes.set_xlabel("ε, on pixels in [0, 1]")
+        legend_below(figure, _legend(panels, style), _note(shown, panels))
+        return save(figure, out, name)
+
+
+def _draw(axes: Any, line: Line, look: Look) -> None:
+    x = [point.x for point in line.points]
+    axes.plot(
+        x,
+        [point.mean for point in line.points],
+        color=look.colour,
+        linestyle=look.dashes,
+        marker=look.marker,
+        markerfacecolor="white" if line.is_masked else look.colour,
+        clip_on=False,
+        zorder=3,
+    )
+    if any(point.cells > 1 for point in line.points):
+        axes.fill_between(
+            x,
+            [point.low for point in line.points],
+            [point.high for point in line.points],
+            color=look.colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+
+
+def _daggers(axes: Any, panel: Panel, style: dict[Any, Look]) -> None:
+    """Write the share of images that were left alone beside the ends of the lines, none over another."""
+    masked = [line for line in panel.lines if line.is_masked]
+    places = spread([line.points[-1].mean for line in masked], gap=0.075, top=1.0)
+    for line, place in zip(masked, places, strict=True):
+        axes.annotate(
+            f"{DAGGER} {line.unattacked:.0%}",
+            xy=(line.points[-1].x, line.points[-1].mean),
+            xytext=(1.02, place),
+            textcoords="axes fraction",
+            color=NOTE,  # small letters need more contrast than a line
+            fontsize=6.5,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": style[line.setting].colour},
+        )
+
+
+def spread(places: Sequence[float], *, gap: float, top: float) -> list[float]:
+    """Return places moved apart until neighbours are `gap` from each other, none above `top`, in the given order."""
+    order = sorted(range(len(places)), key=lambda index: -places[index])
+    found = [0.0] * len(places)
+    ceiling = top
+    for index in order:
+        found[index] = min(places[index], ceiling)
+        ceiling = found[index] - gap
+    floor = 0.0
+    for index in reversed(order):  # those pushed below the floor come up again
+        found[index] = max(found[index], floor)
+        floor = found[index] + gap
+    return found
+
+
+def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
+    from matplotlib.lines import Line2D
+
+    lines = [line for panel in panels for line in panel.lines]
+    entries = {}
+    for line in sorted(lines, key=lambda line: -1.0 if line.setting.beta is None else line.setting.beta):
+        look = style[line.setting]
+        if line.setting.beta is not None:
+            entries[f"β = {line.setting.beta:g}"] = Line2D([], [], color=look.colour, marker=look.marker)
+    for noise, label in ((True, "with noise"), (False, "without noise")):
+        if any(line.setting.noise is noise for line in lines):
+            entries[label] = Line2D([], [], color=NOTE, linestyle="-" if noise else DOTTED)
+    for line in lines:
+        if line.setting.beta is None:
+            look = style[line.setting]
+            entries[line.setting.label()] = Line2D([], [], color=BASELINE, marker=look.marker, linestyle=look.dashes)
+    if any(line.is_masked for line in lines):
+        entries[f"{DAGGER} gradient vanished"] = Line2D(
+            [], [], color=NOTE, marker="o", markerfacecolor="white", linestyle="none"
+        )
+    return entries
+
+
+def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
+    images = sorted({record.num_images for record in shown if record.num_images is not None})
+    points = [point for panel in panels for line in panel.lines for point in line.points]
+    parts = [f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"] if images else []
+    if mean := averaged_over([point.cells for point in points], shown):
+        parts.append(f"line: {mean}; band: smallest to largest")
+    note = "; ".join(parts)
+    if any(line.is_masked for panel in panels for line in panel.lines):
+        note += (
+            f"\n{DAGGER} not a sign of robustness: FGSM left this share of the images (over {UNATTACKED_SHARE:.0%}) "
+            "as they were, their gradient being zero or not finite"
+        )
+    return note

@@ -1,0 +1,53 @@
+"""What of the accuracy under FGSM stronger attacks leave: a panel an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ibrobust.errors import IbrobustError
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.accuracy import draw_accuracy
+from ibrobust.reporting.figures.series import ROBUST, Panel, arrange, fgsm_lines, robust_lines
+from ibrobust.reporting.figures.settings import betas_of
+
+WORST_CASE = "worst case"
+
+
+def attack_panels(records: Sequence[StudyRecord]) -> tuple[Panel, ...]:
+    """Return FGSM's panels first, then each attack's in the order of the records, and the worst case of all last.
+
+    FGSM's lines are those of the sweep, of the models and decoders that another attack was run on; without a sweep
+    they are those of FGSM as one attack among others.
+    """
+    by_attack = robust_lines(records)
+    attacked = {(line.setting, line.decoder) for lines in by_attack.values() for line in lines}
+    swept = [line for line in fgsm_lines(records) if (line.setting, line.decoder) in attacked]
+    named = {**by_attack, **({"FGSM": swept} if swept else {})}
+    several = len({panel.title for lines in named.values() for panel in arrange(lines)}) > 1
+    order = sorted(named, key=lambda attack: (attack != "FGSM", attack == WORST_CASE))
+    return tuple(
+        replace(panel, title=f"{attack}, {panel.title}" if several else attack)
+        for attack in order
+        for panel in arrange(named[attack])
+    )
+
+
+def draw_attacks(records: Sequence[StudyRecord], out: Path) -> list[Path]:
+    """Draw accuracy under each attack against epsilon, as `draw_accuracy` draws it.
+
+    Raises:
+        IbrobustError: no record is of an attack but the FGSM sweep.
+    """
+    panels = attack_panels(records)
+    if not panels:
+        raise IbrobustError(
+            "The records hold no attack but the FGSM sweep, so there is no attacks figure: add attacks to the study."
+        )
+    of_panels = [
+        record
+        for record in records
+        if record.quantity in ROBUST or (record.attack == "FGSM" and record.quantity == "accuracy")
+    ]
+    return draw_accuracy(panels, of_panels, out, "attacks", betas=betas_of(records), ylabel="accuracy under attack (%)")

@@ -1,0 +1,187 @@
+"""Figure 3: generalisation error against beta."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ibrobust.errors import IbrobustError
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.series import Point, make_point
+from ibrobust.reporting.figures.settings import (
+    HEAD,
+    Setting,
+    averaged_over,
+    decoder_name,
+    fits,
+    order,
+    setting_of,
+    variant_names,
+    variant_of,
+)
+from ibrobust.reporting.figures.style import (
+    BASELINE,
+    DOTTED,
+    NOTE,
+    grid_of_axes,
+    legend_below,
+    name_panels,
+    save,
+    study_style,
+)
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+DECODER_LOOKS = {"gaussian_mixture": ("#0072B2", "o"), "resfc": ("#D55E00", "s"), "logistic": ("#009E73", "^")}
+OTHER_LOOK = ("#CC79A7", "D")
+BASELINE_DASHES = ((0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 2)), (0, (8, 2, 1, 2, 1, 2)))
+
+
+def generalization_errors(records: Sequence[StudyRecord]) -> dict[tuple[Setting, str], Point]:
+    """Return the test error, 1 - test accuracy, for each setting and decoder, over its cells; `x` is beta, or NaN.
+
+    The paper's generalisation error is this: it calls an accuracy of 92% an error of 8%. It is no difference between
+    test and training.
+    """
+    values: dict[tuple[Setting, str], list[float]] = {}
+    for record in records:
+        if record.quantity == "test_accuracy":
+            values.setdefault((setting_of(record), record.decoder), []).append(1.0 - record.value)
+    return {
+        (setting, decoder): make_point(math.nan if setting.beta is None else setting.beta, errors)
+        for (setting, decoder), errors in values.items()
+    }
+
+
+def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]:
+    """Draw test error against beta, one line a decoder, dotted without noise; baselines are dashed lines across.
+
+    Raises:
+        IbrobustError: no record is a test accuracy of a model with a beta.
+    """
+    errors = generalization_errors(records)
+    variants = variant_names(setting for setting, _ in errors)
+    if not variants:
+        raise IbrobustError(
+            "The records hold no test accuracy of a model with a beta, so there is no generalization figure: add "
+            "cells of a bottleneck objective to the study."
+        )
+    betas = sorted({setting.beta for setting, _ in errors if setting.beta is not None})
+    at = beta_places(betas)
+    with study_style() as new:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        entries: dict[str, Any] = {}
+        figure, places = grid_of_axes(new, len(variants))
+        if len(variants) > 1:
+            name_panels(places, [", ".join(words) for words in variants.values()])
+        for place, variant in zip(places, variants, strict=True):
+            axes = place.axes
+            _draw_bottlenecks(axes, errors, variant, at, entries)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}"))
+            axes.set_xticks([at[beta] for beta in betas], [f"{beta:g}" for beta in betas])
+            axes.set_xlim(min(at.values()) - 0.15, max(at.values()) + 0.15)
+            if place.left:
+                axes.set_ylabel("generalisation error:\n1 − test accuracy (%)")
+            if place.bottom:
+                axes.set_xlabel("β (logarithmic, 0 apart)" if 0.0 in at and len(at) > 1 else "β (logarithmic)")
+        baselines = _baselines(errors)
+        settings = [setting for setting, _ in baselines]
+        entries |= _noise_entries(errors)
+        for place, variant in zip(places, variants, strict=True):
+            shown = {key: point for key, point in baselines.items() if fits(key[0], variant, settings)}
+            _draw_baselines(place.axes, shown, entries)
+            place.axes.set_ylim(bottom=0)
+        legend_below(figure, entries, _note(records))
+        return save(figure, out, "generalization")
+
+
+def beta_places(betas: Sequence[float]) -> dict[float, float]:
+    """Return where each beta stands on the axis: by its logarithm to base 10, and 0 a little below the smallest."""
+    positive = [math.log10(beta) for beta in betas if beta > 0]
+    lowest = min(positive, default=0.0)
+    gap = max(0.3, 0.12 * (max(positive, default=0.0) - lowest))
+    return {beta: math.log10(beta) if beta > 0 else lowest - gap for beta in betas}
+
+
+def _draw_bottlenecks(
+    axes: Any,
+    errors: dict[tuple[Setting, str], Point],
+    variant: Setting,
+    at: dict[float, float],
+    entries: dict[str, Any],
+) -> None:
+    from matplotlib.lines import Line2D
+
+    lines: dict[tuple[str, bool | None], list[Point]] = {}
+    for (setting, decoder), point in sorted(errors.items(), key=lambda item: order(item[0][0])):
+        if not setting.is_baseline and variant_of(setting) == variant:
+            lines.setdefault((decoder, setting.noise), []).append(point)
+    decoders = _shown({decoder for decoder, _ in lines})
+    for (decoder, noise), points in lines.items():
+        if decoder not in decoders:
+            continue
+        colour, marker = DECODER_LOOKS.get(decoder, OTHER_LOOK)
+        dashes = DOTTED if noise is False else "-"
+        axes.errorbar(
+            [at[point.x] for point in points],
+            [point.mean for point in points],
+            yerr=[[point.mean - point.low for point in points], [point.high - point.mean for point in points]],
+            color=colour,
+            marker=marker,
+            # Without noise hollow as well: dots are hard to tell from a line between near points.
+            markerfacecolor="white" if noise is False else colour,
+            linestyle=dashes,
+            elinewidth=0.8,
+            capsize=1.5,
+        )
+        entries.setdefault(decoder_name(decoder), Line2D([], [], color=colour, marker=marker))
+
+
+def _noise_entries(errors: dict[tuple[Setting, str], Point]) -> dict[str, Any]:
+    from matplotlib.lines import Line2D
+
+    noises = {setting.noise for setting, _ in errors if not setting.is_baseline}
+    entries = {
+        True: ("with noise", Line2D([], [], color=NOTE, marker="o")),
+        False: ("without noise", Line2D([], [], color=NOTE, marker="o", markerfacecolor="white", linestyle=DOTTED)),
+    }
+    return {label: entry for noise, (label, entry) in entries.items() if noise in noises}
+
+
+def _shown(decoders: set[str]) -> set[str]:
+    """Return the decoders to draw: the paper's two, or all there are where those are missing."""
+    return decoders & {"gaussian_mixture", "resfc"} or decoders
+
+
+def _baselines(errors: dict[tuple[Setting, str], Point]) -> dict[tuple[Setting, str], Point]:
+    """Return the baselines' errors with the head they were trained with, or else with every decoder there is."""
+    baselines = {key: point for key, point in errors.items() if key[0].is_baseline}
+    with_head = {setting for setting, decoder in baselines if decoder == HEAD}
+    chosen = {key: point for key, point in baselines.items() if key[1] == HEAD or key[0] not in with_head}
+    return dict(sorted(chosen.items(), key=lambda item: (order(item[0][0]), item[0][1])))
+
+
+def _draw_baselines(axes: Any, baselines: dict[tuple[Setting, str], Point], entries: dict[str, Any]) -> None:
+    from matplotlib.lines import Line2D
+
+    for index, ((setting, decoder), point) in enumerate(baselines.items()):
+        dashes = BASELINE_DASHES[index % len(BASELINE_DASHES)]
+        axes.axhline(point.mean, color=BASELINE, linestyle=dashes, linewidth=1.0)
+        if point.cells > 1:
+            axes.axhspan(point.low, point.high, color=BASELINE, alpha=0.1, linewidth=0)
+        label = setting.label() if decoder == HEAD else f"{setting.label()}, {decoder_name(decoder)}"
+        entries[label] = Line2D([], [], color=BASELINE, linestyle=dashes, linewidth=1.0)
+
+
+def _note(records: Sequence[StudyRecord]) -> str:
+    measured = [record for record in records if record.quantity == "test_accuracy"]
+    images = sorted({record.num_images for record in measured if record.num_images is not None})
+    parts = ["decoders are fitted to training images and scored on test images"]
+    if images:
+        parts[0] += f", n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"
+    if mean := averaged_over([point.cells for point in generalization_errors(records).values()], measured):
+        parts.append(f"{mean}; whiskers and bands: smallest to largest")
+    return "; ".join(parts)

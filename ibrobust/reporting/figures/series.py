@@ -1,0 +1,197 @@
+"""Cells that differ in their seed alone make one line of a figure; lines that belong side by side make a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.settings import (
+    HEAD,
+    Setting,
+    decoder_name,
+    fits,
+    order,
+    setting_of,
+    variant_names,
+    variant_of,
+)
+from ibrobust.reporting.unattacked import UNATTACKED_SHARE
+
+UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
+# Of an attack, and of the worst case over several: an image counts that is right without an attack and under it.
+ROBUST = ("robust_accuracy", "worst_case_accuracy")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at one place of a line.
+
+    Attributes:
+        x: place on the axis.
+        mean: over the cells.
+        low: smallest of the cells'.
+        high: largest of the cells'.
+        cells: how many.
+    """
+
+    x: float
+    mean: float
+    low: float
+    high: float
+    cells: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure.
+
+    Attributes:
+        setting: what its cells have in common.
+        decoder: that its values were measured with.
+        points: by rising x.
+        unattacked: the largest share in [0, 1], over the cells, of images that FGSM left as they were, because their
+            gradient was zero or not finite; None where it is not known.
+    """
+
+    setting: Setting
+    decoder: str
+    points: tuple[Point, ...]
+    unattacked: float | None = None
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether more images were left alone than a trustworthy figure allows."""
+        return self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines on common axes.
+
+    Attributes:
+        title: the decoder, and whatever tells this panel's bottleneck models from those of the other panels.
+        lines: baselines last.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def make_point(x: float, values: Sequence[float]) -> Point:
+    """Return the point at `x` for at least one value."""
+    return Point(x, sum(values) / len(values), min(values), max(values), len(values))
+
+
+def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
+    """Return accuracy under FGSM against epsilon: a panel for each decoder, and for each objective, width and so on.
+
+    Baselines appear on every panel that shares their width and epochs: with the head that they were trained with where
+    that was attacked, otherwise with the panel's decoder.
+    """
+    return arrange(fgsm_lines(records))
+
+
+def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
+    """Return accuracy under FGSM against epsilon: a line for each setting and decoder.
+
+    The accuracy without an attack is the point at epsilon 0, where it is of as many images as the attack.
+    """
+    records = tuple(records)
+    values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
+    images: dict[tuple[str, str], set[int | None]] = {}
+    shares: dict[tuple[Setting, str], dict[str, float]] = {}
+    for record in sweep_records(records):
+        key = (setting_of(record), record.decoder)
+        if record.quantity == "accuracy" and record.epsilon is not None:
+            values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
+            images.setdefault((record.cell, record.decoder), set()).add(record.num_images)
+        elif record.quantity in UNATTACKED:
+            of_cells = shares.setdefault(key, {})
+            of_cells[record.cell] = of_cells.get(record.cell, 0.0) + record.value
+    for record in records:
+        key = (setting_of(record), record.decoder)
+        if record.quantity == "clean_accuracy" and images.get((record.cell, record.decoder)) == {record.num_images}:
+            values[key].setdefault(0.0, {}).setdefault(record.cell, record.value)
+    return [
+        Line(
+            setting,
+            decoder,
+            _points(by_epsilon),
+            max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
+        )
+        for (setting, decoder), by_epsilon in values.items()
+    ]
+
+
+def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
+    """Return robust accuracy against epsilon, by attack: a line for each setting and decoder.
+
+    The worst case over all attacks goes under the name that its records have. Clean accuracy on as many images is the
+    point at epsilon 0.
+    """
+    records = tuple(records)
+    clean = {
+        (record.cell, record.decoder, record.num_images): record.value
+        for record in records
+        if record.quantity == "clean_accuracy"
+    }
+    values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
+    for record in records:
+        if record.quantity in ROBUST and record.epsilon is not None:
+            by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
+            by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
+            if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
+                by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
+    return {
+        attack: [Line(setting, decoder, _points(by_epsilon)) for (setting, decoder), by_epsilon in lines.items()]
+        for attack, lines in values.items()
+    }
+
+
+def _points(by_epsilon: dict[float, dict[str, float]]) -> tuple[Point, ...]:
+    return tuple(make_point(epsilon, list(of_cells.values())) for epsilon, of_cells in sorted(by_epsilon.items()))
+
+
+def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
+    """Return the records of FGSM sweeps, without those of FGSM as one attack among others, on other images.
+
+    A sweep counts the images that it could not attack, and its accuracies are of as many.
+    """
+    records = tuple(record for record in records if record.attack == "FGSM")
+    swept = {(record.cell, record.decoder): record.num_images for record in records if record.quantity in UNATTACKED}
+    return tuple(
+        record for record in records if record.num_images == swept.get((record.cell, record.decoder), record.num_images)
+    )
+
+
+def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
+    """Return the panels for some lines, each line in the panel or panels that it belongs to."""
+    baselines = sorted((line for line in lines if line.setting.is_baseline), key=lambda line: order(line.setting))
+    names = variant_names([line.setting for line in lines])
+    panels: dict[tuple[str, Setting], list[Line]] = {}
+    for line in lines:
+        if not line.setting.is_baseline:
+            panels.setdefault((line.decoder, variant_of(line.setting)), []).append(line)
+    if not panels:
+        alone: dict[str, list[Line]] = {}
+        for line in baselines:
+            alone.setdefault(line.decoder, []).append(line)
+        return tuple(Panel(decoder_name(decoder), tuple(of_it)) for decoder, of_it in alone.items())
+    return tuple(
+        Panel(
+            ", ".join([decoder_name(decoder), *names[variant]]),
+            (*sorted(of_it, key=lambda line: order(line.setting)), *_fitting(baselines, decoder, variant)),
+        )
+        for (decoder, variant), of_it in panels.items()
+    )
+
+
+def _fitting(baselines: Sequence[Line], decoder: str, variant: Setting) -> tuple[Line, ...]:
+    settings = [line.setting for line in baselines]
+    chosen: dict[Setting, Line] = {}
+    for line in baselines:
+        wanted = line.decoder == HEAD or (line.decoder == decoder and line.setting not in chosen)
+        if wanted and fits(line.setting, variant, settings):
+            chosen[line.setting] = line
+    return tuple(chosen.values())

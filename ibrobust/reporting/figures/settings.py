@@ -1,0 +1,145 @@
+"""What the cells of a study have in common but for their seed, how it is called, and what belongs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ibrobust.records import StudyRecord
+
+HEAD = "head"
+DECODER_NAMES = {
+    "gaussian_mixture": "Gaussian-mixture decoder",
+    "logistic": "logistic decoder",
+    "resfc": "network (ResFC) decoder",
+    HEAD: "head trained with the encoder",
+}
+OBJECTIVE_NAMES = {
+    "knn_ib": "kNN entropy",
+    "soft_ib": "surrogate of the kNN entropy",
+    "dib": "DIB",
+    "dvib": "DVIB",
+    "ceb": "CEB",
+    "cross_entropy": "cross-entropy",
+    "adversarial": "adversarial training",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cells of one line have in common: everything that the records tell but the seed."""
+
+    objective: str
+    beta: float | None
+    noise: bool | None
+    dropout: float | None
+    dropconnect: float | None
+    width: int | None
+    epochs: int | None
+    other: str
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether there is no bottleneck: such lines are black."""
+        return self.beta is None
+
+    def label(self) -> str:
+        """Return a name that tells the lines of one panel apart."""
+        if self.beta is not None:
+            noise = {True: ", noise", False: ", no noise", None: ""}[self.noise]
+            return f"β = {self.beta:g}{noise}"
+        parts = []
+        if self.dropout:
+            parts.append(f"dropout {self.dropout:g}")
+        if self.dropconnect:
+            parts.append(f"DropConnect {self.dropconnect:g}")
+        # In the field, a regulariser's name alone means that it is added to cross-entropy.
+        if self.objective != "cross_entropy" or not parts:
+            parts.insert(0, OBJECTIVE_NAMES.get(self.objective, self.objective))
+        return ", ".join(filter(None, [" + ".join(parts), self.other]))
+
+
+def setting_of(record: StudyRecord) -> Setting:
+    """Return what a record shares with those of other seeds."""
+    return Setting(
+        objective=record.objective,
+        beta=record.beta,
+        noise=record.noise if record.beta is not None else None,
+        dropout=record.dropout,
+        dropconnect=record.dropconnect,
+        width=record.width,
+        epochs=record.epochs,
+        other=record.setting,
+    )
+
+
+def variant_of(setting: Setting) -> Setting:
+    """Return what bottleneck models on one panel have in common: all but beta and noise, which the lines show."""
+    return replace(setting, beta=None, noise=None)
+
+
+def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]:
+    """Return, in words, what tells each variant of the bottleneck models from the others."""
+    variants = dict.fromkeys(variant_of(setting) for setting in settings if not setting.is_baseline)
+    names = {}
+    for variant in variants:
+        words = []
+        if len({other.objective for other in variants}) > 1:
+            words.append(OBJECTIVE_NAMES.get(variant.objective, variant.objective))
+        for field in ("dropout", "dropconnect", "width", "epochs"):
+            if len({getattr(other, field) for other in variants}) > 1:
+                words.append(f"{field} {getattr(variant, field)}")
+        if len({other.other for other in variants}) > 1 and variant.other:
+            words.append(variant.other)
+        names[variant] = tuple(words)
+    return names
+
+
+def fits(baseline: Setting, variant: Setting, baselines: Iterable[Setting]) -> bool:
+    """Return whether a baseline belongs beside a variant: of its width and epochs, where there is any such."""
+    alike = (variant.width, variant.epochs)
+    return (baseline.width, baseline.epochs) == alike or all((b.width, b.epochs) != alike for b in baselines)
+
+
+def order(setting: Setting) -> tuple[float, bool, bool, str, float, float]:
+    """Return the key that sorts settings: by beta, with noise before without, plain cross-entropy first."""
+    return (
+        -1.0 if setting.beta is None else setting.beta,
+        setting.noise is False,
+        setting.objective != "cross_entropy",
+        setting.objective,
+        setting.dropout or 0.0,
+        setting.dropconnect or 0.0,
+    )
+
+
+def hidden_settings(records: Iterable[StudyRecord]) -> bool:
+    """Return whether some cells of one line share their seed too, so that they differ in what records do not tell."""
+    cells: dict[tuple[Setting, int | None], set[str]] = {}
+    for record in records:
+        cells.setdefault((setting_of(record), record.seed), set()).add(record.cell)
+    return any(len(names) > 1 for names in cells.values())
+
+
+def betas_of(records: Iterable[StudyRecord]) -> tuple[float, ...]:
+    """Return the betas, rising."""
+    return tuple(sorted({record.beta for record in records if record.beta is not None}))
+
+
+def decoder_name(decoder: str) -> str:
+    """Return a decoder's name for readers."""
+    return DECODER_NAMES.get(decoder, decoder)
+
+
+def averaged_over(cells: Collection[int], records: Sequence[StudyRecord]) -> str | None:
+    """Return what the points of a figure are means of, in words; None where no point is one.
+
+    Args:
+        cells: of each point, over how many it was averaged.
+        records: that the points are of.
+    """
+    fewest, most = min(cells), max(cells)
+    if most < 2:
+        return None
+    what = "cells, which differ in more than their seed" if hidden_settings(records) else "seeds"
+    return f"mean of {most if fewest == most else f'{fewest} to {most}'} {what}"

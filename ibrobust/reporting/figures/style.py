@@ -1,0 +1,195 @@
+"""How a study's figures look, and how they are saved: legible in one column and in grey, and always the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase
+from textwrap import wrap
+from typing import Any
+
+from ibrobust.atomic import atomic_path
+from ibrobust.reporting.figures.settings import Setting
+
+# Inches: one column and the full text of a two-column paper.
+COLUMN_WIDTH = 3.35
+TEXT_WIDTH = 6.9
+PANEL_HEIGHT = 2.25
+BASELINE = "#000000"
+NOTE = "#404040"
+BETA_MARKERS = "osD^v<>dhp"
+BASELINE_MARKERS = "XP*8H"
+DOTTED = (0, (1, 1.2))
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 7.5,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#d9d9d9",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.4,
+    "lines.markeredgewidth": 0.8,
+    "svg.hashsalt": "ibrobust",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, line style and marker of one line."""
+
+    colour: str
+    dashes: Any
+    marker: str
+
+
+def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, str]:
+    """Return a colour for each beta, in the order of their lightness, which greyscale and colour-blind readers see.
+
+    Args:
+        betas: rising.
+        dark: for a dark background.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    # The ends of the map are left out: one is lost in black, the other in the paper.
+    first, last = (0.42, 0.98) if dark else (0.06, 0.74)
+    step = (last - first) / max(len(betas) - 1, 1)
+    return {beta: to_hex(colormaps["plasma"](first + step * rank)) for rank, beta in enumerate(betas)}
+
+
+def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, Look]:
+    """Return a look for each setting: colour and marker by beta, dotted without noise, baselines black.
+
+    A baseline with DropConnect is dashed, one with dropout dash-dotted.
+    """
+    colours = beta_colours(betas)
+    baselines = list(dict.fromkeys(setting for setting in settings if setting.is_baseline))
+    found = {}
+    for setting in settings:
+        if setting.beta is None:
+            dashes = "--" if setting.dropconnect else "-." if setting.dropout else "-"
+            marker = BASELINE_MARKERS[baselines.index(setting) % len(BASELINE_MARKERS)]
+            found[setting] = Look(BASELINE, dashes, marker)
+        else:
+            marker = BETA_MARKERS[betas.index(setting.beta) % len(BETA_MARKERS)]
+            found[setting] = Look(colours[setting.beta], DOTTED if setting.noise is False else "-", marker)
+    return found
+
+
+@contextmanager
+def study_style() -> Iterator[Callable[[float, float], Any]]:
+    """Within the block, matplotlib's settings are those of a study's figures; yields what makes a figure of a size."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def new(width: float, height: float) -> Any:
+        # Without pyplot: no global state, no window, no backend to choose.
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure
+
+    with rc_context(_STYLE):
+        yield new
+
+
+def save(figure: Any, out: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG into the folder `out`; return both paths. The same figure gives the same bytes."""
+    paths = [out / f"{name}.png", out / f"{name}.svg"]
+    with atomic_path(paths[0]) as temporary:
+        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    with atomic_path(paths[1]) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    return paths
+
+
+def _legend_columns(width: float, labels: Sequence[str]) -> int:
+    """Return how many columns fit into a width in inches; matplotlib fills one column after the other."""
+    for columns in range(min(6, len(labels)), 1, -1):
+        full, rest = divmod(len(labels), columns)
+        lengths = [full + (column < rest) for column in range(columns)]
+        starts = [sum(lengths[:column]) for column in range(columns)]
+        widest = [max(map(len, labels[at : at + rows])) for at, rows in zip(starts, lengths, strict=True)]
+        # Inches of a handle with the gaps around it, and of a letter.
+        if sum(0.42 + 0.053 * letters for letters in widest) <= width:
+            return columns
+    return 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Axes, and whether they stand at the left, at the top and at the bottom of the figure."""
+
+    axes: Any
+    left: bool
+    top: bool
+    bottom: bool
+
+
+def grid_of_axes(
+    new: Callable[[float, float], Any], panels: int, *, sharey: bool = True
+) -> tuple[Any, tuple[Place, ...]]:
+    """Return a figure and axes for some panels: up to two fit in a column, more stand in pairs across the page.
+
+    Args:
+        new: makes a figure.
+        panels: at least one.
+        sharey: whether one scale of the y-axis is for all.
+    """
+    columns = 1 if panels <= 2 else 2
+    rows = -(-panels // columns)
+    figure = new(COLUMN_WIDTH if columns == 1 else TEXT_WIDTH, rows * PANEL_HEIGHT + 0.35)
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
+    for left_over in axes[panels:]:
+        left_over.remove()
+    places = tuple(
+        Place(one, index % columns == 0, index < columns, index + columns >= panels)
+        for index, one in enumerate(axes[:panels])
+    )
+    for place in places:
+        # Shared axes have their numbers in the last row alone, which may be one short.
+        place.axes.tick_params(labelbottom=place.bottom)
+    return figure, places
+
+
+def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
+    """Write a note and the legend under the panels, where they hide nothing; the figure grows by their height."""
+    width = figure.get_figwidth()
+    for label, entry in entries.items():
+        entry.set_label(label)
+    columns = _legend_columns(width, list(entries))
+    lines = [line for part in note.split("\n") for line in wrap(part, int(width / 0.045))]  # inches of a letter
+    figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.15 * -(-len(entries) // columns) + 0.1)
+    legend = figure.legend(
+        handles=list(entries.values()),
+        loc="outside lower left",
+        ncols=columns,
+        title="\n".join(lines),
+        title_fontsize=6.3,
+        alignment="left",
+        handlelength=2.2,
+        columnspacing=1.0,
+    )
+    legend.get_title().set_color(NOTE)
+
+
+def name_panels(places: Sequence[Place], titles: Sequence[str]) -> None:
+    """Write the titles, lettered where there are several."""
+    for index, (place, title) in enumerate(zip(places, titles, strict=True)):
+        letter = f"({ascii_lowercase[index % 26]}) " if len(places) > 1 else ""
+        place.axes.set_title(letter + title, loc="left")

@@ -1,0 +1,133 @@
+"""The leaderboard of a study's report: one row a cell and decoder, the most trustworthy first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ibrobust.epsilon import format_epsilon
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.series import sweep_records
+from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, Column, Entry, Measure, Row
+
+MOST_EPSILONS = 4
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Columns, and rows of as many entries."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
+    """Return the leaderboard: a row for each cell and decoder that was attacked, or that was scored where none was.
+
+    Rows are in the order of the audit's verdict (sound, not audited, suspicious, masked), then of falling accuracy in
+    the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon down, and at last on
+    clean images. Where FGSM left more than 1% of the images as they were, its accuracies have a dagger and are never
+    the best of their column; neither is any accuracy under attack of a model that an audit found masked.
+    """
+    # FGSM among other attacks, perhaps on fewer images, is left to the worst case.
+    swept = set(sweep_records(records))
+    records = [record for record in records if record.attack != "FGSM" or record in swept]
+    by_row: dict[tuple[str, str], list[StudyRecord]] = {}
+    for record in records:
+        if record.decoder:
+            by_row.setdefault((record.cell, record.decoder), []).append(record)
+    clean = "test_accuracy" if any(record.quantity == "test_accuracy" for record in records) else "clean_accuracy"
+    measures = [
+        Measure(clean),
+        *(Measure("accuracy", "FGSM", epsilon) for epsilon in _few(_epsilons(records, "accuracy", "FGSM"))),
+        *(
+            Measure("worst_case_accuracy", "worst case", epsilon)
+            for epsilon in _few(_epsilons(records, "worst_case_accuracy", "worst case"))
+        ),
+        *(
+            Measure("audit_worst_case_accuracy", "", epsilon)
+            for epsilon in _few(_epsilons(records, "audit_worst_case_accuracy", ""))
+        ),
+    ]
+    rows = []
+    for (cell, decoder), of_it in by_row.items():
+        found = [measure.of(of_it) for measure in measures]
+        if any(found):
+            rows.append(Row(cell, decoder, of_it, found))
+    if any(any(row.found[1:]) for row in rows):
+        # Decoders that were fitted for another figure were never attacked: they would only be in the way.
+        rows = [row for row in rows if any(row.found[1:])]
+    kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
+    measures = [measures[index] for index in kept]
+    rows = [Row(row.cell, row.decoder, row.records, [row.found[index] for index in kept]) for row in rows]
+    rows.sort(key=Row.rank)
+    best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
+    audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
+    where = format_epsilon(audits[0]) if len(audits) == 1 else ""
+    shares = any(row.unattacked is not None for row in rows)
+    described = [row.description() for row in rows]
+    # Columns that say the same of every row are left out, but for the names.
+    told = [
+        place for place in range(len(DESCRIPTIONS)) if place < 2 or len({entries[place] for entries in described}) > 1
+    ]
+    numbers = list(range(len(measures) - 1, -1, -1))
+    columns = (
+        *(DESCRIPTIONS[place] for place in told),
+        *((Column("verdict", f"audit {where}".strip(), "verdict"),) if audits else ()),
+        *(_column(measures[index], [row.found[index] for row in rows]) for index in numbers),
+        *((Column("unattacked", "no gradient", "% of images", falling=True),) if shares else ()),
+    )
+    return Leaderboard(
+        columns,
+        tuple(
+            (
+                *(entries[place] for place in told),
+                *((row.judgement(with_epsilon=not where),) if audits else ()),
+                *(row.number(measures[index], row.found[index], best[index]) for index in numbers),
+                *((row.share(),) if shares else ()),
+            )
+            for row, entries in zip(rows, described, strict=True)
+        ),
+    )
+
+
+def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> float | None:
+    contenders = [record.value for row, record in found if record is not None and row.may_win(measure)]
+    return max(contenders) if len(contenders) > 1 else None
+
+
+def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:
+    images = sorted({record.num_images for record in found if record is not None and record.num_images is not None})
+    unit = "%"
+    if images:
+        unit += f", n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"
+    names = {
+        "test_accuracy": "clean",
+        "clean_accuracy": "clean",
+        "accuracy": "FGSM",
+        "worst_case_accuracy": "worst case",
+        "audit_worst_case_accuracy": "audit worst case",
+    }
+    label, key = names[measure.quantity], measure.quantity
+    if measure.epsilon is not None:
+        label += f" {format_epsilon(measure.epsilon)}"
+        key += f"-{255 * measure.epsilon:.3g}"
+    return Column(key, label, unit, falling=True)
+
+
+def _epsilons(records: Iterable[StudyRecord], quantity: str, attack: str) -> list[float]:
+    return sorted(
+        {
+            record.epsilon
+            for record in records
+            if record.quantity == quantity and (record.attack == attack or not attack) and record.epsilon
+        }
+    )
+
+
+def _few(epsilons: Sequence[float]) -> list[float]:
+    """Return some of the epsilons, evenly spaced in their order, the largest always among them."""
+    if len(epsilons) <= MOST_EPSILONS:
+        return list(epsilons)
+    step = len(epsilons) / MOST_EPSILONS
+    return [epsilons[round((index + 1) * step) - 1] for index in range(MOST_EPSILONS)]

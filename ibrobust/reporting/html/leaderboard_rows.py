@@ -1,0 +1,156 @@
+"""The rows of a report's leaderboard: what is known of one cell with one decoder, and how it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ibrobust.epsilon import format_epsilon
+from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.series import UNATTACKED
+from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+# The audit's verdicts, the best first; a model without an audit comes between those that passed and those that failed.
+VERDICTS = ("sound", "", "suspicious", "masked")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard.
+
+    Attributes:
+        key: unique, a word for style sheets and scripts.
+        label: what it says above the column.
+        unit: below the label: per cent, and of how many images.
+        numeric: whether it sorts by number.
+        falling: whether the first sort puts the largest on top.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    numeric: bool = True
+    falling: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of the leaderboard.
+
+    Attributes:
+        text: shown.
+        sort: what the field sorts by, as text; empty where there is nothing, which comes last either way.
+        is_best: the best of its column.
+        tone: the verdict, where the field is one, or "marked" for a figure that is no sign of robustness.
+    """
+
+    text: str
+    sort: str = ""
+    is_best: bool = False
+    tone: str = ""
+
+
+DESCRIPTIONS = (
+    Column("cell", "cell", numeric=False),
+    Column("decoder", "decoder", numeric=False),
+    Column("objective", "objective", numeric=False),
+    Column("beta", "β"),
+    Column("noise", "noise", numeric=False),
+    Column("setting", "setting", numeric=False),
+    Column("seed", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a column of numbers shows: a quantity, perhaps under an attack and at an epsilon."""
+
+    quantity: str
+    attack: str = ""
+    epsilon: float | None = None
+
+    def of(self, records: Iterable[StudyRecord]) -> StudyRecord | None:
+        """Return the record that holds the number; None where there is none, or no number in it."""
+        for record in records:
+            if (
+                record.quantity == self.quantity
+                and record.epsilon == self.epsilon
+                and (record.attack == self.attack or not self.attack)
+                and math.isfinite(record.value)
+            ):
+                return record
+        return None
+
+
+@dataclass(frozen=True)
+class Row:
+    cell: str
+    decoder: str
+    records: Sequence[StudyRecord]
+    found: Sequence[StudyRecord | None]
+
+    @property
+    def audit(self) -> StudyRecord | None:
+        return next((record for record in self.records if record.verdict), None)
+
+    @property
+    def verdict(self) -> str:
+        return self.audit.verdict if self.audit else ""
+
+    @property
+    def unattacked(self) -> float | None:
+        shares = [record.value for record in self.records if record.quantity in UNATTACKED and record.attack == "FGSM"]
+        return sum(shares) if shares else None
+
+    def is_marked(self, measure: Measure) -> bool:
+        """Whether an FGSM figure says little, because FGSM did not attack."""
+        return measure.attack == "FGSM" and self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
+
+    def may_win(self, measure: Measure) -> bool:
+        """Whether a figure may be the best of its column: none under attack of a model that hid from attacks."""
+        return measure.epsilon is None or (self.verdict != "masked" and not self.is_marked(measure))
+
+    def rank(self) -> tuple[int, list[float], str]:
+        trust = VERDICTS.index(self.verdict) if self.verdict in VERDICTS else len(VERDICTS)
+        # From the right: the audit's worst case, the worst case, FGSM, clean.
+        falling = [-record.value if record else 1.0 for record in reversed(self.found)]
+        return trust, falling, self.cell
+
+    def description(self) -> tuple[Entry, ...]:
+        first = self.records[0]
+        objective = OBJECTIVE_NAMES.get(first.objective, first.objective)
+        for rate, name in ((first.dropout, "dropout"), (first.dropconnect, "DropConnect")):
+            objective += f", {name} {rate:g}" if rate else ""
+        noise = {True: "yes", False: "no", None: ""}[first.noise if first.beta is not None else None]
+        return (
+            Entry(self.cell, self.cell),
+            Entry(self.decoder.replace("_", " "), self.decoder),
+            Entry(objective, objective),
+            Entry("–", "") if first.beta is None else Entry(f"{first.beta:g}", repr(first.beta)),
+            Entry(noise or "–", noise),
+            Entry(first.setting or "–", first.setting),
+            Entry("–", "") if first.seed is None else Entry(str(first.seed), str(first.seed)),
+        )
+
+    def number(self, measure: Measure, record: StudyRecord | None, best: float | None) -> Entry:
+        if record is None:
+            return Entry("–")
+        text, marked = f"{100 * record.value:.1f}", self.is_marked(measure)
+        is_best = record.value == best and self.may_win(measure)
+        return Entry(text + DAGGER if marked else text, repr(record.value), is_best, "marked" if marked else "")
+
+    def judgement(self, *, with_epsilon: bool) -> Entry:
+        audit = self.audit
+        if audit is None:
+            return Entry("not audited", str(VERDICTS.index("")))
+        where = f" at {format_epsilon(audit.epsilon)}" if with_epsilon and audit.epsilon is not None else ""
+        rank = VERDICTS.index(audit.verdict) if audit.verdict in VERDICTS else len(VERDICTS)
+        return Entry(audit.verdict + where, str(rank), tone=audit.verdict if audit.verdict in VERDICTS else "")
+
+    def share(self) -> Entry:
+        if self.unattacked is None:
+            return Entry("–")
+        marked = self.unattacked > UNATTACKED_SHARE
+        return Entry(f"{100 * self.unattacked:.1f}", repr(self.unattacked), tone="marked" if marked else "")

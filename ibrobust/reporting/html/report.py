@@ -1,0 +1,152 @@
+"""A study's report: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ibrobust.atomic import write_text
+from ibrobust.epsilon import format_epsilon
+from ibrobust.errors import IbrobustError
+from ibrobust.records import StudyRecord, read_study_records
+from ibrobust.reporting.html.charts import HEIGHT, WIDTH, epsilon_charts
+from ibrobust.reporting.html.leaderboard import leaderboard
+from ibrobust.reporting.html.summary import summary
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+TEMPLATES = Path(__file__).parent / "templates"
+MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+CAPTIONS = {
+    "fgsm": "Accuracy under FGSM against epsilon",
+    "attacks": "What stronger attacks leave of it",
+    "information_plane": "Information plane on the test set: H[Z] against I[X;Y|Z]",
+    "generalization": "Generalisation error, which is the test error, against beta",
+}
+
+
+def write_report(
+    *,
+    title: str,
+    records: Path,
+    figures: Sequence[Path],
+    cells: Sequence[Mapping[str, Any]],
+    out: Path,
+) -> Path:
+    """Write the report of a study to `out`, as one HTML file that loads nothing; return `out`.
+
+    Args:
+        title: of the study.
+        records: its records.csv.
+        figures: PNG and SVG files, in the order they appear. Of two that differ in their ending alone the SVG is shown.
+        cells: of the study, each a mapping with `name`, `status` (such as done or failed), and where they are known
+            `error`, `recipe` (field to value), `versions` (package to version) and `hardware`.
+        out: where to write.
+
+    Raises:
+        IbrobustError: the records or a figure cannot be read, or a cell has no name or status.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    known = read_study_records(records)
+    shown = [_cell(cell, known) for cell in cells]
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("report.html.j2").render(
+        title=title,
+        summary=summary(known, shown),
+        board=leaderboard(known),
+        charts=epsilon_charts(known),
+        chart_size=(WIDTH, HEIGHT),
+        figures=[_figure(path) for path in _preferred(figures)],
+        cells=shown,
+        failed=[cell for cell in shown if cell["status"] == "failed"],
+        environments=_environments(shown),
+        dagger=DAGGER,
+        unattacked=f"{UNATTACKED_SHARE:.0%}",
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        # The browser runs this script and no other, whatever a name or an error may hold.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(out, html)
+    return out
+
+
+def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, Any]:
+    """Return a cell with every key that the template reads."""
+    name, status = cell.get("name"), cell.get("status")
+    if not name or not status:
+        raise IbrobustError(f"A cell of the report has the name {name!r} and the status {status!r}: give both.")
+    return {
+        "name": str(name),
+        "status": str(status),
+        "error": str(cell.get("error") or ""),
+        "recipe": {str(key): _plain(value) for key, value in (cell.get("recipe") or {}).items()},
+        "versions": {str(key): str(value) for key, value in (cell.get("versions") or {}).items()},
+        "hardware": str(cell.get("hardware") or ""),
+        "numbers": [_number(record) for record in records if record.cell == name],
+    }
+
+
+def _number(record: StudyRecord) -> dict[str, str]:
+    is_share = record.quantity.endswith(("accuracy", "_share"))
+    return {
+        "quantity": record.quantity.replace("_", " "),
+        "decoder": record.decoder.replace("_", " "),
+        "attack": record.attack,
+        "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon),
+        "epoch": "" if record.epoch is None else str(record.epoch),
+        "value": f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}",
+        "images": "" if record.num_images is None else f"{record.num_images:,}",
+        "verdict": record.verdict,
+    }
+
+
+def _plain(value: Any) -> str:
+    """Return a recipe's value as YAML would have it: true, null, [a, b]."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _preferred(figures: Sequence[Path]) -> list[Path]:
+    vector = {path.with_suffix("") for path in figures if path.suffix == ".svg"}
+    return [path for path in figures if path.suffix == ".svg" or path.with_suffix("") not in vector]
+
+
+def _figure(path: Path) -> dict[str, str]:
+    if path.suffix not in MEDIA_TYPES:
+        raise IbrobustError(f"The figure {str(path)!r} is neither PNG nor SVG: draw it as one of them.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise IbrobustError(f"The figure {str(path)!r} cannot be read: {error.strerror}.") from error
+    # As an image, not as markup: a browser runs nothing that stands in an image.
+    data = base64.b64encode(content).decode()
+    return {
+        "name": path.stem,
+        "caption": CAPTIONS.get(path.stem, path.stem.replace("_", " ")),
+        "source": f"data:{MEDIA_TYPES[path.suffix]};base64,{data}",
+    }
+
+
+def _environments(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the different sets of versions and hardware, each with the names of its cells."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in cells:
+        if cell["versions"] or cell["hardware"]:
+            key = (tuple(sorted(cell["versions"].items())), cell["hardware"])
+            entry = {"versions": cell["versions"], "hardware": cell["hardware"], "cells": []}
+            found.setdefault(key, entry)["cells"].append(cell["name"])
+    return list(found.values())

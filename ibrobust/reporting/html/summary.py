@@ -1,0 +1,100 @@
+"""The first lines of a study's report: how far it is, what the audits found, and who is the most robust."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ibrobust.epsilon import format_epsilon
+from ibrobust.records import StudyRecord
+
+STATUSES = ("done", "failed", "interrupted", "running", "waiting")
+
+
+def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a few sentences; each is left out where there is nothing to say."""
+    return [
+        sentence
+        for sentence in (_progress(cells), _audits(records), _most_robust(records), _masked(records))
+        if sentence
+    ]
+
+
+def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
+    if not cells:
+        return ""
+    counts = Counter(cell["status"] for cell in cells)
+    others = [status for status in counts if status not in STATUSES]
+    listed = [f"{counts[status]} {status}" for status in (*STATUSES, *others) if counts[status]]
+    return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}: {', '.join(listed)}."
+
+
+def _audits(records: Sequence[StudyRecord]) -> str:
+    verdicts = Counter(record.verdict for record in records if record.verdict)
+    if not verdicts:
+        return "No model was audited, so none of these accuracies is known to be robustness."
+    epsilons = sorted({record.epsilon for record in records if record.verdict and record.epsilon is not None})
+    where = f" at ε = {' and '.join(map(format_epsilon, epsilons))}" if epsilons else ""
+    listed = [f"{verdicts[word]} {word}" for word in ("sound", "suspicious", "masked") if verdicts[word]]
+    listed += [f"{count} {word}" for word, count in verdicts.items() if word not in ("sound", "suspicious", "masked")]
+    return f"Audits{where}, one a cell and decoder: {', '.join(listed)}."
+
+
+def _most_robust(records: Sequence[StudyRecord]) -> str:
+    """Name the highest worst case at the largest epsilon that was audited or else attacked, of no masked model."""
+    masked = {(record.cell, record.decoder) for record in records if record.verdict == "masked"}
+    for quantity, what in (
+        ("audit_worst_case_accuracy", "the audit's worst case"),
+        ("worst_case_accuracy", "the worst case over attacks"),
+    ):
+        found = [record for record in records if record.quantity == quantity and record.epsilon is not None]
+        largest = max((record.epsilon or 0.0 for record in found), default=None)
+        contenders = [
+            record for record in found if record.epsilon == largest and (record.cell, record.decoder) not in masked
+        ]
+        if not contenders:
+            continue
+        best = max(contenders, key=lambda record: record.value)
+        interval = _interval(best)
+        return (
+            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, masked models aside: "
+            f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
+        )
+    return ""
+
+
+def _interval(record: StudyRecord) -> str:
+    """Return the 95% interval of Wilson's, in which an accuracy of 0 has some width too, as a bracket."""
+    if not record.num_images:
+        return ""
+    n, share, z = record.num_images, record.value, 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return f" (95% interval {100 * (middle - half):.1f} to {100 * (middle + half):.1f}, n = {n:,})"
+
+
+def _masked(records: Sequence[StudyRecord]) -> str:
+    masked = {(record.cell, record.decoder) for record in records if record.verdict == "masked"}
+    if not masked:
+        return ""
+    highest = max(
+        (
+            record
+            for record in records
+            if (record.cell, record.decoder) in masked
+            and record.attack == "FGSM"
+            and record.quantity == "accuracy"
+            and record.epsilon
+        ),
+        key=lambda record: (record.epsilon or 0.0, record.value),
+        default=None,
+    )
+    if highest is None:
+        return ""
+    return (
+        f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
+        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
+        "says masked."
+    )

@@ -1,0 +1,144 @@
+"""PGD against torchattacks' and against a linear model, whose nearest adversarial image is known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.pgd import default_step_size, pgd, random_start
+from ibrobust.evaluation.attacks.spec import parse_attack
+
+Data = tuple[Tensor, Tensor]
+EPSILON = 0.05
+
+
+class Linear(nn.Module):
+    """Logits of two classes whose margin falls by epsilon * sum |w| at most."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = (images * self.weight).sum(dim=(1, 2, 3))
+        return torch.stack([score, torch.zeros_like(score)], dim=1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@pytest.mark.parametrize(("factor", "breaks"), [(0.99, False), (1.01, True)])
+def test_a_linear_model_breaks_exactly_at_its_margin(loss: str, factor: float, breaks: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 3, 8, 8, generator=generator)
+    images = 0.5 + 0.2 * torch.randn(5, 3, 8, 8, generator=generator).clamp(-1, 1)
+    scores = (images * weight).sum(dim=(1, 2, 3))
+    labels = (scores < 0).long()
+    radius = float((scores.abs() / weight.abs().sum()).max() if breaks else (scores.abs() / weight.abs().sum()).min())
+    run = pgd(Linear(weight), images, labels, epsilon=factor * radius, steps=10, loss=loss)
+    assert run.broken.all() if breaks else not run.broken.any()
+
+
+def test_last_iterate_equals_that_of_torchattacks(robust_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data[0][:40], test_data[1][:40]
+    run = pgd(robust_model, images, labels, epsilon=EPSILON, steps=7, step_size=0.02, stop_when_broken=False)
+    attack = torchattacks.PGD(robust_model, eps=EPSILON, alpha=0.02, steps=7, random_start=False)
+    torch.testing.assert_close(run.last, attack(images, labels), rtol=0, atol=2e-7)
+
+
+def test_stopping_keeps_what_is_broken_and_misses_nothing(robust_model: nn.Module, test_data: Data) -> None:
+    options = {"epsilon": 0.1, "steps": 8, "loss": "margin"}
+    stopped = pgd(robust_model, *test_data, **options)
+    watched = pgd(robust_model, *test_data, **options, stop_when_broken=False)
+    assert torch.equal(stopped.broken, watched.broken)
+    assert 0 < int(stopped.broken.sum()) < 360
+    assert (watched.last_broken <= watched.broken).all()
+    torch.testing.assert_close(stopped.adversarial[stopped.broken], watched.adversarial[stopped.broken])
+    assert (robust_model(stopped.adversarial).argmax(1) != test_data[1]).equal(stopped.broken)
+
+
+def test_every_iterate_is_in_the_ball(plain_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data
+    start = random_start(images, EPSILON, torch.Generator().manual_seed(0))
+    assert (start != images).any()
+    for points in (
+        start,
+        pgd(plain_model, images, labels, epsilon=EPSILON, steps=5, start=start).adversarial,
+        pgd(plain_model, images, labels, epsilon=EPSILON, steps=5, stop_when_broken=False).last,
+    ):
+        assert (points - images).abs().max() <= EPSILON + 1e-6
+        assert points.min() >= 0
+        assert points.max() <= 1
+
+
+def test_losses_are_recorded_at_every_iterate_until_the_image_is_left_alone(
+    robust_model: nn.Module, test_data: Data
+) -> None:
+    run = pgd(robust_model, *test_data, epsilon=0.1, steps=6, loss="margin")
+    assert run.losses.shape == (7, 360)
+    assert run.losses[:, ~run.broken].isfinite().all()
+    reached = run.losses.nan_to_num(-torch.inf).max(dim=0).values
+    assert (reached[run.broken] >= 0).all()
+    assert (reached[~run.broken] <= 0).all()
+
+
+def test_images_that_are_wrong_already_cost_no_step(plain_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data[0][:20], (plain_model(test_data[0][:20]).argmax(1) + 1) % 10
+    run = pgd(plain_model, images, labels, epsilon=EPSILON, steps=5)
+    assert run.broken.all()
+    assert torch.equal(run.adversarial, images)
+    assert run.losses[1:].isnan().all()
+
+
+def test_a_gradient_that_is_no_number_moves_nothing_and_is_reported(plain_model: nn.Module, test_data: Data) -> None:
+    class NaNGradient(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = plain_model(images)
+            if logits.requires_grad:
+                logits.register_hook(lambda gradient: gradient * float("nan"))
+            return logits
+
+    images, labels = test_data[0][:20], plain_model(test_data[0][:20]).argmax(1)
+    run = pgd(NaNGradient(), images, labels, epsilon=EPSILON, steps=3)
+    assert run.nonfinite.all()
+    assert not run.broken.any()
+    assert torch.equal(run.last, images)
+
+
+def test_a_model_without_any_gradient_is_attacked_with_zero(plain_model: nn.Module, test_data: Data) -> None:
+    class Detached(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return plain_model(images.detach()).detach()
+
+    labels = plain_model(test_data[0]).argmax(1)
+    run = pgd(Detached(), test_data[0], labels, epsilon=EPSILON, steps=2)
+    assert not run.broken.any()
+    assert not run.nonfinite.any()
+
+
+def test_default_step_size_crosses_the_ball() -> None:
+    assert default_step_size(0.1, 10) * 10 == pytest.approx(0.25)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the most memory that torch held at one time beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    kineto = profiler.profiler
+    assert kineto is not None
+    events = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+def test_pgd_needs_no_more_memory_than_torchattacks(robust_model, test_data):
+    images, labels = test_data[0][:50], test_data[1][:50]
+    peer = torchattacks.PGD(robust_model, eps=0.03, alpha=0.01, steps=3)
+    options = parse_attack("PGD:steps=3,alpha=0.01,random_start=true")
+    ours = peak_bytes(lambda: attack_batch(robust_model, images, labels, options, epsilon=0.03, seed=0))
+    assert ours <= peak_bytes(lambda: peer(images, labels))

@@ -1,0 +1,303 @@
+"""Attacks by name: against the libraries, seeded, resumable, within their balls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyautoattack
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.batch import attack_batch, perturbation_size
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, attack_options, parse_attack
+from ibrobust.evaluation.sweep import fgsm_sweep
+
+Data = tuple[Tensor, Tensor]
+EPSILON = 0.1
+
+
+@pytest.fixture
+def data(test_data: Data) -> Data:
+    return test_data[0][:60], test_data[1][:60]
+
+
+def _one(model: nn.Module, data: Data, attack: str, **options: object) -> AttackResult:
+    (result,) = run_attacks(model, *data, attacks=[attack], epsilons=[EPSILON], **options)
+    return result
+
+
+def test_fgsm_equals_the_sweep(robust_model: nn.Module, test_data: Data) -> None:
+    sweep = fgsm_sweep(robust_model, *test_data, [EPSILON])
+    assert sum(_one(robust_model, test_data, "FGSM").attacked_correct) == sweep.correct[0]
+
+
+def test_pgd_breaks_what_torchattacks_breaks(robust_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data
+    result = _one(robust_model, test_data, "PGD:steps=8,alpha=0.03,random_start=false", batch_size=360)
+    attack = torchattacks.PGD(robust_model, eps=EPSILON, alpha=0.03, steps=8, random_start=False)
+    theirs = robust_model(attack(images, labels)).argmax(1) == labels
+    ours = torch.tensor(result.attacked_correct)
+    assert (ours <= theirs).all()
+    assert 0 < int(ours.sum()) < 330
+
+
+class HalfFlat(nn.Module):
+    """The second class rises with the first pixel above 0.5 and is flat below, where no gradient leads anywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rise = 100.0 * torch.relu(images[:, 0, 0, 0] - 0.5)
+        return torch.stack([torch.ones_like(rise), rise], dim=1)
+
+
+def test_more_restarts_only_break_more() -> None:
+    """One random start is on the flat side for half of the images, forty starts for none."""
+    data = torch.full((60, 3, 4, 4), 0.5), torch.zeros(60, dtype=torch.long)
+    one = torch.tensor(_one(HalfFlat(), data, "PGD:steps=3,restarts=1").attacked_correct)
+    many = torch.tensor(_one(HalfFlat(), data, "PGD:steps=3,restarts=40").attacked_correct)
+    assert 10 < int(one.sum()) < 50
+    assert int(many.sum()) == 0
+
+
+def test_autoattack_equals_pyautoattack(robust_model: nn.Module, data: Data) -> None:
+    images, labels = data
+    spec = parse_attack("AutoAttack:n_iter=10,n_queries=50")
+    right = robust_model(images).argmax(1) == labels
+    images, labels = images[right], labels[right]
+    ours, _ = attack_batch(robust_model, images, labels, spec, epsilon=0.12, seed=3)
+    suite = pyautoattack.AutoAttack(robust_model, eps=0.12, seed=3)
+    suite.apgd.n_iter = suite.apgd_targeted.n_iter = suite.fab.n_iter = 10
+    suite.square.n_queries = 50
+    with torch.random.fork_rng():
+        theirs, _ = suite.run_standard_evaluation(images, labels, batch_size=len(images))
+    torch.testing.assert_close(ours, theirs)
+    assert (robust_model(ours).argmax(1) != labels).any()
+
+
+def test_autoattack_for_random_models_runs(plain_model: nn.Module, data: Data) -> None:
+    result = _one(plain_model, (data[0][:8], data[1][:8]), "AutoAttack:version=rand,n_iter=3")
+    assert result.accuracy_under_attack < result.clean_accuracy
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_autoattack_leaves_out_losses_that_need_more_classes(
+    num_classes: int, plain_model: nn.Module, data: Data
+) -> None:
+    class Fewer(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return plain_model(images)[:, :num_classes]
+
+    result = _one(Fewer(), (data[0], data[1] % num_classes), "AutoAttack:n_iter=5,n_queries=20")
+    assert result.robust_accuracy <= result.clean_accuracy
+
+
+_FAST_OPTIONS = {
+    "steps": 2, "n_queries": 10, "nb_sample": 4, "max_iterations": 10, "binary_search_steps": 2, "popsize": 2,
+    "restarts": 2, "num_iter_set": 2, "noise_batch_size": 2, "gamma": 0.002,
+}  # fmt: skip
+
+
+# SparseFool passes a tensor where NumPy 2 wants another signature.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.parametrize("name", attack_names())
+def test_every_attack_runs_and_stays_in_its_ball(name: str, robust_model: nn.Module, data: Data) -> None:
+    """The check inside `attack_batch` raises where one does not."""
+    known = attack_options(name)
+    options = tuple((key, value) for key, value in _FAST_OPTIONS.items() if key in known)
+    if name == "AutoAttack":
+        options = (("n_iter", 3), ("n_queries", 10))
+    spec = AttackSpec(name, options)
+    (result,) = run_attacks(robust_model, data[0][:4], data[1][:4], attacks=[spec], epsilons=[EPSILON])
+    assert result.total == 4
+    assert result.norm == spec.norm
+
+
+def test_an_attack_without_a_radius_counts_where_it_needed_no_more(plain_model: nn.Module, data: Data) -> None:
+    results = run_attacks(plain_model, *data, attacks=["DeepFool:steps=10"], epsilons=[0.001, 1.0])
+    assert results[0].robust_accuracy == results[0].clean_accuracy
+    assert results[1].robust_accuracy < results[0].robust_accuracy
+
+
+def test_a_result_outside_the_ball_is_an_error(
+    plain_model: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cheat(torchattacks.BIM):
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            return (images + 1.5 * self.eps).clamp(0, 1)
+
+    monkeypatch.setattr(torchattacks, "BIM", Cheat)
+    with pytest.raises(IbrobustError, match="beyond epsilon 0.1"):
+        _one(plain_model, data, "BIM")
+
+
+def test_pixels_outside_the_unit_range_are_an_error(
+    plain_model: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cheat(torchattacks.BIM):
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            return images - 0.5 * self.eps
+
+    monkeypatch.setattr(torchattacks, "BIM", Cheat)
+    with pytest.raises(IbrobustError, match="outside \\[0, 1\\]"):
+        _one(plain_model, data, "BIM")
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "BIM:steps=2", "AutoAttack:n_iter=2,n_queries=2"])
+def test_an_image_whose_gradient_is_no_number_is_not_called_robust(
+    attack: str, plain_model: nn.Module, data: Data
+) -> None:
+    class NaNGradient(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = plain_model(images)
+            if logits.requires_grad:
+                logits.register_hook(lambda gradient: gradient * float("nan"))
+            return logits
+
+    result = _one(NaNGradient(), data, attack)
+    assert result.accuracy_under_attack == 0
+    assert result.nonfinite_gradient > 0
+
+
+def test_images_that_are_wrong_already_are_skipped(plain_model: nn.Module, data: Data) -> None:
+    labels = torch.cat([data[1][:50], (data[1][50:] + 1) % 10])
+    result = _one(plain_model, (data[0], labels), "BIM:steps=1")
+    assert not any(result.clean_correct[50:])
+    assert not any(result.attacked_correct[50:])
+
+
+def test_both_accuracies_are_what_they_are_called() -> None:
+    result = AttackResult("X", "Linf", 0.1, (True, True, False, False), (True, False, True, False), 0, 0)
+    assert (result.clean_accuracy, result.accuracy_under_attack, result.robust_accuracy) == (0.5, 0.5, 0.25)
+    assert AttackResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+RANDOM_ATTACKS = ["PGD:steps=2", "Square:n_queries=20", "APGD:steps=2", "RFGSM:steps=1"]
+
+
+def test_two_runs_agree_whatever_the_callers_random_state(robust_model: nn.Module, data: Data) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = run_attacks(robust_model, *data, attacks=RANDOM_ATTACKS, epsilons=[0.05, 0.1], batch_size=25)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    torch.manual_seed(2)
+    again = run_attacks(robust_model, *data, attacks=RANDOM_ATTACKS, epsilons=[0.05, 0.1], batch_size=25)
+    assert again == first
+
+
+@pytest.mark.parametrize("attack", ["PGD:steps=2", "Square:n_queries=20", "RFGSM:steps=1"])
+def test_another_seed_gives_other_images(attack: str, robust_model: nn.Module, data: Data) -> None:
+    spec = parse_attack(attack)
+    one, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
+    same, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
+    other, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=2)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+class _Kill(Exception):
+    pass
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_numbers(robust_model: nn.Module, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    options = {"attacks": RANDOM_ATTACKS, "epsilons": [0.05, 0.1], "batch_size": 25, "seed": 4}
+    whole = run_attacks(robust_model, *data, **options)
+
+    def kill(done: int, total: int) -> None:
+        if done >= total / 2:
+            raise _Kill
+
+    with pytest.raises(_Kill):
+        run_attacks(robust_model, *data, **options, state_path=path, progress=kill)
+    with path.open("a") as file:
+        file.write('{"attack": "PGD:steps=2", "epsi')  # a kill in the middle of a line
+    seen: list[int] = []
+    calls = _count_calls(robust_model)
+    resumed = run_attacks(
+        robust_model, *data, **options, state_path=path, progress=lambda done, total: seen.append(done)
+    )
+    assert resumed == whole
+    assert seen[-1] == 60 * 8
+    assert calls[0] > 1
+    calls[0] = 0
+    assert run_attacks(robust_model, *data, **options, state_path=path) == whole
+    assert calls[0] == 2  # for the number of classes, and for the answers by which the state knows the model
+
+
+def _count_calls(model: nn.Module) -> list[int]:
+    calls = [0]
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+
+    model.register_forward_hook(count)
+    return calls
+
+
+@pytest.mark.parametrize("change", ["seed", "weights", "images", "epsilons"])
+def test_a_state_of_another_evaluation_is_refused(
+    change: str, plain_model: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "state.jsonl"
+    options = {"attacks": ["FGSM"], "epsilons": [0.1], "seed": 0}
+    run_attacks(plain_model, *data, **options, state_path=path)
+    images = data[0].clone()
+    if change == "seed":
+        options["seed"] = 1
+    elif change == "weights":
+        with torch.no_grad():
+            plain_model.head.bias[0] += 1e-3
+    elif change == "images":
+        images[0, 0, 0, 0] = 0.7
+    else:
+        options["epsilons"] = [0.2]
+    with pytest.raises(IbrobustError, match="another evaluation"):
+        run_attacks(plain_model, images, data[1], **options, state_path=path)
+
+
+def test_a_damaged_state_is_refused(plain_model: nn.Module, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    path.write_text("not json\n")
+    with pytest.raises(IbrobustError, match="cannot be read"):
+        run_attacks(plain_model, *data, attacks=["FGSM"], epsilons=[0.1], state_path=path)
+
+
+@pytest.mark.parametrize("attack", ["APGD:loss=foo", "Square:norm=L3", "FAB:norm=Linfty"])
+def test_an_option_that_torchattacks_does_not_know_is_one_sentence(
+    plain_model: nn.Module, data: Data, attack: str
+) -> None:
+    with pytest.raises(IbrobustError, match=f"cannot run {attack}"):
+        run_attacks(plain_model, *data, attacks=[attack], epsilons=[0.1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attacks": []}, "No attack"),
+        ({"epsilons": []}, "No attack or no epsilon"),
+        ({"epsilons": [2.0]}, "epsilon 2"),
+        ({"attacks": ["FGSM", "FGSM"]}, "comes twice"),
+        ({"epsilons": [0.1, 0.1]}, "comes twice"),
+        ({"batch_size": 0}, "batch size"),
+        ({"seed": 2**63}, "seed is"),
+        ({"seed": -1}, "seed is"),
+    ],
+)
+def test_bad_input(plain_model: nn.Module, data: Data, changes: dict, message: str) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        run_attacks(plain_model, *data, **{"attacks": ["FGSM"], "epsilons": [0.1], **changes})
+
+
+@pytest.mark.parametrize(("norm", "size"), [("Linf", 0.5), ("L2", 0.5 * 3**0.5), ("L1", 1.5), ("L0", 1 / 16)])
+def test_perturbation_size(norm: str, size: float) -> None:
+    delta = torch.zeros(1, 3, 4, 4)
+    delta[0, :, 1, 2] = 0.5
+    assert float(perturbation_size(delta, norm)) == pytest.approx(size)

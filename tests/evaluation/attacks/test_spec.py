@@ -1,0 +1,157 @@
+"""Attacks as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.option_limits import LIMITS
+from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, attack_options, parse_attack
+
+
+def test_name_alone() -> None:
+    assert parse_attack("FGSM") == AttackSpec("FGSM")
+
+
+def test_options_take_the_kind_of_their_default() -> None:
+    spec = parse_attack("PGD: steps=50, random_start=TRUE, alpha=2/255, loss=margin")
+    assert dict(spec.options) == {"steps": 50, "random_start": True, "alpha": 2 / 255, "loss": "margin"}
+
+
+def test_a_label_reads_back_as_the_same_attack() -> None:
+    spec = parse_attack("PGD:random_start=false,steps=50")
+    assert spec.label == "PGD:random_start=false,steps=50"
+    assert parse_attack(spec.label) == spec
+
+
+def test_a_whole_number_may_stand_for_a_decimal_one() -> None:
+    assert dict(parse_attack("MIFGSM:decay=1").options) == {"decay": 1.0}
+
+
+def test_case_of_the_name_does_not_matter() -> None:
+    assert parse_attack("autoattack").name == "AutoAttack"
+
+
+@pytest.mark.parametrize(
+    ("text", "norm"), [("APGD", "Linf"), ("APGD:norm=L2", "L2"), ("CW", "L2"), ("JSMA", "L0"), ("PGD", "Linf")]
+)
+def test_norm(text: str, norm: str) -> None:
+    assert parse_attack(text).norm == norm
+
+
+def test_torchattacks_classes_are_known() -> None:
+    assert {"FGSM", "PGD", "APGD", "Square", "CW", "AutoAttack", "TPGD"} <= set(attack_names())
+    assert "MultiAttack" not in attack_names()
+    assert attack_options("BIM") == {"alpha": 2 / 255, "steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PDG", "did you mean PGD"),
+        ("", "There is no attack ''"),
+        ("PGD:step=5", "did you mean steps\\? It takes"),
+        ("PGD:steps", "has no option 'steps'|like 10"),
+        ("PGD:steps=many", "like 10 is needed"),
+        ("PGD:steps=2.5", "like 10 is needed"),
+        ("PGD:steps=0", "at least 1"),
+        ("PGD:random_start=1", "like true is needed"),
+        ("PGD:loss=hinge", ": choose cross_entropy or margin or dlr"),
+        ("PGD:steps=5,steps=6", "twice"),
+        ("BIM:eps=0.1", "the list of epsilons"),
+        ("AutoAttack:version=plus", ": choose standard or rand"),
+        ("VANILA:steps=3", ": it takes none"),
+        ("APGD:seed=3", "no option 'seed'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        parse_attack(text)
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_no_number_is_taken_that_the_attack_cannot_work_with(name: str) -> None:
+    """NaN and infinity mean nothing, -2 is below every option's range, and 0 means something to some of them only."""
+    for key, default in attack_options(name).items():
+        if isinstance(default, bool | str):
+            continue
+        assert key in LIMITS, f"what may {name}'s {key} be?"
+        if default is not None:
+            assert AttackSpec(name, ((key, default),)).options == ((key, default),)
+        for value in ("nan", "inf", "-inf", "-2"):
+            with pytest.raises(IbrobustError, match=f"{name}'s option {key} is "):
+                parse_attack(f"{name}:{key}={value}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PGD:alpha=0",
+        "PGD:alpha=-1/255",
+        "BIM:alpha=0.0",
+        "SINIFGSM:m=0",
+        "VMIFGSM:N=0",
+        "SPSA:delta=0",
+        "CW:c=0",
+        "CW:lr=0",
+        "GN:std=0",
+        "JSMA:theta=0",
+        "JSMA:gamma=0",
+        "Square:p_init=0",
+        "Square:p_init=1.5",
+        "APGD:rho=1.5",
+        "FAB:eta=0.9",
+        "FAB:beta=0",
+        "SparseFool:lam=0",
+        "PIFGSM:amplification=0",
+        "PGDL2:eps_for_division=1",
+        "OnePixel:inf_batch=0",
+        "DIFGSM:diversity_prob=1.5",
+        "DIFGSM:resize_rate=0",
+        "Jitter:scale=0",
+        "AutoAttack:n_iter=0",
+        "AutoAttack:n_queries=0",
+    ],
+)
+def test_a_value_that_cannot_attack_is_refused(text: str) -> None:
+    with pytest.raises(IbrobustError, match="is needed"):
+        parse_attack(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["MIFGSM:decay=0", "CW:kappa=0", "Jitter:std=0", "JSMA:theta=-1", "PGDRS:noise_sd=0", "DeepFool:overshoot=0"],
+)
+def test_a_value_at_the_end_of_its_range_is_taken(text: str) -> None:
+    assert parse_attack(text).options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("FAB:norm=L1", "norm=Linf or norm=L2"),
+        ("EADL1:max_iterations=5", "at least 10 or abort_early=false"),
+        ("PGDRS:batch_max=3", "at least as much"),
+        ("PGDRSL2:noise_type=pink", "choose guassian or uniform"),
+        ("Pixle:x_dimensions=3", "no option 'x_dimensions'"),
+    ],
+)
+def test_options_that_torchattacks_cannot_run_are_refused(text: str, message: str) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        parse_attack(text)
+
+
+def test_an_attack_made_in_code_is_held_to_the_same() -> None:
+    with pytest.raises(IbrobustError, match="alpha is nan"):
+        AttackSpec("PGD", (("alpha", float("nan")),))
+    with pytest.raises(IbrobustError, match="no option 'step'"):
+        AttackSpec("PGD", (("step", 3),))
+    with pytest.raises(IbrobustError, match="There is no attack 'PDG'"):
+        AttackSpec("PDG")
+
+
+@pytest.mark.parametrize("text", ["AutoAttack:precision=", "PGD:loss=", "PGD:=3", "XYZ:", "PGD:alpha="])
+def test_a_sentence_has_single_spaces(text: str) -> None:
+    with pytest.raises(IbrobustError) as caught:
+        parse_attack(text)
+    assert "  " not in str(caught.value)

@@ -1,0 +1,307 @@
+"""Registered models through RobustBench's own functions, and its `benchmark` against AutoAttack by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyautoattack
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ibrobust.integrations.robustbench.benchmark as rb
+from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
+from ibrobust.errors import IbrobustError
+from ibrobust.integrations.robustbench.environment import imported_quietly
+from ibrobust.integrations.robustbench.images import CIFAR10_CLASSES, benchmark_images
+from ibrobust.models import ImageClassifier
+from ibrobust.registry import load_model, model_card, register_model
+from ibrobust.training.recipe import Recipe
+
+with imported_quietly():
+    import robustbench
+    import timm
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+
+@pytest.fixture(autouse=True)
+def listings_restored() -> Iterator[None]:
+    before = {(d, t): dict(listing) for d, listings in model_dicts.items() for t, listing in listings.items()}
+    yield
+    for (dataset, threat_model), listing in before.items():
+        model_dicts[dataset][threat_model].clear()
+        model_dicts[dataset][threat_model].update(listing)
+
+
+def test_robustbench_loads_a_registered_model_by_its_name(
+    registered: str, digits_images: tuple[Tensor, Tensor]
+) -> None:
+    rb.register()
+    images, _ = digits_images
+    loaded = robustbench.load_model(registered, dataset="cifar10", threat_model="Linf")
+    assert torch.equal(loaded(images), load_model(registered)(images))
+    assert not loaded.training
+
+
+def test_nothing_is_left_in_the_current_folder(
+    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    rb.register()
+    robustbench.load_model(registered, dataset="cifar10", threat_model="L2")
+    assert list(empty.iterdir()) == []
+
+
+def test_it_appears_in_the_listings(registered: str) -> None:
+    offered = rb.register()
+    assert list(offered) == [registered]
+    assert "digits_net_b0.03_cifar10_linf" in offered[registered]
+    listing = model_dicts[BenchmarkDataset.cifar_10][ThreatModel.Linf]
+    assert registered in listing
+    assert isinstance(listing[registered]["model"](), ImageClassifier)
+
+
+def test_a_model_trained_after_registration_needs_no_second_factory(
+    registered: str, digits_classifier: ImageClassifier
+) -> None:
+    rb.register()
+    register_model("Digits-Net_b0.5", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    assert set(rb.register()) == {registered, "Digits-Net_b0.5"}  # a warning would be an error
+    assert isinstance(robustbench.load_model("Digits-Net_b0.5"), ImageClassifier)
+
+
+def test_a_name_of_robustbench_is_not_hidden(home: Path, digits_classifier: ImageClassifier) -> None:
+    register_model("standard", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    with pytest.warns(UserWarning, match="'standard' is not offered"):
+        assert rb.register() == {}
+    assert not timm.is_model("standard_cifar10_linf")
+
+
+def test_a_name_of_timm_is_not_hidden(home: Path, digits_classifier: ImageClassifier) -> None:
+    register_model("resnet18.mine", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    before = timm.models.model_entrypoint("resnet18")
+    with pytest.warns(UserWarning, match="timm has its own 'resnet18'"):
+        assert rb.register() == {}
+    assert timm.models.model_entrypoint("resnet18") is before
+
+
+def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, home: Path) -> None:
+    (home / "models" / "broken.yaml").write_text("schema_version: 1\n")
+    with pytest.warns(UserWarning, match=r"'broken' is not offered.*damaged"):
+        assert list(rb.register()) == [registered]
+
+
+def test_names_that_timm_cannot_tell_apart_are_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+    for name in ("same-name", "same_name"):
+        register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    rb.register()
+    with pytest.raises(IbrobustError, match="stands for same-name and same_name alike"):
+        robustbench.load_model("same_name")
+
+
+def test_another_number_of_classes_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+    def two_classes(split: Split) -> Split:
+        chosen = split.labels < 2
+        return Split(split.images[chosen], split.labels[chosen])
+
+    digits = load_dataset("digits")
+    pair = Dataset("pair", digits.class_names[:2], two_classes(digits.train), two_classes(digits.test))
+    model = ImageClassifier(copy.deepcopy(digits_classifier.encoder), nn.Linear(48, 2))
+    register_model("two-classes", model, dataset=pair)
+    rb.register()
+    with pytest.raises(IbrobustError, match="has 2 classes where 10 were asked for"):
+        robustbench.load_model("two-classes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "pretrained=True"), ({"pretrained": True, "in_chans": 1}, "leave out the option 'in_chans'")],
+)
+def test_timm_options_that_mean_nothing_are_refused(registered: str, options: dict[str, Any], message: str) -> None:
+    rb.register()
+    with pytest.raises(IbrobustError, match=message):
+        timm.create_model("digits_net_b0.03_cifar10_linf", **options)
+
+
+def test_a_module_in_training_mode_is_benchmarked_as_it_is(digits_folder: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).train()
+    rb.benchmark(model, eps=0.5, n_examples=2, data_dir=digits_folder, batch_size=2)
+    assert model.training
+    assert int(model[0].num_batches_tracked) == 0
+
+
+def test_images_are_never_those_of_another_data_set(registered: str, digits_folder: Path) -> None:
+    """A model of re-encoded CIFAR-10 images has CIFAR-10's classes, and was not trained on its files."""
+    card = model_card(registered)
+    moved = card.dataset.model_copy(update={"name": "elsewhere", "class_names": CIFAR10_CLASSES})
+    with pytest.raises(IbrobustError, match="--data-dir"):
+        benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
+
+
+def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_folder: Path) -> None:
+    lines: list[str] = []
+    result = rb.benchmark(
+        tiny_model,
+        eps=0.06,
+        n_examples=10,
+        data_dir=digits_folder,
+        batch_size=10,
+        seed=1,
+        on_message=lines.append,
+    )
+    test = load_dataset(str(digits_folder)).test.subset(10)
+    images, labels = to_unit_range(test.images), test.labels
+    peer = pyautoattack.AutoAttack(tiny_model, eps=0.06, seed=1)
+    _, predictions = peer.run_standard_evaluation(images, labels, batch_size=10)
+    assert result.total == 10
+    assert result.clean_correct == int(tiny_model(images).argmax(dim=1).eq(labels).sum())
+    assert result.robust_correct == int(predictions.eq(labels).sum())
+    assert 0 < result.robust_correct < result.clean_correct
+    assert result.flags == ()
+    assert any(line.startswith("Adversarial accuracy") for line in lines)
+
+
+class Centred(nn.Module):
+    def __init__(self, model: nn.Module, *, in_place: bool) -> None:
+        super().__init__()
+        self.model, self.in_place = model, in_place
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images.sub_(0.1) if self.in_place else images - 0.1).clamp(0, 1))
+
+
+def test_a_model_that_works_in_place_has_the_result_of_its_twin(tiny_model: nn.Module, digits_folder: Path) -> None:
+    first, second = (
+        rb.benchmark(
+            Centred(tiny_model, in_place=in_place), eps="0.04", n_examples=10, data_dir=digits_folder, batch_size=10
+        )
+        for in_place in (True, False)
+    )
+    assert first == second
+
+
+def test_benchmark_of_a_registered_model_is_stored_in_its_card(
+    registered: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = rb.benchmark(registered, eps=8 / 255, n_examples=16)
+    assert capsys.readouterr().out == ""
+    assert (result.model, result.decoder) == (registered, "logistic")
+    key = rb.store(result)
+    record = model_card(registered).evaluations[key]
+    assert (record["total"], record["dataset"], record["seed"]) == (16, "digits", 0)
+    assert record["clean_accuracy"] == result.clean_correct / 16
+    assert record["robust_accuracy"] == result.robust_correct / 16
+    assert json.dumps(record)
+    repeated = rb.benchmark(registered, eps=8 / 255, n_examples=16)
+    assert repeated == result
+
+
+def test_benchmark_goes_on_from_a_state_file(tiny_model: nn.Module, digits_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"eps": 0.2, "n_examples": 8, "data_dir": digits_folder}
+    expected = rb.benchmark(tiny_model, **options)
+    state, log = tmp_path / "state.json", tmp_path / "log.txt"
+    first = rb.benchmark(tiny_model, state_path=state, log_path=log, **options)
+    second = rb.benchmark(tiny_model, state_path=state, log_path=log, **options)
+    assert first == second == expected
+    assert "restored state" in log.read_text()
+
+
+def test_what_the_checks_warn_of_is_in_the_result(tiny_model: nn.Module, digits_folder: Path) -> None:
+    model = nn.Sequential(tiny_model, nn.Softmax(dim=1)).eval()
+    result = rb.benchmark(model, eps=0.3, n_examples=4, data_dir=digits_folder)
+    assert any("probability distribution" in flag for flag in result.flags)
+
+
+def test_the_module_is_left_in_its_mode(tiny_model: nn.Module, digits_folder: Path) -> None:
+    model = copy.deepcopy(tiny_model).train()
+    rb.benchmark(model, eps=0.3, n_examples=4, data_dir=digits_folder)
+    assert model.training
+
+
+class FakeCifar10:
+    """In place of torchvision's data set: 150 grey images whose label is their index modulo 10."""
+
+    roots: list[str] = []  # noqa: RUF012
+
+    def __init__(self, root: str, train: bool, **_: Any) -> None:
+        assert not train
+        self.roots.append(root)
+
+    def __len__(self) -> int:
+        return 150
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index >= len(self):
+            raise IndexError
+        return torch.full((3, 32, 32), index / 255), index % 10
+
+
+def test_robustbenchs_own_layout_is_read_by_robustbench(
+    tiny_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", FakeCifar10)
+    result = rb.benchmark(tiny_model, eps=0.01, n_examples=20, data_dir=tmp_path)
+    assert FakeCifar10.roots[-1] == str(tmp_path)
+    images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 3, 32, 32) / 255  # the first 20, in order
+    expected = tiny_model(images).argmax(dim=1).eq(torch.arange(20) % 10).sum()
+    assert (result.dataset, result.total, result.clean_correct) == ("cifar10", 20, int(expected))
+    with pytest.raises(IbrobustError, match="151 images were asked for and cifar10 has 150"):
+        rb.benchmark(tiny_model, eps=0.01, n_examples=151, data_dir=tmp_path)
+
+
+def test_missing_cifar10_that_cannot_be_downloaded_is_one_sentence(
+    tiny_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", offline)
+    with pytest.raises(IbrobustError, match=r"CIFAR-10 is not in .* \(no route to host\): give a folder"):
+        rb.benchmark(tiny_model, eps=0.01, n_examples=2, data_dir=tmp_path)
+
+
+def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", FakeCifar10)
+    with pytest.raises(IbrobustError, match="trained on 'digits', whose classes are not those of 'cifar10'"):
+        rb.benchmark(registered, eps=0.01, n_examples=2, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": 0.0}, "epsilon 0.0 is not a positive number"),
+        ({"eps": float("nan")}, "epsilon nan"),
+        ({"eps": 0.1, "threat_model": "corruptions"}, "'corruptions' is not one of Linf, L2"),
+        ({"eps": 0.1, "n_examples": 0}, "0, is not positive"),
+        ({"eps": 0.1, "n_examples": 61}, "61 images were asked for"),
+    ],
+)
+def test_impossible_requests_are_refused(
+    tiny_model: nn.Module, digits_folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        rb.benchmark(tiny_model, data_dir=digits_folder, **options)
+
+
+def test_a_module_with_other_outputs_is_refused(digits_folder: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
+    with pytest.raises(IbrobustError, match=r"outputs of shape \(2, 7\)"):
+        rb.benchmark(model, eps=0.1, data_dir=digits_folder)
+
+
+def test_the_image_folder_that_a_model_was_trained_on_is_its_own_data(
+    home: Path, digits_classifier: ImageClassifier, digits_folder: Path
+) -> None:
+    dataset = load_dataset(str(digits_folder))
+    recipe = Recipe(dataset=str(digits_folder))
+    register_model("from-a-folder", copy.deepcopy(digits_classifier), dataset=dataset, recipe=recipe)
+    assert rb.benchmark("from-a-folder", eps=0.3, n_examples=2).dataset == digits_folder.name
