@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ibrobust.data import Dataset, load_dataset
     from ibrobust.errors import IbrobustError
     from ibrobust.estimators.entropy import conditional_knn_entropy, knn_entropy
+    from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.two_logits import two_logits
@@ -38,6 +39,7 @@ _HOMES = {
     "load_model": "ibrobust.registry",
     "model_card": "ibrobust.registry",
     "register_model": "ibrobust.registry",
+    "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
     "two_logits": "ibrobust.evaluation.two_logits",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "load_model",
     "model_card",
     "register_model",
+    "run_attacks",
     "train",
     "two_logits",
 ]

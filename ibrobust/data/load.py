@@ -28,6 +28,12 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
 
     Raises:
         IbrobustError: there is no such data set, or something in it cannot be read.
+
+    Examples:
+        >>> import ibrobust
+        >>> digits = ibrobust.load_dataset("digits")
+        >>> digits.train.images.shape, digits.test.labels.shape
+        (torch.Size([1437, 3, 32, 32]), torch.Size([360]))
     """
     if not spec:
         raise IbrobustError(f"The data set name is empty: give {', '.join(NAMED_DATASETS)}, or the path of a folder.")

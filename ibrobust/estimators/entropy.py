@@ -48,9 +48,12 @@ def knn_entropy(
         IbrobustError: z is not (N, D) floating or not finite, k is not a whole number of at least 1, N <= k, or
             chunk_size < 1.
 
-    >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    >>> round(float(knn_entropy(z)), 1)  # log(2 pi e) = 2.84
-    2.8
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(float(ibrobust.knn_entropy(z)), 1)  # log(2 pi e) = 2.84
+        2.8
     """
     z = as_points(z)
     num_neighbors, chunk_size = whole_number("num_neighbors", num_neighbors), whole_number("chunk_size", chunk_size)
@@ -90,11 +93,14 @@ def conditional_knn_entropy(
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
 
-    >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    >>> labels = torch.arange(4000) % 2
-    >>> far = z + 50.0 * labels[:, None]  # two classes of which each has log(2 pi e) = 2.84 nats
-    >>> round(float(conditional_knn_entropy(far, labels)), 1)
-    2.8
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+        >>> labels = torch.arange(4000) % 2
+        >>> far = z + 50.0 * labels[:, None]  # two classes of which each has log(2 pi e) = 2.84 nats
+        >>> round(float(ibrobust.conditional_knn_entropy(far, labels)), 1)
+        2.8
     """
     z = as_points(z)
     num_neighbors, chunk_size = whole_number("num_neighbors", num_neighbors), whole_number("chunk_size", chunk_size)

@@ -50,10 +50,11 @@ def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> Mut
         IbrobustError: shapes or dtypes are wrong, a point is not finite, k is not a whole number of at least 1, or a
             class has k points or fewer.
 
-    >>> labels = torch.arange(2000) % 2
-    >>> z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)) + 50.0 * labels[:, None]
-    >>> round(mutual_information(z, labels).nats, 2)  # log 2
-    0.69
+    Examples:
+        >>> labels = torch.arange(2000) % 2
+        >>> z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)) + 50.0 * labels[:, None]
+        >>> round(mutual_information(z, labels).nats, 2)  # log 2
+        0.69
     """
     points = as_points(z).double()
     if not bool(points.isfinite().all()):

@@ -62,8 +62,9 @@ def entropy_bias(
         IbrobustError: count <= num_neighbors, count, dim or num_neighbors are not whole numbers of at least 1, or sigma
             is not positive.
 
-    >>> 60.0 < entropy_bias(500, 256).floor < 70.0  # where the true entropy is 0
-    True
+    Examples:
+        >>> 60.0 < entropy_bias(500, 256).floor < 70.0  # where the true entropy is 0
+        True
     """
     count, num_neighbors = whole_number("count", count), whole_number("num_neighbors", num_neighbors)
     if dim < 1 or not (math.isfinite(sigma) and sigma > 0):

@@ -56,10 +56,11 @@ def soft_entropies(
         IbrobustError: tau is not positive and finite, s is negative or not finite, z is not (N, D) floats, or labels
             are not (N,) integers.
 
-    >>> z, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.tensor([0, 0, 1, 1])
-    >>> within, overall = soft_entropies(z, labels, sharpness=2.0)
-    >>> float(within)  # the mean logarithm of a distance to the other of the class: log 1
-    0.0
+    Examples:
+        >>> z, labels = torch.tensor([[0.0], [1.0], [5.0], [6.0]]), torch.tensor([0, 0, 1, 1])
+        >>> within, overall = soft_entropies(z, labels, sharpness=2.0)
+        >>> float(within)  # the mean logarithm of a distance to the other of the class: log 1
+        0.0
     """
     z = as_points(z)
     labels = as_labels(labels, len(z)).to(z.device)

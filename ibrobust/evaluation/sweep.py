@@ -170,6 +170,15 @@ def fgsm_sweep(
 
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
+        >>> images = torch.tensor([[0.2, 0.8], [0.55, 0.45]]).reshape(2, 1, 1, 2)
+        >>> result = ibrobust.fgsm_sweep(model, images, [1, 0], [0.1, 0.4])
+        >>> result.clean_accuracy, result.accuracy
+        (1.0, (0.5, 0.0))
     """
     epsilons = read_epsilons(epsilons)
     if not epsilons:

@@ -24,5 +24,12 @@ def two_logits(model: nn.Module) -> nn.Module:
 
     Args:
         model: images (B, C, H, W) -> logits (B,) or (B, 1), before any sigmoid.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = ibrobust.two_logits(torch.nn.Flatten())  # an image of one pixel: the pixel is the logit
+        >>> model(torch.tensor([[[[0.5]]]]))
+        tensor([[0.0000, 0.5000]])
     """
     return TwoLogits(model)

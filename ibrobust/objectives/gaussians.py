@@ -35,9 +35,10 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std
 
     sum_d log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1 / 2 over the dimensions (B, D); it is in [0, inf).
 
-    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> gaussian_kl(one, zero, zero, zero)
-    tensor([1.])
+    Examples:
+        >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+        >>> gaussian_kl(one, zero, zero, zero)
+        tensor([1.])
     """
     ratio = log_std - other_log_std
     shift = (mean - other_mean) * (-other_log_std).exp()

@@ -18,6 +18,11 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
 
     Raises:
         IbrobustError: cards are asked for their data set and one of them cannot be read.
+
+    Examples:
+        >>> import ibrobust
+        >>> ibrobust.list_models("cross_entropy-w16-s*")
+        ['cross_entropy-w16-s0', 'cross_entropy-w16-s1', 'cross_entropy-w16-s2']
     """
     paths = {name: path for name, path in card_paths().items() if fnmatch(name, pattern)}
     if dataset_fingerprint is not None:
@@ -33,5 +38,11 @@ def shipped_models() -> list[str]:
 
 
 def model_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
+    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none.
+
+    Examples:
+        >>> import ibrobust
+        >>> ibrobust.model_card("cross_entropy-w16-s0").width
+        16
+    """
     return stored_card(name)

@@ -49,6 +49,13 @@ def load_model(
     Raises:
         IbrobustError: there is no such model, decoder or device, there is nothing to sample, or the weights do not have
             the card's SHA-256.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = ibrobust.load_model("cross_entropy-w16-s0")
+        >>> model(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     card, tensors = read_model(name)
     model = build_classifier(card, tensors, decoder=decoder, num_samples=num_samples, device=_device(device))

@@ -41,6 +41,15 @@ def register_model(
     Raises:
         IbrobustError: the name is taken or unsafe, the model is not of that form, or what would be loaded computes
             something else, since the model does more than its encoder and decoder.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> encoder = ibrobust.Encoder(width=1, latent_dim=2)
+        >>> model = ibrobust.ImageClassifier(encoder, torch.nn.Linear(2, 10))
+        >>> card = ibrobust.register_model("untrained", model, dataset=ibrobust.load_dataset("digits"))
+        >>> card.width, card.latent_dim
+        (1, 2)
     """
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)

@@ -70,6 +70,13 @@ def train(
     Raises:
         IbrobustError: the name is taken, unsafe, or being trained by another process, or anything that `train_encoder`
             and `load_dataset` raise.
+
+    Examples:
+        >>> import ibrobust
+        >>> recipe = ibrobust.Recipe(dataset="digits", objective="cross_entropy", width=1, latent_dim=2, epochs=1)
+        >>> card = ibrobust.train(recipe, name="small")
+        >>> sorted(card.clean_accuracy)
+        ['gaussian_mixture', 'head', 'logistic']
     """
     processes.join(cpu=is_cpu(device))
     name = name if name is not None else recipe.default_name()

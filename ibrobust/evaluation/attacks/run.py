@@ -58,6 +58,15 @@ def run_attacks(
     Raises:
         IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack
             cannot work on such images or left its ball.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
+        >>> images = torch.tensor([[0.2, 0.8], [0.55, 0.45]]).reshape(2, 1, 1, 2)
+        >>> (result,) = ibrobust.run_attacks(model, images, [1, 0], attacks="PGD:steps=5", epsilons=0.1)
+        >>> result.robust_correct
+        (True, False)
     """
     attacks = [attacks] if isinstance(attacks, (str, AttackSpec)) else attacks
     specs = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
