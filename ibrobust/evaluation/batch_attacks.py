@@ -18,6 +18,7 @@ from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pgd import loss_gradient, pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.search_copy import SAME_BUT_FOR_ROUNDING, agrees
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 # Rounding in x + delta and back; float32 keeps pixels to 6e-8, and longer norms add up more of it.
 _TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
@@ -140,7 +141,8 @@ def _pgd(
             steps=options["steps"],
             step_size=options["alpha"],
             loss=options["loss"],
-            start=random_start(points, epsilon, generator) if moved else None,
+            start=random_start(points, epsilon, generator, options["norm"]) if moved else None,
+            norm=options["norm"],
         )
         adversarial = run.adversarial if restart == 0 else adversarial.index_copy(0, left, run.adversarial)
         nonfinite[left] |= run.nonfinite
@@ -160,13 +162,29 @@ def _autoattack(
         images,
         labels,
         epsilon=epsilon,
-        norm="Linf",
+        norm=options["norm"],
         seed=seed,
         version=options["version"],
         n_iter=options["n_iter"],
         n_queries=options["n_queries"],
     )
     return adversarial, nonfinite
+
+
+def _worst_case(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    result = worst_case_attack(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        norm=options["norm"],
+        seed=seed,
+        batch_size=len(images),
+        escalate=options["escalate"],
+    )
+    return result.adversarial, _nonfinite_gradient(model, images, labels)
 
 
 def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -176,7 +194,7 @@ def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
 
 
 OwnAttack = Callable[[nn.Module, Tensor, Tensor, float, int, dict[str, Any]], tuple[Tensor, Tensor]]
-_OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack}
+_OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack, "WorstCase": _worst_case}
 
 
 def _drafted(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.guarded_model import image_gradient
 from ibrobust.evaluation.losses import margin
 from ibrobust.evaluation.predictions import is_correct
 
@@ -143,10 +144,10 @@ def climb(
 def _gradient(
     model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor | None, loss: AimedLoss
 ) -> tuple[Tensor, Tensor]:
-    points = points.detach().clone().requires_grad_()
+    points = points.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(points)
-        (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), points)
+        gradient = image_gradient(loss(logits, labels, targets).sum(), points)
     return gradient, logits.detach()
 
 

@@ -42,8 +42,9 @@ def worst_case_attack(
 
     Each stage attacks what the ones before it left: the margin from the image; the margin from a better start; the
     ratio loss towards each class through shrinking balls; further steps and slower balls where an image came near;
-    attacks without gradients, and FAB on a few. Where those show that gradients mislead, they are run longer on all that
-    is left, and the number is an upper bound. A stochastic model is attacked and judged through averages over draws.
+    attacks without gradients, and FAB on a few. Where those show that gradients mislead, they are run longer on all
+    that is left, and the number is an upper bound. A stochastic model is attacked and judged through averages over
+    draws.
     Model mode, parameter gradients and random state are as before afterwards.
 
     Args:
