@@ -21,7 +21,7 @@ from ibrobust.evaluation.search_copy import SAME_BUT_FOR_ROUNDING, agrees
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 # Rounding in x + delta and back; float32 keeps pixels to 6e-8, and longer norms add up more of it.
-_TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
+TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
 _GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
 
 
@@ -70,7 +70,7 @@ def attack_batch(
                 nonfinite |= _nonfinite_gradient(model, images, labels)
     adversarial = adversarial.detach()
     if not bounded:
-        outside = perturbation_size(adversarial - images, spec.norm) > epsilon + _TOLERANCE[spec.norm]  # (B,)
+        outside = perturbation_size(adversarial - images, spec.norm) > epsilon + TOLERANCE[spec.norm]  # (B,)
         adversarial = torch.where(outside[:, None, None, None], images, adversarial)
     counted = ~nonfinite
     check_result(spec.label, adversarial[counted], images[counted], norm=spec.norm, epsilon=epsilon)
@@ -80,7 +80,7 @@ def attack_batch(
 def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> None:
     """Raise IbrobustError if an attack's result (B, C, H, W) is outside the ball or [0, 1]: it must not be counted."""
     size = perturbation_size(adversarial - images, norm)  # (B,)
-    outside = ~(size <= epsilon + _TOLERANCE[norm])  # NaN is outside as well
+    outside = ~(size <= epsilon + TOLERANCE[norm])  # NaN is outside as well
     if bool(outside.any()):
         raise IbrobustError(
             f"{label} went to {float(size[outside].max()):.6g} in {norm}, beyond epsilon {epsilon:.6g}: "

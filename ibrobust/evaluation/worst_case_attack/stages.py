@@ -51,8 +51,8 @@ def from_larger_ball(search: Search) -> None:
 def towards_each_class(search: Search) -> None:
     """Aim at up to nine classes in turn, each through shrinking balls, on the ratio loss.
 
-    The three nearest classes are followed to the end. The others are given up where the ball of 1.4 epsilon does not
-    hold a misclassified point.
+    The three nearest classes are followed to the end. The others are given up where a larger ball ends at a point that
+    is still classified correctly.
     """
     order = search.ranked(search.left)
     if search.num_classes > 10:
@@ -120,7 +120,7 @@ def _shrink(
         )
         broken = search.learn(at, run, factor=factor)
         stays = ~broken
-        if race and 1.0 < factor <= NEAR:
+        if race and factor > 1.0:
             stays &= run.reached
         at, points, targets = at[stays], run.last[stays], None if targets is None else targets[stays]
         if len(at) == 0:
