@@ -25,7 +25,7 @@ def attack_command(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="Attack (repeatable): FGSM, PGD, AutoAttack, or any torchattacks class, with options: "
+            help="Attack (repeatable): FGSM, PGD, AutoAttack, worst_case, or any torchattacks class, with options: "
             "'PGD:steps=50,loss=margin'. By default one FGSM sweep.",
         ),
     ] = None,
@@ -52,6 +52,13 @@ def attack_command(
         Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
+    save_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the adversarial images to this .safetensors file, for ibrobust verify: of one model, one "
+            "--attack and one epsilon."
+        ),
+    ] = None,
     store: Annotated[
         bool, typer.Option("--store", help="Also put the results into the cards of your own models.")
     ] = False,
@@ -74,7 +81,9 @@ def attack_command(
 
     if figure:
         figure_format(figure)
-    for wanted in (json_file, figure):
+    if save_images and (len(models or []) != 1 or len(attack or []) != 1 or len(epsilons) != 1 or state):
+        raise IbrobustError("--save-images keeps one model, one --attack and one epsilon, without --state: give those.")
+    for wanted in (json_file, figure, save_images):
         if wanted:
             require_writable(wanted)
     if json_file and figure and json_file.resolve() == figure.resolve():
@@ -103,6 +112,8 @@ def attack_command(
         state.mkdir(parents=True, exist_ok=True)
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
+    if save_images and len(targets) > 1:
+        raise IbrobustError(f"--save-images keeps one decoder, and {len(targets)} were chosen: give one --decoder.")
     note = training_note([(target.name, target.trained_on) for target in targets])
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
@@ -117,6 +128,7 @@ def attack_command(
             state=state,
             device=device,
             console=errors,
+            images_file=save_images,
         )
         notes: list[str | None] = []
         # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.

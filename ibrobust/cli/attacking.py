@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
-from torch import nn
+from torch import Tensor, nn
 
 from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.spec import parse_attack
@@ -178,8 +179,13 @@ def attack_rows(
     state: Path | None,
     device: str | None,
     console: Console,
+    images_file: Path | None = None,
 ) -> list[AttackRow]:
-    """Return what every attack did to each target, with a progress bar and the time left while they run."""
+    """Return what every attack did to each target, with a progress bar and the time left while they run.
+
+    With `images_file` the one target's adversarial images under the one attack and epsilon are written to it.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
     rows = []
     bar = Progress(*Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal)
     with bar:
@@ -196,7 +202,13 @@ def attack_rows(
                 seed=seed,
                 state_path=state / file if state else None,
                 progress=partial(_show, bar, bar.add_task(title, total=None)),
+                on_images=(lambda *batch: kept.append(tuple(part.cpu() for part in batch))) if images_file else None,
             )
+            if images_file:
+                clean, adversarial = (torch.cat(parts) for parts in zip(*kept, strict=True))
+                save_adversarial_images(
+                    images_file, clean, adversarial, test.labels, record=results[0], model=target.name
+                )
             worst: list[AttackResult] = []
             for norm in dict.fromkeys(result.norm for result in results):
                 of_norm = [result for result in results if result.norm == norm]

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__, processes
-from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, study, train
+from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, study, train, verify
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("attack")(attack.attack_command)
 app.command("audit")(audit.audit)
+app.command("verify")(verify.verify)
 app.command("entropy")(entropy.entropy)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)

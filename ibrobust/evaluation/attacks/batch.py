@@ -18,9 +18,10 @@ from ibrobust.evaluation.bfloat16.search import SAME_BUT_FOR_ROUNDING, agrees
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 # Rounding in x + delta and back; float32 keeps pixels to 6e-8, and longer norms add up more of it.
-_TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
+TOLERANCE = {"Linf": 1e-6, "L2": 1e-4, "L1": 1e-2, "L0": 1e-6}
 _GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
 
 
@@ -69,7 +70,7 @@ def attack_batch(
                 nonfinite |= _nonfinite_gradient(model, images, labels)
     adversarial = adversarial.detach()
     if not bounded:
-        outside = perturbation_size(adversarial - images, spec.norm) > epsilon + _TOLERANCE[spec.norm]  # (B,)
+        outside = perturbation_size(adversarial - images, spec.norm) > epsilon + TOLERANCE[spec.norm]  # (B,)
         adversarial = torch.where(outside[:, None, None, None], images, adversarial)
     counted = ~nonfinite
     check_result(spec.label, adversarial[counted], images[counted], norm=spec.norm, epsilon=epsilon)
@@ -79,7 +80,7 @@ def attack_batch(
 def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> None:
     """Raise IbrobustError if an attack's result (B, C, H, W) is outside the ball or [0, 1]: it must not be counted."""
     size = perturbation_size(adversarial - images, norm)  # (B,)
-    outside = ~(size <= epsilon + _TOLERANCE[norm])  # NaN is outside as well
+    outside = ~(size <= epsilon + TOLERANCE[norm])  # NaN is outside as well
     if bool(outside.any()):
         raise IbrobustError(
             f"{label} went to {float(size[outside].max()):.6g} in {norm}, beyond epsilon {epsilon:.6g}: "
@@ -140,7 +141,8 @@ def _pgd(
             steps=options["steps"],
             step_size=options["alpha"],
             loss=options["loss"],
-            start=random_start(points, epsilon, generator) if moved else None,
+            start=random_start(points, epsilon, generator, options["norm"]) if moved else None,
+            norm=options["norm"],
         )
         adversarial = run.adversarial if restart == 0 else adversarial.index_copy(0, left, run.adversarial)
         nonfinite[left] |= run.nonfinite
@@ -160,13 +162,29 @@ def _autoattack(
         images,
         labels,
         epsilon=epsilon,
-        norm="Linf",
+        norm=options["norm"],
         seed=seed,
         version=options["version"],
         n_iter=options["n_iter"],
         n_queries=options["n_queries"],
     )
     return adversarial, nonfinite
+
+
+def _worst_case(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    result = worst_case_attack(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        norm=options["norm"],
+        seed=seed,
+        batch_size=len(images),
+        escalate=options["escalate"],
+    )
+    return result.adversarial, _nonfinite_gradient(model, images, labels)
 
 
 def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -176,7 +194,7 @@ def _nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
 
 
 OwnAttack = Callable[[nn.Module, Tensor, Tensor, float, int, dict[str, Any]], tuple[Tensor, Tensor]]
-_OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack}
+_OWN: dict[str, OwnAttack] = {"FGSM": _fgsm, "PGD": _pgd, "AutoAttack": _autoattack, "WorstCase": _worst_case}
 
 
 def _drafted(

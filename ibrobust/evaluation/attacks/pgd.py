@@ -1,4 +1,4 @@
-"""Projected gradient descent in the L-infinity ball, watched at every step."""
+"""Projected gradient descent in the L-infinity or L2 ball, watched at every step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.losses import LOSSES, AttackLoss
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.predictions import is_correct
 
@@ -53,8 +54,10 @@ def default_step_size(epsilon: float, steps: int) -> float:
     return 2.5 * epsilon / max(steps, 1)
 
 
-def random_start(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) moved uniformly within the ball and [0, 1]."""
+def random_start(images: Tensor, epsilon: float, generator: torch.Generator, norm: str = "Linf") -> Tensor:
+    """Return images (B, C, H, W) moved within the ball and [0, 1]: uniformly (Linf), or to its surface (L2)."""
+    if norm != "Linf":
+        return Ball(norm, epsilon).random_point(images, generator)
     # Drawn on the generator's device, so that every device starts from the same points.
     noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
     return (images + (2.0 * noise - 1.0) * epsilon).clamp(0.0, 1.0)
@@ -71,8 +74,11 @@ def pgd(
     loss: str | AttackLoss = "cross_entropy",
     start: Tensor | None = None,
     stop_when_broken: bool = True,
+    norm: str = "Linf",
 ) -> PGDResult:
     """Return the outcome of `steps` steps x <- clip(x + step_size * sign(grad)) from `start` (Madry et al. 2018).
+
+    In L2 a step goes along the gradient, `step_size` far.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
@@ -84,8 +90,9 @@ def pgd(
         loss: cross_entropy, margin or dlr; or what gives a loss (B,) of logits (B, K) and labels (B,).
         start: (N, C, H, W) within the ball; the images themselves by default.
         stop_when_broken: leave an image alone once it is misclassified.
+        norm: of the ball, Linf or L2.
     """
-    model = guard(model)
+    model, ball = guard(model), Ball(norm, epsilon)
     value_of = LOSSES[loss] if isinstance(loss, str) else loss
     size = default_step_size(epsilon, steps) if step_size is None else step_size
     # Memory is what limits the batch size: no tensor of the images' size is kept that can be computed or dropped.
@@ -118,12 +125,18 @@ def pgd(
         if step == steps:
             break
         nonfinite[active] |= ~gradient.isfinite().flatten(1).all(dim=1)
-        moved = gradient.sign().nan_to_num_(0.0).mul_(size).add_(points)
+        if norm == "Linf":
+            moved = gradient.sign().nan_to_num_(0.0).mul_(size).add_(points)
+        else:
+            moved = ball.direction(gradient, points).mul_(size).add_(points)
         del gradient, points
         if stop_when_broken and bool(wrong.any()):
             moved, active, everyone = moved[~wrong], active[~wrong], False
         centres = images if everyone else images[active]
-        moved = moved.clamp_(centres - epsilon, centres + epsilon).clamp_(0.0, 1.0)
+        if norm == "Linf":
+            moved = moved.clamp_(centres - epsilon, centres + epsilon).clamp_(0.0, 1.0)
+        else:
+            moved = ball.project(moved, centres)
         last = moved if everyone else last.index_copy(0, active, moved)
         del moved, centres
     if first_broken is None:

@@ -36,6 +36,7 @@ def run_attacks(
     seed: int = 0,
     state_path: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_images: Callable[[Tensor, Tensor], None] | None = None,
 ) -> list[AttackResult]:
     """Return one record for every attack and epsilon, attacks in the outer order.
 
@@ -54,6 +55,8 @@ def run_attacks(
         seed: of everything random.
         state_path: file to keep each batch's result in, and to go on from where it exists.
         progress: called with (images done, images in all) after each batch, counted over attacks and epsilons.
+        on_images: called with each batch (B, C, H, W) in [0, 1] and its adversarial images, in the order of the
+            results. Not with `state_path`, since a resumed run makes no images again.
 
     Raises:
         IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack
@@ -76,6 +79,8 @@ def run_attacks(
     for values, what in (([spec.label for spec in specs], "attack"), (epsilons, "epsilon")):
         if len(set(values)) < len(values):
             raise IbrobustError(f"An {what} comes twice in {', '.join(map(str, values))}: give each once.")
+    if on_images is not None and state_path is not None:
+        raise IbrobustError("A run that keeps its state does not give its images: leave one of the two out.")
     batch_size = check_batch_size(batch_size)
     seed = check_seed(seed)
     images, labels = images_and_labels(images, labels)
@@ -113,7 +118,9 @@ def run_attacks(
                 fields = log.get(key)
                 if fields is None:
                     key_seed = derive_seed(seed, *key)
-                    fields = _attack_one(guarded, images[part], labels[part], spec, epsilon, key_seed, copied)
+                    fields = _attack_one(
+                        guarded, images[part], labels[part], spec, epsilon, key_seed, copied, on_images
+                    )
                     log.add(key, fields)
                 clean += from_bits(fields["clean"])
                 attacked += from_bits(fields["attacked"])
@@ -142,6 +149,7 @@ def _attack_one(
     epsilon: float,
     seed: int,
     copied: nn.Module | None,
+    on_images: Callable[[Tensor, Tensor], None] | None,
 ) -> dict[str, Any]:
     device = model_device(model)
     images, labels = unit_range(images, model_reference(model)), labels.to(device).long()
@@ -156,6 +164,8 @@ def _attack_one(
     if len(targets):
         with torch.no_grad():
             attacked[targets] = is_correct(model(adversarial), labels[targets]) & ~nonfinite
+    if on_images is not None:
+        on_images(images, images.index_copy(0, targets, adversarial.to(images)))
     return {
         "clean": to_bits(tuple(clean.tolist())),
         "attacked": to_bits(tuple(attacked.tolist())),

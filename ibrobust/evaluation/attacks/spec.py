@@ -11,11 +11,13 @@ from typing import Any, TypeGuard
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import LOSSES
 from ibrobust.evaluation.attacks.option_limits import check_option, check_together, option_limit
+from ibrobust.evaluation.ball import NORMS
 
 Value = bool | int | float | str
 
 # Our own, with their options' defaults. FGSM and PGD replace torchattacks' classes of that name: they have three
-# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps. With
+# losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps. WorstCase
+# may be written worst_case, and runs AutoAttack on what it leaves with escalate=true. With
 # precision=bf16 an attack looks for its images on a rounded copy of the model; what counts is the model's own answer.
 OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
     "FGSM": {"loss": "cross_entropy"},
@@ -25,9 +27,11 @@ OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
         "random_start": True,
         "restarts": 1,
         "loss": "cross_entropy",
+        "norm": "Linf",
         "precision": "fp32",
     },
-    "AutoAttack": {"version": "standard", "n_iter": 100, "n_queries": 5000, "precision": "fp32"},
+    "AutoAttack": {"version": "standard", "norm": "Linf", "n_iter": 100, "n_queries": 5000, "precision": "fp32"},
+    "WorstCase": {"norm": "Linf", "escalate": False},
 }
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("FGSM", "loss"): tuple(LOSSES),
@@ -35,6 +39,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("PGD", "precision"): ("fp32", "bf16"),
     ("AutoAttack", "version"): ("standard", "rand"),
     ("AutoAttack", "precision"): ("fp32", "bf16"),
+    **dict.fromkeys((("PGD", "norm"), ("AutoAttack", "norm"), ("WorstCase", "norm")), NORMS),
     **dict.fromkeys((("PGDRS", "noise_type"), ("PGDRSL2", "noise_type")), ("guassian", "uniform")),
 }
 _NORMS = {
@@ -96,7 +101,7 @@ def parse_attack(text: str) -> AttackSpec:
             are offered.
     """
     name, _, written = text.strip().partition(":")
-    exact = {entry.lower(): entry for entry in attack_names()}.get(name.strip().lower())
+    exact = {entry.lower(): entry for entry in attack_names()}.get(name.strip().lower().replace("_", ""))
     if exact is None:
         raise _no_such_attack(name)
     defaults = attack_options(exact)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.losses import margin
+from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.guarded_model import image_gradient
 from ibrobust.evaluation.predictions import is_correct
-from ibrobust.evaluation.worst_case_attack.ball import Ball
 
 MOMENTUM = 0.75  # as in APGD (Croce and Hein 2020)
 FIRST_STEP = 2.0  # in radii
@@ -47,6 +48,7 @@ class Ascent:
         found: (B, C, H, W) the first misclassified point in the ball, else the last one.
         broken: (B,) bool, some point was misclassified. Always False in a ball larger than the attack's own.
         last: (B, C, H, W) the last point.
+        margins: (B,) margin of the last point's logits, positive where it is misclassified.
         gaps: (B, K) for each class, the largest z_t - z_y on the way; -inf at the label.
         nonfinite: (B,) bool, a gradient was no number at some step.
         zero: (B,) bool, the first gradient was exactly zero.
@@ -56,6 +58,7 @@ class Ascent:
     found: Tensor
     broken: Tensor
     last: Tensor
+    margins: Tensor
     gaps: Tensor
     nonfinite: Tensor
     zero: Tensor
@@ -95,6 +98,7 @@ def climb(
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     nonfinite, zero, reached = broken.clone(), broken.clone(), broken.clone()
     gaps: Tensor | None = None
+    margins = images.new_zeros(len(images))
     active = torch.arange(len(images), device=images.device)
     for step in range(steps + 1):
         points, truth = last[active], labels[active]
@@ -106,7 +110,9 @@ def climb(
                 logits = model(points)
         if gaps is None:
             gaps = logits.new_full((len(images), logits.shape[1]), -torch.inf)
-        gaps[active] = torch.maximum(gaps[active], _gaps(logits, truth))
+        now = _gaps(logits, truth)
+        gaps[active] = torch.maximum(gaps[active], now)
+        margins[active] = now.amax(dim=1).to(margins)
         wrong = ~is_correct(logits, truth)
         reached[active] = wrong
         if factor <= 1.0:
@@ -132,16 +138,16 @@ def climb(
                 break
     assert gaps is not None
     found[~broken] = last[~broken]
-    return Ascent(found, broken, last, gaps, nonfinite, zero, reached)
+    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached)
 
 
 def _gradient(
     model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor | None, loss: AimedLoss
 ) -> tuple[Tensor, Tensor]:
-    points = points.detach().clone().requires_grad_()
+    points = points.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(points)
-        (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), points)
+        gradient = image_gradient(loss(logits, labels, targets).sum(), points)
     return gradient, logits.detach()
 
 

@@ -9,9 +9,9 @@ from ibrobust.evaluation.autoattack_parts import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.worst_case_attack.search import Search
 
-WATCHED = 128  # survivors that the guards try first
+WATCHED = 64  # survivors that the guards try first
 CORNERS = 20
-QUERIES = 200
+QUERIES = 100
 MORE_QUERIES = 2000
 FAB_IMAGES, FAB_STEPS, FAB_TARGETS = 8, 50, 3
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
 from ibrobust.evaluation.autoattack_parts import autoattack
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.worst_case_attack import guards, stages
-from ibrobust.evaluation.worst_case_attack.ball import Ball
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search
 
@@ -41,10 +41,11 @@ def worst_case_attack(
     """Return which images stay right in the worst case at `epsilon`, with adversarial images for the others.
 
     Each stage attacks what the ones before it left: the margin from the image; the margin from a better start; the
-    ratio loss towards each class through shrinking balls; the margin again, more slowly; attacks without gradients and
-    FAB on a few. Where those show that gradients mislead, they are run longer on all that is left, and the number is an
-    upper bound. A stochastic model is attacked and judged through averages over draws. Model mode, parameter gradients
-    and random state are as before afterwards.
+    ratio loss towards each class through shrinking balls; further steps and slower balls where an image came near;
+    attacks without gradients, and FAB on a few. Where those show that gradients mislead, they are run longer on all
+    that is left, and the number is an upper bound. A stochastic model is attacked and judged through averages over
+    draws.
+    Model mode, parameter gradients and random state are as before afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
@@ -117,6 +118,7 @@ class _Run:
         else:
             self.stage("larger ball", lambda: stages.from_larger_ball(search))
         self.stage("targets", lambda: stages.towards_each_class(search))
+        self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         watched = search.closest(search.left)[: guards.WATCHED]
         by_guards = self._guards(watched, guards.QUERIES)

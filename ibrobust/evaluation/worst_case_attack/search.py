@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack.ascent import Ascent
-from ibrobust.evaluation.worst_case_attack.ball import Ball
 
 
 class AveragedDraws(nn.Module):
@@ -38,7 +38,8 @@ class Search:
         clean: (N,) bool, images that are right without an attack.
         broken: (N,) bool, images for which a misclassified point in the ball was found.
         adversarial: (N, C, H, W) those points; the images elsewhere.
-        gaps: (N, K) for each class, the largest z_t - z_y seen in the ball or near it; -inf at the label.
+        gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label.
+        nearest: (N, C, H, W) of the points where runs in the ball ended, the one with the largest margin.
         reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
         zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or one that is no number.
     """
@@ -61,6 +62,7 @@ class Search:
             1, labels[:, None], -torch.inf
         ).amax(dim=1)
         self.gaps = torch.full_like(logits, -torch.inf)
+        self.nearest, self._margins = images.clone(), torch.full_like(self.clean_margin, -torch.inf)
 
     @property
     def num_classes(self) -> int:
@@ -97,17 +99,27 @@ class Search:
         """Keep what a run on the images at `positions` showed; return (B,) bool, which it broke."""
         self.nonfinite[positions] |= run.nonfinite
         if factor <= NEAR:
-            self.gaps[positions] = torch.maximum(self.gaps[positions], run.gaps)
             self.reached[positions] |= run.reached
+        if factor <= 1.0:
+            self.gaps[positions] = torch.maximum(self.gaps[positions], run.gaps)
+            nearer = run.margins > self._margins[positions]
+            self.nearest[positions[nearer]] = run.last[nearer]
+            self._margins[positions[nearer]] = run.margins[nearer].to(self._margins)
         broken = torch.zeros_like(run.broken)
         if bool(run.broken.any()):
             broken[run.broken] = self.offer(positions[run.broken], run.found[run.broken])
         return broken
 
-    def closest(self, positions: Tensor) -> Tensor:
-        """Return the positions (M,) in the order of how near they came to another class, as a share of the way."""
-        share = self.gaps[positions].amax(dim=1) / self.clean_margin[positions].clamp(min=1e-12)
-        return positions[share.argsort(descending=True, stable=True)]
+    def closest(self, positions: Tensor, *, within: float = torch.inf) -> Tensor:
+        """Return those positions (M,) whose images came near enough to another class, the nearest first.
+
+        Args:
+            positions: (N,) to choose from.
+            within: the part of the clean margin that may be left: 0.1 is nine tenths of the way.
+        """
+        share = -self.gaps[positions].amax(dim=1) / self.clean_margin[positions].clamp(min=1e-12)
+        order = share.argsort(stable=True)
+        return positions[order[share[order] <= within]]
 
     def ranked(self, positions: Tensor) -> Tensor:
         """Return other classes (M, K - 1) in the order of how near the images came to them."""

@@ -12,6 +12,7 @@ from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
 
 STEPS = 20
 START_STEPS = 10
+FURTHER_STEPS = 60
 # Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
 SHRINKING_SLOWLY = ((2.0, 10), (1.6, 10), (1.3, 12), (1.15, 15), (1.0, 20))
@@ -50,8 +51,8 @@ def from_larger_ball(search: Search) -> None:
 def towards_each_class(search: Search) -> None:
     """Aim at up to nine classes in turn, each through shrinking balls, on the ratio loss.
 
-    The three nearest classes are followed to the end. The others are given up where the ball of 1.4 epsilon does not
-    hold a misclassified point.
+    The three nearest classes are followed to the end. The others are given up where a larger ball ends at a point that
+    is still classified correctly.
     """
     order = search.ranked(search.left)
     if search.num_classes > 10:
@@ -63,11 +64,31 @@ def towards_each_class(search: Search) -> None:
             _shrink(search, at, SHRINKING, ratio_loss, orders[at, rank], race=rank >= 3)
 
 
-def shrinking_slowly(search: Search) -> None:
-    """Aim at the three nearest classes through five balls, on the margin, where 1.4 epsilon was enough before."""
+def further_steps(search: Search) -> None:
+    """Go on from the nearest point found, towards the three nearest classes, where nine tenths of the way are done."""
     for rank in range(min(3, search.num_classes - 1)):
-        left = search.left
-        for at in search.batches(left[search.reached[left]]):
+        for at in search.batches(search.closest(search.left, within=0.1)):
+            run = climb(
+                search.target,
+                search.images[at],
+                search.labels[at],
+                search.nearest[at],
+                ball=search.ball,
+                steps=FURTHER_STEPS,
+                loss=ratio_loss,
+                targets=search.ranked(at)[:, rank],
+            )
+            search.learn(at, run)
+
+
+def shrinking_slowly(search: Search) -> None:
+    """Aim at the three nearest classes through five balls, on the margin, where an image may still fall.
+
+    That is where 1.4 epsilon was enough before, and seven tenths of the way are done.
+    """
+    for rank in range(min(3, search.num_classes - 1)):
+        near = search.closest(search.left, within=0.3)
+        for at in search.batches(near[search.reached[near]]):
             _shrink(search, at, SHRINKING_SLOWLY, margin_loss, search.ranked(at)[:, rank])
 
 
@@ -99,7 +120,7 @@ def _shrink(
         )
         broken = search.learn(at, run, factor=factor)
         stays = ~broken
-        if race and 1.0 < factor <= NEAR:
+        if race and factor > 1.0:
             stays &= run.reached
         at, points, targets = at[stays], run.last[stays], None if targets is None else targets[stays]
         if len(at) == 0:

@@ -28,7 +28,7 @@ class Ball:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise IbrobustError(f"The worst-case attack has no norm {self.norm!r}: choose {' or '.join(NORMS)}.")
+            raise IbrobustError(f"There is no norm {self.norm!r} here: choose {' or '.join(NORMS)}.")
 
     def project(self, points: Tensor, images: Tensor, factor: float = 1.0) -> Tensor:
         """Return points (B, C, H, W) moved into the ball of `factor` times the radius around images and [0, 1].

@@ -1,0 +1,50 @@
+"""`ibrobust verify`: do these adversarial images break this model?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="What ibrobust attack --save-images wrote.")],
+    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
+    decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+) -> None:
+    """Ask a model for the classes of saved adversarial images, and compare with the record in the file.
+
+    The exit code is 1 where the images do not show what the record says.
+    """
+    from ibrobust.cli.request import check_models
+
+    check_models([model], [decoder] if decoder else [])
+
+    # torch comes with these, seconds later.
+    from ibrobust.cli.attacking import check_run, default_device
+    from ibrobust.epsilon import format_epsilon
+    from ibrobust.evaluation.adversarial_images import verify_adversarial_images
+    from ibrobust.integrations.external_models import load_reference
+    from ibrobust.integrations.references import is_reference
+    from ibrobust.registry import load_model
+
+    check_run(device=device)
+    place = default_device(device)
+    loaded = (
+        load_reference(model, device=place) if is_reference(model) else load_model(model, decoder=decoder, device=place)
+    )
+    found = verify_adversarial_images(file, loaded, batch_size=batch_size)
+    record = found.record
+    typer.echo(
+        f"{model} on {record.total} images, {record.attack} at {format_epsilon(record.epsilon)} in {record.norm}: "
+        f"{found.clean_correct / record.total:.2%} right without an attack, at most "
+        f"{found.robust_accuracy:.2%} under it"
+    )
+    if found.outside:
+        typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they do not count.")
+    typer.echo(f"The record says {record.robust_accuracy:.2%}: {'it holds' if found.holds else 'it does not hold'}.")
+    if not found.holds:
+        raise typer.Exit(1)

@@ -1,0 +1,98 @@
+"""The adversarial images behind a robust accuracy, in a file that anyone can check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ibrobust.atomic import write_tensors
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.batch import TOLERANCE, perturbation_size
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.inputs import check_batch_size, images_and_labels
+from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.evaluation.predictions import correct_in_batches, count_classes
+
+_TENSORS = ("images", "adversarial", "labels")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a model says to the adversarial images of a record.
+
+    Attributes:
+        record: the claim.
+        clean_correct: images that are right without an attack.
+        outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
+        robust_correct: images that are right without an attack and whose adversarial image does not break them.
+    """
+
+    record: AttackResult
+    clean_correct: int
+    outside: int
+    robust_correct: int
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share in [0, 1] of all images that the file does not show to be broken."""
+        return self.robust_correct / self.record.total
+
+    @property
+    def holds(self) -> bool:
+        """Whether the images show the robust accuracy of the record to be no higher than it says."""
+        return self.robust_correct <= sum(self.record.robust_correct)
+
+
+def save_adversarial_images(
+    path: Path, images: Tensor, adversarial: Tensor, labels: Tensor, *, record: AttackResult, model: str
+) -> None:
+    """Write images (N, C, H, W) in [0, 1], adversarial ones, labels (N,) and the record to a safetensors file."""
+    tensors = dict(zip(_TENSORS, (images, adversarial, labels), strict=True))
+    write_tensors(
+        path,
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={"model": model, "record": json.dumps(record.to_dict())},
+    )
+
+
+def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size: int = 250) -> Verification:
+    """Return what a model says to the images in a file that `save_adversarial_images` wrote.
+
+    Args:
+        path: of the file.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device.
+        batch_size: images a batch.
+
+    Raises:
+        IbrobustError: the file is not there, or is no such file.
+    """
+    batch_size = check_batch_size(batch_size)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            record = AttackResult.from_dict(json.loads(file.metadata()["record"]))
+            images, adversarial, labels = (file.get_tensor(name) for name in _TENSORS)
+        if adversarial.shape != images.shape or record.total != len(images) or record.norm not in TOLERANCE:
+            raise ValueError("its parts do not belong together")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise IbrobustError(
+            f"{str(path)!r} holds no adversarial images with their record ({why}): give a file that ibrobust attack "
+            "--save-images wrote."
+        ) from error
+    images, labels = images_and_labels(images, labels)
+    guarded, device = guard(model), model_device(model)
+    images, adversarial, labels = images.to(device), adversarial.to(images).to(device), labels.to(device)
+    near = perturbation_size(adversarial - images, record.norm) <= record.epsilon + TOLERANCE[record.norm]
+    inside = near & ((adversarial >= -1e-6) & (adversarial <= 1.0 + 1e-6)).flatten(1).all(dim=1)
+    with evaluation_mode(model, seed=record.seed), torch.no_grad():
+        count_classes(guarded, images, labels)
+        clean = correct_in_batches(guarded, images, labels, batch_size=batch_size)
+        shown = torch.where(inside[:, None, None, None], adversarial, images)
+        robust = clean & correct_in_batches(guarded, shown, labels, batch_size=batch_size)
+    return Verification(record, int(clean.sum()), int((~inside).sum()), int(robust.sum()))

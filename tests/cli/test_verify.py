@@ -1,0 +1,50 @@
+"""Saved adversarial images, and what anyone can say of them."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ibrobust.registry import load_model
+
+
+def test_saved_images_show_the_robust_accuracy_and_changed_ones_do_not(run, mine, tmp_path):
+    arguments = ("attack", mine, "--eps", "8/255", "--n-examples", "60", "--attack", "PGD:norm=L2,steps=3")
+    attacked = run(*arguments, "--save-images", "images.safetensors")
+    assert attacked.returncode == 0, attacked.stderr
+    path = tmp_path / "elsewhere" / "images.safetensors"
+
+    # Three lines of PyTorch.
+    saved, model = load_file(path), load_model(mine)
+    size = (saved["adversarial"] - saved["images"]).flatten(1).norm(dim=1).max()
+    robust = [model(saved[name]).argmax(dim=1) == saved["labels"] for name in ("images", "adversarial")]
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    record = json.loads(metadata["record"])
+    assert 0 < size <= 8 / 255 + 1e-6
+    assert (robust[0] & robust[1]).float().mean().item() == torch.tensor(record["robust_accuracy"]).item()
+    assert record["norm"] == "L2"
+
+    verified = run("verify", "images.safetensors", mine)
+    assert verified.returncode == 0, verified.stderr
+    assert "it holds" in verified.stdout
+
+    record["attacked_correct"] = "0" * 60
+    save_file({**saved, "adversarial": saved["images"] * 0.0}, path, metadata={"record": json.dumps(record)})
+    refuted = run("verify", "images.safetensors", mine)
+    assert refuted.returncode == 1
+    assert "do not count" in refuted.stdout
+    assert "it does not hold" in refuted.stdout
+
+
+def test_what_cannot_be_saved_or_verified_is_said(run, mine, tmp_path):
+    save = ("--attack", "FGSM", "--save-images", "images.safetensors")
+    two = run("attack", mine, "--eps", "1/255,2/255", *save)
+    assert two.returncode == 2
+    assert "one epsilon" in two.stderr
+    missing = run("verify", "nothing.safetensors", mine)
+    assert missing.returncode == 2
+    assert "--save-images" in missing.stderr
