@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.two_logits import two_logits
+    from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
     from ibrobust.models import Encoder, ImageClassifier
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
     from ibrobust.training.recipe import Recipe
@@ -30,6 +31,7 @@ _HOMES = {
     "ModelCard": "ibrobust.registry",
     "Recipe": "ibrobust.training.recipe",
     "SweepResult": "ibrobust.evaluation.sweep",
+    "WorstCaseResult": "ibrobust.evaluation.worst_case_attack",
     "audit": "ibrobust.evaluation.audit",
     "conditional_knn_entropy": "ibrobust.estimators.entropy",
     "fgsm_sweep": "ibrobust.evaluation.sweep",
@@ -42,6 +44,7 @@ _HOMES = {
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
     "two_logits": "ibrobust.evaluation.two_logits",
+    "worst_case_attack": "ibrobust.evaluation.worst_case_attack",
 }
 
 __version__ = "0.1.0"
@@ -55,6 +58,7 @@ __all__ = [
     "ModelCard",
     "Recipe",
     "SweepResult",
+    "WorstCaseResult",
     "audit",
     "conditional_knn_entropy",
     "fgsm_sweep",
@@ -67,6 +71,7 @@ __all__ = [
     "run_attacks",
     "train",
     "two_logits",
+    "worst_case_attack",
 ]
 
 
