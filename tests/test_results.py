@@ -12,7 +12,7 @@ from ibrobust.home import zoo_dir
 from ibrobust.registry.card import read_card
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-CARDS = sorted(zoo_dir().glob("*.yaml"))
+CARDS = sorted(zoo_dir().glob("*-w16-s*.yaml"))
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ def demo(
     from ibrobust import registry
     from ibrobust.cli.attacking import choose_models, sweep_rows
     from ibrobust.cli.printing import print_table
-    from ibrobust.cli.progress import TrainingProgress
     from ibrobust.data import load_dataset
     from ibrobust.home import models_dir
     from ibrobust.reporting.figures.sweep import save_sweep_figure
     from ibrobust.reporting.tables import accuracy_table, sweep_table
+    from ibrobust.training.progress import TrainingProgress
     from ibrobust.training.recipe import Recipe
 
     console = Console()

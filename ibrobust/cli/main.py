@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__, processes
-from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, study, train, verify
+from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, recipes, study, train, verify
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("recipes")(recipes.recipes)
 app.command("attack")(attack.attack_command)
 app.command("audit")(audit.audit)
 app.command("verify")(verify.verify)

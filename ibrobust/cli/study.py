@@ -157,8 +157,10 @@ def _show(study: Study, states: list[CellState]) -> None:
 
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.progress_table import study_table
+    from ibrobust.study.time_left import seconds_left
 
-    print_table(study_table(states, title=study.title or study.name, rows=len(states)))
+    left = seconds_left(states)
+    print_table(study_table(states, title=study.title or study.name, rows=len(states), seconds_left=left))
     for state in states:
         if state.status == "failed":
             Console().print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)

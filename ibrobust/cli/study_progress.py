@@ -13,6 +13,7 @@ from rich.live import Live
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.progress_table import study_table
 from ibrobust.study import study_states
+from ibrobust.study.time_left import seconds_left
 
 if TYPE_CHECKING:
     from ibrobust.study import CellState, Study
@@ -48,7 +49,8 @@ def _quietly(watch: Watch, study: Study, console: Console, stop: threading.Event
 def _watch_live(study: Study, console: Console, stop: threading.Event) -> None:
     def table() -> object:
         rows = max(1, console.height - LINES_AROUND_ROWS)
-        return study_table(study_states(study), title=study.title or study.name, rows=rows)
+        states = study_states(study)
+        return study_table(states, title=study.title or study.name, rows=rows, seconds_left=seconds_left(states))
 
     with Live(table(), console=console, transient=True, auto_refresh=False) as live:  # type: ignore[arg-type]
         while not stop.wait(SECONDS_BETWEEN_LOOKS):

@@ -59,7 +59,7 @@ def _train(
     from rich.console import Console
 
     from ibrobust import processes, registry
-    from ibrobust.cli.progress import TrainingProgress
+    from ibrobust.training.progress import TrainingProgress
 
     base = Recipe.preset(preset).model_dump() if preset else {}
     if recipe:
@@ -68,7 +68,7 @@ def _train(
     console = Console(stderr=True, quiet=not processes.is_main())
     title = name if name is not None else final.default_name()
     try:
-        with TrainingProgress(console, title) as progress:
+        with TrainingProgress(console, title, recipe=final) as progress:
             card = registry.train(
                 final,
                 name=name,

@@ -16,13 +16,16 @@ COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "y
 URGENCY = ("running", "failed", "interrupted", "waiting", "done")
 
 
-def study_table(states: Sequence[Any], *, title: str, rows: int | None = None) -> Table:
+def study_table(
+    states: Sequence[Any], *, title: str, rows: int | None = None, seconds_left: float | None = None
+) -> Table:
     """Return a row a cell, and their numbers below.
 
     Args:
         states: with the attributes of `ibrobust.study.CellState`.
         title: above the table.
         rows: at most so many, those that there is most to see of; by default all.
+        seconds_left: of the whole study, for the caption; None where that is not known.
     """
     counts = Counter(state.status for state in states)
     caption = ", ".join(f"{counts[status]} {status}" for status in COLORS if counts[status])
@@ -30,6 +33,8 @@ def study_table(states: Sequence[Any], *, title: str, rows: int | None = None) -
         caption += f"; {rows} of {len(states)} shown"
         urgent = sorted(range(len(states)), key=lambda index: URGENCY.index(states[index].status))
         states = [states[index] for index in sorted(urgent[:rows])]
+    if seconds_left is not None:
+        caption += f"; {timedelta(seconds=round(seconds_left))} left for all"
     is_live = rows is not None
     table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left", expand=is_live)
     table.add_column("cell", overflow="fold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,9 @@ BEST_WITH: dict[str, dict[str, Any]] = {
     },
     "soft_ib": {"memory_size": 5000, "fixed_power": True},
 }
+
+# What a recipe file says to its readers, see `ibrobust.training.presets`: no field of the recipe.
+ABOUT = "about"
 
 # The defaults from before soft_ib had its own name, of the fields that have others now.
 BEFORE: dict[str, Any] = {
@@ -187,13 +191,15 @@ class Recipe(BaseModel):
         fields = read_mapping_file(Path(path), "recipe")
         if not isinstance(fields, dict):
             raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
-        return cls.parse(fields)
+        return cls.parse({name: value for name, value in fields.items() if name != ABOUT})
 
     @classmethod
     def preset(cls, name: str) -> Recipe:
         """Return a recipe that ships with ibrobust; raise IbrobustError, with their names, where there is none such."""
         if name not in preset_names():
-            raise IbrobustError(f"There is no preset {name!r}: choose one of {', '.join(preset_names())}.")
+            near = difflib.get_close_matches(name, preset_names(), n=1)
+            hint = f"did you mean {near[0]}? There are" if near else "choose one of"
+            raise IbrobustError(f"There is no preset {name!r}: {hint} {', '.join(preset_names())}.")
         return cls.from_yaml(recipes_dir() / f"{name}.yaml")
 
     def to_yaml(self, path: str | Path) -> None:

@@ -51,6 +51,7 @@ class Progress:
         terms: means over this epoch so far, in nats, the loss first.
         images_per_second: over this epoch so far, augmentation included.
         seconds_left: of training, at the present speed.
+        device: cpu, cuda or another.
     """
 
     epoch: int
@@ -60,6 +61,7 @@ class Progress:
     terms: dict[str, float]
     images_per_second: float
     seconds_left: float
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _train_epoch(
                 speed = done * recipe.batch_size / (time.perf_counter() - started)
                 left = ((recipe.epochs - epoch) * steps + steps - done) * recipe.batch_size / speed
                 means = {name: float(value) / counts[name] for name, value in sums.items()}
-                on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left))
+                on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left, device.type))
     return {name: float(value) / counts[name] for name, value in sums.items()}
 
 

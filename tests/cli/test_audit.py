@@ -39,7 +39,9 @@ def cifar_like(digits: Dataset, *, size: int = 32) -> Dataset:
 
 def test_the_default_surrogate_ships_with_ibrobust_whatever_the_user_has(baseline, digits):
     assert model_card(baseline).recipe.objective == "cross_entropy"
-    assert choose_surrogate(None, "mine", digits) is None  # none ships of these classes
+    assert choose_surrogate(None, "mine", digits).name == "cross_entropy-digits"
+    assert choose_surrogate(None, "cross_entropy-digits", digits) is None  # no other ships of these classes
+    assert choose_surrogate(None, "mine", replace(digits, class_names=tuple("abcdefghij"))) is None
     assert choose_surrogate(None, "mine", cifar_like(digits)).name == "cross_entropy-w16-s0"
     assert choose_surrogate(None, "cross_entropy-w16-s0", cifar_like(digits)).name == "cross_entropy-w16-s1"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 
 from ibrobust.cli.main import main
 
@@ -101,8 +102,11 @@ def test_an_unknown_model_offers_the_nearest(run, mine):
     refused(run, ["attack", "mien"], "no model 'mien'", "did you mean mine")
 
 
-def test_no_model_for_the_data_set(run):
-    refused(run, ["attack", "--dataset", "digits"], "no model trained on digits", "ibrobust train")
+def test_no_model_for_the_data_set(run, tmp_path):
+    for folder in (tmp_path / "elsewhere" / "photos" / a / b for a in ("train", "test") for b in ("cat", "dog")):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(folder / "a.png")
+    refused(run, ["attack", "--dataset", "photos"], "no model trained on photos", "ibrobust train")
 
 
 def test_too_few_points_for_an_entropy(run, mine):

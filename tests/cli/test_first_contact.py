@@ -48,7 +48,8 @@ def two_models(monkeypatch, tmp_path):
         shutil.copy(ZOO / f"{name}.yaml", zoo)
         (weights,) = ZOO.glob(f"{name}-*.safetensors")
         shutil.copy(weights, zoo)
-    monkeypatch.setattr("ibrobust.registry.store.zoo_dir", lambda: zoo)
+    for module in ("store", "catalog"):
+        monkeypatch.setattr(f"ibrobust.registry.{module}.zoo_dir", lambda: zoo)
     return (SHIPPED, "soft_ib-w16-s0")
 
 

@@ -64,3 +64,9 @@ def test_a_table_that_is_cut_keeps_to_its_height_and_shows_what_happens(render):
 
 def test_a_table_that_fits_says_nothing_of_rows(render):
     assert "shown" not in render(15)
+
+
+def test_the_time_for_the_whole_study_is_in_the_caption():
+    console = Console(file=io.StringIO(), width=90)
+    console.print(study_table(STATES, title="Mine", rows=4, seconds_left=3671.2))
+    assert "6 waiting; 4 of 15 shown; 1:01:11 left for all" in console.file.getvalue()

@@ -1,0 +1,28 @@
+"""`ibrobust recipes`: the presets of `ibrobust train`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every field of each recipe.")] = False,
+) -> None:
+    """List the recipes that ship with ibrobust: what each is for, how accurate it is, how long it takes."""
+    from ibrobust.training.presets import presets
+
+    found = presets()
+    if as_json:
+        typer.echo(json.dumps({preset.name: preset.to_dict() for preset in found}, indent=2))
+        return
+
+    from rich.console import Console
+
+    from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.tables import presets_table
+
+    print_table(presets_table(found))
+    Console().print("Train with one: ibrobust train --preset knn_w16", markup=False, soft_wrap=True)
