@@ -27,9 +27,15 @@ lint:
 types:
 	mypy
 
-# The variable silences what the theme says about other site generators.
-docs:
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+# An environment of its own, because torchattacks needs an older requests than the theme. It needs no torch: the API
+# pages are read from the source. The variable silences what the theme says about other site generators.
+docs: build/docs/bin/mkdocs
+	PATH="$(CURDIR)/build/docs/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+build/docs/bin/mkdocs: docs/requirements.txt
+	python3 -m venv build/docs
+	build/docs/bin/pip install -r docs/requirements.txt
+	touch $@
 
 demo:
 	ibrobust demo

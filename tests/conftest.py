@@ -1,10 +1,33 @@
-"""Every test has its own home for models, runs and data, so none sees another's or the user's."""
+"""The whole suite runs in parallel, one thread per process, and every test has its own home for models, runs and data."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+MOST_PROCESSES = 8  # each needs a gigabyte or more
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported, and for every process that a test starts: more threads than cores slow each other down.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in one process per core, and named files in this process; -n says otherwise.
+
+    The tests of a file stay in one process, so that they share fixtures.
+    """
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if in_worker or not config.pluginmanager.hasplugin("xdist") or config.option.file_or_dir:
+        return
+    if config.option.numprocesses is None:
+        config.option.numprocesses = "logical"
+        config.option.maxprocesses = config.option.maxprocesses or MOST_PROCESSES
+    if config.option.dist == "no":
+        config.option.dist = "loadfile"
 
 
 @pytest.fixture(autouse=True)
