@@ -1,4 +1,4 @@
-"""The whole suite runs in parallel, one thread per process, and every test has its own home for models, runs and data."""
+"""The suite runs in parallel, one thread per process; every test has its own home for models, runs and data."""
 
 from __future__ import annotations
 

@@ -61,6 +61,14 @@ def worst_case_attack(
 
     Raises:
         IbrobustError: an argument is not of that form, or a model's output is not (B, K) logits.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
+        >>> images = torch.tensor([[0.2, 0.8], [0.55, 0.45]]).reshape(2, 1, 1, 2)
+        >>> ibrobust.worst_case_attack(model, images, [1, 0], epsilon=0.1).robust_correct
+        (True, False)
     """
     ball = Ball(norm, read_radius(epsilon))
     batch_size, seed = check_batch_size(batch_size), check_seed(seed)
