@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def test_a_shipped_card_carries_what_was_measured(path: Path, leaderboard):
     content = records.Records(records.RECORDS, card.name).content
     assert content["weights"] == card.weights.sha256
     assert card.evaluations == records.shipped_evaluations(content, card)
+
+
+def test_the_estimators_accuracies_are_those_of_the_records():
+    """docs/method.md, the table of the trainings through the estimator."""
+    with (CHECKOUT / "docs" / "records" / "estimator-accuracy.csv").open(encoding="utf-8") as file:
+        records: dict[str, dict[str, str]] = {}
+        for row in csv.DictReader(file):
+            accuracy = f"{100 * float(row['clean_accuracy']):.2f}"
+            records.setdefault(row["run"], {})[row["decoder"]] = accuracy
+    text = (CHECKOUT / "docs" / "method.md").read_text(encoding="utf-8")
+    table = text.split("| run | own head | logistic | Gaussian mixture |")[1].split("\n\n")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[1:]]
+    kinds = ("head", "logistic", "gaussian_mixture")
+    found = {run: {kind: value for kind, value in zip(kinds, values, strict=True) if value} for run, *values in cells}
+    assert found == records
