@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import html
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ PACKAGE = ROOT / "ibrobust"
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # The commands document themselves: ibrobust COMMAND --help.
 WITHOUT_PAGE = {"cli"}
+SEARCH_SCRIPT = "https://unpkg.com/iframe-worker/shim"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
@@ -62,6 +64,14 @@ def on_page_content(content: str, **_: Any) -> str:
         return convert(html.unescape(latex), display="block" if tag == "div" else "inline")
 
     return FORMULA.sub(mathml, content)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Take the script that makes the search work without a server from the site, instead of from the network."""
+    site = Path(config.site_dir)
+    for file in site.rglob("*.html"):
+        local = os.path.relpath(site / "javascripts" / "iframe-worker.js", file.parent)
+        file.write_text(file.read_text(encoding="utf-8").replace(SEARCH_SCRIPT, local), encoding="utf-8")
 
 
 def root_page(name: str) -> str:
