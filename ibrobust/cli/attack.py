@@ -137,8 +137,7 @@ def attack_command(
                 write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
             notes += [store_attacks(row, data) for row in attacked] if store else []
         finally:
-            for robust in (True, False):
-                print_table(attack_table(attacked, dataset=data.name, robust=robust, note=note))
+            print_table(attack_table(attacked, dataset=data.name, note=note))
         _tell(errors, notes)
         return
     rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)

@@ -30,6 +30,7 @@ from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
+from ibrobust.reporting.model_rows import shown_verdict
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
 DEFAULT_DATASET = "cifar10"
@@ -126,7 +127,7 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
         verdict = None
         if audit.get("dataset_fingerprint") == data.fingerprint:
-            verdict = f"{audit['verdict']} at {format_epsilon(audit['epsilon'])}"
+            verdict = f"{shown_verdict(audit)} at {format_epsilon(audit['epsilon'])}"
         load = partial(_load_registered, name, decoder)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))

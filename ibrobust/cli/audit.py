@@ -67,7 +67,7 @@ def audit(
     from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_audits
-    from ibrobust.reporting.tables import audit_table
+    from ibrobust.reporting.tables import audit_table, failures_table
 
     check_run(seed=seed, device=device)
     data, spec = choose_data(dataset, [model], data_dir=data_dir)
@@ -97,5 +97,7 @@ def audit(
             refusal = store_audit(target, report, data)
         finally:
             print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note))
+            if report.failed:
+                print_table(failures_table(report))
         if refusal:
             typer.echo(refusal, err=True)

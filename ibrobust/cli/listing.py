@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
+from ibrobust.reporting.model_rows import SORT_KEYS
+
 
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, for example 'knn_ib*'.")] = "*",
+    eps: Annotated[str, typer.Option(help="Epsilon of FGSM, worst case and audit.")] = "8/255",
+    sort: Annotated[str, typer.Option(help=f"Order of the lines: {', '.join(SORT_KEYS)}.")] = "name",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, accuracies in [0, 1].")] = False,
 ) -> None:
-    """List the models: yours and those that ship with ibrobust."""
+    """List the models, yours and those that ship with ibrobust: a line for each decoder, with what it withstands."""
     from ibrobust.cli.printing import print_table
+    from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
-    from ibrobust.reporting.tables import models_table
+    from ibrobust.registry.catalog import weights_size
+    from ibrobust.reporting.card_tables import models_table
+    from ibrobust.reporting.model_rows import model_rows, sort_rows
 
+    epsilon = parse_epsilon(eps)
+    if sort not in SORT_KEYS:
+        raise IbrobustError(f"--sort {sort!r} is not known: choose one of {', '.join(SORT_KEYS)}.")
     names = list_models(pattern)
-    cards, damaged = [], []
+    rows, damaged = [], []
     for name in names:
         try:
-            cards.append(model_card(name))
+            card = model_card(name)
+            rows += model_rows(card, epsilon=epsilon, size=weights_size(card))
         except IbrobustError as error:
             damaged.append(str(error))
-    if cards:
-        print_table(models_table(cards))
+    rows = sort_rows(rows, sort)
+    if as_json:
+        typer.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+    elif rows:
+        print_table(models_table(rows))
     elif not damaged:
         kind = "There are no models yet" if pattern == "*" else f"No model matches {pattern!r}"
         typer.echo(f"{kind}. Make one: ibrobust train --dataset digits --epochs 10 --width 16")
@@ -34,16 +50,27 @@ def list_command(
         raise typer.Exit(2)
 
 
-def show(model: Annotated[str, typer.Argument(help="Name of a model, as in ibrobust list.")]) -> None:
-    """Show a model's card."""
-    from rich.console import Console
-    from rich.syntax import Syntax
-
+def show(
+    model: Annotated[str, typer.Argument(help="Name of a model, as in ibrobust list.")],
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the card as it is stored.")] = False,
+) -> None:
+    """Show a model's card: how it was made, and what it withstands."""
     from ibrobust.registry import model_card
 
     card = model_card(model)
-    console = Console()
-    if console.is_terminal:
-        console.print(Syntax(card.to_text(), "yaml", background_color="default", word_wrap=True))
-    else:
+    if as_yaml:
         typer.echo(card.to_text(), nl=False)
+        return
+
+    from rich.console import Console
+
+    from ibrobust.cli.printing import print_table
+    from ibrobust.registry.catalog import weights_size
+    from ibrobust.reporting.card_tables import facts_table, withstood_table
+    from ibrobust.reporting.model_rows import audit_sentences, withstood
+
+    print_table(facts_table(card, size=weights_size(card)))
+    print_table(withstood_table(card, withstood(card)))
+    for sentence in audit_sentences(card):
+        Console().print(sentence, markup=False, highlight=False)
+    Console().print(f"Everything: ibrobust show {card.name} --yaml", markup=False, highlight=False, soft_wrap=True)

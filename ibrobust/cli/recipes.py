@@ -22,7 +22,7 @@ def recipes(
     from rich.console import Console
 
     from ibrobust.cli.printing import print_table
-    from ibrobust.reporting.tables import presets_table
+    from ibrobust.reporting.card_tables import presets_table
 
     print_table(presets_table(found))
     Console().print("Train with one: ibrobust train --preset knn_w16", markup=False, soft_wrap=True)

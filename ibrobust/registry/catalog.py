@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 
 from ibrobust.home import zoo_dir
 from ibrobust.registry.card import ModelCard, read_card
-from ibrobust.registry.store import card_paths, stored_card
+from ibrobust.registry.store import card_paths, find_card, stored_card
 
 
 def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
@@ -46,3 +46,9 @@ def model_card(name: str) -> ModelCard:
         16
     """
     return stored_card(name)
+
+
+def weights_size(card: ModelCard) -> int | None:
+    """Return the bytes of the weights file of a model with this card, or None where it is missing."""
+    path = find_card(card.name).parent / card.weights.file
+    return path.stat().st_size if path.is_file() else None

@@ -126,23 +126,30 @@ class AttackRow:
     worst: tuple[AttackResult, ...]
 
 
-def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool, note: str = "") -> Table:
-    """Return accuracies in per cent: models and attacks down, epsilons across.
+def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> Table:
+    """Return robust accuracies in per cent: models and attacks down, epsilons across.
+
+    An image counts where it is right before and under the attack. Where an attack makes wrong images right, the caption
+    says by how much the accuracy over all images is higher at most.
 
     Args:
         rows: at least one.
         dataset: name for the caption.
-        robust: robust accuracy, of images that are right before and after the attack; otherwise the accuracy under
-            attack, of images that are right after it.
         note: for the caption, on what the models were trained.
     """
     first = rows[0].results[0]
     epsilons = sorted({result.epsilon for result in rows[0].results})
-    what = "Robust accuracy (right before and under attack), %" if robust else "Accuracy under attack (all images), %"
+    all_results = [result for row in rows for result in (*row.results, *row.worst)]
+    righted = max(result.accuracy_under_attack - result.robust_accuracy for result in all_results)
+    caption = (
+        f"n = {first.total:,} test images of {dataset}; 95% intervals within ±{_half_width(first.total):.1f} points"
+    )
+    caption += "; worst case: image by image" if any(row.worst for row in rows) else ""
+    if righted > 0:
+        caption += f"; images that only the attack makes right are not counted, up to {100 * righted:.1f} points"
     table = Table(
-        title=what,
-        caption=f"n = {first.total:,} test images of {dataset}; 95% intervals within ±{_half_width(first.total):.1f} "
-        f"points; worst case: image by image{f'; {note}' if note else ''}",
+        title="Robust accuracy (right before and under attack), %",
+        caption=caption + (f"; {note}" if note else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -157,10 +164,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool, note:
         for attack in dict.fromkeys(result.attack for result in (*row.results, *row.worst)):
             found = {result.epsilon: result for result in (*row.results, *row.worst) if result.attack == attack}
             some = next(iter(found.values()))
-            values = [
-                found[epsilon].robust_accuracy if robust else found[epsilon].accuracy_under_attack
-                for epsilon in epsilons
-            ]
+            values = [found[epsilon].robust_accuracy for epsilon in epsilons]
             is_worst = attack.startswith("worst case")
             label = f"worst case ({some.norm})" if is_worst else attack
             style = "bold" if is_worst else ""
@@ -171,7 +175,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, robust: bool, note:
 
 
 def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, note: str = "") -> Table:
-    """Return an audit's checks, one a row, what the failed ones mean, and the headline above them all.
+    """Return an audit's checks, one a row, and the headline above them all; `failures_table` says what failed.
 
     The note, on what the model was trained, goes into the caption.
     """
@@ -195,10 +199,17 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
         table.add_row(
             check.name, "-" if check.figure is None else f"{check.figure:.4g}", check.threshold, outcomes[check.passed]
         )
-    if report.failed:
-        table.add_section()
-        for check in report.failed:
-            table.add_row(check.name, "", f"{check.meaning} [{check.reference}]".replace("[", "\\["), "")
+    return table
+
+
+def failures_table(report: AuditReport) -> Table:
+    """Return what each failed check of an audit found, in a sentence, and where the check comes from."""
+    table = Table(
+        title="What failed", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False
+    )
+    table.add_column(overflow="fold", ratio=1)
+    for check in report.failed:
+        table.add_row(Text(f"{check.meaning} ({check.name}; {check.reference})"))
     return table
 
 
@@ -215,43 +226,6 @@ def accuracy_table(card: Any) -> Table:
     table.add_column("accuracy %", justify="right")
     for decoder, record in card.clean_accuracy.items():
         table.add_row(decoder, f"{100 * record.accuracy:.2f}")
-    return table
-
-
-def presets_table(presets: Sequence[Any]) -> Table:
-    """Return one row a preset, of `ibrobust.training.presets`: what it is for, and what was measured of it."""
-    table = Table(
-        title="Recipes",
-        caption="accuracy: clean, on the test images of CIFAR-10 re-encoded as JPEG",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 1, 0),
-    )
-    table.add_column("preset", no_wrap=True)
-    table.add_column("what it is for, how accurate it is, how long it takes")
-    for preset in presets:
-        table.add_row(preset.name, f"{preset.purpose}\naccuracy: {preset.accuracy}\ntime: {preset.time}")
-    return table
-
-
-def models_table(cards: Sequence[Any]) -> Table:
-    """Return one row a card: what it is, and how well it does on clean images."""
-    table = Table(title="Models", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # Whole, to be copied into the next command.
-    table.add_column("name", no_wrap=True)
-    table.add_column("objective", no_wrap=True)
-    table.add_column("data set", overflow="fold")
-    table.add_column("width", justify="right")
-    table.add_column("clean accuracy, %", no_wrap=True)
-    for card in cards:
-        table.add_row(
-            card.name,
-            card.recipe.objective if card.recipe else "-",
-            card.dataset.name,
-            str(card.width),
-            "\n".join(f"{100 * record.accuracy:.1f} {kind}" for kind, record in card.clean_accuracy.items()),
-        )
     return table
 
 

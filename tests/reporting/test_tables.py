@@ -5,9 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.audit.report import AuditReport, Check
+from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.figures.sweep import save_sweep_figure
-from ibrobust.reporting.tables import SweepRow, sweep_table
+from ibrobust.reporting.tables import AttackRow, SweepRow, attack_table, failures_table, sweep_table
 
 
 def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str | None = None):
@@ -66,3 +69,36 @@ def test_a_figure_is_written_whole_and_nothing_beside_it(tmp_path, zero):
     save_sweep_figure([row("a", (50, 7), zero=zero)], tmp_path / "figure.png", dataset="digits")
     assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def attacked(*pairs: str) -> AttackRow:
+    """An attack on images of which each is given as two bits: right before, right under the attack."""
+    before, under = (tuple(pair[place] == "1" for pair in pairs) for place in (0, 1))
+    return AttackRow("a", "head", (AttackResult("PGD", "Linf", 8 / 255, before, under, 0, 0),), ())
+
+
+def attack_text(row: AttackRow) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(attack_table([row], dataset="digits"))
+    return " ".join(console.file.getvalue().split())
+
+
+def test_robust_accuracy_is_of_images_that_are_right_before_and_under_the_attack():
+    assert "a (head) PGD 75.0 25.0" in attack_text(attacked("11", "10", "10", "00"))
+
+
+def test_images_that_only_the_attack_makes_right_are_in_the_caption():
+    assert "only the attack" not in attack_text(attacked("11", "10"))
+    assert "images that only the attack makes right are not counted, up to 25.0 points" in attack_text(
+        attacked("11", "10", "10", "01")
+    )
+
+
+def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
+    sentence = "5 of 60 images that PGD left are broken by the Square attack, which sees no gradient."
+    check = Check("square_not_stronger", 0.08, "at most 0.02, with 95% confidence", False, sentence, "[Croce]")
+    report = AuditReport("masked", (check,), 8 / 255, 60, 60, 60, 30, Cost(1, 1), True, 0)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(failures_table(report))
+    assert f" {sentence}" in console.file.getvalue()
+    assert "square_not_stronger; [Croce]" in console.file.getvalue()

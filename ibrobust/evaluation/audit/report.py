@@ -8,6 +8,7 @@ from typing import Any
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.pass_counter import Cost
+from ibrobust.records import AUDIT_VERSION
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients Give a False Sense of Security"
@@ -134,6 +135,7 @@ class AuditReport:
             "fgsm_accuracy": self.fgsm_accuracy,
             "worst_case_accuracy": self.worst_case_accuracy,
             "failed": [check.name for check in self.failed],
+            "audit_version": AUDIT_VERSION,
         }
 
     @classmethod

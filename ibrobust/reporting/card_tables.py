@@ -1,0 +1,129 @@
+"""Model cards as people read them: a list of models, and one card whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ibrobust.epsilon import format_epsilon
+from ibrobust.reporting.model_rows import ModelRow, Withstood
+
+# More epsilons make a table wider than a terminal.
+MOST_EPSILONS = 5
+
+
+def models_table(rows: Sequence[ModelRow]) -> Table:
+    """Return a line for each model and decoder; at least one row, all of one epsilon."""
+    epsilon = format_epsilon(rows[0].epsilon)
+    table = Table(
+        title="Models",
+        caption=f"accuracy, %, on all test images; FGSM and the worst case over all attacks at epsilon {epsilon}; "
+        "- not measured",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    # Names whole, to be copied into the next command.
+    table.add_column("model", no_wrap=True)
+    table.add_column("decoder", no_wrap=True)
+    for header in ("clean", "FGSM", "worst"):
+        table.add_column(header, justify="right", no_wrap=True, min_width=5)
+    table.add_column("audit", no_wrap=True, min_width=max(len(row.verdict or "-") for row in rows))
+    table.add_column("MB", justify="right", no_wrap=True, min_width=4)
+    for row in rows:
+        size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
+        numbers = [percent(value) for value in (row.clean, row.fgsm, row.worst_case)]
+        table.add_row(row.model, row.decoder, *numbers, row.verdict or "-", size)
+    return table
+
+
+def presets_table(presets: Sequence[Any]) -> Table:
+    """Return one row a preset, of `ibrobust.training.presets`: what it is for, and what was measured of it."""
+    table = Table(
+        title="Recipes",
+        caption="accuracy: clean, on the test images of CIFAR-10 re-encoded as JPEG",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 1, 0),
+    )
+    table.add_column("preset", no_wrap=True)
+    table.add_column("what it is for, how accurate it is, how long it takes")
+    for preset in presets:
+        table.add_row(preset.name, f"{preset.purpose}\naccuracy: {preset.accuracy}\ntime: {preset.time}")
+    return table
+
+
+def facts_table(card: Any, *, size: int | None) -> Table:
+    """Return what a card says of a model but its results: recipe, data, training, weights (of `size` bytes)."""
+    table = Table(
+        title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
+    )
+    table.show_header = False
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    recipe, data = card.recipe, card.dataset
+    if recipe is None:
+        table.add_row("recipe", "none: the model was registered from outside")
+    else:
+        table.add_row("objective", f"{recipe.objective}, beta {recipe.beta:g}, noise {'on' if recipe.noise else 'off'}")
+        encoder = f"ResNet18 of width {recipe.width}, {recipe.latent_dim} latent dimensions"
+        table.add_row("encoder", encoder + (", fixed power" if recipe.fixed_power else ""))
+        table.add_row(
+            "training",
+            f"{recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
+            f"{recipe.schedule}, augmentation {recipe.augment}, seed {recipe.seed}",
+        )
+    table.add_row("decoders", ", ".join(card.decoders))
+    table.add_row(
+        "data",
+        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
+    )
+    if card.training is not None:
+        made = card.training
+        took = timedelta(seconds=round(made.seconds))
+        table.add_row("made", f"{made.created[:10]}, trained in {took} on {made.hardware}")
+    shown = "missing" if size is None else f"{size / 1e6:.1f} MB"
+    table.add_row("weights", f"{card.weights.file} ({shown})")
+    return table
+
+
+def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
+    """Return the clean accuracy of each decoder and what it withstands, a row an attack, epsilons across."""
+    often = Counter((line.norm, epsilon) for line in lines for epsilon in line.accuracy)
+    best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1]), place))
+    kept = sorted(best[:MOST_EPSILONS])
+    table = Table(
+        title="Accuracy, %",
+        caption="worst case: right without an attack, and broken by none",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("decoder", no_wrap=True)
+    table.add_column("attack", overflow="fold", min_width=18)
+    table.add_column("images", justify="right", no_wrap=True)
+    for norm, epsilon in kept:
+        written = format_epsilon(epsilon).replace(" (", "\n(")
+        table.add_column(f"{'' if norm == 'Linf' else norm + ' '}{written}", justify="right", no_wrap=True)
+    for decoder in card.decoders:
+        clean = card.clean_accuracy.get(decoder)
+        if clean is not None:
+            table.add_row(decoder, f"none: {percent(clean.accuracy)}", f"{clean.total:,}", style="bold")
+        for line in lines:
+            values = [line.accuracy.get(epsilon) if line.norm == norm else None for norm, epsilon in kept]
+            if line.decoder == decoder and any(value is not None for value in values):
+                table.add_row("", line.attack, f"{line.total:,}", *map(percent, values))
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Return a share in [0, 1] in per cent, or a dash where it is not known."""
+    return "-" if value is None else f"{100 * value:.1f}"

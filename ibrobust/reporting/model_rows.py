@@ -1,0 +1,190 @@
+"""What is known of each model and decoder, from its card alone: rows of a list, and what the decoder withstands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ibrobust.records import AUDIT_VERSION
+
+OLDER_AUDIT = "older audit"
+SAME = 1e-6  # epsilons that differ by less are one
+
+# What a list can be sorted by; numbers with the largest first.
+SORT_KEYS = ("name", "clean", "fgsm", "worst", "verdict", "size")
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One decoder of a model. Accuracies in [0, 1]; None: not measured.
+
+    Attributes:
+        model: its name.
+        decoder: one of its decoders.
+        dataset: that it was trained on.
+        objective: that it was trained with; None for a model from outside.
+        epsilon: of `fgsm`, `worst_case` and `verdict`.
+        clean: accuracy on the test images.
+        fgsm: accuracy under FGSM.
+        worst_case: robust accuracy under all attacks that were run, image by image.
+        verdict: of the audit; "older audit" where that was made before today's rules.
+        bytes: of the weights file, for all decoders of the model; None where it is missing.
+    """
+
+    model: str
+    decoder: str
+    dataset: str
+    objective: str | None
+    epsilon: float
+    clean: float | None
+    fgsm: float | None
+    worst_case: float | None
+    verdict: str | None
+    bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON can hold it."""
+        return asdict(self)
+
+
+def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]:
+    """Return a row for each decoder of a card (`ibrobust.registry.ModelCard`), with the weights' size in bytes."""
+    rows = []
+    for decoder in card.decoders:
+        clean = card.clean_accuracy.get(decoder)
+        audit = _evaluation(card, "audit", decoder)
+        of_epsilon = bool(audit) and _same(audit["epsilon"], epsilon)
+        rows.append(
+            ModelRow(
+                card.name,
+                decoder,
+                card.dataset.name,
+                card.recipe.objective if card.recipe else None,
+                epsilon,
+                clean.accuracy if clean else None,
+                next((value for at, value in _fgsm(card, decoder) if _same(at, epsilon)), None),
+                _worst_case(card, decoder, epsilon),
+                shown_verdict(audit) if of_epsilon else None,
+                size,
+            )
+        )
+    return rows
+
+
+def sort_rows(rows: Sequence[ModelRow], by: str) -> list[ModelRow]:
+    """Return the rows by one of `SORT_KEYS`: names in order, of numbers the largest first, what is not known last."""
+    if by in ("name", "verdict"):
+        return sorted(rows, key=lambda row: (by == "verdict" and (row.verdict is None, row.verdict), row.model))
+    field = {"worst": "worst_case", "size": "bytes"}.get(by, by)
+
+    def key(row: ModelRow) -> tuple[bool, float]:
+        value = getattr(row, field)
+        return value is None, -(value or 0.0)
+
+    return sorted(rows, key=key)
+
+
+@dataclass(frozen=True)
+class Withstood:
+    """A line of a card's table: one decoder under one attack.
+
+    Attributes:
+        decoder: that was attacked.
+        attack: by name.
+        norm: of epsilon.
+        total: images.
+        accuracy: by epsilon, in [0, 1].
+    """
+
+    decoder: str
+    attack: str
+    norm: str
+    total: int
+    accuracy: dict[float, float]
+
+
+def withstood(card: Any) -> list[Withstood]:
+    """Return what each decoder of a card withstands: FGSM, every attack that was run, and the audit's worst case."""
+    lines = []
+    for decoder in card.decoders:
+        sweep = _evaluation(card, "fgsm", decoder)
+        if sweep:
+            lines.append(Withstood(decoder, "FGSM", "Linf", sweep["total"], dict(sorted(_fgsm(card, decoder)))))
+        found: dict[tuple[str, str, int], dict[float, float]] = {}
+        for result in _attacks(card, decoder):
+            attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
+            place = found.setdefault((attack, result["norm"], result["total"]), {})
+            place[result["epsilon"]] = result["robust_accuracy"]
+        lines += [
+            Withstood(decoder, attack, norm, total, dict(sorted(by_epsilon.items())))
+            for (attack, norm, total), by_epsilon in found.items()
+        ]
+        audit = _evaluation(card, "audit", decoder)
+        if audit:
+            worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
+            lines.append(Withstood(decoder, "audit, worst case", "Linf", audit["n"], worst))
+    return lines
+
+
+def audit_sentences(card: Any) -> list[str]:
+    """Return a sentence on each audit of a card: verdict, what failed, and what it was made with."""
+    from ibrobust.epsilon import format_epsilon
+
+    sentences = []
+    for decoder in card.decoders:
+        audit = _evaluation(card, "audit", decoder)
+        if not audit:
+            continue
+        failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
+        by = f", by an {OLDER_AUDIT} (ibrobust audit makes it again)" if _is_old(audit) else ""
+        sentences.append(
+            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {audit['verdict']}{by}; "
+            f"transfer from {audit.get('surrogate') or 'no model'}{failed}."
+        )
+    return sentences
+
+
+def shown_verdict(audit: dict[str, Any]) -> str:
+    """Return the verdict of an audit as a card holds it, or that the audit is an older one."""
+    return OLDER_AUDIT if _is_old(audit) else str(audit["verdict"])
+
+
+def _is_old(audit: dict[str, Any]) -> bool:
+    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+
+
+def _fgsm(card: Any, decoder: str) -> Iterator[tuple[float, float]]:
+    sweep = _evaluation(card, "fgsm", decoder)
+    for epsilon, correct in zip(sweep.get("epsilons", ()), sweep.get("correct", ()), strict=True):
+        yield epsilon, correct / sweep["total"]
+
+
+def _attacks(card: Any, decoder: str) -> list[dict[str, Any]]:
+    return _evaluation(card, "attacks", decoder).get("results", [])
+
+
+def _worst_case(card: Any, decoder: str, epsilon: float) -> float | None:
+    """Return the worst case over the most images, that of the attacks before the audit's."""
+    found = [
+        (result["total"], result["robust_accuracy"])
+        for result in _attacks(card, decoder)
+        if result["norm"] == "Linf"
+        and _same(result["epsilon"], epsilon)
+        and result["attack"].startswith(("worst case", "worst_case", "AutoAttack"))
+    ]
+    audit = _evaluation(card, "audit", decoder)
+    if audit and _same(audit["epsilon"], epsilon):
+        found.append((audit["n"], audit["worst_case_accuracy"]))
+    if not found:
+        return None
+    most = max(total for total, _ in found)
+    return min(accuracy for total, accuracy in found if total == most)
+
+
+def _evaluation(card: Any, key: str, decoder: str) -> dict[str, Any]:
+    return (card.evaluations.get(key) or {}).get(decoder) or {}
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) < SAME

@@ -1,0 +1,82 @@
+"""The list of models and a model's card, against the cards' own numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from ibrobust.registry import add_evaluation, list_models, model_card
+
+FGSM = {"epsilons": [2 / 255, 8 / 255], "correct": [36, 9], "clean_correct": 40, "total": 360}
+
+
+@pytest.fixture
+def evaluated(mine, digits) -> str:
+    """A model with a sweep, an attack's worst case on fewer images, and an audit of today."""
+    add_evaluation(mine, "fgsm", "head", FGSM, digits)
+    worst = {"norm": "Linf", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
+    result = {"attack": "worst case of A, B", "epsilon": 8 / 255, "robust_accuracy": 0.03, **worst}
+    add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
+    audit = {"verdict": "sound", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
+    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": 2}, digits)
+    return mine
+
+
+def row_of(run, model: str, decoder: str = "head") -> list[str]:
+    line = next(line for line in run("list", model).stdout.splitlines() if f" {decoder} " in line)
+    return line.split()[2:]
+
+
+def test_a_line_has_clean_fgsm_worst_case_verdict_and_size(run, evaluated):
+    clean = model_card(evaluated).clean_accuracy["head"].accuracy
+    assert row_of(run, evaluated)[:4] == [f"{100 * clean:.1f}", "2.5", "3.0", "sound"]
+
+
+def test_an_audit_from_before_todays_rules_is_shown_as_one(run):
+    assert model_card("cross_entropy-w16-s0").evaluations["audit"]["head"]["verdict"] == "sound"
+    assert row_of(run, "cross_entropy-w16-s0")[3:5] == ["older", "audit"]
+    shown = " ".join(run("show", "cross_entropy-w16-s0").stdout.split())
+    assert "Audit of head at 8/255: sound, by an older audit" in shown
+
+
+def test_what_was_not_measured_at_an_epsilon_is_a_dash(run, evaluated):
+    rows = json.loads(run("list", evaluated, "--eps", "2/255", "--json").stdout)
+    assert [(row["fgsm"], row["worst_case"], row["verdict"]) for row in rows] == [(0.1, None, None)]
+
+
+def test_json_has_every_model_and_decoder(run, evaluated):
+    rows = json.loads(run("list", "--json").stdout)
+    expected = [(name, decoder) for name in list_models() for decoder in model_card(name).decoders]
+    assert [(row["model"], row["decoder"]) for row in rows] == expected
+
+
+@pytest.mark.parametrize(("key", "field"), [("clean", "clean"), ("fgsm", "fgsm"), ("worst", "worst_case")])
+def test_numbers_are_sorted_from_the_largest_and_the_unknown_is_last(run, evaluated, key, field):
+    values = [row[field] for row in json.loads(run("list", "--sort", key, "--json").stdout)]
+    known = [value for value in values if value is not None]
+    assert known == sorted(known, reverse=True)
+    assert values[: len(known)] == known
+
+
+def test_an_order_that_is_not_known_is_refused(run):
+    finished = run("list", "--sort", "beauty")
+    assert finished.returncode == 2
+    assert "choose one of name, clean, fgsm" in finished.stderr
+
+
+def test_no_number_of_the_list_is_cut_off(run):
+    assert "…" not in run("list").stdout
+
+
+def test_show_is_for_people_and_yaml_for_programs(run, evaluated):
+    shown = run("show", evaluated).stdout
+    assert "schema_version" not in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["FGSM", "360", "10.0", "2.5"] in rows
+    assert ["worst", "case", "100", "-", "3.0"] in rows
+    assert ["audit,", "worst", "case", "50", "-", "25.0"] in rows
+    raw = run("show", evaluated, "--yaml").stdout
+    assert raw == model_card(evaluated).to_text()
+    assert yaml.safe_load(raw)["name"] == evaluated
