@@ -12,12 +12,13 @@ from ibrobust.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ibrobust.data import Dataset, load_dataset
     from ibrobust.errors import IbrobustError
-    from ibrobust.estimators.entropy import conditional_knn_entropy, knn_entropy
+    from ibrobust.estimators import conditional_knn_entropy, knn_entropy, mutual_information
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.two_logits import two_logits
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
+    from ibrobust.integrations.robustbench import benchmark
     from ibrobust.models import Encoder, ImageClassifier
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
     from ibrobust.training.recipe import Recipe
@@ -33,6 +34,7 @@ _HOMES = {
     "SweepResult": "ibrobust.evaluation.sweep",
     "WorstCaseResult": "ibrobust.evaluation.worst_case_attack",
     "audit": "ibrobust.evaluation.audit",
+    "benchmark": "ibrobust.integrations.robustbench.run_benchmark",
     "conditional_knn_entropy": "ibrobust.estimators.entropy",
     "fgsm_sweep": "ibrobust.evaluation.sweep",
     "knn_entropy": "ibrobust.estimators.entropy",
@@ -40,6 +42,7 @@ _HOMES = {
     "load_dataset": "ibrobust.data",
     "load_model": "ibrobust.registry",
     "model_card": "ibrobust.registry",
+    "mutual_information": "ibrobust.estimators.mutual_information",
     "register_model": "ibrobust.registry",
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
@@ -60,6 +63,7 @@ __all__ = [
     "SweepResult",
     "WorstCaseResult",
     "audit",
+    "benchmark",
     "conditional_knn_entropy",
     "fgsm_sweep",
     "knn_entropy",
@@ -67,6 +71,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "model_card",
+    "mutual_information",
     "register_model",
     "run_attacks",
     "train",

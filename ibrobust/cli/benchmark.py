@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibrobust.integrations.robustbench.benchmark import BenchmarkResult
+    from ibrobust.integrations.robustbench.run_benchmark import BenchmarkResult
 
 
 def benchmark(
@@ -57,7 +57,7 @@ def benchmark(
 
     from ibrobust.cli.matching import CIFAR10
     from ibrobust.integrations.external_models import load_reference
-    from ibrobust.integrations.robustbench import benchmark as robustbench
+    from ibrobust.integrations.robustbench import run_benchmark as robustbench
 
     errors = Console(stderr=True)
     with errors.status("AutoAttack") as status:
@@ -106,7 +106,7 @@ def _report(result: BenchmarkResult, console: Console, *, note: str) -> None:
 
 def _store(result: BenchmarkResult, errors: Console) -> None:
     from ibrobust.errors import IbrobustError
-    from ibrobust.integrations.robustbench.benchmark import store
+    from ibrobust.integrations.robustbench.run_benchmark import store
 
     try:
         store(result)

@@ -138,7 +138,7 @@ def robustbench_models_dir() -> Path:
 
 
 def _load_robustbench(name: str) -> nn.Module:
-    from ibrobust.integrations.robustbench import benchmark as robustbench
+    from ibrobust.integrations.robustbench import run_benchmark as robustbench
 
     dataset, threat_model, name = robustbench.find_zoo_model(name)
     folder = robustbench_models_dir()

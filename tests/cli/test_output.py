@@ -100,7 +100,7 @@ def no_work(monkeypatch):
 
     for name in (
         "ibrobust.cli.attacking.load_dataset",
-        "ibrobust.integrations.robustbench.benchmark",
+        "ibrobust.integrations.robustbench.run_benchmark",
         "ibrobust.registry.train",
         "ibrobust.registry.export_model",
     ):

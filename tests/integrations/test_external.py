@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ibrobust.integrations.robustbench.benchmark as rb
+import ibrobust.integrations.robustbench.run_benchmark as rb
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.external_models import UnitRangeInput, load_reference
 from ibrobust.integrations.references import is_reference

@@ -208,7 +208,7 @@ def test_train_list_load_and_attack(environment: Environment, trained: str) -> N
 
 def test_robustbench_loads_it(environment: Environment, trained: str) -> None:
     code = f"""
-import ibrobust.integrations.robustbench.benchmark as rb
+import ibrobust.integrations.robustbench as rb
 rb.register()
 from robustbench import load_model
 print(type(load_model({trained!r}, dataset="cifar10", threat_model="Linf")).__name__)

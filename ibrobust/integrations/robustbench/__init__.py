@@ -1,1 +1,21 @@
-"""RobustBench: its benchmark, its images, and what has to be true for it to be imported."""
+"""RobustBench: its benchmark, its model zoo, and what it needs to be imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibrobust.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ibrobust.integrations.robustbench.run_benchmark import (
+        BenchmarkResult,
+        benchmark,
+        find_zoo_model,
+        load_zoo_model,
+        register,
+        store,
+    )
+
+__all__ = ["BenchmarkResult", "benchmark", "find_zoo_model", "load_zoo_model", "register", "store"]
+
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "ibrobust.integrations.robustbench.run_benchmark"))

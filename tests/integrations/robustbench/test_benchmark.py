@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ibrobust.integrations.robustbench.benchmark as rb
+import ibrobust.integrations.robustbench.run_benchmark as rb
 from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.robustbench.environment import imported_quietly

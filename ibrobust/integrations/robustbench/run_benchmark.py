@@ -3,7 +3,7 @@
 Importing this module mends the environment in memory (see `environment`). Then RobustBench's own functions
 work:
 
-    import ibrobust.integrations.robustbench.benchmark as rb
+    import ibrobust.integrations.robustbench as rb
     rb.register()
     from robustbench import load_model
     model = load_model("NAME", dataset="cifar10", threat_model="Linf")
