@@ -99,7 +99,7 @@ class KnnBottleneck(Objective):
 
         While the surrogate is minimised the terms are its own, ``soft H[Z|Y]`` and ``soft H[Z]``.
         """
-        memory = (self.memory.latents, self.memory.labels)
+        memory = self.memory.contents()
         if self.progress < self.soft_share:
             names = ("soft H[Z|Y]", "soft H[Z]")
             within, overall = soft_entropies(

@@ -16,7 +16,7 @@ class LatentMemory(nn.Module):
     Lyle, Gal 2020, section 4.1). Buffers, so that a resumed training has the same neighbours.
 
     Args:
-        size: M, the number of latents kept; with 0 the memory stays empty.
+        size: M, the number of latents kept; with 0 none is.
         latent_dim: D.
     """
 
@@ -26,8 +26,16 @@ class LatentMemory(nn.Module):
     def __init__(self, size: int, latent_dim: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("latents", torch.zeros(size, latent_dim))
-        self.register_buffer("labels", torch.full((size,), EMPTY))
+        if size:
+            self.register_buffer("latents", torch.zeros(size, latent_dim))
+            self.register_buffer("labels", torch.full((size,), EMPTY))
+
+    def contents(self) -> tuple[Tensor, Tensor] | None:
+        """Return the latents (M, D), the latest first, with their labels (M,), `EMPTY` where nothing was put yet.
+
+        None if nothing is kept.
+        """
+        return (self.latents, self.labels) if self.size else None
 
     def remember(self, latents: Tensor, labels: Tensor) -> None:
         """Put a batch of latents (B, D) with labels (B,) first and drop the oldest."""

@@ -64,7 +64,7 @@ class SoftBottleneck(Objective):
             labels,
             sharpness=self.neighbor_sharpness,
             class_sharpness=self.class_sharpness,
-            memory=(self.memory.latents, self.memory.labels),
+            memory=self.memory.contents(),
         )
         if self.training:
             self.memory.remember(latents, labels)

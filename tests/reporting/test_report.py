@@ -196,7 +196,7 @@ def test_the_templates_are_in_what_is_installed(tmp_path, kind):
         (built,) = SdistBuilder(str(CHECKOUT)).build(directory=str(tmp_path))
         with tarfile.open(built) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
-    there = {f"ibrobust/reporting/templates/{path.name}" for path in TEMPLATES.iterdir()}
+    there = {f"ibrobust/reporting/html/templates/{path.name}" for path in TEMPLATES.iterdir()}
     assert len(there) == 3
     assert there <= names
 

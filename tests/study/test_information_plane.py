@@ -24,7 +24,7 @@ SIGMA = math.sqrt(ZERO_ENTROPY_VARIANCE)
 @pytest.fixture
 def constant_encoder(tmp_path):
     """The snapshot of an encoder that maps all images to one point."""
-    encoder = Encoder(width=2, latent_dim=8)
+    encoder = Encoder(width=2, latent_dim=8, fixed_power=True)
     torch.nn.init.zeros_(encoder.latent.weight)
     snapshot_taker(tmp_path, [1])(1, encoder)
     return snapshot_path(tmp_path, 1)

@@ -181,7 +181,7 @@ def run_until_killed(study: Study, folder: Path, patch: str) -> None:
     program = textwrap.dedent(
         """
         import os, signal, sys
-        from ibrobust.registry import latent_information
+        from ibrobust.estimators import latent_information
         from ibrobust.study import load_study, measure, run, run_study
 
         latent_information.DECODER_STEPS = 4
@@ -326,7 +326,7 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
     ("grid", "evaluations", "said"),
     [
         ({"objective": ["knn_ib"], "dropconnect": [0.5]}, {}, "trains no linear head"),
-        ({"batch_size": [20]}, {}, "too few for 3 neighbours"),
+        ({"num_neighbors": [60], "memory_size": [200]}, {}, "too few for 60 neighbours"),
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
         ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "no model 'nobody'"),

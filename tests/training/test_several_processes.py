@@ -52,6 +52,7 @@ TINY = [
         "--decoder=logistic",
         "--schedule=one_cycle",
         "--mixed-precision=no",
+        "--batch-size=100",
     ),
     "--device=cpu",
 ]
