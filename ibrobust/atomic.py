@@ -1,4 +1,4 @@
-"""Files that are either wholly there or not at all: write beside, flush, rename."""
+"""Files that are written completely or not at all: write beside, flush, rename."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ibrobust.errors import IbrobustError
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target` to write a file to; rename it to `target` on success.
+    """Yield a temporary path beside `target` for writing; rename it to `target` on success.
 
-    Nothing is left behind when the block raises. The folder is made where it is missing.
+    If the block raises, nothing is left behind. The folder is created if missing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -40,7 +40,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target` to fill; rename it to `target`, which must not exist, on success."""
+    """Yield a temporary folder beside `target`; on success, rename it to `target`, which must not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
@@ -60,7 +60,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors to `target` in the safetensors format, atomically; raise OSError where that cannot be done."""
+    """Write tensors to `target` in the safetensors format, atomically; raise OSError on failure."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -72,10 +72,10 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapp
 
 
 def require_writable(target: Path) -> None:
-    """Raise where `target` could not be written, so that hours of work are not done for nothing.
+    """Raise if `target` could not be written, so that no hours of work are lost.
 
     Raises:
-        IbrobustError: `target` is there and is not a file: a folder or a device would be replaced.
+        IbrobustError: `target` exists and is not a file: a folder or a device would be replaced.
         OSError: its folder cannot be made or written.
     """
     if target.exists() and not target.is_file():
@@ -88,7 +88,7 @@ def require_writable(target: Path) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Ask the operating system to put a file, or a folder's list of names, on the disk now."""
+    """Flush a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
         return
     descriptor = os.open(path, os.O_RDONLY)

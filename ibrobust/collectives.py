@@ -1,8 +1,8 @@
-"""A batch that is divided among the processes of one training: its shares put together, and cut out, with gradients.
+"""Gathering the shares of a batch from the processes of one training, and cutting them out, with gradients.
 
 A batch is divided in order, the same number of images for each process. Every process then computes the same loss L of
-the whole batch. Gradients flow back as those of the sum of all P losses, P * L; where parameters are involved,
-`DistributedDataParallel` averages over the processes, which makes the gradient of L, the one that a single process has.
+the whole batch. Gradients flow back as those of the sum of all P losses, P * L; for parameters,
+`DistributedDataParallel` averages over the processes, which gives the gradient of L, as in a single process.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ibrobust.processes import count
 
 
 def gather(share: Tensor) -> Tensor:
-    """Return the shares (B / P, ...) of all P processes in their order, the whole batch (B, ...), differentiable."""
+    """Return the whole batch (B, ...), joined from the shares (B / P, ...) of all P processes, differentiable."""
     if count() == 1:
         return share
     return _Gather.apply(share)
 
 
 def own_share(batch: Tensor) -> Tensor:
-    """Return the rows of the whole batch (B, ...) that are this process's, (B / P, ...)."""
+    """Return this process's rows (B / P, ...) of the whole batch (B, ...)."""
     processes = count()
     if processes == 1:
         return batch
@@ -34,7 +34,7 @@ def own_share(batch: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """The backward pass sums what all processes' losses say about a share."""
+    """The backward pass sums the gradients of a share over the losses of all processes."""
 
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:  # noqa: ARG004

@@ -9,7 +9,7 @@ from ibrobust.errors import IbrobustError
 
 
 def parse_epsilon(text: str) -> float:
-    """Return the epsilon in [0, 1] pixel scale that `text` writes as a decimal or a fraction.
+    """Return the epsilon, in [0, 1] pixel scale, of a decimal or a fraction.
 
     Raises:
         IbrobustError: the text is not a number, or the number is outside [0, 1].
@@ -25,12 +25,12 @@ def _parse_number(text: str) -> float:
         raise IbrobustError(f"The epsilon {text!r} is not a number: write 0.03 or 8/255.") from None
 
 
-# What an argument may be that takes epsilons: 8/255, "8/255", or several such.
+# The type of an argument for epsilons: 8/255, "8/255", or several of them.
 Epsilons = float | str | Iterable[float | str]
 
 
 def read_epsilon(value: object) -> float:
-    """Return the epsilon that a file or a caller gives, as a number or as text.
+    """Return the epsilon of a file or a caller, given as a number or as text.
 
     Numbers of NumPy and torch count as well.
 
@@ -41,10 +41,10 @@ def read_epsilon(value: object) -> float:
 
 
 def read_radius(value: object) -> float:
-    """Return the radius of a ball in any norm, which a caller gives as `read_epsilon` takes it.
+    """Return the radius of a ball in any norm, given in a form that `read_epsilon` accepts.
 
     Raises:
-        IbrobustError: it is no number, or not a positive one.
+        IbrobustError: it is not a positive number.
     """
     radius = _read_number(value)
     if not 0 < radius < math.inf:
@@ -55,7 +55,7 @@ def read_radius(value: object) -> float:
 def _read_number(value: object) -> float:
     if isinstance(value, str):
         return _parse_number(value)
-    # A NumPy number or an array or tensor without dimensions; others stay as they are, and are no number.
+    # A NumPy number, or an array or tensor without dimensions. Other values stay as they are and are rejected.
     plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
     if isinstance(plain, (int, float)) and not isinstance(plain, bool):
         return float(plain)
@@ -63,10 +63,10 @@ def _read_number(value: object) -> float:
 
 
 def read_epsilons(values: Epsilons) -> list[float]:
-    """Return the epsilons that a caller gives: one, as `read_epsilon` takes it, or several of them.
+    """Return a list of epsilons from one value or several, in forms that `read_epsilon` accepts.
 
     Raises:
-        IbrobustError: one of them is no epsilon.
+        IbrobustError: one of them is not an epsilon.
     """
     single = isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ()
     return [read_epsilon(value) for value in ([values] if single else values)]  # type: ignore[union-attr]
@@ -82,7 +82,7 @@ def check_epsilon(value: float) -> float:
 
 
 def format_epsilon(value: float) -> str:
-    """Return an epsilon as n/255 where n is a whole number, else as the decimal with n/255 rounded."""
+    """Return an epsilon as n/255 if n is a whole number, else as a decimal with n/255 rounded."""
     steps = 255.0 * value
     whole = round(steps)
     return f"{whole}/255" if abs(steps - whole) < 1e-6 else f"{value:g} ({steps:.1f}/255)"

@@ -1,4 +1,4 @@
-"""The one exception that means: the caller gave something that cannot work, and here is the remedy."""
+"""The exception for input that cannot be used, with its remedy."""
 
 
 class IbrobustError(ValueError):

@@ -1,4 +1,4 @@
-"""Where ibrobust keeps what it downloads, trains and caches: decided here and nowhere else."""
+"""The folders for models, runs, data and caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def home() -> Path:
     The folder need not exist yet.
 
     Raises:
-        IbrobustError: neither the variable nor a home directory of the user is there, as in many containers.
+        IbrobustError: the variable is not set and the user has no home directory, as in many containers.
     """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
@@ -34,16 +34,16 @@ def home() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home directory in place of a leading ``~``.
+    """Return a path with the home directory instead of a leading ``~``.
 
     Raises:
-        IbrobustError: there is no such home directory.
+        IbrobustError: the home directory does not exist.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise IbrobustError(
-            f"The path {str(path)!r} begins with a home directory that is not known here: write the path in full."
+            f"The path {str(path)!r} starts with an unknown home directory: write the path in full."
         ) from error
 
 
@@ -58,7 +58,7 @@ def runs_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """Return the folder that downloaded data sets and the cache of decoded images go to."""
+    """Return the folder of downloaded data sets and the cache of decoded images."""
     return home() / "data"
 
 

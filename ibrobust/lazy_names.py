@@ -1,4 +1,4 @@
-"""Names of a package that are loaded on first use, so that what needs no torch does not wait for it."""
+"""Names of a package, loaded on first use, so that code without torch starts fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: its name.
-        homes: the module that each name is loaded from.
+        homes: the module of each name.
     """
 
     def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Locks between processes. One goes with the process that holds it, however that ends."""
+"""Locks between processes. A lock ends with the process that holds it, however that ends."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ibrobust.errors import IbrobustError
 SECONDS_TO_WAIT = 1.0
 SECONDS_BETWEEN_ATTEMPTS = 0.05
 
-# What the operating system says of a file system that has no locks.
+# The error codes of a file system without locks.
 NO_LOCKS_HERE = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
 def locked(path: Path, refusal: str, *, seconds: float = SECONDS_TO_WAIT) -> Iterator[None]:
-    """Hold the lock file at `path`; afterwards neither it nor a folder that was made for it alone is left.
+    """Hold the lock file at `path`; afterwards remove it, and its folder if that is empty.
 
     Args:
         path: of the file.
-        refusal: what is said where another process keeps it.
+        refusal: the error message if another process keeps it.
         seconds: how long to wait for it.
 
     Raises:
         IbrobustError: another process holds it, or the file cannot be made.
     """
-    # Who asks whether a file is locked holds the lock for an instant.
+    # Asking whether a file is locked holds the lock for an instant.
     until = time.monotonic() + seconds
     while (release := _take(path)) is None:
         if time.monotonic() >= until:
@@ -47,7 +47,7 @@ def locked(path: Path, refusal: str, *, seconds: float = SECONDS_TO_WAIT) -> Ite
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock file at `path`. Two that ask do not see each other."""
+    """Return whether a process holds the lock file at `path`. Two processes that ask do not see each other."""
     try:
         with path.open() as file:
             return not _flock(file.fileno(), shared=True)
@@ -65,7 +65,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _take(path: Path) -> Callable[[], None] | None:
-    """Return what releases the lock, now held; None where another process has it, or removed its file meanwhile."""
+    """Take the lock and return a function that releases it; None if another process has it or removed its file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _take_file(path)
@@ -73,21 +73,21 @@ def _take(path: Path) -> Callable[[], None] | None:
         if error.errno in NO_LOCKS_HERE:
             return _take_marker(path)
         raise IbrobustError(
-            f"The lock {str(path)!r} cannot be made ({error.strerror}): choose a folder that can be written."
+            f"The lock {str(path)!r} cannot be created ({error.strerror}): choose a folder that can be written."
         ) from error
 
 
 def _take_file(path: Path) -> Callable[[], None] | None:
     try:
         file = path.open("a")
-    except FileNotFoundError:  # its folder was empty and went
+    except FileNotFoundError:  # its folder was empty and was removed
         return None
     try:
         if _flock(file.fileno(), shared=False) and os.path.samestat(os.fstat(file.fileno()), path.stat()):
 
             def release() -> None:
                 with suppress(OSError):
-                    path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+                    path.unlink(missing_ok=True)  # while it is held, so that a waiting process sees that it is gone
                 file.close()
 
             return release
@@ -102,12 +102,12 @@ def _take_file(path: Path) -> Callable[[], None] | None:
 
 
 def _take_marker(path: Path) -> Callable[[], None] | None:
-    """Do the same where there are no locks: a file that says which process made it, and counts until that has ended.
+    """Do the same on a file system without locks: a file names its process and counts until that process ends.
 
-    Of a process that was killed on another machine nobody knows that: its marker has to be removed by hand.
+    If a process was killed on another machine, its marker has to be removed by hand.
     """
     marker = SoftFileLock(_marker(path), timeout=0)
-    for _ in range(2):  # the first attempt may do no more than remove what a killed process left
+    for _ in range(2):  # the first attempt may only remove the file of a killed process
         with suppress(Timeout):
             marker.acquire()
             return marker.release

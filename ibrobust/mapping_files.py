@@ -1,4 +1,4 @@
-"""YAML and JSON as recipes, studies and cards are written: one reader, which refuses a key that is given twice."""
+"""Reading the YAML and JSON of recipes, studies and cards; a key that is given twice is an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ibrobust.errors import IbrobustError
 
 
 def read_mapping_file(path: Path, what: str) -> Any:
-    """Return what is in a YAML file, or in a JSON file where `path` ends in ``.json``.
+    """Return the content of a YAML file, or of a JSON file if `path` ends in ``.json``.
 
     Args:
         path: of the file, in UTF-8.
-        what: the file is, for the error: ``recipe``.
+        what: the kind of file, for the error: ``recipe``.
 
     Raises:
         IbrobustError: the file cannot be read, is not YAML or JSON, or gives a key twice in one mapping.
@@ -31,14 +31,14 @@ def read_mapping_file(path: Path, what: str) -> Any:
 
 
 def read_yaml(text: str) -> Any:
-    """Return what a YAML text says; raise yaml.YAMLError where it is not YAML, or gives a key twice in one mapping."""
+    """Return the content of a YAML text; raise yaml.YAMLError if it is not YAML or gives a key twice in one mapping."""
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own keeps the last of several equal keys."""
+    """A loader that rejects equal keys; PyYAML's own keeps the last one."""
 
-    # Here and not where the mapping is made: what is merged into it (<<) may be given again.
+    # Here, before merging: a key that is merged into a mapping (<<) may be given again.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[Any] = set()
@@ -62,4 +62,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(key: Any) -> str:
-    return f"the key {key!r} is given twice, and only one of them could count"
+    return f"the key {key!r} is given twice, but only one value can be used"

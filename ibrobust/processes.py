@@ -1,4 +1,4 @@
-"""One training in several processes: which of them this is, and where they wait for each other.
+"""One training in several processes: the number of this process, and points at which they wait for each other.
 
 With one process everything here does nothing. torch is imported where it is needed, so that asking `is_main` is cheap.
 """
@@ -11,24 +11,25 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-# Where the launchers (torchrun and accelerate, mpich, Open MPI) leave a process's number and how many there are.
+# The environment variables of the launchers (torchrun and accelerate, mpich, Open MPI): a process's number and their
+# count.
 RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
 COUNT_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
-# The others wait for the main process while it fits decoders and scores, longer than a collective may take. That a
-# process has died is for the launcher to see, which ends the rest.
+# The others wait while the main process fits decoders and scores, longer than a collective may take. If a process dies,
+# the launcher ends the others.
 LONGEST_WAIT = timedelta(hours=12)
 
 _waiting_group: Any = None
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that writes files and prints."""
+    """Return whether this is the main process, which writes files and prints."""
     return _from_environment(RANK_VARIABLES, 0) == 0
 
 
 def join(*, cpu: bool) -> None:
-    """Meet the other processes of this launch, if there are any; on the CPU or on what accelerate finds."""
+    """Connect to the other processes of this launch, if any, on the CPU or on the device that accelerate finds."""
     global _waiting_group
     if _waiting_group is None and _from_environment(COUNT_VARIABLES, 1) > 1:
         from accelerate.state import PartialState
@@ -39,7 +40,7 @@ def join(*, cpu: bool) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes at the end of a program."""
+    """Disconnect from the other processes at the end of a program."""
     global _waiting_group
     if count() > 1:
         from torch import distributed
@@ -49,14 +50,14 @@ def leave() -> None:
 
 
 def count() -> int:
-    """Return how many processes have joined."""
+    """Return the number of connected processes."""
     from torch import distributed
 
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def wait() -> None:
-    """Return when all processes have come here."""
+    """Wait until all processes have called this."""
     if count() > 1:
         from torch import distributed
 
@@ -65,7 +66,7 @@ def wait() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Run a block in the main process, then in the others, which find what it has left on the disk."""
+    """Run a block in the main process first, then in the others, which find its files on the disk."""
     if not is_main():
         wait()
     try:

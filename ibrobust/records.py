@@ -1,4 +1,4 @@
-"""A study's records as reporting reads them: one row a number, from a CSV file alone."""
+"""The records of a study: a CSV file with one number per row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """One number of one cell. None, or an empty string, means: does not apply.
+    """One number of one cell. None, or an empty string, means not applicable.
 
     Attributes:
         study: name of the study.
         cell: name of the cell.
         model: name of its model in the registry.
-        objective: that the model was trained with.
+        objective: of the training.
         beta: weight of the bottleneck term; None for an objective without one.
         noise: whether zero-entropy noise was added in training.
         dropout: rate in front of the head.
@@ -34,14 +34,14 @@ class StudyRecord:
         width: of the encoder.
         seed: of the training.
         epochs: of the training.
-        setting: whatever else tells the cell from the study's others, but for the seed, in words.
-        decoder: that the number was measured with.
-        epoch: after which an information-plane snapshot was taken.
+        setting: in words, any other difference from the study's other cells, except for the seed.
+        decoder: used for the measurement.
+        epoch: of an information-plane snapshot, taken after it.
         attack: by name.
         epsilon: in [0, 1] pixel scale.
-        quantity: what the number is.
+        quantity: name of the measured quantity.
         value: the number; accuracies and shares in [0, 1], information in nats.
-        num_images: that it was measured on.
+        num_images: used for the measurement.
         verdict: of an audit.
     """
 
@@ -71,10 +71,10 @@ COLUMNS = tuple(field.name for field in fields(StudyRecord))
 
 
 def read_study_records(path: Path) -> tuple[StudyRecord, ...]:
-    """Return the records in a CSV file, in its order; columns that reporting does not know are passed over.
+    """Return the records in a CSV file, in its order; unknown columns are ignored.
 
     Raises:
-        IbrobustError: the file cannot be read, lacks a column, or holds something that is not what its column says.
+        IbrobustError: the file cannot be read, lacks a column, or holds a value that does not fit its column.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -82,7 +82,7 @@ def read_study_records(path: Path) -> tuple[StudyRecord, ...]:
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
                 raise IbrobustError(
-                    f"The records {str(path)!r} have no column {missing[0]!r}: gather them again from the study."
+                    f"The records {str(path)!r} have no column {missing[0]!r}: collect them again from the study."
                 )
             return tuple(_record(row, path, reader.line_num) for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -98,7 +98,7 @@ def _record(row: dict[str, Any], path: Path, line: int) -> StudyRecord:
             return convert(text)
         except ValueError:
             raise IbrobustError(
-                f"Line {line} of the records {str(path)!r} has {text!r} for {name}: correct it or gather them again."
+                f"Line {line} of the records {str(path)!r} has {text!r} for {name}: correct it or collect them again."
             ) from None
 
     return StudyRecord(
@@ -119,7 +119,7 @@ def _record(row: dict[str, Any], path: Path, line: int) -> StudyRecord:
         attack=read("attack", str),
         epsilon=read("epsilon", _optional(_finite)),
         quantity=read("quantity", _name),
-        value=read("value", float),  # a loss may well be NaN
+        value=read("value", float),  # a loss may be NaN
         num_images=read("num_images", _optional(_whole)),
         verdict=read("verdict", str),
     )

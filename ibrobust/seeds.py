@@ -1,4 +1,4 @@
-"""Independent seeds for every part of a run, from the one that the user gives."""
+"""Independent seeds for every part of a run, derived from the user's seed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 
 
 def derive_seed(seed: int, *stream: str | int) -> int:
-    """Return a seed in [0, 2^63) that depends on `seed` and on every part of `stream`, and on nothing else.
+    """Return a seed in [0, 2^63), determined by `seed` and every part of `stream` alone.
 
-    A resumed run reaches the same seeds as an uninterrupted one because they come from the epoch's number and not
-    from what was drawn before.
+    A resumed run reaches the same seeds as an uninterrupted one because they come from the epoch's number, not from
+    earlier draws.
     """
     digest = hashlib.sha256(repr((seed, *stream)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

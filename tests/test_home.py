@@ -58,7 +58,7 @@ def test_the_doctor_names_the_variable_and_raises_nothing(homeless, monkeypatch)
     for name in set(CHECKS) - {"data", "models", "disk"}:
         monkeypatch.delitem(CHECKS, name)
     for check in run_checks():
-        assert check.status == "trouble"
+        assert check.status == "problem"
         assert check.remedy.startswith("export IBROBUST_HOME=FOLDER")
 
 

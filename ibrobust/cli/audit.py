@@ -11,7 +11,7 @@ import typer
 def audit(
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
-    quick: Annotated[bool, typer.Option("--quick", help="256 images and less effort for each.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use 256 images and weaker attacks.")] = False,
     dataset: Annotated[
         str | None,
         typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
@@ -25,21 +25,22 @@ def audit(
     surrogate: Annotated[
         str | None,
         typer.Option(
-            help="Model to transfer from, or none. By default a cross-entropy model that ships with ibrobust, of the "
-            "same classes and image size, if any."
+            help="Surrogate model for transferred attacks, or none. By default a shipped cross-entropy model with the "
+            "same classes and image size, if there is one."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
 ) -> None:
-    """Audit a model's robustness: every check, the verdict, and the worst case that replaces the FGSM figure.
+    """Audit a model's robustness: print every check, the verdict and the worst-case accuracy.
 
-    The verdict is stored in the card of a registered model and shown by ibrobust attack.
+    The worst case replaces the FGSM accuracy. The verdict is stored in the card of a registered model, and ibrobust
+    attack shows it.
     """
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import NO_SURROGATE, check_models
@@ -52,7 +53,7 @@ def audit(
     if surrogate not in (None, NO_SURROGATE):
         check_models([str(surrogate)])
 
-    # torch comes with these, seconds later.
+    # These import torch, which takes seconds.
 
     from rich.console import Console
 
@@ -90,7 +91,7 @@ def audit(
         )
         reports[target.decoder] = report
         refusal = None
-        # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.
+        # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file:
                 write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)

@@ -26,16 +26,18 @@ def benchmark(
             "By default the model's own data."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that an attack works on at once.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the CPU by default.")] = None,
-    state: Annotated[Path | None, typer.Option(help="JSON file to keep the progress in, and to go on from.")] = None,
-    log: Annotated[Path | None, typer.Option(help="File that AutoAttack's messages are added to.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="JSON file for the progress; the same command resumes from it.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
 ) -> None:
     """Measure clean accuracy and accuracy under AutoAttack with RobustBench; store both in the model's card.
 
-    AutoAttack takes minutes for tens of images on a CPU; with --state an interrupted one goes on.
+    AutoAttack takes minutes for tens of images on a CPU; with --state, an interrupted run can be resumed.
     """
     import json
 
@@ -52,7 +54,7 @@ def benchmark(
     outside = is_reference(model)
     check_models([model], [decoder] if decoder and not outside else [])
 
-    # torch comes with these, seconds later.
+    # These import torch, which takes seconds.
     from rich.console import Console
 
     from ibrobust.cli.matching import CIFAR10
@@ -76,7 +78,7 @@ def benchmark(
             log_path=log,
             on_message=lambda line: status.update(line) if line else None,
         )
-    try:  # files first: they stay whatever becomes of the output
+    try:  # files first, so that they exist even if printing fails
         if json_file:
             write_text(json_file, json.dumps(result.to_dict(), indent=2) + "\n")
         if not outside:
@@ -110,5 +112,5 @@ def _store(result: BenchmarkResult, errors: Console) -> None:
 
     try:
         store(result)
-    except IbrobustError as error:  # a model that ships with ibrobust keeps its card; the result stands
+    except IbrobustError as error:  # the card of a shipped model is not changed; the result is still shown
         errors.print(f"Not stored: {error}", style="yellow", markup=False)

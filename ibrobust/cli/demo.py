@@ -1,4 +1,4 @@
-"""`ibrobust demo`: the main job in small, offline."""
+"""`ibrobust demo`: train and attack two small models, offline."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def demo(
 ) -> None:
     """Train two small models on handwritten digits, attack both, print the tables and save a figure.
 
-    Needs no network and about 2 minutes on two cores. The models go to the registry as demo-knn_ib and
-    demo-cross_entropy, in place of those of an earlier demo.
+    Needs no network and takes about 2 minutes on two cores. The models are stored in the registry as demo-knn_ib and
+    demo-cross_entropy and replace those of an earlier demo.
     """
     from ibrobust.atomic import require_writable
 
     figure = output / "fgsm.png"
-    require_writable(figure)  # before the trainings, so that a folder that cannot be written is told now
+    require_writable(figure)  # before training, so that a folder that cannot be written is reported now
 
     from rich.console import Console
 

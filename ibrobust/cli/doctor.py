@@ -1,4 +1,4 @@
-"""`ibrobust doctor`: what can run here, and what mends the rest."""
+"""`ibrobust doctor`: check the installation and print the commands that fix problems."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import typer
 
 
 def doctor() -> None:
-    """Look at everything that ibrobust needs; name the command that mends each trouble.
+    """Check the installation and print the command that fixes each problem.
 
-    Exits with 0 only when training, attacking and benchmarking can run.
+    The exit code is 0 only if training, attacking and benchmarking can run.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -26,9 +26,9 @@ def doctor() -> None:
         table.add_row(check.name, f"[{colour}]{check.status}[/{colour}]", escape(check.detail))
     console.print(table)
     for check in checks:
-        if check.remedy:  # below the table, where a command is not broken over lines
+        if check.remedy:  # below the table, so that a command stays on one line
             console.print(f"{check.name}: {check.remedy}", markup=False, highlight=False, soft_wrap=True)
     if not main_job_can_run(checks):
-        console.print("The main job cannot run yet.", style="red")
+        console.print("ibrobust cannot run yet: fix the problems above.", style="red")
         raise typer.Exit(1)
-    console.print("The main job can run: ibrobust demo", style="green")
+    console.print("ibrobust can run. Try it: ibrobust demo", style="green")

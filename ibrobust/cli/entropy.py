@@ -1,4 +1,4 @@
-"""`ibrobust entropy`: what a model's latents hold of the images and of their labels."""
+"""`ibrobust entropy`: the information in a model's latents about the images and their labels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def entropy(
         typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
     ] = None,
     noise: Annotated[
-        bool, typer.Option(help="Add zero-entropy noise to the latents, of every model, so that they can be compared.")
+        bool, typer.Option(help="Add zero-entropy noise to the latents of every model, so that models can be compared.")
     ] = True,
     num_neighbors: Annotated[int, typer.Option(min=1, help="Neighbours k of the estimator.")] = 3,
     n_examples: Annotated[
         int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the decoder behind H[Y|Z].")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""
     from ibrobust.atomic import require_writable
@@ -37,10 +37,10 @@ def entropy(
     if json_file:
         require_writable(json_file)
     for name in filter(is_reference, models):
-        raise IbrobustError(f"The latents of {name!r} are not known: name a registered model.")
+        raise IbrobustError(f"{name!r} is not a registered model, so its latents are unknown: name a registered model.")
     check_models(models)
 
-    # Seconds later.
+    # These import torch, which takes seconds.
     import torch
 
     from ibrobust.cli.attacking import check_run, choose_data, choose_models, default_device
@@ -60,13 +60,15 @@ def entropy(
     for target in targets:
         model = target.load(str(place))
         if not isinstance(model, ImageClassifier):
-            raise IbrobustError(f"The latents of {target.name!r} are not known: name a registered model.")
+            raise IbrobustError(
+                f"{target.name!r} is not a registered model, so its latents are unknown: name a registered model."
+            )
         latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
         found = latent_information(
             latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
         )
         records[target.name] = found.to_dict()
-    try:  # the file first: it stays whatever becomes of the output
+    try:  # the file first, so that it exists even if printing fails
         if json_file:
             write_entropies(json_file, records, data.name, data.fingerprint)
     finally:

@@ -1,4 +1,4 @@
-"""`ibrobust export`: a model as two files to give away."""
+"""`ibrobust export`: a model as two files to share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import typer
 
 def export(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    folder: Annotated[Path, typer.Argument(help="Where its card and weights go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for its card and weights.")],
     name: Annotated[str | None, typer.Option(help="Name of the exported model. By default the same.")] = None,
     description: Annotated[str | None, typer.Option(help="One sentence for the card.")] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Round the layers' weights to half precision and score the model again.")
     ] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Where CIFAR-10 and the cache of decoded images are.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
+    ] = None,
 ) -> None:
-    """Write a model's card and weights to a folder, without paths of this machine in them."""
+    """Write a model's card and weights to a folder, without paths of this machine."""
     from rich.console import Console
 
     from ibrobust.atomic import require_writable

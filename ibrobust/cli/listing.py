@@ -42,8 +42,8 @@ def list_command(
     elif rows:
         print_table(models_table(rows))
     elif not damaged:
-        kind = "There are no models yet" if pattern == "*" else f"No model matches {pattern!r}"
-        typer.echo(f"{kind}. Make one: ibrobust train --dataset digits --epochs 10 --width 16")
+        kind = "No model is stored yet" if pattern == "*" else f"No model matches {pattern!r}"
+        typer.echo(f"{kind}. Train one: ibrobust train --dataset digits --epochs 10 --width 16")
     for message in damaged:
         typer.echo(f"Error: {message}", err=True)
     if damaged:

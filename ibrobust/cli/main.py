@@ -1,4 +1,4 @@
-"""The command line's entry: commands, and how errors reach the user.
+"""The entry point of the command line: its commands, and how it reports errors.
 
 Nothing here imports torch: `ibrobust --help` answers at once. A command's own file is imported when it runs.
 """
@@ -58,14 +58,14 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line; exit with 0, with 2 where the user's input cannot be used, with 130 when interrupted."""
+    """Run the command line; exit with 0, with 2 if the user's input cannot be used, with 130 if interrupted."""
     accept_any_text()
     try:
         app()
     except IbrobustError as error:
         _fail(str(error))
     except BrokenPipeError:
-        # The reader, `head` for example, has what it wanted. Python must not complain about it at exit either.
+        # The reader, for example `head`, has closed the pipe. Python must not complain about it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which models go with which images, and what a caption says where they were trained on others."""
+"""Which models fit which images, and a note for the caption if they were trained on other images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CIFAR10_SIZE = (32, 32)
 
 
 def models_for(data: Dataset) -> list[str]:
-    """Return the names of all models that were trained on these images, or on another encoding of CIFAR-10 for it."""
+    """Return the names of all models for these images. Both encodings of CIFAR-10 count as the same images."""
     return [name for name in list_models() if _fits(model_card(name), data)]
 
 
@@ -26,7 +26,7 @@ def _fits(card: ModelCard, data: Dataset) -> bool:
 
 
 def trained_on(card: ModelCard, data: Dataset) -> str | None:
-    """Return what a model was trained on, in words for a caption, or None where it is these images."""
+    """Return a model's training data in words for a caption, or None if it was trained on these images."""
     if card.dataset.fingerprint == data.fingerprint:
         return None
     if card.dataset.name == data.name:
@@ -35,9 +35,9 @@ def trained_on(card: ModelCard, data: Dataset) -> str | None:
 
 
 def training_note(models: Sequence[tuple[str, str | None]]) -> str:
-    """Return a note for a caption on the models, of (name, `trained_on`), that were trained on other images.
+    """Return a caption's note on the models, given as (name, `trained_on`), that were trained on other images.
 
-    Empty where there are none.
+    Empty if there are none.
     """
     others: dict[str, list[str]] = {}
     for name, images in dict(models).items():

@@ -10,10 +10,10 @@ UNBOUNDED = 10_000
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout in the width there is, or in the width it needs where that is more.
+    """Print a table on stdout, in the width of the terminal or in the width it needs if that is larger.
 
-    rich would shorten the cells of a table that is too wide, numbers included, and takes 80 columns where it writes
-    to a file. A terminal that is too narrow breaks the lines instead.
+    rich would shorten the cells of a table that is too wide, numbers included, and takes 80 columns if it writes to a
+    file. A terminal that is too narrow breaks the lines instead.
     """
     console = Console()
     needed = console.measure(table, options=console.options.update(max_width=UNBOUNDED)).minimum

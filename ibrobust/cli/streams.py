@@ -1,4 +1,4 @@
-"""Standard output and error that take any text, whatever letters their encoding has."""
+"""Standard output and error for any text, whatever characters their encoding has."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import codecs
 import io
 import sys
 
-# What is written in place of a letter that an encoding (ASCII, Latin-1, Windows' code pages) does not have. One letter
-# for one where it stands in the columns of a table.
+# Replacements for characters that an encoding (ASCII, Latin-1, Windows' code pages) lacks. One character each, so that
+# the columns of a table stay aligned.
 REPLACEMENTS = {"ε": "e", "†": "+", "±": "+/-", "×": "x", "…": "..."}
 _HANDLER = "ibrobust.replace"
 
 
 def accept_any_text() -> None:
-    """Let stdout and stderr replace the letters that they cannot encode, in place of raising UnicodeEncodeError.
+    """Let stdout and stderr replace characters that they cannot encode, instead of raising UnicodeEncodeError.
 
-    rich draws its boxes in ASCII by itself where the encoding is none of Unicode's.
+    rich draws its boxes in ASCII by itself if the encoding is not a Unicode one.
     """
     codecs.register_error(_HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):

@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 File = Annotated[str, typer.Argument(help="Path of a study file, or the name of one that ships with ibrobust.")]
-Run = Annotated[str, typer.Argument(help="Name of a study that was run, or what was given to ibrobust study run.")]
+Run = Annotated[str, typer.Argument(help="Name of a study that was run, or its file.")]
 
 
 @app.command("run")
@@ -26,27 +26,27 @@ def run(
     file: File,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set in place of the file's: a known name or an image folder."),
+        typer.Option(help="Data set instead of the file's: a known name or an image folder."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study in place of the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study instead of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
     jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default what is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
     ] = None,
 ) -> None:
-    """Train and measure every cell that is not done, then draw the figures.
+    """Train and evaluate every unfinished cell, then draw the figures.
 
-    Finished cells are never trained again, half-trained ones go on from their checkpoint. A failed cell stays failed
-    and the others go on; exit code 1 says that there is one.
+    Finished cells are skipped, and partly trained models resume from their checkpoint. A failed cell stays failed and
+    does not stop the others; the exit code is 1 if any cell failed.
     """
     from ibrobust.study import load_study
 
     study = load_study(file, dataset=dataset, name=name)
 
-    # torch comes with these, seconds later.
+    # These import torch, which takes seconds.
     from rich.console import Console
 
     from ibrobust.cli.study_progress import watching
@@ -61,19 +61,19 @@ def run(
                 study,
                 launch=launch,
                 retry_failed=retry_failed,
-                # A device of Slurm's is not one of this machine.
+                # A device of a Slurm job need not exist on this machine.
                 device=device if launcher != "slurm" else None,
                 data_dir=data_dir,
             )
     except KeyboardInterrupt:
-        errors.print("Interrupted. The same command goes on with the study.", markup=False)
+        errors.print("Interrupted. Give the same command to resume the study.", markup=False)
         raise typer.Exit(130) from None
     _finish(study, states)
 
 
 @app.command("status")
 def status(study: Run) -> None:
-    """Show where every cell is."""
+    """Show the state of every cell."""
     from ibrobust.study import stored_study
 
     found = stored_study(study)
@@ -85,7 +85,7 @@ def status(study: Run) -> None:
 
 @app.command("figures")
 def figures(study: Run) -> None:
-    """Draw the figures again from the stored records, without touching a model."""
+    """Draw the figures again from the stored records, without loading a model."""
     from ibrobust.study import stored_study
 
     found = stored_study(study)
@@ -101,7 +101,9 @@ def figures(study: Run) -> None:
 @app.command("report")
 def report(
     study: Run,
-    out: Annotated[Path | None, typer.Option(help="The HTML file. By default in the study's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file. By default report.html in the study's folder.")
+    ] = None,
 ) -> None:
     """Write one HTML file with the leaderboard, the figures and every recipe; it needs no network."""
     from ibrobust.atomic import require_writable
@@ -133,17 +135,17 @@ def report(
 
 
 def _records(study: Study) -> Path:
-    """Return the records of the cells that are done, gathered now; raise IbrobustError where there is none."""
+    """Collect and return the records of the finished cells; raise IbrobustError if no cell is finished."""
     from ibrobust.errors import IbrobustError
     from ibrobust.study import gather_records, study_states
 
     if not any(state.status == "done" for state in study_states(study)):
-        raise IbrobustError(f"No cell of the study {study.name!r} is done: ibrobust study run does them.")
+        raise IbrobustError(f"No cell of the study {study.name!r} is finished: run it with ibrobust study run.")
     return gather_records(study)
 
 
 def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
-    """Return the figures, and why others could not be drawn: the cells that are done may not be enough for them."""
+    """Return the figures, and the reasons if others could not be drawn: they may need more finished cells."""
     from ibrobust.reporting.figures.draw import draw_study_figures
 
     missing: list[IbrobustError] = []
@@ -152,7 +154,7 @@ def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
 
 
 def _show(study: Study, states: list[CellState]) -> None:
-    """Print the table of the cells, and below it each failed one's error, for which the table has no room."""
+    """Print the table of the cells, and below it the error of each failed cell, which is too long for the table."""
     from rich.console import Console
 
     from ibrobust.cli.printing import print_table

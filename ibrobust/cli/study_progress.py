@@ -1,4 +1,4 @@
-"""A live table on stderr while a study runs, drawn from what its cells write."""
+"""A live table on stderr while a study runs, drawn from the state files of its cells."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINES_AROUND_ROWS = 7
 
 @contextmanager
 def watching(study: Study, console: Console) -> Iterator[None]:
-    """Show where the cells are while the body runs: a table on a terminal, elsewhere a line a change of status."""
+    """Show the state of the cells while the body runs: a table on a terminal, else one line per change of status."""
     stop = threading.Event()
     watch = _watch_live if console.is_terminal else _watch_lines
     thread = threading.Thread(target=_quietly, args=(watch, study, console, stop), daemon=True)
@@ -41,7 +41,7 @@ def watching(study: Study, console: Console) -> Iterator[None]:
 
 
 def _quietly(watch: Watch, study: Study, console: Console, stop: threading.Event) -> None:
-    # What is wrong with the study is said by whoever runs it.
+    # The code that runs the study reports its errors.
     with suppress(IbrobustError):
         watch(study, console, stop)
 

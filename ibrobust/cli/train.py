@@ -1,4 +1,4 @@
-"""`ibrobust train`: a model from a recipe."""
+"""`ibrobust train`: train a model from a recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RECIPE = "Recipe"
 
-# Flags of fields that have a short one, or one in the singular because the option can be repeated.
+# Flags that differ from the field's name: shorter, or singular because the option can be repeated.
 FLAGS = {"learning_rate": ("--learning-rate", "--lr"), "decoders": ("--decoder",)}
 
 
@@ -49,8 +49,8 @@ def _train(
 ) -> None:
     """Train a model, fit its decoders, score it and store it in the registry.
 
-    The defaults are what trains best; for knn_ib they are 50 neighbours after three quarters of training on the
-    surrogate soft_ib, with fixed power. `--preset paper` is the paper's recipe.
+    The defaults train best. For knn_ib they minimise the surrogate soft_ib in the first three quarters of training,
+    then use 50 neighbours, with fixed power. `--preset paper` is the paper's recipe.
 
     Presets: {presets}.
     """
@@ -81,7 +81,7 @@ def _train(
                 on_stage=progress.stage,
             )
     except KeyboardInterrupt:
-        console.print(f"Interrupted. The same command with --resume goes on with {title}.", markup=False)
+        console.print(f"Interrupted. Add --resume to the same command to continue {title}.", markup=False)
         raise typer.Exit(130) from None
     if processes.is_main():
         _report(card)
@@ -89,9 +89,9 @@ def _train(
 
 
 def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with an option for each field of the recipe in place of its ``recipe_fields``.
+    """Return the command with one option per recipe field instead of its ``recipe_fields``.
 
-    An option that is not given is left out of ``recipe_fields``, since it must not override a preset or a recipe file.
+    An omitted option is not in ``recipe_fields``, since it must not override a preset or a recipe file.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     made = [

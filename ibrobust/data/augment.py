@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int = 4) -> Tensor:
-    """Return every image cropped from its zero-padded self at its own offset, some of them mirrored.
+    """Return the images, each zero-padded, cropped at its own offset, and mirrored if its flip is set.
 
     Args:
         images: (B, C, H, W), any dtype.
         offsets: (B, 2) int64 rows and columns of the crops' upper left corners in the padded image, each in
-            [0, 2 * padding]; (padding, padding) leaves an image where it is.
+            [0, 2 * padding]; (padding, padding) does not move an image.
         flips: (B,) bool; True mirrors left and right, after the crop.
         padding: pixels added on each side.
     """

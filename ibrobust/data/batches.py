@@ -1,4 +1,4 @@
-"""Which images make up each batch of an epoch."""
+"""The images of each batch of an epoch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ibrobust.errors import IbrobustError
 
 
 def shuffled_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Return (num_batches, batch_size) int64 indices: a random order of all images, the incomplete last batch left out.
+    """Return (num_batches, batch_size) int64 indices: a random order of all images, without the incomplete last batch.
 
     Args:
         labels: (N,) int64.
-        batch_size: images a batch.
+        batch_size: images per batch.
         generator: CPU generator that decides the order.
     """
     check_batch_size(len(labels), batch_size)
@@ -22,15 +22,15 @@ def shuffled_batches(labels: Tensor, batch_size: int, generator: torch.Generator
 
 
 def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Return (num_batches, batch_size) int64 indices in which every batch has the same number of images of each class.
+    """Return (num_batches, batch_size) int64 indices; every batch has the same number of images of each class.
 
-    The epoch has N // batch_size batches. Where batch_size is no multiple of the number of classes C, the remaining
-    places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C.
-    Each class is gone through in a random order without repetition; a class smaller than its share begins anew.
+    The epoch has N // batch_size batches. If batch_size is not a multiple of the number of classes C, the remaining
+    places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C. Each
+    class is used in a random order without repetition; a class smaller than its share starts again.
 
     Args:
         labels: (N,) int64, with at least one image of each class 0..C-1.
-        batch_size: images a batch, at least C.
+        batch_size: images per batch, at least C.
         generator: CPU generator that decides the order.
     """
     check_batch_size(len(labels), batch_size)
@@ -58,7 +58,7 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
 
 
 def check_batch_size(num_images: int, batch_size: int) -> None:
-    """Raise IbrobustError where the data set cannot fill one batch."""
+    """Raise IbrobustError if the data set cannot fill one batch."""
     if batch_size > num_images:
         raise IbrobustError(
             f"The batch size {batch_size} is larger than the training set of {num_images} images: lower it."

@@ -1,4 +1,4 @@
-"""CIFAR-10 re-encoded as JPEG files: the images that the models in ibrobust's zoo were trained on."""
+"""CIFAR-10 re-encoded as JPEG files: the training images of the models in ibrobust's zoo."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def load_cifar10_jpeg(folder: Path, *, progress: Progress | None = None) -> Data
     """Return CIFAR-10 re-encoded as JPEG: 50,000 training and 10,000 test images of 32x32 RGB.
 
     Args:
-        folder: holds ``cifar10-jpeg``, or is where it will be downloaded to.
-        progress: called with (images done, images in all) while they are downloaded, and while they are decoded.
+        folder: holds ``cifar10-jpeg``, which is downloaded into it if missing.
+        progress: called with (images done, total images) during download and during decoding.
 
     Raises:
-        IbrobustError: the images are not there and cannot be downloaded, or they are not those of the zoo.
+        IbrobustError: the images are missing and cannot be downloaded, or they are not those of the zoo.
     """
     root = folder / NAME
     if not root.is_dir():
@@ -43,17 +43,18 @@ def load_cifar10_jpeg(folder: Path, *, progress: Progress | None = None) -> Data
     dataset = load_image_folder(root, cache=folder / "decoded", progress=progress)
     if dataset.fingerprint != FINGERPRINT:
         raise IbrobustError(
-            f"The images in {str(root)!r} are not those that ibrobust's models were trained on: remove the folder, and "
+            f"The images in {str(root)!r} are not those that ibrobust's models were trained on: remove the folder so "
+            "that "
             "they are downloaded again, or give its path as the data set."
         )
     return dataset
 
 
 def _download(root: Path, progress: Progress | None) -> None:
-    """Download the archive and unpack its images into `root`, which is wholly there or not at all."""
+    """Download the archive and unpack its images into `root`, completely or not at all."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        # Nothing is flushed to the disk file by file: the fingerprint tells of files that did not get there.
+        # Files are not flushed to the disk one by one: the fingerprint detects missing ones.
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{NAME}.") as temporary:
             tree = Path(temporary) / NAME
             with (
@@ -65,10 +66,10 @@ def _download(root: Path, progress: Progress | None) -> None:
                 tree.rename(root)
     except (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it is an answer as well, with a connection of its own
+            error.close()  # an HTTP error is a response with its own connection
         raise IbrobustError(
             f"The images of {NAME} are not in {str(root)!r} and could not be downloaded from {REPOSITORY} ({error}): "
-            "check the network, or take images that are here, for example the digits, which need no network "
+            "check the network, or use images that need no network, for example the digits "
             "(--dataset digits)."
         ) from error
 

@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images with what identifies them.
+    """Training and test images with their names.
 
     Attributes:
         name: ``cifar10``, ``digits``, or the folder's name.

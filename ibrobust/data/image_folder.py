@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# Part of the cache's key, with Pillow's version: to be raised where the same file would give other pixels.
+# Part of the cache's key, with Pillow's version: increase it if the same file would give other pixels.
 DECODER_VERSION = 2
 
 
@@ -37,20 +37,20 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
     """Return the data set in an image folder; class indices follow the sorted folder names.
 
     Every file is read at each call, since the cache of decoded images is keyed by the files' names and bytes, and by
-    what decodes them; decoding, the slow part, is done once.
+    the decoder; decoding, the slow part, is done once.
 
-    Files and folders whose names start with a dot are left out. Of several spellings of a name in Unicode (NFC, NFD)
-    all are one class. Pixels are those that are stored, as torchvision's ImageFolder takes them: an orientation in
-    EXIF data is not applied, and transparency is left out. Grey images of 16 bits keep their 8 upper bits.
+    Files and folders whose names start with a dot are left out. Several spellings of a name in Unicode (NFC, NFD) are
+    one class. Pixels are read as stored, as in torchvision's ImageFolder: an orientation in EXIF data is not applied,
+    and transparency is dropped. Grey images of 16 bits keep their 8 upper bits.
 
     Args:
         root: folder with ``train/<class>/*`` and ``test/<class>/*``, all images of one size.
-        cache: folder for the decoded tensors; no cache if None, and a warning where it cannot be written.
-        progress: called with (images decoded, images in all).
+        cache: folder for the decoded tensors; no cache if None, and a warning if it cannot be written.
+        progress: called with (images decoded, total images).
 
     Raises:
-        IbrobustError: a folder is missing, empty or cannot be read, train and test have differing classes, or a file
-            is not an image, has pixels without a known range, or is not of the same size as the others.
+        IbrobustError: a folder is missing, empty or cannot be read, train and test have different classes, or a file is
+            not an image, has pixels without a known range, or differs in size from the others.
     """
     try:
         listing = _list_files(root)
@@ -64,7 +64,7 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
         if dataset is not None:
             return dataset
     dataset = _decode(name, listing, progress)
-    # A file may have been changed since its bytes went into the key.
+    # A file may have changed since the key was computed.
     if cached and _content_key(root, listing) == key:
         try:
             _write_cache(cached, dataset)
@@ -104,13 +104,13 @@ def _list_files(root: Path) -> _Listing:
 
 
 def _class_folders(root: Path, split: str) -> dict[str, list[Path]]:
-    """Return the folders of each class, one but where its name is there in several spellings of Unicode."""
+    """Return the folders of each class: several if its name occurs in several Unicode spellings, else one."""
     folders: dict[str, list[Path]] = {}
     for entry in sorted(_visible(root / split)) if (root / split).is_dir() else []:
         if not entry.is_dir():
             continue
         name = _composed(entry.name)
-        if not _is_text(name):  # no card or table could hold it
+        if not _is_text(name):  # no card or table could show it
             raise IbrobustError(f"The name of the class folder {str(entry)!r} is not text: rename it.")
         folders.setdefault(name, []).append(entry)
     if not folders:
@@ -122,7 +122,7 @@ def _class_folders(root: Path, split: str) -> dict[str, list[Path]]:
 
 
 def _is_text(name: str) -> bool:
-    """Return whether a name is text: bytes that are none come from the file system as halves of characters."""
+    """Return whether a name is text: the file system gives other bytes as halves of characters."""
     return not any(0xD800 <= ord(character) <= 0xDFFF for character in name)
 
 
@@ -163,7 +163,7 @@ def _decode(name: str, listing: _Listing, progress: Progress | None) -> Dataset:
                 size = array.shape[:2]
             if array.shape[:2] != size:
                 raise IbrobustError(
-                    f"{str(file)!r} is {array.shape[1]}x{array.shape[0]} pixels where the images before it are "
+                    f"{str(file)!r} is {array.shape[1]}x{array.shape[0]} pixels, but the images before it are "
                     f"{size[1]}x{size[0]}: bring all images to one size."
                 )
             pixels.append(torch.from_numpy(array))
@@ -193,17 +193,18 @@ def _pixels(file: Path) -> np.ndarray[Any, Any]:
                 if image.mode not in ("I", "F"):
                     return np.array(image.convert("RGB"))
                 mode = image.mode
-    # Pillow's many readers raise nearly anything for a damaged file.
+    # Pillow's readers raise many types of errors for a damaged file.
     except Exception as error:
         raise IbrobustError(f"{str(file)!r} cannot be read as an image ({error}): remove it or replace it.") from error
     raise IbrobustError(
-        f"{str(file)!r} has pixels of 32 bits or with signs (Pillow's mode {mode!r}), and which of their values are "
-        "black and white is not known: store it with 8 or 16 bits, without signs."
+        f"{str(file)!r} has pixels of 32 bits or with signs (Pillow's mode {mode!r}), and it is unknown which values "
+        "mean "
+        "black and white: store it with 8 or 16 bits, without signs."
     )
 
 
 def _upper_bits(image: Any) -> np.ndarray[Any, Any]:
-    """Return the 8 upper bits (H, W) uint8 of a grey image of 16 bits, which is what Pillow keeps of colours too."""
+    """Return the 8 upper bits (H, W) uint8 of a grey image of 16 bits, as Pillow does for colours."""
     import numpy as np
 
     tags = image.tag_v2 if image.format == "TIFF" else {}
@@ -222,7 +223,7 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
 
 
 def _read_cache(path: Path, name: str, class_names: tuple[str, ...]) -> Dataset | None:
-    """Return the cached data set, or None where there is none, or it is damaged and must be made again."""
+    """Return the cached data set, or None if it is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

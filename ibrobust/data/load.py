@@ -1,4 +1,4 @@
-"""One function from what the user typed as ``--dataset`` to the images."""
+"""The images of a ``--dataset`` value."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ibrobust.home import expanded
 
 
 def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
-    """Return the data set that `spec` names, as uint8 tensors on the CPU.
+    """Return the data set of that name or path, as uint8 tensors on the CPU.
 
     Args:
         spec: ``cifar10``, ``cifar10-jpeg``, ``digits``, or the path of an image folder with ``train/<class>/*`` and
             ``test/<class>/*``.
-        data_dir: where CIFAR-10 or its JPEG files are, or are downloaded to, and where decoded image folders are
-            cached; by default the ``data`` folder in ibrobust's home.
-        progress: called with (images decoded, images in all) while they are downloaded as JPEG files or decoded.
+        data_dir: folder for CIFAR-10 and its JPEG files, downloaded if missing, and for the cache of decoded image
+            folders; by default the ``data`` folder in ibrobust's home.
+        progress: called with (images done, total images) while JPEG files are downloaded or images are decoded.
 
     Raises:
-        IbrobustError: there is no such data set, or something in it cannot be read.
+        IbrobustError: the data set does not exist, or something in it cannot be read.
 
     Examples:
         >>> import ibrobust

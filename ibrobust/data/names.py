@@ -1,3 +1,3 @@
-"""The names of data sets that are no paths."""
+"""The names of the known data sets."""
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "digits")

@@ -1,4 +1,4 @@
-"""Points (N, D), with labels (N,) or without, to entropies and information in nats."""
+"""Estimators: from points (N, D), with or without labels (N,), to entropies and information in nats."""
 
 from ibrobust.estimators.entropy import conditional_knn_entropy, knn_entropy
 from ibrobust.estimators.mutual_information import MutualInformation, mutual_information

@@ -1,4 +1,4 @@
-"""What the estimators take for points, labels and whole numbers."""
+"""Checks and conversion of the estimators' arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Labels: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
 
 def as_points(z: Any) -> Tensor:
-    """Return points (N, D) as a tensor of the same floating dtype and on the same device; an array or lists as well.
+    """Return points (N, D), given as a tensor, array or lists, as a tensor of the same floating dtype and device.
 
     Raises:
         IbrobustError: z is not (N, D) floating, or is empty.
@@ -27,12 +27,12 @@ def as_points(z: Any) -> Tensor:
             f"The points have shape {tuple(points.shape)} and dtype {points.dtype}: (N, D) floats are needed."
         )
     if len(points) == 0:
-        raise IbrobustError("There are no points.")
+        raise IbrobustError("The points are empty: at least one is needed.")
     return points
 
 
 def as_labels(labels: Any, count: int) -> Tensor:
-    """Return labels as int64 (count,), on the device where they are, with no look at their values on a GPU.
+    """Return labels as int64 (count,) on their own device, without reading their values on a GPU.
 
     Raises:
         IbrobustError: labels are not (count,) integers or booleans.
@@ -46,7 +46,7 @@ def as_labels(labels: Any, count: int) -> Tensor:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """Return an argument that counts, as an int; 3.0 is 3.
+    """Return a whole-number argument as an int; 3.0 is 3.
 
     Raises:
         IbrobustError: it is not a whole number of at least 1.
@@ -54,7 +54,7 @@ def whole_number(name: str, value: Any) -> int:
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, int | float | np.integer | np.floating) or not value >= 1 or not float(value).is_integer():
-        raise IbrobustError(f"{name} is {value}: at least 1 is needed, a whole number.")
+        raise IbrobustError(f"{name} is {value}: a whole number of at least 1 is needed.")
     return int(value)
 
 

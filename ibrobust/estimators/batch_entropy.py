@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # A squared distance in product form, |a|^2 + |b|^2 - 2 a.b in float64, is rounded by less than this share of
-# |a|^2 + |b|^2. Below it points coincide as far as can be told: they count as that far apart and get no gradient.
+# |a|^2 + |b|^2. Closer points cannot be distinguished: they count as that far apart and get no gradient.
 ROUNDING = 1e-14
 
 
@@ -34,9 +34,9 @@ def batch_knn_entropies(
         labels: (N,) integer classes.
         within_neighbors: k for H[Z | Y], at least 1.
         overall_neighbors: k for H[Z], at least 1.
-        average: the mean of the estimates for 1..k in place of that for k.
-        memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
-            count.
+        average: the mean of the estimates for 1..k instead of that for k.
+        memory: (M, D) further points, which get no gradient, and their (M,) labels; points with a negative label are
+            ignored.
     """
     with torch.autocast(z.device.type, enabled=False):
         points = z.double()
@@ -60,7 +60,7 @@ def batch_knn_entropies(
 
 
 def _estimate(squared: Tensor, counts: Tensor, num_neighbors: int, *, dim: int, average: bool) -> Tensor:
-    """Return the mean estimate of the rows of squared distances (N, N + M); points that do not count are no neighbours.
+    """Return the mean estimate of the rows of squared distances (N, N + M); only points that count are neighbours.
 
     Rows without any neighbour are left out.
     """
@@ -69,7 +69,7 @@ def _estimate(squared: Tensor, counts: Tensor, num_neighbors: int, *, dim: int, 
     logs = squared.gather(1, nearest).log()  # (N, k), ascending
     others = counts.sum(dim=1)
     ranks = torch.arange(1, most + 1, device=squared.device, dtype=squared.dtype)
-    last = others.clamp(min=1, max=most)  # (N,), the k that there is
+    last = others.clamp(min=1, max=most)  # (N,), the available k
     digammas = ranks.digamma()
     if average:
         used = ranks <= last[:, None]

@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour entropy estimators, and nothing else."""
+"""The k-nearest-neighbour entropy estimators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibrobust.estimators.exact_search import lengths, rows_at_once
 from ibrobust.estimators.neighbors import TILE, nearest_neighbors, nearest_within_classes
 
 # Up to this many points on a GPU, H[Z | Y] comes from one matrix of all distances with the other classes masked: the
-# host never has to look at the labels in a training step then.
+# host then never has to read the labels in a training step.
 ONE_MATRIX_ON_GPU = 2048
 
 
@@ -37,12 +37,12 @@ def knn_entropy(
     Args:
         z: (N, D) points, any floating dtype; compared in float32, or in float64 if given so, never in autocast's type.
         num_neighbors: k, at least 1 and less than N.
-        average: the mean of the estimates for 1..k in place of that for k. It is as consistent, and its gradient varies
-            less, because it does not hang on one neighbour.
-        chunk_size: edge of the tiles of the distance matrix that are held at once, beyond twice of which it is never
-            held as a whole. The value does not depend on it.
-        validate: look whether all coordinates are finite. On a GPU the host has to wait for the answer, so a training
-            step leaves it out: the estimate is NaN then where it would have raised.
+        average: the mean of the estimates for 1..k instead of that for k. It is as consistent, and its gradient varies
+            less, because it does not depend on one neighbour.
+        chunk_size: edge of the tiles of the distance matrix. More than twice as many points are never compared in one
+            matrix. The value does not depend on it.
+        validate: check that all coordinates are finite. On a GPU the host has to wait for the answer, so training steps
+            skip it: the estimate is then NaN instead of an error.
 
     Raises:
         IbrobustError: z is not (N, D) floating or not finite, k is not a whole number of at least 1, N <= k, or
@@ -59,7 +59,9 @@ def knn_entropy(
     num_neighbors, chunk_size = whole_number("num_neighbors", num_neighbors), whole_number("chunk_size", chunk_size)
     points = _compared(z, validate)
     if len(points) <= num_neighbors:
-        raise IbrobustError(f"{len(z)} points are too few for {num_neighbors} neighbours: more points, or a smaller k.")
+        raise IbrobustError(
+            f"{len(z)} points are too few for {num_neighbors} neighbours: give more points, or a smaller k."
+        )
     with torch.autocast(z.device.type, enabled=False):
         distances, neighbors = nearest_neighbors(points, num_neighbors, tile=_tile(chunk_size))
         log_distances = _log_distances(z, points, distances, neighbors, average=average)  # (N,)
@@ -80,15 +82,15 @@ def conditional_knn_entropy(
 
     Each H[Z | y] is the `knn_entropy` of the n_y points of that class. The weights n_y / N are the plug-in estimate of
     p(y); with equally many points of each class, as in the paper (Kirsch, Lyle, Gal 2020), they are its 1 / C. Classes
-    without points count for nothing, and no class changes the estimate of another.
+    without points are ignored, and no class changes the estimate of another.
 
     Args:
         z: (N, D) points, as in `knn_entropy`.
         labels: (N,) classes: any integers or booleans, in a tensor, an array or a list.
-        num_neighbors: k; every class that is there needs more than k points.
+        num_neighbors: k; every class that occurs needs more than k points.
         average: as in `knn_entropy`.
         chunk_size: as in `knn_entropy`.
-        validate: as in `knn_entropy`, and look whether every class has points enough; the estimate is NaN where not.
+        validate: as in `knn_entropy`, and check that every class has enough points; otherwise the estimate is NaN.
 
     Raises:
         IbrobustError: as `knn_entropy`, or labels are not (N,) integers, or a class has k points or fewer.
@@ -122,7 +124,7 @@ def conditional_knn_entropy(
 
 
 def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
-    """Raise IbrobustError, with the class and the remedy, where one has too few of the labels (N,) for k neighbours."""
+    """Raise IbrobustError, with the remedy, if a class of the labels (N,) is too small for k neighbours."""
     classes, counts = labels.unique(return_counts=True)
     if len(classes) == 0 or int(counts.min()) > num_neighbors:
         return
@@ -134,9 +136,9 @@ def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
 
 
 def _compared(z: Tensor, validate: bool) -> Tensor:
-    """Return the points (N, D) in the dtype to compare them in, without a graph."""
+    """Return the points (N, D) in the dtype of the comparison, without a graph."""
     points = z.detach() if z.dtype == torch.float64 else z.detach().float()
-    # NaN where any coordinate is; ten times as fast as a look at each.
+    # NaN if any coordinate is; ten times as fast as checking each one.
     if validate and not bool(torch.stack(points.aminmax()).isfinite().all()):
         bad = int((~points.isfinite().all(dim=1)).sum())
         raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
@@ -156,7 +158,7 @@ def _log_distances(z: Tensor, points: Tensor, distances: Tensor, neighbors: Tens
     if not average:
         distances, neighbors = distances[:, -1:], neighbors[:, -1:]
     counted = distances
-    # A GPU is not asked: the host would wait for the answer in every training step.
+    # Not on a GPU: the host would wait for the answer in every training step.
     if points.is_cuda or bool((distances == 0.0).any()):
         limits = torch.finfo(z.dtype)
         least = max(limits.tiny * limits.eps, torch.finfo(torch.float64).tiny)  # at the origin
@@ -167,7 +169,7 @@ def _log_distances(z: Tensor, points: Tensor, distances: Tensor, neighbors: Tens
 
 
 class _MeanLog(torch.autograd.Function):
-    """Mean logarithm (N,) of known distances (N, k), those of 0 by what they are counted as, and without gradient.
+    """The mean logarithm (N,) of known distances (N, k); distances of 0 get their stand-in, without gradient.
 
     A function of z (N, D); d log r / dz_i = (z_i - z_j) / r^2. Few differences are in memory at a time.
     """

@@ -1,4 +1,4 @@
-"""Distances as sums of squared differences, and the search where products are too coarse."""
+"""Distances as sums of squared differences, and the search for which products are too coarse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Values of a matrix of distances that are held at once, and the most of its rows.
+# The number of values of a distance matrix in memory at once, and the maximum number of its rows.
 VALUES_AT_ONCE = 1 << 22
 
 # Powers of two up to this, and their reciprocals, are normal numbers in the dtype.
@@ -21,7 +21,7 @@ CENTRE_ROWS = 63
 
 
 def distances_between(points: Tensor, rows: Tensor | None, neighbors: Tensor) -> Tensor:
-    """Return |p_i - p_j| (R, K), float64, for i in `rows` (all where None) and j in neighbors (R, K).
+    """Return |p_i - p_j| (R, K), float64, for i in `rows` (all if None) and j in neighbors (R, K).
 
     Right to a few units in the last place of the points' dtype, however far from the origin the points are.
     """
@@ -29,7 +29,7 @@ def distances_between(points: Tensor, rows: Tensor | None, neighbors: Tensor) ->
     result = points.new_empty(count, number, dtype=torch.float64)
     chosen = neighbors.flatten()
     step = rows_at_once(points, neighbors)
-    # One buffer for all steps: memory that is new to the process costs more than the arithmetic.
+    # One buffer for all steps: allocating new memory costs more than the arithmetic.
     buffer = points.new_empty(min(step, count) * number, points.shape[1])
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
@@ -57,17 +57,17 @@ def lengths(vectors: Tensor) -> Tensor:
 
 
 def rows_at_once(points: Tensor, neighbors: Tensor) -> int:
-    """Return for how many rows the differences to all their neighbours are held at once: 4 MB of them in float32."""
+    """Return the number of rows whose differences to all neighbours fit in 4 MB of float32."""
     return max(1, (1 << 20) // max(1, neighbors.shape[1] * points.shape[1]))
 
 
 @dataclass(frozen=True)
 class Centred:
-    """Points (N, D) about their middle, of which the products do not overflow.
+    """Points (N, D), centred and scaled so that their products do not overflow.
 
     Attributes:
-        points: (N, D), `scale` times as large.
-        scale: a power of two, scalar: the product is exact, and no coordinate that is finite is above 2.
+        points: (N, D), multiplied by `scale`.
+        scale: a power of two, scalar: the product is exact, and no finite coordinate is above 2.
     """
 
     points: Tensor
@@ -77,7 +77,7 @@ class Centred:
 def power_of_two(points: Tensor) -> Tensor:
     """Return a power of two, a float64 scalar, that brings the largest coordinate of points (N, D) near 1.
 
-    It is 1 where a coordinate is not finite.
+    It is 1 if a coordinate is not finite.
     """
     largest = torch.stack(points.aminmax()).abs().amax()  # NaN where any coordinate is
     largest = largest.where(largest.isfinite(), 0.5)
@@ -88,7 +88,7 @@ def power_of_two(points: Tensor) -> Tensor:
 
 
 def centre(points: Tensor, dtype: torch.dtype) -> Centred:
-    """Return the points (N, D) about their middle, in a dtype that is as wide as theirs or wider, and so rounded."""
+    """Return the points (N, D), centred, in a dtype at least as wide as theirs, with its rounding."""
     scale = power_of_two(points).to(dtype)
     rows = torch.linspace(0, len(points) - 1, min(len(points), CENTRE_ROWS), device=points.device).long()
     middle = points[rows].nanmedian(dim=0).values
@@ -111,19 +111,19 @@ class _Bounds:
         self.least = (points.shape[1] + 16) * limits.tiny  # where products underflow
 
     def lower(self, rows: Tensor) -> Tensor:
-        """Return bounds (R, N) from below of the squared distances from the rows (R,), infinity to themselves."""
+        """Return lower bounds (R, N) of the squared distances from the rows (R,), infinity to themselves."""
         low = (1.0 - self.share) * self.norms
         found = torch.addmm(low, self.points[rows], self.points.T, alpha=-2.0)
         found += (low[rows] - self.least)[:, None]
         return found.scatter_(1, rows[:, None], torch.inf)
 
     def width(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Return the upper less the lower bound of the rows (R,) and the others, (R, K) or (N,)."""
+        """Return the upper minus the lower bound between the rows (R,) and the others, (R, K) or (N,)."""
         return 2.0 * (self.share * (self.norms[rows, None] + self.norms[others]) + self.least)
 
 
 def search_exactly(points: Tensor, rows: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """Return distances (R, k), float64, ascending, from the rows (R,) to their nearest other points, and the indices.
+    """Return distances (R, k), float64, ascending, from the rows (R,) to their nearest other points, and their indices.
 
     Every point that products in float64 do not exclude for certain is compared by differences. So the result is right
     however far the points are from each other and from the origin; only the time depends on it.
@@ -152,7 +152,7 @@ def search_exactly(points: Tensor, rows: Tensor, num_neighbors: int) -> tuple[Te
 
 
 def count_within(points: Tensor, radii: Tensor, class_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many other points of the class (N,), and of all (N,), are no further than the radius of each point.
+    """Return the number of other points within the radius of each point: in its class (N,), and in all (N,).
 
     Distances that rounding cannot tell from the radius count as no further.
 

@@ -1,4 +1,4 @@
-"""What a classifier's latents hold: their entropies, and how much of the label they leave open."""
+"""Information in a classifier's latents: their entropies, and the remaining uncertainty about the label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibrobust.estimators import conditional_knn_entropy, entropy_bias, knn_entro
 from ibrobust.models import ZERO_ENTROPY_VARIANCE, fit_resfc
 from ibrobust.seeds import derive_seed
 
-# The decoder of the residual information sees this many latents, each batch with noise of its own where there is any.
+# The decoder of the label information sees this many latents, with fresh noise for each batch if there is noise.
 DECODER_BATCH = 250
 DECODER_STEPS = 400
 
@@ -24,13 +24,13 @@ class LatentInformation:
     """Entropies of latents Z with labels Y, all in nats.
 
     Attributes:
-        entropy: H[Z] by the kNN estimator, which is I[X; Z] where the encoder is deterministic and the noise has no
+        entropy: H[Z] by the kNN estimator, which is I[X; Z] if the encoder is deterministic and the noise has no
             entropy.
         conditional_entropy: H[Z | Y], likewise. Its bias is that of smaller samples: do not subtract it from H[Z].
         mutual_information: I[Y; Z] from matched neighbourhoods.
         label_information: an upper bound of I[X; Y | Z] = H[Y | Z], see `decoder_cross_entropy`.
         noise: whether zero-entropy noise was added to the latents.
-        noise_floor: what the estimator reports of the noise alone; None without noise.
+        noise_floor: the estimate for the noise alone; None without noise.
         num_points: N.
         num_neighbors: k.
     """
@@ -45,7 +45,7 @@ class LatentInformation:
     num_neighbors: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON takes them."""
+        """Return the attributes as a dictionary for JSON."""
         return asdict(self)
 
 
@@ -61,8 +61,7 @@ def latent_information(
 ) -> LatentInformation:
     """Return the entropies of latents (N, D), as `ImageClassifier.latents` gives them, with labels (N,).
 
-    Two encoders can be compared where both are judged with noise: without it entropies fall without bound as latents
-    shrink.
+    Two encoders can be compared if noise is added for both: without it, entropies fall without bound as latents shrink.
 
     Args:
         latents: (N, D) floats, without noise.
@@ -93,11 +92,11 @@ def latent_information(
 def decoder_cross_entropy(
     latents: Tensor, labels: Tensor, num_classes: int, *, noise: bool, units: int, seed: int
 ) -> float:
-    """Return the cross-entropy in nats of a ResFC decoder that was fitted to the same latents (N, D) and labels (N,).
+    """Return the cross-entropy in nats of a ResFC decoder fitted to the same latents (N, D) and labels (N,).
 
-    It bounds H[Y | Z] from above where Z is one of these latents with equal chances, with zero-entropy noise if
-    `noise`. Every latent is seen with many draws of the noise, and judged with another one: a decoder that had learnt
-    the draws by heart would give no bound.
+    It is an upper bound of H[Y | Z] if Z is one of these latents, chosen uniformly, with zero-entropy noise if `noise`.
+    The decoder is fitted with many draws of the noise per latent and evaluated with another draw: a decoder that had
+    memorised the draws would give no bound.
     """
     repeats = math.ceil(DECODER_STEPS * DECODER_BATCH / len(latents))
     if noise:
@@ -112,7 +111,7 @@ def decoder_cross_entropy(
 
 
 def with_noise(latents: Tensor, seed: int, purpose: str) -> Tensor:
-    """Return latents (N, D) with zero-entropy noise, which follows from the seed and the purpose."""
+    """Return latents (N, D) with zero-entropy noise, drawn from the seed and the purpose."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "information plane", purpose))
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     return latents + math.sqrt(ZERO_ENTROPY_VARIANCE) * noise

@@ -1,4 +1,4 @@
-"""How much the latents tell about the labels, by matched neighbourhoods."""
+"""The mutual information between latents and labels, from matched neighbourhoods."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class MutualInformation:
     """An estimate of I[Y; Z].
 
     Attributes:
-        nats: the estimate. It can be a little below zero where there is no information.
-        error: the standard error of its mean over points, plus what it can exceed the entropy of the labels by.
+        nats: the estimate. It can be slightly below zero if there is no information.
+        error: the standard error of its mean over points, plus the largest amount by which it can exceed the entropy of
+            the labels.
         label_entropy: H[Y] of the labels given, in nats, at most log C.
     """
 
@@ -38,13 +39,13 @@ def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> Mut
     of the same class has k_i points of that class in it and m_i of all classes, and n_i points have that class. H[Z]
     and H[Z | Y] are thus compared within the same ball, and the bias that each has for its number of points in many
     dimensions cancels, which it does not in a difference of two `knn_entropy` estimates. Since m_i >= k_i, the estimate
-    never exceeds psi(N) - mean psi(n_i), which is H[Y] + (C - 1) / (2 N) to first order, and is that where the classes
-    are separated. It blurs over the size of a ball, so between overlapping classes in many dimensions it is too low.
+    never exceeds psi(N) - mean psi(n_i), which is H[Y] + (C - 1) / (2 N) to first order, and equals it if the classes
+    are separated. Its resolution is the size of a ball, so for overlapping classes in many dimensions it is too low.
 
     Args:
         z: (N, D) points, any floating dtype; compared in float64.
         labels: (N,) classes: any integers or booleans, in a tensor, an array or a list.
-        num_neighbors: k; every class that is there needs more than k points.
+        num_neighbors: k; every class that occurs needs more than k points.
 
     Raises:
         IbrobustError: shapes or dtypes are wrong, a point is not finite, k is not a whole number of at least 1, or a

@@ -10,25 +10,25 @@ from torch import Tensor
 from ibrobust.estimators.exact_search import Centred, centre, distances_between, power_of_two, search_exactly
 from ibrobust.estimators.symmetric_search import bfloat16_is_faster, search_symmetric
 
-# Edge of the square tiles of the distance matrix that are held at once: 4 MB in float32, what a core's caches hold.
+# Edge of the square tiles of the distance matrix: 4 MB in float32, the size of a core's caches.
 TILE = 1024
 
-# Distances of some rows to all points that are held at once, in tiles: 134 MB in float64.
+# Distances of some rows to all points in memory at once, in tiles: 134 MB in float64.
 ROWS_OF_TILES = 16
 
-# Candidates kept beyond the k nearest, by the dtype of the products: without a gap behind the k-th nothing could be
-# proved about the other points, and it has to be wider the coarser the products are.
+# Candidates kept beyond the k nearest, by the dtype of the products: without a gap after the k-th, nothing could be
+# proved about the other points. The coarser the products, the wider the gap.
 SPARE = {torch.bfloat16: 5, torch.float32: 2, torch.float64: 2}
 
-# Rows to try bfloat16 on, and the share of them for which it may prove nothing.
+# Number of rows for a trial of bfloat16, and the share of them for which its proof may fail.
 TRIED = 64
 LARGEST_SHARE_UNPROVED = 0.05
 
-# On a GPU a search among so few points takes all differences at once: that is cheap there, and needs no proof, whose
-# outcome the host would have to wait for in every training step.
+# On a GPU, a search among so few points computes all differences at once. That is cheap there and needs no proof; the
+# host would have to wait for a proof's result in every training step.
 SMALL_ON_GPU = 2048
 
-# The largest rounding error that was seen is one of a few; others may be larger.
+# The largest observed rounding error comes from a sample; others may be larger.
 ERROR_SAFETY = 4.0
 
 
@@ -38,16 +38,16 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, tile: int = TILE) -
 
     The distances are float64, and 0 only where points coincide. The product form |a|^2 + |b|^2 - 2 a.b only proposes
     candidates, a few more than k, in as low a precision as the device multiplies fastest and the points allow. Their
-    distances are recomputed as sums of squared differences, exact for points far from the origin. Where the rounding
-    error of the product form, seen by comparing the two, could hide a nearer point behind the candidates, the row is
-    searched again by `search_exactly`. So the result does not depend on the precision or the tiles.
+    distances are recomputed as sums of squared differences, exact for points far from the origin. The comparison of
+    both shows the rounding error of the product form. If it could hide a nearer point outside the candidates, the row
+    is searched again by `search_exactly`. So the result does not depend on the precision or the tiles.
 
     Args:
         points: (N, D) float32 or float64; N > k. A point that is not finite has no meaningful neighbours, and distances
             that are not finite.
         num_neighbors: k.
         tile: edge of the tiles, a multiple of `GROUP`. Memory beyond the input is about
-            4 N D + 2 tile^2 values, and `ROWS_OF_TILES` tile^2 where rows are searched again.
+            4 N D + 2 tile^2 values, and `ROWS_OF_TILES` tile^2 if rows are searched again.
     """
     count = len(points)
     if points.is_cuda and count <= SMALL_ON_GPU:
@@ -70,7 +70,7 @@ def _kept(num_neighbors: int, product: torch.dtype, count: int) -> int:
 
 
 def _choose_product(points: Tensor, centred: Centred, num_neighbors: int, tile: int) -> tuple[torch.dtype, float]:
-    """Return the dtype for the products, and half the squared distance of the neighbours in a few rows."""
+    """Return the dtype for the products, and half the squared distance to the neighbours in a few rows."""
     if points.dtype != torch.float32 or not bfloat16_is_faster():
         return points.dtype, 0.0
     rows = torch.linspace(0, len(points) - 1, TRIED).long()
@@ -87,16 +87,16 @@ def _choose_product(points: Tensor, centred: Centred, num_neighbors: int, tile: 
 def nearest_within_classes(
     points: Tensor, labels: Tensor, num_neighbors: int, *, tile: int = TILE, one_matrix: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `nearest_neighbors` does among the points of the same class, and the sizes (N,) of their classes.
+    """Return the result of `nearest_neighbors` within the same class, and the sizes (N,) of the classes.
 
-    Points of a class of k or fewer get distances without meaning.
+    The distances of points in a class of k or fewer points have no meaning.
 
     Args:
         points: (N, D).
         labels: (N,) integers on the same device.
         num_neighbors: k.
         tile: as in `nearest_neighbors`.
-        one_matrix: take all distances at once, with the other classes masked, in place of a search for each class. The
+        one_matrix: compute all distances at once, with the other classes masked, instead of one search per class. The
             host then never waits for the device, but time and memory are those of N points at once.
     """
     count = len(points)
@@ -120,7 +120,7 @@ def nearest_within_classes(
 def _nearest_by_differences(points: Tensor, allowed: Tensor | None, num_neighbors: int) -> tuple[Tensor, Tensor]:
     """Return distances (N, k), ascending, and indices, from all differences; `allowed` (N, N) masks pairs.
 
-    A distance is infinite where fewer than k others are allowed.
+    A distance is infinite if fewer than k others are allowed.
     """
     wide = points.double() * power_of_two(points)
     distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
@@ -128,14 +128,14 @@ def _nearest_by_differences(points: Tensor, allowed: Tensor | None, num_neighbor
         distances.masked_fill_(~allowed, math.inf)
     kept = min(_kept(num_neighbors, torch.float64, len(points)) + 1, len(points))
     values, candidates = distances.topk(kept, dim=1, largest=False)
-    # A candidate that is not allowed is there only to fill up.
+    # A candidate that is not allowed only fills the row.
     exact = distances_between(points, None, candidates).masked_fill_(values == math.inf, math.inf)
     nearest, order = exact.topk(num_neighbors, dim=1, largest=False)
     return nearest, candidates.gather(1, order)
 
 
 def _search_rows(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> tuple[Tensor, Tensor]:
-    """Return squared distances by the product form (R, kept), ascending, and indices: the readable search."""
+    """Return squared distances by the product form (R, kept), ascending, and indices: the simple search."""
     norms = torch.linalg.vector_norm(points, dim=1).square_()  # (N,)
     wanted = torch.arange(len(points), device=points.device) if rows is None else rows
     values, indices = [], []
@@ -152,7 +152,7 @@ def _search_rows(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> t
 def _prove(
     points: Tensor, centred: Centred, rows: Tensor | None, proposed: tuple[Tensor, Tensor], num_neighbors: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k nearest of the proposed points, and which of the rows (U,) may have a nearer one that is not."""
+    """Return the k nearest of the proposed points, and the rows (U,) that may have a nearer point outside them."""
     approximate, candidates = proposed
     exact = distances_between(points, rows, candidates)
     distances, order = exact.topk(num_neighbors, dim=1, largest=False)
@@ -164,14 +164,14 @@ def _prove(
         own = own[rows]
     norms = own.square()
     scaled, kth = exact * centred.scale, distances[:, -1] * centred.scale
-    # Relative to |a|^2 + |b|^2, what rounding in the product form is proportional to. Of those norms the candidates'
+    # Relative to |a|^2 + |b|^2, to which rounding in the product form is proportional. Of those norms the candidates'
     # are bounded by the triangle inequality, and so is that of any point nearer than the k-th.
     sums = norms[:, None] + (own[:, None] + scaled).square()
     seen = ((approximate - scaled.square()).abs() / sums).nan_to_num(nan=0.0, posinf=0.0).amax()
-    # Errors of a sum of D products grow as sqrt(D) (Higham and Mary 2019), also where none was seen.
+    # Errors of a sum of D products grow as sqrt(D) (Higham and Mary 2019), even if none was observed.
     limits, dim = torch.finfo(points.dtype), points.shape[1]
     error = ERROR_SAFETY * seen.clamp(min=max(1.0, 0.5 * math.sqrt(dim)) * limits.eps)
     bound = error * (norms + (own + kth).square()) + ERROR_SAFETY * dim * limits.tiny
     uncertain = ~(approximate[:, -1] - bound > kth.square())
-    # Nothing is nearer than a point that coincides, and nothing is known of a point that is not finite.
+    # No point is nearer than a coinciding one, and nothing is known about a point that is not finite.
     return distances, neighbors, (uncertain & (distances[:, -1] > 0.0) & own.isfinite()).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""The noise floor: what the kNN entropy estimator reports of noise whose entropy is known."""
+"""The noise floor: the kNN entropy estimate for noise with a known entropy."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ibrobust.estimators.entropy import knn_entropy
 
 ZERO_ENTROPY_SIGMA = math.sqrt(1.0 / (2.0 * math.pi * math.e))
 
-# Samples in all repetitions together, and repetitions at least.
+# Total number of samples over all repetitions, and minimum number of repetitions.
 SAMPLES = 4096
 FEWEST_REPEATS = 4
 
 
 @dataclass(frozen=True)
 class EntropyBias:
-    """What the estimator reports of `count` samples of N(0, sigma^2 I), against the truth.
+    """The estimate for `count` samples of N(0, sigma^2 I), compared with the true entropy.
 
     Attributes:
-        floor: mean estimate in nats; no latent that carries this noise is expected to show less.
-        bias: floor less the true entropy, in nats. It does not depend on sigma.
+        floor: mean estimate in nats; latents with this noise are not expected to have a lower estimate.
+        bias: floor minus the true entropy, in nats. It does not depend on sigma.
         standard_error: of both, in nats.
     """
 
@@ -43,20 +43,20 @@ def entropy_bias(
     average: bool = False,
     seed: int = 0,
 ) -> EntropyBias:
-    """Return the noise floor and bias of `knn_entropy` for so many samples of isotropic Gaussian noise.
+    """Return the noise floor and bias of `knn_entropy` for `count` samples of isotropic Gaussian noise.
 
     In many dimensions the bias is large and falls slowly with the number of samples, so that estimates from different
     numbers (H[Z] of N and H[Z | Y] of N / C) carry different biases. Each repetition's estimate is compared with the
-    sample's own mean of -log p(z), whose expectation is the true entropy, which takes most of the sampling error out.
-    The same arguments give the same figures; they are kept in memory.
+    sample's own mean of -log p(z), whose expectation is the true entropy; this removes most of the sampling error. The
+    same arguments give the same numbers; results are cached in memory.
 
     Args:
         count: N.
         dim: D.
         num_neighbors: k.
-        sigma: standard deviation of the noise a dimension; by default that of zero-entropy noise.
+        sigma: standard deviation of the noise per dimension; by default that of zero-entropy noise.
         average: as in `knn_entropy`.
-        seed: of the draws; the global random state is not touched.
+        seed: of the draws; the global random state is not changed.
 
     Raises:
         IbrobustError: count <= num_neighbors, count, dim or num_neighbors are not whole numbers of at least 1, or sigma

@@ -1,4 +1,4 @@
-"""Entropies from all neighbours at once, the nearer the more: what a batch can train on."""
+"""Surrogates of the entropies for training: all points are neighbours, and near ones have more weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators.arguments import Labels, as_labels, as_points
 
-# What rounding may hide of a squared distance by products, in eps of |a|^2 + |b|^2: 1e-6 of that in float32.
+# The rounding error of a squared distance by products, in eps of |a|^2 + |b|^2: 1e-6 of that in float32.
 ROUNDING = 8.0
 
 
@@ -22,12 +22,12 @@ def soft_entropies(
     class_sharpness: float = 0.0,
     memory: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return stand-ins for H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
+    """Return surrogates of H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
 
     The Kozachenko-Leonenko estimate is d/2 times the mean logarithm of a squared distance to a neighbour, plus a
-    constant. With a mean over several neighbours in place of the k-th one, homogeneous of degree one, it still gains
-    d log(a) nats when the points are scaled by a. But with all points of a batch for neighbours, however far, it is
-    not consistent: a surrogate to train on. `knn_entropy` is what to report. Here
+    constant. With a mean over several neighbours instead of the k-th one, homogeneous of degree one, it still gains
+    d log(a) nats when the points are scaled by a. But with all points of a batch as neighbours, however far, it is not
+    consistent: it is a surrogate for training. Report `knn_entropy` instead. Here
 
         H[Z | Y]:  d/2 * mean_i -1/s * log mean_{j: y_j = y_i} r_ij^(-2 s)
         H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)
@@ -36,21 +36,21 @@ def soft_entropies(
     the estimates for k = 1..n_y - 1.
 
     Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
-    their class, and pushed from all others in proportion to their nearness. Points of a memory are neighbours as well,
+    their class, and pushed away from all others in proportion to their nearness. Points of a memory are neighbours too,
     so that an entropy is estimated from more points than a batch holds; the means over i stay over the batch.
 
     Distances are by matrix products, for speed. Their rounding is relative to |a|^2 + |b|^2 about the batch's median,
-    so a squared distance below 1e-6 of that (8 eps, of the dtype computed in) counts as that, and has no gradient:
-    points of a cluster a thousand times narrower than it is far from the median are not told apart. No other point
-    changes this. `knn_entropy` has no such limit.
+    so a squared distance below 1e-6 of that (8 eps of the computing dtype) counts as that, and has no gradient: points
+    of a cluster that is a thousand times narrower than its distance from the median are not distinguished. No other
+    point changes this. `knn_entropy` has no such limit.
 
     Args:
         z: (N, D) points, any floating dtype; computed in float32, or float64 if given so.
         labels: (N,) classes, any integers or booleans; a point whose class has no other is left out of H[Z | Y].
         sharpness: tau > 0.
         class_sharpness: s >= 0.
-        memory: (M, D) further points, which get no gradient, and their (M,) labels; those of a negative label do not
-            count.
+        memory: (M, D) further points, which get no gradient, and their (M,) labels; points with a negative label are
+            ignored.
 
     Raises:
         IbrobustError: tau is not positive and finite, s is negative or not finite, z is not (N, D) floats, or labels
@@ -96,10 +96,10 @@ def soft_entropies(
 
 
 def _power_mean_log(logs: Tensor, counts: Tensor, power: float) -> Tensor:
-    """Return -1/power * log mean_j exp(-power * logs_ij) (N,) over the j that count; mean_j logs_ij for power 0."""
+    """Return -1/power * log mean_j exp(-power * logs_ij) (N,) over the counted j; mean_j logs_ij for power 0."""
     number = counts.sum(dim=1).clamp(min=1).to(logs)
     if power == 0.0:
         return torch.where(counts, logs, 0.0).sum(dim=1) / number
-    # A finite stand-in for minus infinity: a row where none counts has a gradient of 0, not of NaN.
+    # A finite stand-in for minus infinity: a row in which none counts has a gradient of 0, not of NaN.
     masked = torch.where(counts, -power * logs, torch.finfo(logs.dtype).min)
     return (number.log() - torch.logsumexp(masked, dim=1)) / power

@@ -9,28 +9,28 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Scores whose maximum is taken before any is looked at by itself.
+# Number of scores in a group: its maximum is computed before single scores are compared.
 GROUP = 32
 
-# Half the squared distance of the rows that only fill up a tile.
+# Half the squared distance of the rows that only fill a tile.
 BEYOND = 1e30
 
 
 def search_symmetric(
     points: Tensor, kept: int, tile: int, *, product: torch.dtype, shift: float
 ) -> tuple[Tensor, Tensor]:
-    """Return squared distances (N, kept), ascending, as exact as `product` allows, and the indices of those points.
+    """Return squared distances (N, kept), ascending, as exact as `product` allows, and the indices of the points.
 
     The distance matrix is symmetric, so that only the tiles on and above its diagonal are multiplied out, and each
-    serves its rows and its columns. What `nearest_neighbors` does with the result makes it exact.
+    serves its rows and its columns. `nearest_neighbors` then makes the result exact.
 
     Args:
         points: (N, D) about their mean.
         kept: proposals for each point, less than N.
         tile: edge of the tiles, a multiple of `GROUP`.
         product: dtype of the products: that of the points, or bfloat16.
-        shift: half the squared distance where the products are to be most exact, in bfloat16 because its results are
-            coarse away from zero.
+        shift: half the squared distance at which the products should be most exact; needed in bfloat16, whose results
+            are coarse far from zero.
     """
     count = len(points)
     blocks = [slice(start, start + tile) for start in range(0, count, tile)]
@@ -60,14 +60,14 @@ def search_symmetric(
             # The maximum before the transposition: after it, PyTorch's reduction is forty times as slow.
             across = by_column.permute(2, 0, 1)  # (T, GROUP, T / GROUP)
             _take_nearer(best[columns], indices[columns], across, by_column.amax(dim=0).T, rows.start)
-    # Only points that are not finite have what fills up the last tile among their neighbours.
+    # Only points that are not finite can have a filling row of the last tile as a neighbour.
     return best[:count].sub_(shift).mul_(-2.0), indices[:count].clamp_(max=count - 1)
 
 
 def _factors(points: Tensor, rows: int, product: torch.dtype, shift: float) -> tuple[Tensor, Tensor]:
-    """Return two matrices (rows, D + 2 P) of which the product a b^T is shift - |p_i - p_j|^2 / 2.
+    """Return two matrices (rows, D + 2 P) with the product a b^T = shift - |p_i - p_j|^2 / 2.
 
-    P columns more on either side hold the norms, so that no pass over a tile has to add them: one, or the three that
+    P extra columns on each side hold the norms, so that they need not be added to each tile: one column, or three to
     hold a float32 in bfloat16.
     """
     count, dim = points.shape
@@ -116,7 +116,7 @@ def _take_nearer(best: Tensor, indices: Tensor, scores: Tensor, maxima: Tensor, 
 def bfloat16_is_faster() -> bool:
     """Return whether this CPU multiplies matrices faster in bfloat16 than in float32, by trying once.
 
-    No public query tells; the emulation on a CPU without such instructions is many times slower, not a little.
+    There is no public query for this; the emulation on a CPU without such instructions is many times slower.
     """
     best = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -16,8 +16,8 @@ class ImageClassifier(nn.Module):
     Args:
         encoder: images -> outputs (B, E).
         decoder: latents (B, latent_dim) -> logits (B, C).
-        latent_dim: how many of the encoder's outputs are the latents; a Gaussian encoder gives the mean first and
-            the log standard deviation after it, so that its first half is the mean. By default all of them.
+        latent_dim: number of the encoder's outputs, from the first, that are the latents; by default all. A Gaussian
+            encoder gives the mean first and the log standard deviation after it, so that its first half is the mean.
     """
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, *, latent_dim: int | None = None) -> None:
@@ -27,7 +27,7 @@ class ImageClassifier(nn.Module):
         self.latent_dim = latent_dim if latent_dim is not None else encoder.latent_dim
 
     def latents(self, images: Tensor) -> Tensor:
-        """Return latents (B, latent_dim): noise-free, and the mean where the encoder gives a distribution."""
+        """Return latents (B, latent_dim): noise-free; the mean if the encoder gives a distribution."""
         outputs: Tensor = self.encoder(images)
         return outputs[:, : self.latent_dim]
 
@@ -36,7 +36,7 @@ class ImageClassifier(nn.Module):
         return self.decoder(self.latents(images))
 
     def to_fast_memory_format(self) -> ImageClassifier:
-        """Put the weights in the memory format that is fastest on their device; return self."""
+        """Put the weights in the fastest memory format of their device; return self."""
         device = next(self.encoder.parameters()).device
         return self.to(memory_format=fast_memory_format(self.encoder, device))
 

@@ -14,7 +14,7 @@ from ibrobust.models.resfc import DEFAULT_UNITS, ResFCDecoder, fit_resfc
 
 
 def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:
-    """Return the decoder `name`, of the size that its weights have, with them still to be loaded."""
+    """Return the decoder `name` in the size of its weights, which are not loaded yet."""
     if name == "gaussian_mixture":
         return GaussianMixtureDecoder(latent_dim, num_classes)
     if name == "logistic":
@@ -23,7 +23,7 @@ def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, 
         units = weights["output.weight"].shape[1] if "output.weight" in weights else DEFAULT_UNITS
         return ResFCDecoder(latent_dim, num_classes, units=units)
     if name == HEAD:
-        # Dropout and DropConnect act in training only: what is left of any head is its linear layer.
+        # Dropout and DropConnect act in training only: in evaluation, every head is its linear layer.
         return nn.Linear(latent_dim, num_classes)
     raise AssertionError(name)
 
@@ -49,7 +49,7 @@ def fit_decoder(
 
 
 def decoder_name(decoder: nn.Module) -> str:
-    """Return the name under which a decoder is stored; raise IbrobustError where there is none for its kind."""
+    """Return the name of a decoder's type in stored models; raise IbrobustError if the type cannot be stored."""
     kinds = {GaussianMixtureDecoder: "gaussian_mixture", LogisticDecoder: "logistic", ResFCDecoder: "resfc"}
     name = kinds.get(type(decoder), HEAD if type(decoder) is nn.Linear else None)
     if name is None:

@@ -1,4 +1,4 @@
-"""The names of the decoders, for whoever needs no decoder."""
+"""The names of the decoders, without importing them."""
 
 from __future__ import annotations
 

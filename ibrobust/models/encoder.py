@@ -12,7 +12,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.models.fixed_power import FixedPower
 
 # Up to this width the CPU's convolutions run faster in channels_last, above it in the default format. On CUDA
-# channels_last is what the tensor cores want at every width.
+# channels_last suits the tensor cores at every width.
 WIDEST_CHANNELS_LAST_ON_CPU = 32
 
 # For the weights' gradient of a strided 1x1 convolution of fewer channels, in channels_last, oneDNN 3.12 (torch 2.14)
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        # Pixels that a strided 1x1 convolution leaves out may as well be left out before it.
+        # Pixels that a strided 1x1 convolution skips can be removed before it.
         self.pixel_step = stride if in_channels < FEWEST_STRIDED_CHANNELS else 1
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
 
     Args:
         width: channels of the first stage; 64 is the standard network, the others double it three times.
-        latent_dim: outputs of the linear layer on the pooled features; None leaves that layer out, and the
-            outputs are the 8 * width pooled features themselves.
+        latent_dim: outputs of the linear layer on the pooled features; None removes that layer, and the outputs are the
+            8 * width pooled features.
         mean: mean of each input channel, in [0, 1] scale.
         std: standard deviation of each input channel, in [0, 1] scale.
         fixed_power: centre the latents and fix their power, see `FixedPower`.
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         self.latent: nn.Module = nn.Identity() if latent_dim is None else nn.Linear(8 * width, latent_dim)
         self.power: nn.Module = FixedPower(self.latent_dim) if fixed_power else nn.Identity()
         for module in self.modules():
-            # Weights without storage are about to be replaced, and drawing them would import PyTorch's compiler.
+            # Weights without storage will be replaced, and drawing them would import PyTorch's compiler.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -104,7 +104,7 @@ def _stage(in_channels: int, channels: int, *, stride: int) -> nn.Sequential:
 
 
 def fast_memory_format(encoder: Encoder, device: torch.device) -> torch.memory_format:
-    """Return the memory format in which the encoder's convolutions run fastest on `device`."""
+    """Return the fastest memory format for the encoder's convolutions on `device`."""
     if device.type == "cuda" or encoder.width <= WIDEST_CHANNELS_LAST_ON_CPU:
         return torch.channels_last
     return torch.contiguous_format

@@ -13,9 +13,9 @@ class FixedPower(nn.Module):
     """Centres latents and divides them by the root mean square over the batch and all dimensions.
 
     z = (h - mean(h)) / sqrt(mean over batch and dimensions of (h - mean(h))^2). Unlike batch normalisation it has one
-    scale for all dimensions, so an objective decides by itself how many of them to use; what is fixed is the signal's
-    power against that of the noise. In evaluation mode the running statistics of training are used, and each image is
-    encoded on its own.
+    scale for all dimensions, so an objective can choose how many of them to use; only the ratio of the signal's power
+    to the noise is fixed. In evaluation mode the running statistics of training are used, and each image is encoded on
+    its own.
 
     Args:
         latent_dim: D.

@@ -63,7 +63,7 @@ def unpack_triangles(packed: Tensor) -> Tensor:
     dim = (math.isqrt(8 * packed.shape[1] + 1) - 1) // 2
     factors = packed.new_zeros(len(packed), dim, dim)
     rows, columns = torch.tril_indices(dim, dim, device=packed.device)
-    # Of another size the card's module refuses them, which names the fault.
+    # If the size is wrong, loading the module fails with a clear error.
     factors[:, rows, columns] = packed[:, : len(rows)]
     return factors
 
@@ -80,19 +80,19 @@ def fit_gaussian_mixture(
     """Return the decoder whose Gaussians have each class's mean and regularised covariance.
 
     Sigma_y = S_y + (noise_variance + ridge * mean_y tr(S_y) / D) I, with S_y the maximum-likelihood covariance of the
-    clean latents. What is added is the same for all classes: where the latents fill a subspace only, it alone is the
-    variance in the other dimensions, and classes would be told apart by how much of it they got. An encoder trained
-    with latent noise has its decoder fitted with that noise's variance: this is the covariance of the noisy latents in
-    expectation, so none need be drawn.
+    clean latents. The added term is the same for all classes: if the latents fill only a subspace, it is the whole
+    variance in the other dimensions, and a different term per class would decide the class. For an encoder trained with
+    latent noise, the decoder is fitted with the variance of that noise. This is the covariance of the noisy latents in
+    expectation, so no noise is drawn.
 
     Args:
         latents: (N, D) clean latents.
         labels: (N,) int64.
         num_classes: C.
-        noise_variance: variance a dimension of the noise that the encoder was trained with.
+        noise_variance: variance per dimension of the encoder's training noise.
         ridge: share of the mean variance, over dimensions and classes, that is added, so that a class with fewer
             images than dimensions, or a collapsed one, still has an invertible covariance.
-        attackable: set the temperature by `margin_temperature` of the latents; otherwise it is 1, and the logits are
+        attackable: set the temperature with `margin_temperature`; otherwise it is 1, and the logits are
             the log-likelihoods themselves.
 
     Raises:
@@ -118,7 +118,7 @@ def fit_gaussian_mixture(
         factor, info = torch.linalg.cholesky_ex(covariance)
         if int(info) != 0:
             raise IbrobustError(
-                f"The covariance of class {label} is not positive definite in spite of {added:.3g} added to its "
+                f"The covariance of class {label} is not positive definite, although {added:.3g} was added to its "
                 "diagonal: raise the ridge."
             )
         identity = torch.eye(dim, dtype=torch.float64, device=device)
@@ -132,11 +132,12 @@ def fit_gaussian_mixture(
 
 
 def margin_temperature(logits: Tensor) -> float:
-    """Return the temperature, at least 1, that leaves 99% of the logits with a margin of 10 nats or less.
+    """Return the temperature, at least 1, for which 99% of the logits have a margin of 10 nats or less.
 
     A Gaussian in 256 dimensions separates classes by log-likelihoods of tens to hundreds of nats. The gradient of
-    cross-entropy then vanishes in float32, and every attack that follows it moves nothing: the model looks robust and
-    is not (Korshunova et al. 2021). Dividing by a temperature brings the gradient back and changes no prediction.
+    cross-entropy then vanishes in float32, and every attack that follows it leaves the images unchanged: the model
+    looks robust but is not (Korshunova et al. 2021). Dividing by a temperature brings the gradient back and changes no
+    prediction.
 
     Args:
         logits: (N, C) at temperature 1, in nats.

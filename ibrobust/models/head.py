@@ -1,4 +1,4 @@
-"""The linear heads that are trained together with an encoder, and what is left of them afterwards."""
+"""Linear heads, trained together with an encoder, and their form after training."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from ibrobust.models.dropconnect import DropConnectLinear
 
 
 def build_head(latent_dim: int, num_classes: int, *, dropout: float = 0.0, dropconnect: float = 0.0) -> nn.Module:
-    """Return a head (B, latent_dim) -> logits (B, num_classes): linear, with dropout on its inputs or DropConnect on
-    its weights.
+    """Return a linear head (B, latent_dim) -> logits (B, num_classes), with dropout or DropConnect.
 
     Args:
         latent_dim: D.
@@ -20,7 +19,7 @@ def build_head(latent_dim: int, num_classes: int, *, dropout: float = 0.0, dropc
         dropconnect: probability in [0, 1) that a weight is dropped in training.
 
     Raises:
-        IbrobustError: both are asked for.
+        IbrobustError: both are set.
     """
     if dropout and dropconnect:
         raise IbrobustError(f"Both dropout {dropout} and dropconnect {dropconnect} are set: choose one of them.")
@@ -31,7 +30,7 @@ def build_head(latent_dim: int, num_classes: int, *, dropout: float = 0.0, dropc
 
 
 def evaluation_head(head: nn.Module) -> nn.Linear:
-    """Return the plain linear layer that computes what `head` computes in evaluation mode.
+    """Return a plain linear layer equal to `head` in evaluation mode.
 
     Raises:
         IbrobustError: the head is not one linear layer, alone, after dropout, or with DropConnect.

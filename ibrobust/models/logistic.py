@@ -33,7 +33,7 @@ def fit_logistic(latents: Tensor, labels: Tensor, num_classes: int) -> LogisticD
     points = latents.detach().double().cpu()
     mean = points.mean(dim=0)
     scale = points.std(dim=0, correction=0)
-    scale[scale == 0] = 1.0  # a constant latent says nothing, and must not make the others NaN
+    scale[scale == 0] = 1.0  # a constant latent has no information, but must not make the others NaN
     present = torch.unique(labels).numel()
     if present != num_classes:
         raise IbrobustError(f"Only {present} of {num_classes} classes have training images: every class needs some.")

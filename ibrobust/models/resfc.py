@@ -60,7 +60,7 @@ def fit_resfc(
         seed: decides the initial weights and the order of the latents.
         units: of every layer.
         epochs: passes over the latents.
-        batch_size: latents a step.
+        batch_size: latents per step.
         learning_rate: the highest learning rate of the cycle.
     """
     points, targets = latents.detach().float(), labels

@@ -22,7 +22,7 @@ class SampledClassifier(ImageClassifier):
     Args:
         encoder: images -> (B, 2 * D), means and log standard deviations.
         decoder: latents (B, D) -> logits (B, C).
-        num_samples: S; Alemi et al. 2016 take 12.
+        num_samples: S; Alemi et al. 2016 use 12.
         seed: of the draws.
 
     Raises:

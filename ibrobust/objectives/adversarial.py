@@ -17,25 +17,25 @@ from ibrobust.processes import count
 # The step of the single-step attack, in epsilons (Wong, Rice, Kolter 2020).
 FGSM_STEP = 1.25
 
-# The multi-step attack that the single-step one is compared with, and that replaces it where it has failed.
+# The multi-step attack for the comparison with the single-step one; it replaces the latter if that has failed.
 PGD_STEPS = 5
 PGD_STEP = 0.5
 
-# How often they are compared: an eighth of the time, and on a GPU as rare a wait as the trainer's own.
+# Steps between comparisons: an eighth of the time, and on a GPU as rare a wait as the trainer's own.
 STEPS_BETWEEN_CHECKS = 20
 
-# A model that has overfitted to the single step withstands it almost always and several steps almost never; the two
-# accuracies of one that has not differ by a few points.
+# A model that has overfitted to the single step withstands it almost always, and several steps almost never. Otherwise
+# the two accuracies differ by a few points.
 LARGEST_GAP = 0.2
 
 
 class AdversarialTraining(Objective):
     """min E[max_{|delta| <= epsilon} -log q(y | x + delta)], in nats: FGSM from a random start (Wong et al. 2020).
 
-    Catastrophic overfitting, where the model learns to withstand only the single step, is looked for every
-    `STEPS_BETWEEN_CHECKS` steps: the accuracy of the batch under the single step is compared with that under
-    `PGD_STEPS` smaller ones. Where it is higher by more than `LARGEST_GAP`, the steps up to the next check train on the
-    images of the latter (the recovery of Li, Wang, Jana, Carin 2020).
+    In catastrophic overfitting, the model learns to withstand only the single step. Every `STEPS_BETWEEN_CHECKS` steps,
+    the accuracy of the batch under the single step is compared with that under `PGD_STEPS` smaller ones. If it is
+    higher by more than `LARGEST_GAP`, the steps up to the next check train on the images of the latter (the recovery of
+    Li, Wang, Jana, Carin 2020).
 
     Args:
         latent_dim: D.
@@ -62,7 +62,7 @@ class AdversarialTraining(Objective):
         """Return adversarial images (B, 3, H, W) in [0, 1], at most epsilon from `images`, for one training step."""
 
         def logits_of(x: Tensor) -> Tensor:
-            # The whole batch's, so that what a stochastic head draws does not depend on how the batch is divided.
+            # For the whole batch, so that the draws of a stochastic head do not depend on how the batch is divided.
             return own_share(self.head(gather(latents_of(x)))).float()
 
         single = None
@@ -118,7 +118,7 @@ class AdversarialTraining(Objective):
         return torch.maximum(torch.minimum(moved, images + self.epsilon), images - self.epsilon).clamp_(0.0, 1.0)
 
     def get_extra_state(self) -> Tensor:
-        """Return what a resumed run needs. On the CPU, so that no step waits for a device to read it."""
+        """Return the state for a resumed run, on the CPU so that no step waits for the device."""
         return torch.tensor([float(self.steps_done), float(self.recovering), self._gap], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:

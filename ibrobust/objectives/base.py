@@ -1,4 +1,4 @@
-"""The interface that every training objective has: latents and labels in, a loss in nats out."""
+"""The interface of every training objective: from latents and labels to a loss in nats."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Loss:
-    """A differentiable loss and the named quantities it is made of.
+    """A differentiable loss and its named parts.
 
     Attributes:
-        total: scalar in nats; what is minimised.
+        total: scalar in nats, the minimised quantity.
         terms: detached scalars in nats unless their name says otherwise, for example ``H[Z|Y]``, ``H[Z]``.
     """
 
@@ -31,17 +31,17 @@ class Loss:
 class Objective(nn.Module):
     """Base class of objectives. A subclass is one file and one `register_objective` line.
 
-    Its constructor takes, by keyword only, ``latent_dim``, ``num_classes`` and the recipe fields that it
-    names in `options`. Parameters of the objective are trained together with the encoder.
+    Its constructor takes, by keyword only, ``latent_dim``, ``num_classes`` and the recipe fields named in `options`.
+    Parameters of the objective are trained together with the encoder.
 
     Attributes:
-        options: names of the recipe fields that the constructor wants.
-        outputs_per_latent: how many encoder outputs the objective needs for each latent dimension: 1 for
-            point latents, 2 where the encoder gives the mean and log standard deviation of a Gaussian.
-        adds_noise: whether the trainer's zero-entropy noise makes sense in front of this objective.
+        options: names of the recipe fields for the constructor.
+        outputs_per_latent: number of encoder outputs per latent dimension: 1 for point latents, 2 if the encoder gives
+            the mean and log standard deviation of a Gaussian.
+        adds_noise: whether the trainer adds zero-entropy noise before this objective.
         head: the decoder (B, latent_dim) -> logits (B, num_classes) that is trained with the encoder, or
-            None where the objective has none and decoders are fitted afterwards.
-        progress: share of the training that is done, for objectives that change on the way.
+            None if the objective has none and decoders are fitted afterwards.
+        progress: completed share of the training, for objectives that change during training.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -50,12 +50,12 @@ class Objective(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not on the class: a module attribute is looked up on the class before nn.Module's own registry.
+        # Not on the class: Python looks up an attribute on the class before nn.Module's own registry.
         self.head: nn.Module | None = None
         self.progress = 0.0
 
     def set_progress(self, progress: float) -> None:
-        """Take note of the share of the training that is done, in [0, 1]; the training says so before each step."""
+        """Store the completed share of the training, in [0, 1]; the trainer calls this before each step."""
         self.progress = progress
 
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
@@ -73,12 +73,12 @@ class Objective(nn.Module):
         labels: Tensor,  # noqa: ARG002
         latents_of: Callable[[Tensor], Tensor],  # noqa: ARG002
     ) -> Tensor:
-        """Return the images to train on; adversarial training overrides this, all others keep them.
+        """Return the training images; adversarial training overrides this, all other objectives return them unchanged.
 
         Args:
-            images: (B, 3, H, W) in [0, 1]; in several processes this one's share of the batch.
+            images: (B, 3, H, W) in [0, 1]; with several processes, this process's share of the batch.
             labels: (B,) int64.
-            latents_of: images (B, 3, H, W) -> latents, the encoder in training mode, with a graph. In several processes
-                all must call it equally often; gradients are those of the sum of the processes' losses.
+            latents_of: images (B, 3, H, W) -> latents, the encoder in training mode, with a graph. With several
+                processes, all must call it equally often; gradients are those of the sum of their losses.
         """
         return images

@@ -17,13 +17,13 @@ class ConditionalBottleneck(Objective):
 
     The forward encoder e is a Gaussian with diagonal covariance, the backward encoder b one Gaussian with diagonal
     covariance for each class, learned, and the classifier c is linear. The divergence is exact, and its mean an upper
-    bound on the residual information I[X;Z|Y], attained where b(z | y) = p(z | y). Fischer's trade-off is
+    bound on the superfluous information I[X;Z|Y], attained if b(z | y) = p(z | y). Fischer's trade-off is
     gamma = 1 / beta = exp(rho); beta = 1 is eq. (4) of Kirsch, Lyle, Gal 2020, min I[X;Z|Y] - I[Y;Z], up to H[Y].
 
     Args:
         latent_dim: D.
         num_classes: C.
-        beta: weight of the residual information.
+        beta: weight of the superfluous information I[X;Z|Y].
         num_samples: samples of z for each image and step.
     """
 

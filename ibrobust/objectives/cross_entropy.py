@@ -1,4 +1,4 @@
-"""The baseline: cross-entropy through a linear head, which may have dropout or DropConnect."""
+"""The baseline: cross-entropy through a linear head, optionally with dropout or DropConnect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CrossEntropy(Objective):
     Args:
         latent_dim: D.
         num_classes: C.
-        head: latents (B, D) -> logits (B, C); what regularises it (dropout, DropConnect) is its own business.
+        head: latents (B, D) -> logits (B, C); it contains its own regularisation (dropout, DropConnect).
     """
 
     options: ClassVar[tuple[str, ...]] = ("head",)

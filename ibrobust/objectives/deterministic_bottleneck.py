@@ -14,9 +14,9 @@ from ibrobust.objectives.base import Loss, Objective
 class DeterministicBottleneck(Objective):
     """min H[Y | Z] + beta H[Z], or beta H[Z | Y], in nats (Kirsch, Lyle, Gal 2020, eq. 9 and eq. 8).
 
-    H[Y | Z] is bounded by the cross-entropy of a decoder that is trained along, as in the surrogate objectives of
-    Kirsch et al. 2020 ("Unpacking information bottlenecks"); the other entropy is the kNN estimate of the noisy
-    latents.
+    H[Y | Z] is bounded by the cross-entropy of a decoder, trained together with the encoder, as in the surrogate
+    objectives of Kirsch et al. 2020 ("Unpacking information bottlenecks"); the other entropy is the kNN estimate of the
+    noisy latents.
 
     Args:
         latent_dim: D.
@@ -25,7 +25,7 @@ class DeterministicBottleneck(Objective):
         num_neighbors: k of the estimate.
         average_neighbors: average the estimates for 1..k.
         head: latents (B, D) -> logits (B, C); linear by default.
-        conditional: compress H[Z | Y], eq. (8), in place of H[Z], eq. (9).
+        conditional: compress H[Z | Y], eq. (8), instead of H[Z], eq. (9).
     """
 
     options: ClassVar[tuple[str, ...]] = ("beta", "num_neighbors", "average_neighbors", "head", "conditional")
@@ -54,7 +54,7 @@ class DeterministicBottleneck(Objective):
         options: dict[str, Any] = {"average": self.average_neighbors, "validate": False}
         decoding = F.cross_entropy(self.head(latents).float(), labels)
         if self.conditional:
-            if not labels.is_cuda:  # a look at labels on a GPU would hold up every step; the loss is NaN there instead
+            if not labels.is_cuda:  # reading labels on a GPU would delay every step; the loss is NaN there instead
                 check_class_sizes(labels, self.num_neighbors)
             entropy = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
         else:

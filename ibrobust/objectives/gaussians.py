@@ -12,7 +12,7 @@ def split_gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean (B, D) and log standard deviation (B, D), in float32 or wider, of encoder outputs (B, 2 * D).
 
     Raises:
-        IbrobustError: the outputs are not two halves.
+        IbrobustError: the outputs cannot be divided into two halves.
     """
     if outputs.dim() != 2 or outputs.shape[1] % 2:
         raise IbrobustError(

@@ -18,8 +18,8 @@ from ibrobust.objectives.soft_bottleneck import warmed_up
 class KnnBottleneck(Objective):
     """min H[Z | Y] + (beta - 1) H[Z] (Kirsch, Lyle, Gal 2020, eq. 10), both by the kNN estimator (eq. 13), in nats.
 
-    It has no decoder: one is fitted to the frozen encoder afterwards. Few neighbours teach little while the latents
-    have no structure yet. So training can start with many neighbours (`first_neighbors`) or with the surrogate of
+    It has no decoder: one is fitted to the frozen encoder afterwards. A few neighbours give little signal while the
+    latents have no structure. So training can start with many neighbours (`first_neighbors`) or with the surrogate of
     `SoftBottleneck` (`soft_share`). Either way it ends with the k of the recipe.
 
     Args:
@@ -32,10 +32,10 @@ class KnnBottleneck(Objective):
         average_neighbors: average the estimates for 1..k.
         first_neighbors: k at the start; it falls geometrically to `num_neighbors` over `neighbor_fall`.
         neighbor_fall: share of the training over which k falls.
-        soft_share: share of the training, from its start, in which the surrogate is minimised instead.
+        soft_share: first share of the training, in which the surrogate is minimised instead.
         neighbor_sharpness: the surrogate's power for H[Z].
         class_sharpness: the surrogate's power for H[Z | Y].
-        memory_size: how many of the latest latents are neighbours too.
+        memory_size: number of latest latents that are neighbours too.
     """
 
     options: ClassVar[tuple[str, ...]] = (
@@ -97,7 +97,7 @@ class KnnBottleneck(Objective):
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats.
 
-        While the surrogate is minimised the terms are its own, ``soft H[Z|Y]`` and ``soft H[Z]``.
+        While the surrogate is minimised, the terms are ``soft H[Z|Y]`` and ``soft H[Z]``.
         """
         memory = self.memory.contents()
         if self.progress < self.soft_share:
@@ -112,7 +112,7 @@ class KnnBottleneck(Objective):
         else:
             names = ("H[Z|Y]", "H[Z]")
             k = self.neighbors_now()
-            if not self.memory.size and not labels.is_cuda:  # a look at labels on a GPU would hold up every step
+            if not self.memory.size and not labels.is_cuda:  # reading labels on a GPU would delay every step
                 check_class_sizes(labels, k)
             within, overall = batch_knn_entropies(
                 latents,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# The label of a place that no latent was put into yet.
+# The label of an empty place.
 EMPTY = -1
 
 
@@ -38,7 +38,7 @@ class LatentMemory(nn.Module):
         return (self.latents, self.labels) if self.size else None
 
     def remember(self, latents: Tensor, labels: Tensor) -> None:
-        """Put a batch of latents (B, D) with labels (B,) first and drop the oldest."""
+        """Add a batch of latents (B, D) with labels (B,) and drop the oldest."""
         if self.size:
             self.latents = torch.cat([latents.detach().to(self.latents), self.latents])[: self.size]
             self.labels = torch.cat([labels, self.labels])[: self.size]

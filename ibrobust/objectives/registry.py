@@ -27,7 +27,7 @@ _plugins_loaded = False
 
 
 def register_objective(name: str) -> Callable[[Kind], Kind]:
-    """Return a class decorator that makes an `Objective` available under `name`.
+    """Return a class decorator to register an `Objective` under `name`.
 
     Raises:
         IbrobustError: the name is taken by another class.
@@ -35,7 +35,7 @@ def register_objective(name: str) -> Callable[[Kind], Kind]:
 
     def register(kind: Kind) -> Kind:
         if _objectives.get(name, kind) is not kind:
-            raise IbrobustError(f"There is already an objective {name!r}: register this one under another name.")
+            raise IbrobustError(f"The objective {name!r} already exists: register this one under another name.")
         _objectives[name] = kind
         return kind
 
@@ -49,17 +49,17 @@ def list_objectives() -> list[str]:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """Return the class registered under `name`; raise IbrobustError, with the nearest names, where there is none."""
+    """Return the class registered under `name`; raise IbrobustError, with the nearest names, if it is unknown."""
     _load_plugins()
     if name not in _objectives:
         near = difflib.get_close_matches(name, _objectives, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(_objectives))}."
-        raise IbrobustError(f"There is no objective {name!r}: {hint}")
+        raise IbrobustError(f"Unknown objective {name!r}: {hint}")
     return _objectives[name]
 
 
 def build_objective(name: str, *, latent_dim: int, num_classes: int, **options: Any) -> Objective:
-    """Return a new objective; raise IbrobustError where there is none of this name or it does not take the options."""
+    """Return a new objective; raise IbrobustError if the name is unknown or the class does not take the options."""
     make: Callable[..., Objective] = objective_class(name)
     try:
         return make(latent_dim=latent_dim, num_classes=num_classes, **options)
@@ -68,7 +68,7 @@ def build_objective(name: str, *, latent_dim: int, num_classes: int, **options: 
 
 
 def _load_plugins() -> None:
-    """Import what other packages register; one that fails is named in a warning and left out."""
+    """Import the objectives of other packages; one that fails is named in a warning and skipped."""
     global _plugins_loaded
     if _plugins_loaded:
         return
@@ -76,12 +76,12 @@ def _load_plugins() -> None:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = point.load()
-            if isinstance(loaded, ModuleType):  # its own decorators have registered what it has
+            if isinstance(loaded, ModuleType):  # its own decorators have registered its objectives
                 continue
             if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
-                raise IbrobustError("it is no Objective and no module.")
+                raise IbrobustError("it is neither an Objective nor a module.")
             register_objective(point.name)(loaded)
-        except Exception as error:  # whatever a plugin does, the others must go on
+        except Exception as error:  # a plugin's error must not stop the others
             warnings.warn(f"The objective plugin {point.name!r} ({point.value}) was skipped: {error}", stacklevel=2)
 
 

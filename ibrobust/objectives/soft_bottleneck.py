@@ -24,7 +24,7 @@ class SoftBottleneck(Objective):
         beta_warm_up: share of the training in which beta rises linearly from 0.
         neighbor_sharpness: the power for H[Z], see `soft_entropies`.
         class_sharpness: the power for H[Z | Y].
-        memory_size: how many of the latest latents are neighbours too.
+        memory_size: number of latest latents that are neighbours too.
     """
 
     options: ClassVar[tuple[str, ...]] = (
@@ -57,7 +57,7 @@ class SoftBottleneck(Objective):
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``soft H[Z|Y]`` and ``soft H[Z]``.
 
-        They have other names than entropies since they are none.
+        The terms are not entropies, so they have other names.
         """
         within, overall = soft_entropies(
             latents,
@@ -73,5 +73,5 @@ class SoftBottleneck(Objective):
 
 
 def warmed_up(beta: float, warm_up: float, progress: float) -> float:
-    """Return beta after the share `progress` of a training in whose first share `warm_up` it rises linearly from 0."""
+    """Return beta at the share `progress` of the training; it rises linearly from 0 in the first share `warm_up`."""
     return beta * min(1.0, progress / warm_up) if warm_up else beta

@@ -1,4 +1,4 @@
-"""From a card and its weights to the classifier, for whatever place they were read from."""
+"""The classifier of a card and its weights, from any source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_classifier(
         device: where to put the model.
 
     Raises:
-        IbrobustError: there is no such decoder, there is nothing to sample, or the weights do not fit the card.
+        IbrobustError: the decoder does not exist, there is nothing to sample, or the weights do not fit the card.
     """
     chosen = decoder if decoder is not None else card.decoders[0]
     if chosen not in card.decoders:
@@ -40,7 +40,7 @@ def build_classifier(
         )
     parts = _part(weights, f"decoders.{chosen}.")
     try:
-        # Nothing is computed for weights that are about to be replaced.
+        # Without initial values, since the weights are replaced anyway.
         with torch.device("meta"):
             encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
             module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))

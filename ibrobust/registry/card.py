@@ -42,7 +42,7 @@ class WeightsRecord(_Record):
 
 
 class TrainingRecord(_Record):
-    """What the training really was, as against what the recipe asked for."""
+    """The actual training, which may differ from the recipe's request."""
 
     epochs_run: int
     seconds: float
@@ -54,7 +54,7 @@ class TrainingRecord(_Record):
 
 
 class AccuracyRecord(_Record):
-    """An accuracy in [0, 1] as a count, so that its uncertainty is known."""
+    """An accuracy in [0, 1] with its counts, so that its uncertainty is known."""
 
     correct: Annotated[int, Field(ge=0)]
     total: Annotated[int, Field(ge=1)]
@@ -65,14 +65,14 @@ class AccuracyRecord(_Record):
 
 
 class ModelCard(_Record):
-    """Everything about a stored model but its weights.
+    """Everything about a stored model except its weights.
 
     Attributes:
         name: its name in the registry, a safe file name.
         recipe: the recipe it was trained with; None for a model that was registered from outside.
         width: of the encoder.
         latent_dim: D.
-        encoder_outputs: outputs of the encoder, 2 * latent_dim where it gives Gaussians.
+        encoder_outputs: outputs of the encoder, 2 * latent_dim if it gives Gaussians.
         fixed_power: whether the encoder's latents have fixed power.
         decoders: the decoders it carries; the first is the default.
         clean_accuracy: on the whole test split, for each decoder.
@@ -103,7 +103,7 @@ def read_card(path: Path) -> ModelCard:
     """Return the card in a YAML file, or in a JSON file.
 
     Raises:
-        IbrobustError: the file cannot be read, is of a newer schema, or is not a card.
+        IbrobustError: the file cannot be read, has a newer schema, or is not a card.
     """
     fields = read_mapping_file(path, "model card")
     version = fields.get("schema_version") if isinstance(fields, dict) else None
@@ -111,7 +111,7 @@ def read_card(path: Path) -> ModelCard:
         raise IbrobustError(f"{str(path)!r} is not a model card: it has no schema_version. Remove or restore it.")
     if version > SCHEMA_VERSION:
         raise IbrobustError(
-            f"The model card {str(path)!r} has schema {version}, and this ibrobust reads up to {SCHEMA_VERSION}: "
+            f"The model card {str(path)!r} has schema {version}, but this ibrobust reads up to {SCHEMA_VERSION}: "
             "pip install --upgrade ibrobust."
         )
     try:
@@ -129,5 +129,5 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in _RESERVED:
         raise IbrobustError(
             f"The model name {name!r} is not a safe file name: use up to 100 letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit."
+            "starting with a letter or digit."
         )

@@ -1,4 +1,4 @@
-"""Which models there are, and their cards: all that needs neither weights nor torch."""
+"""The names and cards of all models, without weights or torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
 
 
 def shipped_models() -> list[str]:
-    """Return the names of the models that ship with ibrobust, sorted, less those that the user has replaced."""
+    """Return the names of the models that ship with ibrobust, sorted, without those that the user has replaced."""
     return sorted(name for name, path in card_paths().items() if path.parent == zoo_dir())
 
 

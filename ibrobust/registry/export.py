@@ -1,4 +1,4 @@
-"""A stored model as two files that can be given away: no paths of this machine, and half the size on request."""
+"""A stored model as two files to share: without paths of this machine, and in half precision on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 
 
 def portable_card(card: ModelCard) -> ModelCard:
-    """Return the card with the data set's name in place of its path on this machine."""
+    """Return the card with the data set's name instead of its path on this machine."""
     if card.recipe is None:
         return card
     return card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": card.dataset.name})})
@@ -62,14 +62,14 @@ def write_export(
     Args:
         card: of the model.
         tensors: its weights.
-        folder: where to write; made where it is not there.
+        folder: where to write; created if missing.
         name: of the exported model; by default as before.
         description: one sentence for the card; by default as before.
         half: see `halved`.
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the name is unsafe, or, with `half`, there is no recipe or the data set is not that of the card.
+        IbrobustError: the name is unsafe; or, with `half`, the card has no recipe or the data set has changed.
     """
     name = name if name is not None else card.name
     check_name(name)
@@ -90,7 +90,7 @@ def write_export(
 
 def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:
     if card.recipe is None:
-        raise IbrobustError(f"The model {card.name!r} has no recipe that names its data set: export it without --half.")
+        raise IbrobustError(f"The model {card.name!r} has no recipe with its data set: export it without --half.")
     dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
     if dataset.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(

@@ -47,8 +47,8 @@ def load_model(
         device: where to put the model; the CPU by default.
 
     Raises:
-        IbrobustError: there is no such model, decoder or device, there is nothing to sample, or the weights do not have
-            the card's SHA-256.
+        IbrobustError: the model, decoder or device does not exist, there is nothing to sample, or the weights do not
+            have the card's SHA-256.
 
     Examples:
         >>> import ibrobust
@@ -75,17 +75,17 @@ def export_model(
     """Write a stored model's card and weights into `folder`, see `write_export`, and return the card written.
 
     Raises:
-        IbrobustError: there is no such model, or what `write_export` raises.
+        IbrobustError: the model does not exist, or what `write_export` raises.
     """
     card, tensors = read_model(name)
     return write_export(card, tensors, folder, name=new_name, description=description, half=half, data_dir=data_dir)
 
 
 def copy_model(name: str, new_name: str) -> ModelCard:
-    """Store a model once more under another name, without what was evaluated of it; return the new card.
+    """Store a copy of a model under another name, without its evaluations; return the new card.
 
     Raises:
-        IbrobustError: there is no such model, or the new name is taken or unsafe.
+        IbrobustError: the model does not exist, or the new name is taken or unsafe.
     """
     check_name(new_name)
     refuse_duplicate(new_name, overwrite=False)
@@ -97,7 +97,7 @@ def copy_model(name: str, new_name: str) -> ModelCard:
 
 
 def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: str | None = None) -> ModelCard:
-    """Put the result of an evaluation into a model's card under `key`, in place of an earlier one; return the card.
+    """Store the result of an evaluation in a model's card under `key`, replacing an earlier one; return the card.
 
     Args:
         name: of the model.
@@ -107,8 +107,8 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: s
             all that this process has loaded under the name.
 
     Raises:
-        IbrobustError: there is no such model, it ships with a package and its card is not the user's to change, or its
-            weights are not those that were evaluated.
+        IbrobustError: the model does not exist, it ships with a package so that its card cannot be changed, or its
+            weights are not the evaluated ones.
     """
     return _change_evaluations(name, weights, lambda stored: {**stored, key: dict(record)})
 
@@ -116,15 +116,15 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: s
 def add_evaluation(
     name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset, *, weights: str | None = None
 ) -> ModelCard:
-    """Put what an evaluation found of one decoder into a model's card, beside other decoders'; return the card.
+    """Store the result of an evaluation of one decoder in a model's card, beside those of others; return the card.
 
-    The record gets the data set's name and fingerprint, so that it is never lent to other images.
+    The record gets the data set's name and fingerprint, so that it is never used for other images.
 
     Args:
         name: of the model.
         key: of the evaluation.
-        decoder: that was evaluated.
-        record: what was found.
+        decoder: the evaluated one.
+        record: the result.
         dataset: whose images were attacked.
         weights: as of `update_metrics`.
 
@@ -142,15 +142,16 @@ def _change_evaluations(
 ) -> ModelCard:
     path = find_card(name)
     if path.parent != models_dir():
-        raise IbrobustError(f"The model {name!r} is not in your own model folder: its card is not changed.")
+        raise IbrobustError(f"The model {name!r} is not in your own model folder, so its card is not changed.")
     evaluated = _loaded.get(path, set()) if weights is None else {weights}
-    # Another process may be putting in what it found of another decoder, or overwriting the model.
+    # Another process may be storing the result of another decoder, or overwriting the model.
     with held(name):
         card = stored_card(name)
         if evaluated - {card.weights.sha256}:
             raise IbrobustError(
-                f"The model {name!r} was overwritten after it was loaded, so this result is of other weights than the "
-                "stored ones and not put into its card: evaluate the model again."
+                f"The model {name!r} was overwritten after it was loaded, so this result belongs to other weights than "
+                "the "
+                "stored ones and is not put into its card: evaluate the model again."
             )
         changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
         write_card(changed)
@@ -163,5 +164,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         if target.type == "cuda":
             torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
+        raise IbrobustError(
+            f"The device {str(device)!r} is not available: use cpu, or a GPU that torch finds."
+        ) from error
     return target

@@ -1,4 +1,4 @@
-"""Models that other packages bring along, through the entry-point group ``ibrobust.models``.
+"""Models of other packages, through the entry-point group ``ibrobust.models``.
 
 An entry point names a function without arguments that returns a folder of cards (each with its weights beside it),
 or the card files themselves. Cards are data: importing the function is all the code of a plugin that ever runs.
@@ -17,7 +17,7 @@ ENTRY_POINT_GROUP = "ibrobust.models"
 
 @cache
 def plugin_card_paths() -> dict[str, Path]:
-    """Return the card file of every model that another package offers, by name.
+    """Return the card files of all models from other packages, by name.
 
     A plugin that fails is named in a warning and skipped, and so is a second model of the same name.
     """
@@ -25,7 +25,7 @@ def plugin_card_paths() -> dict[str, Path]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             paths = _card_files(point.load()())
-        except Exception as error:  # whatever a plugin does, the others must go on
+        except Exception as error:  # a plugin's error must not stop the others
             _skip(point.name, point.value, f"{type(error).__name__}: {error}")
             continue
         for path in paths:
@@ -40,7 +40,7 @@ def _card_files(offered: object) -> list[Path]:
     if isinstance(offered, (str, os.PathLike)):
         folder = Path(offered)
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+            raise FileNotFoundError(f"the folder {str(folder)!r} does not exist")
         return sorted(folder.glob("*.yaml"))
     if isinstance(offered, (list, tuple)):
         paths = [Path(item) for item in offered]
@@ -48,7 +48,7 @@ def _card_files(offered: object) -> list[Path]:
         if missing:
             raise FileNotFoundError(f"{str(missing[0])!r} is not a card file")
         return paths
-    raise TypeError(f"it returned a {type(offered).__name__}, where a folder or a list of card files is needed")
+    raise TypeError(f"it returned a {type(offered).__name__} instead of a folder or a list of card files")
 
 
 def _skip(name: str, value: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a number was obtained with: library versions and hardware."""
+"""Library versions and hardware behind a number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Return the version of Python and of every library that a result depends on."""
+    """Return the versions of Python and of the libraries behind a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""From a classifier in memory to a stored model: its accuracy, weights and card."""
+"""Storing a classifier from memory: its accuracy, weights and card."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def register_model(
     description: str = "",
     overwrite: bool = False,
 ) -> ModelCard:
-    """Store a classifier that was made outside `train`; return its card.
+    """Store a classifier made outside `train`; return its card.
 
     Args:
         name: a safe file name that is not taken.
         model: an `ImageClassifier` of ibrobust's encoder and one of its decoders.
         dataset: what it was trained on; its accuracy is measured on the test images.
-        recipe: how it was trained, if that can be said in a recipe.
+        recipe: how it was trained, if a recipe can describe it.
         description: one sentence for the card.
         overwrite: replace a model of this name.
 

@@ -12,12 +12,12 @@ from ibrobust.data import Dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 
 IMAGES = 8
-# Of the largest number: what float64 may differ by where the order of summation does.
+# Relative to the largest number: the tolerance for another order of summation in float64.
 TOLERANCE = 1e-6
 
 
 def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset) -> None:
-    """Raise IbrobustError where the logits or the input gradients of two models differ, in evaluation mode.
+    """Raise IbrobustError if the logits or the input gradients of two models differ, in evaluation mode.
 
     Both are compared as copies in float64, where rounding cannot hide or feign a difference.
 

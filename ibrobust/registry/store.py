@@ -1,4 +1,4 @@
-"""Where cards and weights lie, and how they get there whole."""
+"""The files of cards and weights, and how they are written whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RENAMED = {
 
 
 def card_paths() -> dict[str, Path]:
-    """Return the card file of every model by name: the user's own first, then those of ibrobust and of plugins."""
+    """Return the card files of all models by name: the user's own first, then those of ibrobust and of plugins."""
     found: dict[str, Path] = {}
     for folder in (models_dir(), zoo_dir()):
         if folder.is_dir():
@@ -45,7 +45,7 @@ def card_paths() -> dict[str, Path]:
 
 
 def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecord, bytes]:
-    """Return the file of a model's weights, as its card names it and as bytes.
+    """Return the record of a model's weights file for its card, and the content of the file.
 
     The file's name carries the start of the hash: an overwritten model's new weights lie beside its old ones until
     the new card, written last, points at them.
@@ -64,10 +64,10 @@ def stored_card(name: str) -> ModelCard:
 
 
 def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Return a model's card and the weights that belong to it, also while the model is being overwritten.
+    """Return a model's card and its matching weights, even while the model is being overwritten.
 
     Raises:
-        IbrobustError: there is no such model, or what `read_weights` raises.
+        IbrobustError: the model does not exist, or what `read_weights` raises.
     """
     path = find_card(name)
     card = read_card(path)
@@ -77,7 +77,7 @@ def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
             return _named(card, name), read_weights(card, path)
         except IbrobustError:
             before, card = card, read_card(path)
-            if card.weights == before.weights:  # they were not replaced since the card was read
+            if card.weights == before.weights:  # they have not been replaced since the card was read
                 raise
 
 
@@ -92,7 +92,7 @@ def _named(card: ModelCard, name: str) -> ModelCard:
 
 
 def read_weights(card: ModelCard, card_path: Path) -> dict[str, Tensor]:
-    """Return the weights that a card names, checked against its SHA-256.
+    """Return the weights of a card, checked against its SHA-256.
 
     Raises:
         IbrobustError: the file is missing, cut short or changed.
@@ -132,19 +132,19 @@ def write_model(card: ModelCard, content: bytes, *, overwrite: bool) -> None:
 
 
 def write_card(card: ModelCard) -> None:
-    """Store a card in the user's model folder, by whoever holds its name."""
+    """Store a card in the user's model folder; the caller holds its name."""
     write_text(models_dir() / f"{card.name}.yaml", card.to_text())
 
 
 def held(name: str) -> AbstractContextManager[None]:
-    """Hold a name in the user's model folder, so that no other process writes what is stored under it."""
+    """Hold a name in the user's model folder, so that no other process writes a model of that name."""
     refusal = f"The model {name!r} is being written by another process: try again."
-    # Some file systems take names that differ in case for one.
+    # Some file systems do not distinguish upper and lower case.
     return locked(models_dir() / f"{name.casefold()}.lock", refusal, seconds=SECONDS_FOR_A_NAME)
 
 
 def _drop_leftovers(card: ModelCard) -> None:
-    """Remove weights that earlier cards of this name had, and what killed processes left of them."""
+    """Remove the weights of earlier cards of this name, and temporary files of killed processes."""
     folder = models_dir()
     made_for_it = re.compile(
         rf"{re.escape(card.name)}-[0-9a-f]{{12}}\.safetensors"
@@ -160,8 +160,8 @@ def _drop_leftovers(card: ModelCard) -> None:
 
 
 def find_card(name: str) -> Path:
-    """Return where a model's card is; raise IbrobustError with the nearest names where there is none."""
-    # Twice, since a folder that is listed while a card in it is replaced may lack it.
+    """Return the path of a model's card; raise IbrobustError with the nearest names if it does not exist."""
+    # Twice, since a folder listed while a card is replaced may lack that card.
     for _ in range(2):
         paths = card_paths()
         if (found := _current(name, paths)) in paths:
@@ -172,18 +172,19 @@ def find_card(name: str) -> Path:
     elif paths:
         hint = "ibrobust list shows all."
     else:
-        hint = "there are none yet; ibrobust train makes one."
-    raise IbrobustError(f"There is no model {name!r}: {hint}")
+        hint = "no model is stored yet; train one with ibrobust train."
+    raise IbrobustError(f"Unknown model {name!r}: {hint}")
 
 
 def refuse_duplicate(name: str, *, overwrite: bool) -> None:
-    """Raise IbrobustError where the name is taken and may not be, or differs from another one in case alone."""
+    """Raise IbrobustError if the name is taken and may not be replaced, or differs from another one only in case."""
     twin = next((other for other in card_paths() if other != name and other.casefold() == name.casefold()), None)
     if twin is not None:
         raise IbrobustError(
-            f"There is a model {twin!r}, which some file systems take for {name!r}: choose another name (--name)."
+            f"The model {twin!r} exists, and some file systems cannot tell it from {name!r}: choose another name "
+            "(--name)."
         )
     if not overwrite and name in card_paths():
         raise IbrobustError(
-            f"There is already a model {name!r}: choose another name (--name) or replace it (--overwrite)."
+            f"The model {name!r} already exists: choose another name (--name) or replace it (--overwrite)."
         )

@@ -1,4 +1,4 @@
-"""From a recipe to a stored model: training, decoders, scores."""
+"""Training a recipe into a stored model: encoder, decoders, scores."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def train(
         name: of the model; by default made from the recipe.
         data_dir: see `load_dataset`.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
-        resume: go on with an unfinished run of this name.
+        resume: continue an unfinished run of this name.
         overwrite: replace a model, or an unfinished run, of this name.
         log_with: a tracker that accelerate knows.
         on_progress: called during training.
         on_epoch: called with an epoch's number and the encoder before the epoch's checkpoint, see `train_encoder`.
-        on_stage: called with a few words when something else than training begins.
+        on_stage: called with a few words when a step other than training begins.
 
     Raises:
         IbrobustError: the name is taken, unsafe, or being trained by another process, or anything that `train_encoder`
@@ -111,18 +111,18 @@ def _train(
     on_epoch: Callable[[int, Encoder], None] | None,
     on_stage: Callable[[str], None] | None,
 ) -> ModelCard:
-    objective_class(recipe.objective)  # one that is not there is told before any data is read
+    objective_class(recipe.objective)  # an unknown one is reported before any data is read
     refuse_duplicate(name, overwrite=overwrite)
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
         raise IbrobustError(
-            f"There is an unfinished run of {name!r}: go on with it (--resume), begin again (--overwrite), or choose "
+            f"{name!r} has an unfinished run: resume it (--resume), start again (--overwrite), or choose "
             "another name (--name)."
         )
     initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
     stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
     stage(f"reading {recipe.dataset}")
-    with processes.main_first():  # which downloads or decodes what is not there yet
+    with processes.main_first():  # it downloads or decodes missing data
         dataset = load_dataset(
             recipe.dataset,
             data_dir=data_dir,
@@ -160,12 +160,12 @@ def _train(
 
 
 def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
-    """Return the names of the decoders that a recipe's model will have.
+    """Return the names of the future model's decoders.
 
     Raises:
-        IbrobustError: there is none, the head that is trained along cannot be stored, or fields do not go together.
+        IbrobustError: it has none, its trained head cannot be stored, or fields contradict each other.
     """
-    with torch.random.fork_rng(devices=[]):  # the caller's random state is left as it was
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not changed
         head = build_objective_of(recipe, num_classes).head
         if head is not None:
             evaluation_head(head)
@@ -178,7 +178,7 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
 
 
 def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
-    """Return the weights of the encoder that the recipe starts from; raise IbrobustError where they do not fit it."""
+    """Return the initial encoder weights of the recipe; raise IbrobustError if they do not fit it."""
     assert recipe.warm_start is not None
     card, tensors = read_model(recipe.warm_start)
     outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent

@@ -1,4 +1,4 @@
-"""Studies: grids of recipes, run cell by cell, measured, and kept as records that figures are drawn from."""
+"""Studies: grids of recipes, trained and evaluated cell by cell, and stored as records for the figures."""
 
 from __future__ import annotations
 

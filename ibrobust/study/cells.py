@@ -1,4 +1,4 @@
-"""From a study to its cells: one recipe each, with a name that tells it from the others."""
+"""The cells of a study: one recipe each, with a unique name."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class Cell:
     Attributes:
         name: within the study.
         model: name of its model in the registry.
-        recipe: that trains it.
-        setting: what tells it from the other cells of its objective beside the fields that records have columns for.
+        recipe: its training.
+        setting: in words, what distinguishes it from other cells of its objective, except for fields with a column in
+            the records.
     """
 
     name: str
@@ -35,14 +36,14 @@ class Cell:
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
-    """Return the cells of all grids in order, a recipe that occurs twice once.
+    """Return the cells of all grids in order; a recipe that occurs twice gives one cell.
 
-    A cell is named after its objective and the fields that tell it from other cells of that objective. Fields that an
-    objective does not use have their defaults, so that a grid over cross_entropy and several betas trains cross-entropy
-    once.
+    A cell is named after its objective and the fields that distinguish it from other cells of that objective. Fields
+    that an objective does not use have their defaults, so that a grid over cross_entropy and several betas trains
+    cross-entropy once.
 
     Raises:
-        IbrobustError: a recipe is wrong, or two have the same name.
+        IbrobustError: a recipe is invalid, or two have the same name.
     """
     axes = dict.fromkeys(field for grid in study.grids for field in grid)
     products = [
@@ -57,8 +58,9 @@ def expand(study: Study) -> tuple[Cell, ...]:
         check_name(f"{study.name}-{name}")
         if name in cells:
             raise IbrobustError(
-                f"Two cells of the study {study.name!r} would be called {name!r}: a file name cannot hold what they "
-                "differ in, so change one of the values."
+                f"Two cells of the study {study.name!r} would both be called {name!r}, because a file name cannot show "
+                "their "
+                "difference: change one of the values."
             )
         setting = ", ".join(_words(field, getattr(recipe, field)) for field in telling if field not in RECORDED)
         cells[name] = Cell(name, f"{study.name}-{name}", recipe, setting)
@@ -66,7 +68,7 @@ def expand(study: Study) -> tuple[Cell, ...]:
 
 
 def find_cell(study: Study, name: str) -> Cell:
-    """Return the cell of that name; raise IbrobustError where there is none."""
+    """Return the cell of that name; raise IbrobustError if it does not exist."""
     for cell in expand(study):
         if cell.name == name:
             return cell
@@ -80,7 +82,7 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
         kind = objective_class(recipe.objective)
     except IbrobustError as error:
         written = ", ".join(f"{field} {value}" for field, value in chosen.items())
-        raise IbrobustError(f"The cell of the study {study.name!r} with {written} is wrong. {error}") from error
+        raise IbrobustError(f"The cell of the study {study.name!r} with {written} is invalid. {error}") from error
     specific = {option for name in list_objectives() for option in objective_class(name).options}
     unused = {field for field in Recipe.model_fields if field in specific and field not in kind.options}
     if not kind.adds_noise:
@@ -89,7 +91,7 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
 
 
 def _words(field: str, value: Any) -> str:
-    """Return how a field's value is called in a figure: latent dim 64, fixed power, no fixed power."""
+    """Return the words for a field's value in a figure: latent dim 64, fixed power, no fixed power."""
     words = field.replace("_", " ")
     if isinstance(value, bool):
         return words if value else f"no {words}"
@@ -99,7 +101,7 @@ def _words(field: str, value: Any) -> str:
 
 
 def _part(field: str, value: Any) -> str:
-    """Return how a field's value appears in a cell's name: beta0.03, noise, no_noise, seed1."""
+    """Return a field's value as in a cell's name: beta0.03, noise, no_noise, seed1."""
     if isinstance(value, bool):
         return field if value else f"no_{field}"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""What can be said of a study before anything is trained: a mistake must not fail every cell one by one."""
+"""Checks of a study before training: a mistake must not fail every cell one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ibrobust.training.build import check_fit
 
 
 def check_study(study: Study) -> None:
-    """Raise IbrobustError, with the remedy, where a recipe is wrong or an evaluation does not fit the cells."""
+    """Raise IbrobustError, with the remedy, if a recipe is invalid or an evaluation does not fit the cells."""
     cells = expand(study)
     for name in dict.fromkeys(cell.recipe.objective for cell in cells):
         objective_class(name)
@@ -35,15 +35,17 @@ def check_study(study: Study) -> None:
 
 
 def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> None:
-    """Raise IbrobustError, with the remedy, where the device or a data set is not there, or does not fit a cell.
+    """Raise IbrobustError, with the remedy, if the device or a data set is missing or does not fit a cell.
 
-    Reading each data set once also leaves it downloaded and decoded, before many processes begin with it at once.
+    Reading each data set once also downloads and decodes it, before many processes read it at once.
     """
     if device is not None:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
+            raise IbrobustError(
+                f"The device {device!r} is not available: use cpu, or a GPU that torch finds."
+            ) from error
     cells = expand(study)
     for name in dict.fromkeys(cell.recipe.dataset for cell in cells):
         dataset = load_dataset(name, data_dir=data_dir)
@@ -53,7 +55,7 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
 
 
 def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
-    """Raise IbrobustError where a cell's model could not be made, lacks a decoder, or has too few classes to attack."""
+    """Raise IbrobustError if a cell's model could not be built, lacks a decoder, or has too few classes to attack."""
     check_fit(cell.recipe, dataset)
     has = decoders_of(cell.recipe, dataset.num_classes)
     asked = {
@@ -64,8 +66,8 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
     for name, evaluation in asked.items():
         if evaluation is not None and evaluation.decoders and not set(evaluation.decoders) & set(has):
             raise IbrobustError(
-                f"The evaluation {name!r} is for {', '.join(evaluation.decoders)}, and the cell {cell.name!r} has "
-                f"{', '.join(has)}: name a decoder that it has."
+                f"The evaluation {name!r} is for {', '.join(evaluation.decoders)}, but the cell {cell.name!r} has "
+                f"{', '.join(has)}: name one of its decoders."
             )
     for attack in study.evaluations.attacks.attacks if study.evaluations.attacks is not None else ():
         check_attack(parse_attack(attack), channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
@@ -75,13 +77,13 @@ def _check_plane(plane: InformationPlane, cell: Cell) -> None:
     late = [epoch for epoch in plane.epochs if epoch > cell.recipe.epochs]
     if late:
         raise IbrobustError(
-            f"The information plane wants epoch {late[0]}, and the cell {cell.name!r} is trained for "
-            f"{cell.recipe.epochs}: leave that epoch out, or train for longer."
+            f"The information plane needs epoch {late[0]}, but the cell {cell.name!r} is trained for "
+            f"{cell.recipe.epochs}: leave that epoch out, or train longer."
         )
     if objective_class(cell.recipe.objective).outputs_per_latent != 1:
         raise IbrobustError(
-            f"The information plane is that of an encoder that gives points, and {cell.recipe.objective!r} trains one "
-            "that gives distributions: leave the cells of that objective, or the information plane, out."
+            f"The information plane needs an encoder that gives points, but {cell.recipe.objective!r} trains one "
+            "that gives distributions: leave out the cells of that objective or the information plane."
         )
 
 

@@ -17,12 +17,12 @@ from ibrobust.registry.scoring import unit_batches
 from ibrobust.study.spec import InformationPlane
 from ibrobust.training.recipe import Recipe
 
-# What is recorded of `LatentInformation`.
+# The recorded attributes of `LatentInformation`.
 QUANTITIES = ("entropy", "conditional_entropy", "label_information", "noise_floor")
 
 
 def snapshots_folder(folder: Path) -> Path:
-    """Return where a cell's snapshots are."""
+    """Return the folder of a cell's snapshots."""
     return folder / "snapshots"
 
 
@@ -32,12 +32,12 @@ def snapshot_path(folder: Path, epoch: int) -> Path:
 
 
 def has_snapshots(folder: Path, epochs: Sequence[int]) -> bool:
-    """Return whether a cell's encoders after all of the epochs are there."""
+    """Return whether a cell has a snapshot after each of the epochs."""
     return all(snapshot_path(folder, epoch).is_file() for epoch in epochs)
 
 
 def snapshot_taker(folder: Path, epochs: Sequence[int]) -> Callable[[int, Encoder], None]:
-    """Return a function that stores a cell's encoder after each of the epochs."""
+    """Return a callback for training; it stores a cell's encoder after each of the epochs."""
 
     def take(epoch: int, encoder: Encoder) -> None:
         if epoch in epochs:
@@ -52,17 +52,17 @@ def information_plane(
 ) -> list[dict[str, Any]]:
     """Return the information plane's rows for one snapshot (Kirsch, Lyle, Gal 2020, figure 2), all in nats.
 
-    With Z the test images' latents, with zero-entropy noise where there was noise in training: `entropy` is H[Z], which
-    is I[X; Z] where the encoder is deterministic and the noise has no entropy, `conditional_entropy` is H[Z | Y], both
-    by the kNN estimator, and `label_information` is an upper bound of I[X; Y | Z] = H[Y | Z], see
-    `decoder_cross_entropy`. `noise_floor`, where there was noise, is what the estimator reports of the noise alone.
+    With Z the test images' latents, with zero-entropy noise if there was noise in training: `entropy` is H[Z], which is
+    I[X; Z] if the encoder is deterministic and the noise has no entropy, `conditional_entropy` is H[Z | Y], both by the
+    kNN estimator, and `label_information` is an upper bound of I[X; Y | Z] = H[Y | Z], see `decoder_cross_entropy`.
+    `noise_floor`, if there was noise, is the estimate for the noise alone.
 
     Args:
-        recipe: that trained the encoder.
+        recipe: the encoder's training.
         dataset: its test images are used.
-        plane: how many of them, and the number of neighbours.
+        plane: the number of test images and of neighbours.
         snapshot: file of the encoder's weights.
-        device: where to compute.
+        device: for the computation.
 
     Raises:
         IbrobustError: a class has too few test images for that many neighbours.

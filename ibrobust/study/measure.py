@@ -1,4 +1,4 @@
-"""Everything that a study measures of one trained cell, as rows of its records."""
+"""All evaluations of one trained cell, as rows of its records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = 250
 
 
 def kept_folder(folder: Path) -> Path:
-    """Return where a cell's rows are kept until all are there."""
+    """Return the folder of a cell's rows until they are complete."""
     return folder / "measured"
 
 
@@ -45,22 +45,22 @@ def measure(
     data_dir: Path | None,
     stage: Stage,
 ) -> list[Row]:
-    """Return the rows of one cell, but for what all its rows have in common.
+    """Return the rows of one cell, without the columns that are equal in all its rows.
 
-    What an earlier call has measured whole is not measured again, and attacks go on with the batch they were ended in.
+    Completed evaluations of an earlier call are reused, and interrupted attacks resume at their last batch.
 
     Args:
-        evaluations: what to measure.
-        cell: which.
+        evaluations: the measurements.
+        cell: the cell.
         card: of its model.
-        folder: of the cell, for what is kept and for snapshots.
+        folder: of the cell, for finished rows and snapshots.
         device: where the model runs.
         data_dir: see `load_dataset`.
-        stage: called with a few words when something new begins, and with how much of it is done after a comma.
+        stage: called with a few words when a step begins, and with its progress after a comma.
 
     Raises:
-        IbrobustError: the images are not those that the model was trained on, the model has none of the decoders that
-            an evaluation names, or what an evaluation raises.
+        IbrobustError: the images differ from the model's training data, the model has none of an evaluation's decoders,
+            or an evaluation raises it.
     """
     stage(f"reading {cell.recipe.dataset}")
     dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
@@ -72,7 +72,7 @@ def measure(
     models = {name: load_model(cell.model, decoder=name, device=device) for name in card.decoders}
 
     def once(what: str, rows: Iterator[Row]) -> list[Row]:
-        # The rows come from a generator, which does nothing where they are there already.
+        # The rows come from a generator, which is not run if they exist already.
         path = kept_folder(folder) / f"{what.replace(' ', '-')}.json"
         if not path.is_file():
             stage(what)
@@ -111,7 +111,7 @@ def _chosen(models: dict[str, ImageClassifier], decoders: Sequence[str], cell: C
     chosen = [name for name in models if not decoders or name in decoders]
     if not chosen:
         raise IbrobustError(
-            f"The model of {cell.name!r} has none of the decoders that the evaluation {evaluation!r} names "
+            f"The model of {cell.name!r} has none of the decoders of the evaluation {evaluation!r} "
             f"({', '.join(decoders)}): name one of {', '.join(models)}."
         )
     return chosen
@@ -224,7 +224,7 @@ def _audit(
         seed=cell.recipe.seed,
         progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),
     )
-    # As after `ibrobust audit`: whoever lists the model sees its verdict.
+    # As after `ibrobust audit`, so that the list of models shows the verdict.
     add_evaluation(cell.model, "audit", decoder, report.to_dict(), dataset, weights=card.weights.sha256)
     yield {
         "decoder": decoder,

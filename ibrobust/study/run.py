@@ -1,4 +1,4 @@
-"""Running a study: one cell whole, or all of them one after the other."""
+"""Running a study: one cell, or all of them one after the other."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ibrobust.study.write_records import cell_columns, cell_folder, gather_recor
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.trainer import Progress
 
-# A state is written this often while a training is under way.
+# A state is written this often during training.
 SECONDS_BETWEEN_STATES = 2.0
 
 Launcher = Callable[[Study, Sequence[Cell]], None]
 
 
 def prepare_study(study: Study) -> None:
-    """Make the study's folder.
+    """Create the study's folder.
 
     Raises:
-        IbrobustError: the study is wrong, or there is another one of its name in the folder.
+        IbrobustError: the study is invalid, or its folder holds another study of that name.
     """
     check_study(study)
     path = study.folder / "study.yaml"
@@ -44,8 +44,9 @@ def prepare_study(study: Study) -> None:
     before = read_study(path)
     if before != study:
         raise IbrobustError(
-            f"There is another study {study.name!r} in {str(study.folder)!r} ({_difference(before, study)}): run it as "
-            "it was begun, give this one another name (--name), or remove that folder."
+            f"The folder {str(study.folder)!r} holds another study {study.name!r} ({_difference(before, study)}): run "
+            "it as "
+            "it was started, give this one another name (--name), or remove that folder."
         )
 
 
@@ -57,13 +58,13 @@ def run_study(
     device: str | None = None,
     data_dir: Path | None = None,
 ) -> list[CellState]:
-    """Check the study, run every cell that is not done, and gather the records; return the states.
+    """Check the study, run every unfinished cell, and collect the records; return the states.
 
-    A cell that fails stays failed and the others go on. A finished cell is never touched again, a half-trained one
-    goes on from its last checkpoint.
+    A failed cell stays failed and does not stop the others. Finished cells are skipped, and partly trained models
+    resume from their last checkpoint.
 
     Args:
-        study: what to run.
+        study: the study.
         launch: runs cells somewhere by calling `run_cell`, and returns when they have ended; by default one after the
             other in this process.
         retry_failed: also run the cells that failed before.
@@ -71,7 +72,7 @@ def run_study(
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the study is wrong, there is another one of its name, or the device or a data set is not there.
+        IbrobustError: the study is invalid, another study has its name, or the device or a data set is missing.
     """
     check_study(study)
     check_machine(study, device=device, data_dir=data_dir)
@@ -84,24 +85,24 @@ def run_study(
             try:
                 run_cell(study, cell.name, device=device, data_dir=data_dir)
             except Exception:
-                # Whatever happens to one cell, the others go on; its state says what it was.
+                # An error in one cell does not stop the others; the cell's state holds the error.
                 continue
     gather_records(study)
     return study_states(study)
 
 
 def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Path | None = None) -> None:
-    """Train or resume one cell, measure it and write its records, from wherever an earlier call was ended.
+    """Train or resume one cell, evaluate it and write its records; continue an interrupted call.
 
     Args:
-        study: that the cell is of.
+        study: of the cell.
         name: of the cell.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what is there.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default cuda if available.
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: there is no such cell, or another process works on it.
-        Exception: whatever went wrong; the cell's state is `failed` then, with a sentence about it.
+        IbrobustError: the cell does not exist, or another process works on it.
+        Exception: any other error; the cell's state is then `failed`, with a sentence about it.
     """
     cell = find_cell(study, name)
     with hold(study, name):
@@ -135,14 +136,14 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
 
 
 def _drop_what_is_used(folder: Path) -> None:
-    """Remove what a cell's records were made from: an encoder for each snapshot takes much room."""
+    """Remove the snapshots and partial results of a finished cell: the encoders take much space."""
     for used in (snapshots_folder(folder), kept_folder(folder)):
         shutil.rmtree(used, ignore_errors=True)
     (folder / "error.txt").unlink(missing_ok=True)
 
 
 def default_device() -> str:
-    """Return cuda where it is there, else cpu."""
+    """Return cuda if available, else cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,23 +152,23 @@ def default_device() -> str:
 def _trained(
     study: Study, cell: Cell, folder: Path, reporter: _Reporter, *, device: str | None, data_dir: Path | None
 ) -> ModelCard:
-    """Return the card of the cell's model, trained now where it, or a snapshot that is wanted of it, is not there.
+    """Return the card of the cell's model; train it now if it, or a needed snapshot, is missing.
 
-    A model of the same recipe and images is taken over, where no snapshots of its training are wanted.
+    A model of the same recipe and images is reused if no snapshots of its training are needed.
     """
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and card.recipe != cell.recipe:
         raise IbrobustError(
-            f"There is a model {cell.model!r} with another recipe: give the study another name (--name), or remove "
+            f"The model {cell.model!r} exists with another recipe: give the study another name (--name), or remove "
             "the model."
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
     if card is None and not wanted and (twin := _trained_elsewhere(cell, data_dir)):
-        reporter.stage(f"taking over {twin}")
+        reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
-    # Where a snapshot of an epoch that is over was lost, only another training brings it back.
+    # A lost snapshot of a finished epoch can only be restored by training again.
     whole = has_snapshots(folder, [epoch for epoch in wanted if epoch <= done])
     if card is not None and whole:
         return card
@@ -187,11 +188,11 @@ def _trained(
 
 
 def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
-    """Return the name of a model that the cell's recipe has already trained on the same images: studies share cells."""
+    """Return the name of an existing model of the same recipe and images, so that studies share models."""
     for name in list_models():
         try:
             card = model_card(name)
-        except IbrobustError:  # damaged, and not this study's
+        except IbrobustError:  # damaged, but not part of this study
             continue
         if card.recipe == cell.recipe:
             dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
@@ -201,13 +202,13 @@ def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
 
 
 def _epochs_done(cell: Cell) -> int:
-    """Return how many epochs of a half-trained cell are in its checkpoint."""
+    """Return the number of epochs in the checkpoint of a partly trained cell."""
     checkpoint = latest_checkpoint(runs_dir() / cell.model / "checkpoints")
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("epoch-"))
 
 
 class _Reporter:
-    """Keeps the state file of a cell that this process works on."""
+    """Writes the state file of the cell of this process."""
 
     def __init__(self, study: Study, cell: Cell) -> None:
         self._study = study
@@ -216,7 +217,7 @@ class _Reporter:
         self.write()
 
     def stage(self, text: str) -> None:
-        """Say what is being done: in words, and after a comma how much of it."""
+        """Report the current step in words, and its progress after a comma."""
         is_new = text.partition(",")[0] != self._state.stage.partition(",")[0]
         if is_new or time.monotonic() - self._written > SECONDS_BETWEEN_STATES:
             self.write(stage=text, seconds_left=None)
@@ -233,7 +234,7 @@ class _Reporter:
 
 
 def _difference(before: Study, after: Study) -> str:
-    """Return in a few words where two studies differ first."""
+    """Return the first difference between two studies in a few words."""
     for field in Study.model_fields:
         old, new = getattr(before, field), getattr(after, field)
         if old != new and field == "base":

@@ -1,4 +1,4 @@
-"""The study file: a base recipe, grids of what varies, evaluations and figures."""
+"""The study file: a base recipe, grids of varied settings, evaluations and figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 Decoders = Annotated[
     tuple[FittedDecoder | Literal["head"], ...],
-    Field(description="of those that a cell's model has; by default all of them"),
+    Field(description="decoders to evaluate; by default all of the cell's model"),
 ]
 Examples = Annotated[int | None, Field(ge=1, description="test images, spread evenly; by default all")]
 
@@ -57,7 +57,7 @@ class Audit(_Part):
     n_examples: Examples = None
     decoders: Decoders = ()
     surrogate: Annotated[
-        str | None, Field(description="stored model that adversarial images are transferred from; by default none")
+        str | None, Field(description="stored model whose adversarial images are also tried; by default none")
     ] = None
 
 
@@ -70,40 +70,41 @@ class InformationPlane(_Part):
 
 
 class Evaluations(_Part):
-    """What is measured of each cell, beside the clean accuracy of its decoders."""
+    """The evaluations of each cell, besides the clean accuracy of its decoders."""
 
     sweep: Sweep | None = None
     attacks: Attacks | None = None
     audit: Audit | None = None
     information_plane: InformationPlane | None = None
-    train_accuracy: Annotated[bool, Field(description="also score the training images, without augmentation")] = False
+    train_accuracy: Annotated[
+        bool, Field(description="also measure the accuracy on the training images, without augmentation")
+    ] = False
 
 
 def _partition(name: str) -> str:
-    """Return `name`; raise IbrobustError unless it is one of Slurm's: it becomes a line of the batch script."""
+    """Return `name`; raise IbrobustError if it is no Slurm name, since it becomes a line of the batch script."""
     if not re.fullmatch(r"\w[\w.+-]*(,\w[\w.+-]*)*", name, re.ASCII):
         raise IbrobustError(
-            f"{name!r} is no name of a Slurm partition: use letters, digits, '_', '.', '+' and '-', and commas between "
+            f"{name!r} is not a name of a Slurm partition: use letters, digits, '_', '.', '+' and '-', and commas "
+            "between "
             "several"
         )
     return name
 
 
 class Slurm(_Part):
-    """What a cell asks of Slurm."""
+    """The resources of one cell on Slurm."""
 
     partition: Annotated[str, AfterValidator(_partition)] | None = None
     gpus: Annotated[int, Field(ge=0)] = 0
     cpus: Annotated[int, Field(ge=1)] = 2
     memory_gib: Annotated[int, Field(ge=1)] = 8
-    minutes: Annotated[int, Field(ge=1, description="time limit of a job; it goes on from its checkpoint after it")] = (
-        60
-    )
-    array: Annotated[int, Field(ge=1, description="jobs that may run at once")] = 16
+    minutes: Annotated[int, Field(ge=1, description="time limit of a job, which then resumes from its checkpoint")] = 60
+    array: Annotated[int, Field(ge=1, description="number of jobs that may run at once")] = 16
 
 
 class Study(_Part):
-    """A study as its file has it. A cell is a recipe: `base` with one value for each field of a grid on top."""
+    """The content of a study file. A cell is a recipe: `base` plus one value for each field of a grid."""
 
     name: str
     title: str = ""
@@ -115,7 +116,7 @@ class Study(_Part):
 
     @property
     def folder(self) -> Path:
-        """Where the study's states, records, figures and report are."""
+        """Folder of the study's states, records, figures and report."""
         return studies_dir() / self.name
 
     def to_text(self) -> str:
@@ -124,12 +125,12 @@ class Study(_Part):
 
 
 def studies_dir() -> Path:
-    """Return the folder of all studies that were run."""
+    """Return the folder of all studies."""
     return home() / "studies"
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the study files that come with ibrobust, by name."""
+    """Return the study files of ibrobust itself, by name."""
     return {path.stem: path for path in sorted((zoo_dir() / "studies").glob("*.yaml"))}
 
 
@@ -138,11 +139,11 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
 
     Args:
         name_or_path: of a YAML file, or a name of `shipped_studies`.
-        dataset: the data set of the base recipe in place of the file's.
-        name: the study's name in place of the file's.
+        dataset: the data set of the base recipe, instead of the file's.
+        name: the study's name, instead of the file's.
 
     Raises:
-        IbrobustError: there is no such file or study, or it is wrong.
+        IbrobustError: the file or study does not exist, or it is invalid.
     """
     study = read_study(_file(name_or_path))
     if name is not None:
@@ -150,7 +151,7 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
         study = study.model_copy(update={"name": name})
     chosen = dataset if dataset is not None else study.base.get("dataset")
     if isinstance(chosen, str) and chosen not in NAMED_DATASETS:
-        # A study goes on from whatever folder it is called in.
+        # A study can be resumed from any current folder.
         chosen = str(expanded(chosen).resolve())
     if chosen is None:
         return study
@@ -158,10 +159,10 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
 
 
 def stored_study(name_or_path: str) -> Study:
-    """Return a study as it was run, by its name or its file; as its file says where it was not run yet.
+    """Return a study as it was run, by its name or its file; if it was not run yet, as its file says.
 
     Raises:
-        IbrobustError: there is no such study or file, or it is wrong.
+        IbrobustError: the study or file does not exist, or it is invalid.
     """
     stored = {path.parent.name: path for path in studies_dir().glob("*/study.yaml")}
     if name_or_path in stored:
@@ -171,7 +172,7 @@ def stored_study(name_or_path: str) -> Study:
 
 
 def read_study(path: Path) -> Study:
-    """Return the study in a YAML file; raise IbrobustError, in one sentence, where it is wrong."""
+    """Return the study in a YAML file; raise IbrobustError, in one sentence, if it is invalid."""
     fields = read_mapping_file(path, "study")
     if not isinstance(fields, dict):
         raise IbrobustError(f"The study {str(path)!r} is not a mapping: it needs at least a name and grids.")
@@ -179,7 +180,7 @@ def read_study(path: Path) -> Study:
         study = Study.model_validate(fields)
     except ValidationError as error:
         faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise IbrobustError(f"The study {str(path)!r} is wrong: {faults}.") from error
+        raise IbrobustError(f"The study {str(path)!r} is invalid: {faults}.") from error
     check_name(study.name)
     return study
 
@@ -191,7 +192,7 @@ def _file(name_or_path: str) -> Path:
     shipped = shipped_studies()
     if name_or_path not in shipped:
         raise IbrobustError(
-            f"There is no study {name_or_path!r}: give the path of a study file, or one of {', '.join(shipped)}."
+            f"Unknown study {name_or_path!r}: give the path of a study file, or one of {', '.join(shipped)}."
         )
     return shipped[name_or_path]
 
@@ -199,6 +200,6 @@ def _file(name_or_path: str) -> Path:
 def _sentence(fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"there is no field {place!r}"
+        return f"unknown field {place!r}"
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{place}: {message[0].lower()}{message[1:]}"

@@ -1,4 +1,4 @@
-"""Where each cell is: a small file that the cell's process writes and everyone else reads."""
+"""The state of each cell, in a small file: the cell's process writes it, all others read it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Status = Literal["waiting", "running", "interrupted", "done", "failed"]
 
 @dataclass(frozen=True)
 class CellState:
-    """What a cell is doing.
+    """The state of a cell.
 
     Attributes:
         cell: its name.
-        status: `interrupted` where its process ended without a word; the next run goes on with it.
-        stage: what it is doing, in a few words.
-        epoch: under way, 0 before the first.
-        epochs: in all.
-        seconds_left: of training, None where that is not known.
+        status: `interrupted` if its process ended without a final state; the next run resumes it.
+        stage: its current step, in a few words.
+        epoch: the current one, 0 before the first.
+        epochs: total number.
+        seconds_left: of training, None if unknown.
         error: one sentence, of a failed cell.
-        process: where it runs, or ran: host and process.
+        process: host and process that run it, or ran it.
         started: UTC, ISO 8601.
         updated: UTC, ISO 8601.
     """
@@ -62,7 +62,7 @@ def study_states(study: Study) -> list[CellState]:
 
 
 def read_state(study: Study, cell: str) -> CellState:
-    """Return a cell's state: what its file says, unless the records or the lock know better."""
+    """Return a cell's state: that of its file, unless the records or the lock show otherwise."""
     folder = cell_folder(study, cell)
     path = folder / "state.json"
     try:
@@ -70,18 +70,20 @@ def read_state(study: Study, cell: str) -> CellState:
     except FileNotFoundError:
         state = CellState(cell)
     except (ValueError, TypeError, OSError) as error:
-        raise IbrobustError(f"The state {str(path)!r} cannot be read ({error}): remove it and run again.") from error
+        raise IbrobustError(
+            f"The state {str(path)!r} cannot be read ({error}): remove it and run the study again."
+        ) from error
     if (folder / "records.csv").is_file():
         return replace(state, status="done", stage="", seconds_left=None, error="")
-    # Whoever removes a cell's records wants them made again.
+    # A cell whose records were removed is run again.
     if state.status == "done" or (state.status == "running" and not is_locked(_lock(folder))):
         return replace(state, status="interrupted", seconds_left=None)
     return state
 
 
 def hold(study: Study, cell: str) -> AbstractContextManager[None]:
-    """Hold the cell, so that no two processes work on it; IbrobustError says that another one does."""
-    refusal = f"The cell {cell!r} of {study.name!r} is being worked on by another process: wait for it."
+    """Hold the cell, so that no two processes work on it; raise IbrobustError if another one does."""
+    refusal = f"The cell {cell!r} of {study.name!r} is in use by another process: wait for it."
     return locked(_lock(cell_folder(study, cell)), refusal)
 
 

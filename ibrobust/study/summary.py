@@ -1,4 +1,4 @@
-"""What a report says of each cell beside its numbers."""
+"""The facts about each cell in a report, besides its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibrobust.study.state import read_state
 
 
 def report_cells(study: Study) -> list[dict[str, Any]]:
-    """Return, for every cell, its name, status, error, recipe, and the versions and hardware of its training."""
+    """Return every cell's name, status, error, recipe, and the versions and hardware of its training."""
     there = set(list_models(f"{study.name}-*"))
     cells = []
     for cell in expand(study):

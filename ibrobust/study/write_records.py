@@ -1,4 +1,4 @@
-"""A study's records: one tidy CSV, a row a number, that pandas reads."""
+"""A study's records: one tidy CSV with one number per row, for pandas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibrobust.study.spec import Study
 
 
 def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
-    """Return what all rows of a cell have in common; None is written as an empty field: it does not apply."""
+    """Return the columns that are equal in all rows of a cell; None means not applicable, an empty field."""
     recipe = cell.recipe
     kind = objective_class(recipe.objective)
     return {
@@ -57,7 +57,7 @@ def gather_records(study: Study) -> Path:
 
 
 def finished_records(study: Study) -> Sequence[Path]:
-    """Return the record files of the cells that are done, in the order of the cells."""
+    """Return the record files of the finished cells, in the order of the cells."""
     paths = [cell_folder(study, cell.name) / "records.csv" for cell in expand(study)]
     return [path for path in paths if path.is_file()]
 

@@ -19,10 +19,10 @@ WRAPPED = "module."
 
 
 def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_with: str | None) -> Any:
-    """Return an `accelerate.Accelerator`; processes that were launched together have met afterwards.
+    """Return an `accelerate.Accelerator`; processes of one launch are connected afterwards.
 
     Raises:
-        IbrobustError: the device or the tracker is not there.
+        IbrobustError: the device or the tracker is not available.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -32,7 +32,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_
     processes.join(cpu=cpu)
     if device is not None:
         _choose_device(device)
-    # accelerate keeps one state a process and refuses a second with another precision; a study trains several.
+    # accelerate keeps one state per process and refuses a second with another precision; a study trains several models.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         mixed_precision=precision_of(recipe, cpu=cpu or not torch.cuda.is_available()),
@@ -46,7 +46,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_
 
 
 def precision_of(recipe: Recipe, *, cpu: bool) -> str:
-    """Return the precision a recipe trains in: for ``auto`` bf16 if the device has instructions for it, else no.
+    """Return the precision of a recipe's training: for ``auto``, bf16 if the device has instructions for it, else no.
 
     Without such instructions autocast is several times slower than float32.
     """
@@ -78,21 +78,22 @@ def _load_unwrapped(models: list[nn.Module], folder: str) -> None:  # noqa: ARG0
 
 
 def _choose_device(device: str) -> None:
-    """Make `device` the one that accelerate will take; raise IbrobustError where it is not there."""
+    """Make accelerate use `device`; raise IbrobustError if it is not available."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise IbrobustError(f"There is no device {device!r}: use cpu, cuda or cuda:N.") from error
+        raise IbrobustError(f"Unknown device {device!r}: use cpu, cuda or cuda:N.") from error
     if wanted.type == "cpu":
         return
     if wanted.type != "cuda" or not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count():
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise IbrobustError(f"The device {device!r} is not there: use {' or '.join(there)}.")
+        raise IbrobustError(f"The device {device!r} is not available: use {' or '.join(there)}.")
     if processes.count() == 1:
         torch.cuda.set_device(wanted.index or 0)
     elif wanted.index is not None:
         raise IbrobustError(
-            f"The device {device!r} is one, for {processes.count()} processes: leave it out, each takes one of its own."
+            f"The device {device!r} cannot serve {processes.count()} processes: leave it out, so that each process "
+            "takes its own."
         )
 
 
@@ -103,7 +104,7 @@ def _check_tracker(log_with: str | None) -> None:
         return
     known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
     if log_with not in known:
-        raise IbrobustError(f"There is no tracker {log_with!r}: use one of {', '.join(known)}.")
+        raise IbrobustError(f"Unknown tracker {log_with!r}: use one of {', '.join(known)}.")
     package = {"comet_ml": "comet_ml", "tensorboard": "tensorboard"}.get(log_with, log_with)
     if importlib.util.find_spec(package) is None:
         raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {package}.")

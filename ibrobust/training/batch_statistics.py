@@ -1,4 +1,4 @@
-"""Batch statistics over all processes of a training, so that what is normalised does not depend on their number."""
+"""Batch statistics over all processes of a training, so that normalisation does not depend on their number."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class GlobalFixedPower(FixedPower):
 
 
 def use_global_statistics(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return the module with its batch statistics taken over all processes; parameters, buffers, names stay the same.
+    """Return the module with batch statistics over all processes; parameters, buffers and names stay the same.
 
     Args:
-        module: modified where it can be.
-        device: where it is going to run.
+        module: modified in place if possible.
+        device: on which it will run.
     """
     for part in module.modules():
         # The class alone: what has the parts' parameters and buffers, an optimiser for example, must go on having them.

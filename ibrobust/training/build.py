@@ -27,7 +27,7 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
 
 
 def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
-    """Return the objective of a recipe, untrained; raise IbrobustError where its fields do not go together."""
+    """Return the objective of a recipe, untrained; raise IbrobustError if its fields contradict each other."""
     kind = objective_class(recipe.objective)
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
@@ -37,7 +37,7 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     elif recipe.dropout or recipe.dropconnect:
         raise IbrobustError(
             f"The objective {recipe.objective!r} trains no linear head, so dropout {recipe.dropout:g} and dropconnect "
-            f"{recipe.dropconnect:g} would do nothing: leave them out, or choose cross_entropy."
+            f"{recipe.dropconnect:g} would have no effect: leave them out, or choose cross_entropy."
         )
     return build_objective(
         recipe.objective,
@@ -49,7 +49,7 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
 
 
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
-    """Raise IbrobustError where the recipe's batches cannot be made of the data set, or not be divided."""
+    """Raise IbrobustError if the data set cannot fill the recipe's batches, or processes cannot share them equally."""
     if len(dataset.train) < recipe.batch_size:
         raise IbrobustError(
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
@@ -69,7 +69,7 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
     if recipe.batch_size % processes:
         raise IbrobustError(
             f"A batch of {recipe.batch_size} cannot be divided equally among {processes} processes: choose a batch "
-            "size that can, or launch another number."
+            "size that can, or launch another number of processes."
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one folder an epoch, there only when it is complete."""
+"""Checkpoints of a run: one folder per epoch, which exists only if it is complete."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _FOLDER = re.compile(r"epoch-(\d+)")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder`, or None where there is none."""
+    """Return the newest checkpoint in `folder`, or None if it has none."""
     found = _checkpoints(folder)
     return found[-1] if found else None
 
 
 @contextmanager
 def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
-    """Yield a folder to write the state after `epochs_done` epochs to; on success it takes the older ones' place.
+    """Yield a folder for the state after `epochs_done` epochs; on success it replaces the older checkpoints.
 
     Raises:
-        IbrobustError: it cannot be written; the older ones are still there.
+        IbrobustError: it cannot be written; the older ones are kept.
     """
     target = folder / f"epoch-{epochs_done:05d}"
     shutil.rmtree(target, ignore_errors=True)
@@ -38,7 +38,7 @@ def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise IbrobustError(
-            f"The checkpoint {str(target)!r} cannot be written ({reason}): look for room on that disk, then go on with "
+            f"The checkpoint {str(target)!r} cannot be written ({reason}): free space on that disk, then resume with "
             "--resume."
         ) from error
     for older in _checkpoints(folder):

@@ -1,4 +1,4 @@
-"""The metrics of a run as JSON lines, one an epoch, written while it runs."""
+"""The metrics of a run as JSON lines, one per epoch, written while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibrobust.atomic import write_text
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one line and put it on the disk."""
+    """Append one line and write it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
@@ -20,7 +20,7 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines; a last line that a kill cut short is left out."""
+    """Return the complete lines; an incomplete last line, after a kill, is left out."""
     if not path.is_file():
         return []
     records = []
@@ -33,7 +33,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_epochs(path: Path, epochs: int) -> None:
-    """Drop the lines of epochs after `epochs`, which a resumed run will do again."""
+    """Drop the lines of epochs after `epochs`; a resumed run writes them again."""
     if path.is_file():
         kept = [record for record in read_records(path) if record["epoch"] <= epochs]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

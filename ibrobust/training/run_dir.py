@@ -1,4 +1,4 @@
-"""The folder of a run: which recipe it belongs to."""
+"""The folder of a run, and its recipe."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ IMAGES = "images.json"
 
 
 def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, resume: bool) -> None:
-    """Begin a folder anew, or leave it as it is where `resume` is set and it has this recipe.
+    """Start a new folder, or keep it if `resume` is set and it has this recipe.
 
     Args:
         run_dir: the folder.
         recipe: of the run.
         fingerprint: of its images.
-        resume: leave what is there.
+        resume: keep its content.
 
     Raises:
-        IbrobustError: it is to be resumed and has another recipe, or other images.
+        IbrobustError: it should be resumed but has another recipe or other images.
     """
     stored = run_dir / "recipe.yaml"
     found = resume and stored.is_file()
@@ -46,7 +46,7 @@ def _refuse_other_images(run_dir: Path, fingerprint: str) -> None:
         before = None
     if before != fingerprint:
         raise IbrobustError(
-            f"The run in {str(run_dir)!r} began with other images: restore them, or begin it again (--overwrite)."
+            f"The run in {str(run_dir)!r} started with other images: restore them, or start again (--overwrite)."
         )
 
 
@@ -58,6 +58,6 @@ def _refuse_difference(run_dir: Path, before: Recipe, recipe: Recipe) -> None:
     ]
     if differing:
         raise IbrobustError(
-            f"The run in {str(run_dir)!r} has another recipe ({'; '.join(differing)}): resume it with the recipe "
-            "it began with, or give this one another name."
+            f"The run in {str(run_dir)!r} has another recipe ({'; '.join(differing)}): resume it with its own "
+            "recipe, or give this run another name."
         )

@@ -23,8 +23,8 @@ class LearningRateSchedule:
         self._plateau: ReduceLROnPlateau | None = None
         self._by_batch: LRScheduler | None = None
         if recipe.schedule == "plateau":
-            # The kNN objective is a difference of entropies and may be negative, where a relative threshold would
-            # take a small worsening for an improvement; hence an absolute one.
+            # The kNN objective is a difference of entropies and may be negative. A relative threshold would then take a
+            # small worsening for an improvement; hence an absolute one.
             self._plateau = ReduceLROnPlateau(
                 optimizer,
                 factor=PLATEAU_FACTOR,
@@ -46,12 +46,12 @@ class LearningRateSchedule:
             self._by_batch = ConstantLR(optimizer, factor=1.0, total_iters=0)
 
     def after_batch(self) -> None:
-        """Follow the schedule by one batch."""
+        """Advance the schedule by one batch."""
         if self._by_batch is not None:
             self._by_batch.step()
 
     def after_epoch(self, mean_loss: float) -> None:
-        """Follow the schedule by one epoch, whose mean training loss in nats was `mean_loss`."""
+        """Advance the schedule by one epoch with the mean training loss `mean_loss`, in nats."""
         if self._plateau is not None:
             self._plateau.step(mean_loss)
 

@@ -41,7 +41,7 @@ POSITION = "position.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
         epoch: number of the epoch under way, from 1.
@@ -66,12 +66,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """What a run gives.
+    """The result of a run.
 
     Attributes:
         encoder: in evaluation mode, on the device of the run.
-        objective: with its head, where it has one.
-        history: one record an epoch, as in the run's metrics file.
+        objective: with its head, if it has one.
+        history: one record per epoch, as in the run's metrics file.
         seconds: time spent in training, over all sittings.
     """
 
@@ -104,7 +104,7 @@ def train_encoder(
         dataset: images; those of the training split are used, and no others.
         run_dir: folder for the run's recipe, metrics and checkpoints.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
-        resume: go on from the newest checkpoint in `run_dir`; from the beginning where there is none.
+        resume: continue from the newest checkpoint in `run_dir`, or from the beginning if there is none.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
         initial_encoder: weights to start from, as of `Encoder.state_dict`; by default drawn anew.
         on_progress: called after every few steps.
@@ -113,7 +113,7 @@ def train_encoder(
 
     Raises:
         IbrobustError: the recipe does not fit the data set or the number of processes, the device or tracker is not
-            there, `run_dir` holds another run, or the loss is not finite.
+            available, `run_dir` holds another run, or the loss is not finite.
     """
     accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with)
     check_fit(recipe, dataset, processes=processes.count())
@@ -121,7 +121,7 @@ def train_encoder(
     if not processes.is_main():
         on_progress = on_epoch = None
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
-    # The caller's random state is left as it was.
+    # The caller's random state is not changed.
     with torch.random.fork_rng(devices=cuda):
         return _run(
             recipe,
@@ -289,7 +289,7 @@ def _remedy_for_no_number(recipe: Recipe) -> str:
             f"without noise the latents can collapse onto a point: train with it, or lower beta (now {recipe.beta:g}) "
             f"or the learning rate (now {recipe.learning_rate:g})"
         )
-    return f"lower the learning rate (now {recipe.learning_rate:g}), or look at the images"
+    return f"lower the learning rate (now {recipe.learning_rate:g}), or check the images"
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

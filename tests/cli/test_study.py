@@ -98,7 +98,7 @@ def refused(run, arguments: list[str], *expected: str) -> None:
 
 def test_an_unknown_study(run):
     for command in ("run", "status", "figures", "report"):
-        refused(run, ["study", command, "figure9"], "no study 'figure9'", "figure1-demo")
+        refused(run, ["study", command, "figure9"], "Unknown study 'figure9'", "figure1-demo")
 
 
 def test_a_changed_study(run, write, home):
@@ -112,8 +112,8 @@ def test_a_changed_study(run, write, home):
     ("arguments", "said"),
     [
         (["--dataset", "no/such/folder"], "no/such/folder"),
-        (["--device", "cuda:7"], "device 'cuda:7' is not there"),
-        (["--launcher", "ssh"], "no launcher 'ssh'"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not available"),
+        (["--launcher", "ssh"], "Unknown launcher 'ssh'"),
         (["--name", "a/b"], "not a safe file name"),
         (["--jobs", "0"], "--jobs"),
     ],
@@ -124,7 +124,7 @@ def test_a_wrong_option_is_said_before_anything_is_made(run, write, home, argume
 
 
 def test_a_wrong_cell_is_said_before_anything_is_made(run, write, home):
-    refused(run, ["study", "run", write(grids=[{"beta": [0.1, 2.0]}])], "with beta 2.0 is wrong")
+    refused(run, ["study", "run", write(grids=[{"beta": [0.1, 2.0]}])], "with beta 2.0 is invalid")
     assert not home.exists()
 
 

@@ -31,22 +31,22 @@ def invoke() -> Any:
 def test_a_working_machine_has_no_trouble() -> None:
     checks = run_checks()
     assert [check.name for check in checks] == list(doctor.CHECKS)
-    assert [check for check in checks if check.status == "trouble"] == []
+    assert [check for check in checks if check.status == "problem"] == []
     assert main_job_can_run(checks)
     result = invoke()
     assert result.exit_code == 0
-    assert "The main job can run" in result.output
+    assert "ibrobust can run" in result.output
 
 
 def test_overwritten_files_are_a_trouble_with_the_repairing_command(monkeypatch: pytest.MonkeyPatch) -> None:
     report = environment.InstalledFiles("1.1.1", 61, ("robustbench/__init__.py",), (), "python -m pip install it")
     monkeypatch.setattr(environment, "robustbench_files", lambda: report)
     found = by_name("RobustBench files")
-    assert (found.status, found.remedy) == ("trouble", "python -m pip install it")
+    assert (found.status, found.remedy) == ("problem", "python -m pip install it")
     result = invoke()
     assert result.exit_code == 1
     assert "RobustBench files: python -m pip install it" in result.output
-    assert "The main job cannot run yet" in result.output
+    assert "ibrobust cannot run yet" in result.output
 
 
 def test_files_changed_by_hand_are_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,32 +88,32 @@ def test_whatever_a_check_raises_becomes_a_trouble(
     monkeypatch: pytest.MonkeyPatch, error: Exception, detail: str, remedy: str
 ) -> None:
     monkeypatch.setattr(doctor, "CHECKS", {"torch": fails(error)})
-    assert run_checks() == (Check("torch", "trouble", detail, remedy),)
+    assert run_checks() == (Check("torch", "problem", detail, remedy),)
 
 
 def test_an_fgsm_that_does_not_move_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchattacks.FGSM", lambda *_, **__: lambda images, _: images)
     found = doctor.check_torchattacks()
-    assert found.status == "trouble"
+    assert found.status == "problem"
     assert found.remedy.startswith("python -m pip install --force-reinstall --no-deps torchattacks==")
 
 
 def test_an_old_python_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
-    assert doctor.check_python().status == "trouble"
+    assert doctor.check_python().status == "problem"
 
 
 def test_a_full_disk_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 2**80)
     found = doctor.check_disk()
-    assert found.status == "trouble"
+    assert found.status == "problem"
     assert found.remedy.startswith("export IBROBUST_HOME=")
 
 
 def test_a_home_that_cannot_be_written_is_a_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "file" / "home"))
-    assert doctor.check_models().status == "trouble"
+    assert doctor.check_models().status == "problem"
 
 
 def test_a_damaged_card_is_noted(registered: str, home: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit_the_images_is_refused(
 
 
 def test_a_device_that_is_not_there_is_refused(my_models: Path) -> None:
-    with pytest.raises(IbrobustError, match="'cuda:77' is not there"):
+    with pytest.raises(IbrobustError, match="'cuda:77' is not available"):
         load_reference("my_models:network", device="cuda:77")
 
 

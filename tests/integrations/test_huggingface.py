@@ -85,7 +85,7 @@ def test_a_model_can_be_added_to_another_registry(
     add_pretrained(folder, name="pulled")
     assert torch.equal(load_model("pulled")(digits_images[0]), expected)
     assert model_card("pulled").clean_accuracy == before.clean_accuracy
-    with pytest.raises(IbrobustError, match="already a model 'pulled'"):
+    with pytest.raises(IbrobustError, match="The model 'pulled' already exists"):
         add_pretrained(folder, name="pulled")
     assert add_pretrained(folder, name="pulled", overwrite=True).name == "pulled"
     with pytest.raises(IbrobustError, match="not a safe file name"):

@@ -217,7 +217,7 @@ print(type(load_model({trained!r}, dataset="cifar10", threat_model="Linf")).__na
 
 
 def test_the_doctor_finds_no_trouble(environment: Environment) -> None:
-    assert "The main job can run" in environment.ibrobust("doctor").stdout
+    assert "ibrobust can run" in environment.ibrobust("doctor").stdout
 
 
 def test_benchmark(environment: Environment, trained: str) -> None:
@@ -228,7 +228,7 @@ def test_benchmark(environment: Environment, trained: str) -> None:
 def test_bad_input_is_one_sentence_and_exit_code_2(environment: Environment) -> None:
     done = environment.ibrobust("attack no-such-model", expect=2)
     assert done.stdout == ""
-    assert done.stderr.startswith("Error: There is no model 'no-such-model'")
+    assert done.stderr.startswith("Error: Unknown model 'no-such-model'")
     assert len(done.stderr.splitlines()) == 1
 
 

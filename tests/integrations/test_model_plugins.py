@@ -66,7 +66,7 @@ def broken() -> object:
         (None, "ModuleNotFoundError: No module named 'plugin_bad'"),
         (broken, "RuntimeError: out of order"),
         (lambda: 3, "it returned a int"),
-        (lambda: "/no/such/folder", "there is no folder '/no/such/folder'"),
+        (lambda: "/no/such/folder", "the folder '/no/such/folder' does not exist"),
         (lambda: ["absent.yaml"], "'absent.yaml' is not a card file"),
     ],
 )

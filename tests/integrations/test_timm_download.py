@@ -96,7 +96,7 @@ def test_timm_is_left_alone_where_it_finds_the_package(monkeypatch: pytest.Monke
 def test_the_doctor_says_that_timm_was_mended(as_installed: None) -> None:
     found = doctor.check_timm()
     assert found.status == "ok"
-    assert "can download, mended for huggingface_hub" in found.detail
+    assert "can download, adapted to huggingface_hub" in found.detail
 
 
 def test_without_the_package_the_command_is_named(as_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_duplicate_name_is_refused():
 
 
 def test_unknown_name_offers_the_nearest():
-    with pytest.raises(IbrobustError, match="no objective 'knn-ib': did you mean knn_ib"):
+    with pytest.raises(IbrobustError, match="Unknown objective 'knn-ib': did you mean knn_ib"):
         objective_class("knn-ib")
 
 

@@ -88,5 +88,5 @@ def test_a_portable_card_has_no_path():
 
 
 def test_an_unknown_model_is_refused(tmp_path):
-    with pytest.raises(IbrobustError, match="no model 'nothing'"):
+    with pytest.raises(IbrobustError, match="Unknown model 'nothing'"):
         export_model("nothing", tmp_path)

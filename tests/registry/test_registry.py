@@ -117,7 +117,7 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
     recipe = TINY.model_copy(update={"epochs": 2})
     with pytest.raises(KeyboardInterrupt):
         train(recipe, name="tiny", on_progress=stop)
-    with pytest.raises(IbrobustError, match="unfinished run of 'tiny'"):
+    with pytest.raises(IbrobustError, match="'tiny' has an unfinished run"):
         train(recipe, name="tiny")
     assert train(recipe, name="tiny", resume=True).training.epochs_run == 2
 
@@ -170,13 +170,13 @@ def test_a_copy_has_the_weights_and_nothing_that_was_evaluated(classifier, digit
     assert card == model_card("yours")
     assert (card.evaluations, card.clean_accuracy) == ({}, model_card("mine").clean_accuracy)
     assert torch.equal(load_model("yours").encoder.conv1.weight, classifier.encoder.conv1.weight)
-    with pytest.raises(IbrobustError, match="already a model 'mine'"):
+    with pytest.raises(IbrobustError, match="The model 'mine' already exists"):
         copy_model("yours", "mine")
 
 
 def test_a_name_is_taken_once(classifier, digits):
     register_model("mine", classifier, dataset=digits)
-    with pytest.raises(IbrobustError, match="already a model 'mine'"):
+    with pytest.raises(IbrobustError, match="The model 'mine' already exists"):
         register_model("mine", classifier, dataset=digits)
 
 
@@ -218,7 +218,7 @@ def test_an_unknown_name_offers_the_nearest(classifier, digits):
 
 def test_a_first_users_unknown_name_says_how_to_make_one(monkeypatch, tmp_path):
     monkeypatch.setattr("ibrobust.registry.store.zoo_dir", lambda: tmp_path / "no zoo")
-    with pytest.raises(IbrobustError, match="ibrobust train makes one"):
+    with pytest.raises(IbrobustError, match="train one with ibrobust train"):
         load_model("anything")
 
 
@@ -504,7 +504,7 @@ def test_of_two_that_take_a_new_name_at_once_one_gets_it(classifier, digits, mon
         return save(tensors)
 
     monkeypatch.setattr("safetensors.torch.save", another_comes_first)
-    with pytest.raises(IbrobustError, match="already a model 'new'"):
+    with pytest.raises(IbrobustError, match="The model 'new' already exists"):
         take(change(classifier), digits)
     assert torch.equal(load_model("new").decoder.bias, load_model("b").decoder.bias)
 
@@ -518,7 +518,7 @@ def test_a_name_that_another_process_writes_is_refused(classifier, digits, home,
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_name_that_differs_in_case_alone_is_refused(classifier, digits, overwrite):
     register_model("Mine", classifier, dataset=digits)
-    with pytest.raises(IbrobustError, match="'Mine', which some file systems take for 'mine'"):
+    with pytest.raises(IbrobustError, match="'Mine' exists, and some file systems cannot tell it from 'mine'"):
         register_model("mine", classifier, dataset=digits, overwrite=overwrite)
 
 

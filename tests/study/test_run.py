@@ -329,7 +329,7 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
         ({"num_neighbors": [60], "memory_size": [200]}, {}, "too few for 60 neighbours"),
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
-        ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "no model 'nobody'"),
+        ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "Unknown model 'nobody'"),
         ({"beta": [0.1]}, {"attacks": {"attacks": ["BIM:alpha=0"], "eps": [0.1]}}, "alpha is 0.0"),
     ],
 )

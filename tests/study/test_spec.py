@@ -41,7 +41,7 @@ def test_a_study_is_the_same_after_it_was_written(write):
         ({"grids": []}, "grids"),
         ({"grids": [{"beta": 0.1}]}, "grids.0.beta"),
         ({"grids": [{"beta": []}]}, "grids.0.beta"),
-        ({"colour": "red"}, "there is no field 'colour'"),
+        ({"colour": "red"}, "unknown field 'colour'"),
         ({"name": "a/b"}, "not a safe file name"),
         ({"figures": ["fig1"]}, "figures.0"),
         ({"evaluations": {"sweep": {"eps": ["8/0"]}}}, "not a number"),
@@ -51,7 +51,7 @@ def test_a_study_is_the_same_after_it_was_written(write):
         ({"evaluations": {"sweep": {"eps": []}}}, "evaluations.sweep.eps"),
         ({"evaluations": {"sweep": {"eps": [0.1], "decoders": ["gmm"]}}}, "evaluations.sweep.decoders.0"),
         ({"evaluations": {"sweep": {"eps": [0.1], "n_examples": 0}}}, "evaluations.sweep.n_examples"),
-        ({"evaluations": {"attack": {}}}, "there is no field 'evaluations.attack'"),
+        ({"evaluations": {"attack": {}}}, "unknown field 'evaluations.attack'"),
         ({"slurm": {"minutes": 0}}, "slurm.minutes"),
         ({"slurm": {"minutes": "5\nrm"}}, "slurm.minutes"),
         ({"slurm": {"partition": "cpu\ntouch planted"}}, "is no name of a Slurm partition"),
@@ -78,7 +78,7 @@ def test_a_partition_as_clusters_name_them(write, partition):
     [
         ({"evaluations": {"attacks": {"attacks": ["PDG"], "eps": [0.1]}}}, "no attack 'PDG'"),
         ({"grids": [{"objective": ["crossentropy"]}]}, "did you mean cross_entropy"),
-        ({"evaluations": {"information_plane": {"epochs": [1, 3]}}}, "wants epoch 3"),
+        ({"evaluations": {"information_plane": {"epochs": [1, 3]}}}, "needs epoch 3"),
         (
             {"grids": [{"objective": ["dvib"]}], "evaluations": {"information_plane": {"epochs": [1]}}},
             "gives distributions",
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_study(tmp_path, text):
 
 
 def test_an_unknown_study_offers_those_there_are():
-    with pytest.raises(IbrobustError, match=r"no study 'figure9'.*figure1-demo"):
+    with pytest.raises(IbrobustError, match=r"Unknown study 'figure9'.*figure1-demo"):
         load_study("figure9")
 
 

@@ -65,7 +65,7 @@ def test_a_divergence_may_weigh_as_much_as_the_decoding(objective):
 
 
 def test_an_unknown_field_is_named():
-    with pytest.raises(IbrobustError, match="no field 'betta'"):
+    with pytest.raises(IbrobustError, match="unknown field 'betta'"):
         Recipe.parse({"betta": 0.1})
 
 
@@ -166,5 +166,5 @@ def test_the_papers_preset_is_the_papers_objective():
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are():
-    with pytest.raises(IbrobustError, match=r"no preset 'papre'.*paper"):
+    with pytest.raises(IbrobustError, match=r"Unknown preset 'papre'.*paper"):
         Recipe.preset("papre")

@@ -69,7 +69,7 @@ def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
     with pytest.raises(Stop):
         train_encoder(tiny_recipe, digits, tmp_path / "cut", on_progress=stop_in(epoch=2))
     fewer = replace(digits, train=digits.train.subset(len(digits.train) - 10))
-    with pytest.raises(IbrobustError, match="began with other images"):
+    with pytest.raises(IbrobustError, match="started with other images"):
         train_encoder(tiny_recipe, fewer, tmp_path / "cut", resume=True)
 
 
@@ -290,7 +290,7 @@ def test_a_device_that_is_not_there_is_refused(tiny_recipe, digits, tmp_path, de
 
 
 def test_an_unknown_tracker_is_refused(tiny_recipe, digits, tmp_path):
-    with pytest.raises(IbrobustError, match="no tracker 'notes'.*tensorboard"):
+    with pytest.raises(IbrobustError, match="Unknown tracker 'notes'.*tensorboard"):
         train_encoder(tiny_recipe, digits, tmp_path, log_with="notes")
 
 

@@ -1,1 +1,1 @@
-"""Where the cells of a study run: on this machine or on Slurm."""
+"""Launchers, which run the cells of a study on this machine or on Slurm."""

@@ -1,7 +1,7 @@
 """One cell of a study in a process of its own: `python -m ibrobust.study.launch.cell_process STUDY CELL`.
 
-Its standard input is a pipe that the launcher holds the other end of. When the launcher is gone, however that came,
-this process ends as well.
+Its standard input is a pipe; the launcher holds the other end. When the launcher ends, for whatever reason, this
+process ends too.
 """
 
 from __future__ import annotations

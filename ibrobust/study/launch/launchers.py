@@ -1,4 +1,4 @@
-"""The launchers by name: where the cells of a study run."""
+"""The launchers by name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ LAUNCHERS = ("serial", "local", "slurm")
 
 
 def choose_launcher(name: str, *, jobs: int, device: str | None, data_dir: Path | None) -> Launcher | None:
-    """Return what runs the cells; None runs them one after the other in this process.
+    """Return the launcher of that name; None runs the cells one after the other in this process.
 
     Args:
         name: of `LAUNCHERS`.
-        jobs: processes at once, of the local launcher.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what is there.
+        jobs: number of processes of the local launcher.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default cuda if available.
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: there is no launcher of that name, or what it needs is not installed.
+        IbrobustError: the launcher is unknown, or a package it needs is not installed.
     """
     if name == "serial":
         return None
@@ -32,4 +32,4 @@ def choose_launcher(name: str, *, jobs: int, device: str | None, data_dir: Path 
         from ibrobust.study.launch.slurm import slurm_launcher
 
         return slurm_launcher(device=device, data_dir=data_dir)
-    raise IbrobustError(f"There is no launcher {name!r}: choose one of {', '.join(LAUNCHERS)}.")
+    raise IbrobustError(f"Unknown launcher {name!r}: choose one of {', '.join(LAUNCHERS)}.")

@@ -22,18 +22,18 @@ from ibrobust.study.write_records import cell_folder
 
 SECONDS_BETWEEN_LOOKS = 0.1
 
-# What a process has to write its state down when it is interrupted, before it is killed.
+# Seconds for a process to write its state after an interrupt, before it is killed.
 SECONDS_TO_END = 15.0
 
 Process = subprocess.Popen[bytes]
 
 
 def local_launcher(*, jobs: int, device: str | None, data_dir: Path | None) -> Launcher:
-    """Return a launcher that runs `jobs` cells at once, each in a process of its own.
+    """Return a launcher for `jobs` cells at once, each in its own process.
 
-    The threads that torch would use in this process are divided between them, and so are the GPUs where there are
-    several and no `device` is named. A process that dies marks its cell as failed. Interrupted, the launcher ends them
-    all; they also end when this process is killed.
+    The threads that torch would use in this process are divided between them, and so are the GPUs if there are several
+    and no `device` is named. A process that dies marks its cell as failed. Interrupted, the launcher ends them all;
+    they also end when this process is killed.
     """
     threads = max(1, torch.get_num_threads() // jobs)
     gpus = torch.cuda.device_count()
@@ -76,13 +76,13 @@ def _start(study: Study, cell: Cell, *, device: str | None, data_dir: Path | Non
 
 
 def _mark_dead(study: Study, cell: Cell, code: int) -> None:
-    """Mark a cell as failed whose process has ended with `code` without saying what became of it."""
+    """Mark a cell as failed if its process ended with `code` and left no final state."""
     state = read_state(study, cell.name)
     if code == 0 or state.status not in ("waiting", "interrupted"):
         return
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     where = cell_folder(study, cell.name) / "output.txt"
-    write_state(study, replace(state, status="failed", error=f"Its process {how}: {where} has what it said last."))
+    write_state(study, replace(state, status="failed", error=f"Its process {how}: its last output is in {where}."))
 
 
 def _end(processes: Sequence[Process]) -> None:

@@ -1,4 +1,4 @@
-"""Cells as the jobs of a Slurm job array, by way of submitit."""
+"""Cells as jobs of a Slurm job array, through submitit."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 5.0
 
-# How often a job may come to its time limit and go on from its checkpoint. One whose epoch is longer than the limit
-# gets nowhere, and would not stop.
+# How often a job may reach its time limit and resume from its checkpoint. If an epoch is longer than the limit, the job
+# makes no progress and would never stop.
 MOST_TIMEOUTS = 50
 
-# What a job has to go back to the queue before its time limit; less where the limit is short.
+# Seconds before its time limit at which a job returns to the queue; fewer if the limit is short.
 SECONDS_BEFORE_LIMIT = 90
 
 
 class CellJob:
-    """What a job does. submitit pickles it and calls `checkpoint` when the time is up or the job is preempted."""
+    """The work of a job. submitit pickles it and calls `checkpoint` when the time is up or the job is preempted."""
 
     def __init__(self, study: str, cell: str, *, device: str, data_dir: Path | None) -> None:
         self._study = study
@@ -44,35 +44,37 @@ class CellJob:
         run_cell(stored_study(self._study), self._cell, device=self._device, data_dir=self._data_dir)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Return what to put in the queue again: the same, since a cell goes on from what it has stored."""
+        """Return the same job for the queue, since a cell resumes from its stored state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def slurm_launcher(*, device: str | None, data_dir: Path | None) -> Launcher:
-    """Return a launcher that submits one job a cell, as an array, and returns when all have left the queue.
+    """Return a launcher for Slurm. It submits one job per cell, as an array, and returns when all have left the queue.
 
     Partition, GPUs, CPUs, memory, time limit and jobs at once are those of the study. Jobs need this Python environment
     and ibrobust's home under the same paths. Interrupted, the launcher cancels the jobs. A cell whose job was cancelled
-    is interrupted, not failed: the next run goes on with it.
+    is interrupted, not failed: the next run resumes it.
 
     Raises:
-        IbrobustError: submitit or Slurm is not there; when launching, jobs of an earlier launch are still in the queue,
-            or Slurm does not take the jobs.
+        IbrobustError: submitit or Slurm is missing; at launch, jobs of an earlier launch are still in the queue, or
+            Slurm rejects the jobs.
     """
     if importlib.util.find_spec("submitit") is None:
         raise IbrobustError("The slurm launcher needs submitit: pip install 'ibrobust[slurm]'.")
     if shutil.which("sbatch") is None:
-        raise IbrobustError("There is no sbatch here: run the study on a machine of a Slurm cluster, or choose local.")
+        raise IbrobustError(
+            "The command sbatch is missing: run the study on a machine of a Slurm cluster, or choose local."
+        )
 
     def launch(study: Study, cells: Sequence[Cell]) -> None:
         if not cells:
             return
-        # Name and folder become lines of the batch script, where a line break would begin a command.
+        # Name and folder become lines of the batch script; a line break in them would start a command.
         if not str(study.folder).isprintable():
             raise IbrobustError(
-                f"The study's folder {str(study.folder)!r} cannot be given to Slurm: choose a name and a home "
+                f"The study's folder {str(study.folder)!r} cannot be used with Slurm: choose a name and a home "
                 "(IBROBUST_HOME) without line breaks."
             )
         _refuse_second_launch(study)
@@ -121,13 +123,13 @@ def _submit(study: Study, cells: Sequence[Cell], *, device: str | None, data_dir
         **({"gpus_per_node": wanted.gpus} if wanted.gpus else {}),
     )
     place = data_dir.resolve() if data_dir is not None else None
-    # A job that has asked for no GPU must not take one that it happens to see.
+    # A job without a requested GPU must not use one that it happens to see.
     chosen = device if device is not None else ("cuda" if wanted.gpus else "cpu")
     try:
         with executor.batch():
             return [executor.submit(CellJob(study.name, cell.name, device=chosen, data_dir=place)) for cell in cells]
     except submitit.core.utils.FailedJobError as error:
-        raise IbrobustError(f"Slurm did not take the study's jobs: {' '.join(str(error).split())}") from error
+        raise IbrobustError(f"Slurm rejected the study's jobs: {' '.join(str(error).split())}") from error
 
 
 def _array_file(study: Study) -> Path:
@@ -145,8 +147,8 @@ def _refuse_second_launch(study: Study) -> None:
 
 
 def _mark_stillborn(study: Study, cell: Cell, job: Any) -> None:
-    """Mark a cell as failed whose job has begun and ended without the cell having begun."""
+    """Mark a cell as failed if its job started and ended before the cell started."""
     state = read_state(study, cell.name)
     if state.status == "waiting" and job.paths.stderr.is_file():
-        error = f"Its job {job.job_id} ended before the cell began: {job.paths.stderr} has what it said last."
+        error = f"Its job {job.job_id} ended before the cell started: its last output is in {job.paths.stderr}."
         write_state(study, replace(state, status="failed", error=error))

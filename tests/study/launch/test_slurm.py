@@ -143,7 +143,7 @@ def test_without_submitit_the_remedy_is_named(monkeypatch):
 
 def test_without_slurm_another_launcher_is_named(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    with pytest.raises(IbrobustError, match="no sbatch here.*local"):
+    with pytest.raises(IbrobustError, match="sbatch is missing.*local"):
         slurm_launcher(device=None, data_dir=None)
 
 
@@ -152,5 +152,5 @@ def test_a_line_break_does_not_get_into_the_batch_script(make_study, monkeypatch
     monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "ho\nme"))
     monkeypatch.setattr(module, "_submit", lambda *_, **__: pytest.fail("the jobs were submitted"))
     study = make_study({"objective": ["cross_entropy"]})
-    with pytest.raises(IbrobustError, match=r"ho\\nme.* cannot be given to Slurm.*without line breaks"):
+    with pytest.raises(IbrobustError, match=r"ho\\nme.* cannot be used with Slurm.*without line breaks"):
         slurm_launcher(device=None, data_dir=None)(study, expand(study))
