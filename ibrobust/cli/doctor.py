@@ -19,7 +19,7 @@ def doctor() -> None:
     console = Console()
     with console.status("looking"):
         checks = run_checks()
-    colours = {"ok": "green", "note": "yellow", "trouble": "red"}
+    colours = {"ok": "green", "note": "yellow", "problem": "red"}
     table = Table("", "", "found")
     for check in checks:
         colour = colours[check.status]

@@ -21,7 +21,7 @@ def autoattack(
     n_iter: int = 100,
     n_queries: int = 5000,
 ) -> Tensor:
-    """Return images (B, C, H, W), adversarial where an attack succeeded (Croce and Hein 2020).
+    """Return images (B, C, H, W), adversarial if an attack succeeded (Croce and Hein 2020).
 
     Each attack takes the images that all before it have left. The attacks and their settings are pyautoattack's. Its
     own loop also runs five checks a batch, one of them with a global trace function, and writes warnings to a logger;
@@ -59,7 +59,7 @@ def autoattack(
         if name.startswith("apgd-") and name != "apgd-t":
             suite.apgd.loss = name.removeprefix("apgd-")
         attack = {"apgd-t": suite.apgd_targeted, "fab-t": suite.fab, "square": suite.square}.get(name, suite.apgd)
-        # The attacks ask for gradients where they want them; elsewhere graphs would only cost time and memory.
+        # The attacks enable gradients where they need them; elsewhere graphs would only cost time and memory.
         with torch.no_grad():
             found = attack.perturb(images[left].float(), labels[left].clone()).to(images.dtype)
             wrong = ~is_correct(model(found), labels[left])
@@ -71,7 +71,7 @@ def autoattack(
 def square_takes(images: Tensor, norm: str) -> bool:
     """Return whether pyautoattack's Square can work on images (B, C, H, W).
 
-    In L2 it begins with a grid of tiles, a fifth of the height wide. It fails where they do not fit into the image.
+    In L2 it begins with a grid of tiles, a fifth of the height wide. It fails if they do not fit into the image.
     """
     height, width = images.shape[2:]
     if norm != "L2":

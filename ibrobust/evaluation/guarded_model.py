@@ -1,4 +1,4 @@
-"""The one way to a model: every call that an evaluation makes goes through a `GuardedModel`."""
+"""The wrapper of every model in an evaluation: all its calls go through a `GuardedModel`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes
 from ibrobust.evaluation.predictions import check_logits
 
-# What torch says to a forward pass that calls `x.numpy()` where a gradient is asked for.
+# torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
 _NO_NUMPY = "numpy() on Tensor that requires grad"
 
 
 class GuardedModel(nn.Module):
     """Any classifier, made safe to attack: images (B, C, H, W) in [0, 1] -> logits (B, K), B >= 0.
 
-    - The model gets a copy of the images, so that its in-place operations change nothing of the caller's.
+    - The model gets a copy of the images, so that its in-place operations do not change the caller's images.
     - The copy has the dtype that the model takes: float32 if it does, else that of its parameters. Logits come back
-      as float32, or float64 if the model gives that, on the images' device. So an attack moves float32 images
-      whatever the model computes in.
-    - The logits always have a gradient in images that ask for one: zero if the model cuts the graph. The gradient is
+      as float32, or float64 if the model gives that, on the images' device. So an attack changes float32 images,
+      whatever the model's precision.
+    - The logits always have a gradient for images that require one: zero if the model cuts the graph. The gradient is
       contiguous and has the images' dtype.
-    - The model sees no empty batch, and an image twice if it takes no batch of one.
-    - What the model raises is said in one sentence.
+    - The model never gets an empty batch; if it rejects a batch of one, it gets the image twice.
+    - An error in the model is reported in one sentence.
 
     Args:
-        model: to be used in evaluation mode; see `evaluation_mode`, which alone changes its mode.
+        model: in evaluation mode; only `evaluation_mode` changes its mode.
 
     Raises:
-        IbrobustError: the model is no module, is not initialised, or was made where nothing can have a gradient.
+        IbrobustError: the model is not a module, is not initialised, or was made in inference mode, so that it has no
+            gradients.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,18 +46,18 @@ class GuardedModel(nn.Module):
             raise IbrobustError("The model has parameters that are not initialised yet: call it on some images first.")
         if any(tensor.is_inference() for tensor in tensors):
             raise IbrobustError(
-                "The model was made in torch.inference_mode(), where nothing has a gradient: make it outside, or "
+                "The model was made in torch.inference_mode(), in which nothing has a gradient: make it outside, or "
                 "give copy.deepcopy(model), made outside."
             )
         self.training = False
         self.model = model
         self._num_classes: int | None = None
-        # What the model takes, found out at the first call: only what worked remains.
+        # The dtypes that the model accepts, found at the first call.
         self._dtypes = tuple(dict.fromkeys([attack_dtype(model), torch.float32, *floating_dtypes(model)]))
         self._copies: tuple[int, ...] = (1, 2)
 
     def train(self, mode: bool = True) -> GuardedModel:
-        """Do nothing: attack libraries switch modes, and would switch parts that are to stay in evaluation mode."""
+        """Do nothing: attack libraries switch modes, also of parts that must stay in evaluation mode."""
         del mode
         return self
 
@@ -67,7 +68,7 @@ class GuardedModel(nn.Module):
         else:
             logits = self._ask(images)
             self._num_classes = logits.shape[1]
-        # Zero, with a zero gradient: so there always is one.
+        # Zero, with a zero gradient, so that a gradient always exists.
         return logits + images[:0].sum()
 
     def _ask(self, images: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class GuardedModel(nn.Module):
                     logits = self._logits(images.expand(copies, *images.shape[1:]) if copies > 1 else images, dtype)
                 except IbrobustError:
                     raise
-                except Exception as error:  # a model that is not ours may raise anything
+                except Exception as error:  # an outside model may raise any error
                     first = first or error
                     continue
                 self._dtypes = (dtype,)
@@ -94,7 +95,7 @@ class GuardedModel(nn.Module):
     def _logits(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         points = images.to(dtype, copy=True)
         if points.requires_grad:
-            # There is no gradient at all if the model has a graph in which the images' part leads nowhere.
+            # The gradient is None if the model's graph does not reach the images.
             points.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
         try:
             logits = self.model(points)
@@ -109,7 +110,7 @@ class GuardedModel(nn.Module):
 
 
 class LibraryModel(GuardedModel):
-    """The same for attack libraries, which take it that logits have the images' dtype. What counts is asked without."""
+    """A guard for attack libraries, which expect logits in the images' dtype. Final classifications do not use it."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
@@ -117,12 +118,12 @@ class LibraryModel(GuardedModel):
 
 
 def guard(model: nn.Module) -> GuardedModel:
-    """Return the model behind a guard; as it is if it is behind one."""
+    """Return the model in a guard; unchanged if it is a guard already."""
     return model if isinstance(model, GuardedModel) else GuardedModel(model)
 
 
 def image_gradient(value: Tensor, images: Tensor) -> Tensor:
-    """Return the gradient (B, C, H, W) in the images of `value` (), which is made of a guarded model's logits.
+    """Return the gradient (B, C, H, W) of `value` (), computed from a guarded model's logits, in the images.
 
     Raises:
         IbrobustError: the model's backward pass fails.
@@ -132,7 +133,7 @@ def image_gradient(value: Tensor, images: Tensor) -> Tensor:
     except Exception as error:  # as in the forward pass
         raise IbrobustError(
             f"The model's gradient cannot be taken ({_words(error)}): correct its backward pass, or "
-            "detach what has none."
+            "detach the parts without a gradient."
         ) from error
     return gradient
 
@@ -142,5 +143,5 @@ def _words(error: Exception) -> str:
 
 
 def unguard(model: nn.Module) -> nn.Module:
-    """Return the model itself, whose forward pass can be read."""
+    """Return the model inside the guard, for reading its forward pass."""
     return model.model if isinstance(model, GuardedModel) else model

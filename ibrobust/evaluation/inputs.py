@@ -1,4 +1,4 @@
-"""What every attack takes: images in [0, 1] with their labels."""
+"""Checks of the inputs of every attack: images in [0, 1] with their labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def images_and_labels(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Ten
     """
     images, labels = _as_tensor(images, "images"), _as_tensor(labels, "labels")
     if not labels.is_floating_point() and labels.dtype != torch.bool:
-        labels = labels.long()  # of uint16 and the like torch cannot even tell the minimum
+        labels = labels.long()  # torch has no minimum of uint16 and similar types
     check_images_and_labels(images, labels)
     return images, labels
 
@@ -39,12 +39,12 @@ def _as_tensor(values: ArrayLike, what: str) -> Tensor:
             if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
                 values = torch.stack([value.detach() for value in values])
             if not isinstance(values, Tensor):
-                # A copy, since torch takes neither negative strides nor arrays that cannot be written to.
+                # A copy, since torch accepts neither negative strides nor read-only arrays.
                 return torch.from_numpy(np.array(values))
         except (RuntimeError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())
             raise IbrobustError(
-                f"The {what} cannot be made a tensor ({why}): give a tensor or a NumPy array."
+                f"The {what} cannot be converted to a tensor ({why}): give a tensor or a NumPy array."
             ) from error
         plain = values.detach().as_subclass(Tensor)
         return plain.clone() if plain.is_inference() else plain
@@ -60,7 +60,7 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
             f"({len(images)},) integers are needed."
         )
     if int(labels.min()) < 0:
-        raise IbrobustError(f"The labels begin at {int(labels.min())}: classes are counted from 0.")
+        raise IbrobustError(f"The labels start at {int(labels.min())}: classes are counted from 0.")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
@@ -82,7 +82,7 @@ def check_batch_size(batch_size: SupportsIndex | float) -> int:
 
 
 def check_seed(seed: SupportsIndex | float) -> int:
-    """Return the seed; raise IbrobustError unless it is one that torch takes."""
+    """Return the seed; raise IbrobustError unless torch accepts it."""
     number = whole_number(seed)
     if number is None or not 0 <= number < 2**63:
         raise IbrobustError(f"The seed is {seed}: a whole number from 0 to 2^63 - 1 is needed.")
@@ -90,7 +90,7 @@ def check_seed(seed: SupportsIndex | float) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """Return the whole number that `value` is, as 3, 3.0 and their NumPy forms are; None if it is none."""
+    """Return `value` as an int if it is whole, such as 3, 3.0 and their NumPy forms; else None."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return int(value)
     if isinstance(value, SupportsIndex) and not isinstance(value, (bool, Tensor)):
@@ -103,7 +103,7 @@ def unit_range(images: Tensor, like: Tensor) -> Tensor:
 
     Args:
         images: floats in [0, 1] or uint8 in [0, 255].
-        like: what `model_reference` gives for the model that is to take them.
+        like: the model's `model_reference`.
     """
     if images.dtype == torch.uint8:
         return (images.to(like.device).float() / 255.0).to(like.dtype)

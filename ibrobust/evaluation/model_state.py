@@ -1,4 +1,4 @@
-"""Evaluation leaves no trace on the model or on the random generators."""
+"""Restoring the model and the random generators after an evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter or buffer; the CPU where it has none."""
+    """Return the device of the model's first parameter or buffer; the CPU if it has none."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
@@ -26,29 +26,29 @@ def floating_dtypes(model: nn.Module) -> list[torch.dtype]:
 
 
 def attack_dtype(model: nn.Module) -> torch.dtype:
-    """Return the dtype in which the model's images are moved: float64 if all of the model is, else float32.
+    """Return the dtype of the model's images in attacks: float64 if the whole model is float64, else float32.
 
-    Never the model's own half precision, whose grid is coarser than a small epsilon.
+    The model's own half precision is never used: its grid is coarser than a small epsilon.
     """
     return torch.float64 if floating_dtypes(model) == [torch.float64] else torch.float32
 
 
 def model_reference(model: nn.Module) -> Tensor:
-    """Return an empty tensor with the model's device and the dtype in which its images are moved."""
+    """Return an empty tensor with the model's device and the dtype of its images in attacks."""
     return torch.empty(0, device=model_device(model), dtype=attack_dtype(model))
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
-    """Put every module in evaluation mode and freeze its parameters; afterwards all is as before, the RNGs too.
+    """Put every module in evaluation mode and freeze its parameters; restore everything afterwards, the RNGs too.
 
-    torchattacks alone would call `train()` on everything if the model was training, also on parts that were
-    frozen in evaluation mode, and those of its attacks that call `backward` would add to the parameters'
-    gradients. Gradients are on, also inside a caller's `no_grad` and `inference_mode`.
+    Without this, torchattacks would call `train()` on everything if the model was training, including parts that were
+    frozen in evaluation mode, and its attacks that call `backward` would add to the parameters' gradients. Gradients
+    are enabled, even inside a caller's `no_grad` and `inference_mode`.
 
     Args:
         model: any module.
-        seed: of the global generators within; by default they go on from where they are.
+        seed: of the global generators within; by default their state is not changed.
     """
     # A frozen TorchScript module has no mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
@@ -69,14 +69,14 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
 def _set_evaluation_mode(model: nn.Module) -> None:
     try:
         model.eval()
-    except NotImplementedError:  # an exported program is in the mode it was exported in
+    except NotImplementedError:  # an exported program keeps the mode of its export
         for module in model.modules():
             module.training = False
 
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Restore the global generators of torch (every device), NumPy and Python afterwards; seed them within.
+    """Seed the global generators of torch (every device), NumPy and Python in the block; restore them afterwards.
 
     APGD, FAB and Square reseed torch's, and a few of torchattacks' attacks draw from the other two.
     """
@@ -95,6 +95,6 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 
 
 def derive_seed(seed: int, *parts: object) -> int:
-    """Return a seed in [0, 2^31) that depends on all parts, so that no two pieces of work share one."""
+    """Return a seed in [0, 2^31), determined by all parts, so that each piece of work has its own seed."""
     text = "\x1f".join([str(seed), *(repr(part) for part in parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""What an evaluation costs, counted where it arises: forward and backward passes through the model."""
+"""The cost of an evaluation: forward and backward passes through the model, counted during the calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cost:
     backward_images: int
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts as JSON can hold them."""
+        """Return the counts for JSON."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""When a classification counts as correct."""
+"""The rule for a correct classification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibrobust.errors import IbrobustError
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (B,) bool: the label's logit is the largest, and it is a number.
 
-    argmax names some class even where every logit is NaN or -inf, so such an image would be right by luck. It counts
+    argmax gives some class even if every logit is NaN or -inf, so such an image could be right by luck. It counts
     as wrong. Other classes' logits may be -inf, which rules those classes out.
 
     Args:
@@ -26,7 +26,7 @@ _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positiv
 
 
 def check_logits(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the logits; raise IbrobustError unless they are (B, K) numbers, a row for each of the B images."""
+    """Return the logits; raise IbrobustError unless they are (B, K) numbers, one row per image."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.is_complex():
         numbers = "complex numbers" if isinstance(logits, Tensor) and logits.is_complex() else "an output"
         form = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"

@@ -1,4 +1,4 @@
-"""What can and cannot run on this machine, and for each trouble the one command that mends it."""
+"""Checks of the installation, and for each problem the command that fixes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ibrobust.integrations.robustbench.environment import imported_quietly
 OLDEST_PYTHON = (3, 10)
 NEEDED_BYTES = 2**30
 
-Status = Literal["ok", "note", "trouble"]
+Status = Literal["ok", "note", "problem"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Check:
     """The outcome of one check.
 
     Attributes:
-        name: what was looked at.
-        status: ``trouble`` keeps the main job from running, ``note`` does not.
-        detail: what was found.
-        remedy: the command that mends it; empty where nothing needs to be done.
+        name: of the checked part.
+        status: ``ok``; ``problem``, which prevents training, attacking or benchmarking; or ``note``, which does not.
+        detail: the finding.
+        remedy: the command that fixes the problem; empty if none is needed.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Check:
 
 
 def run_checks() -> tuple[Check, ...]:
-    """Return the outcomes of all checks, in the order in which they are best read; none of them raises."""
+    """Return the outcomes of all checks, in reading order; none of them raises."""
     with imported_quietly():
         return tuple(_guarded(name, check) for name, check in CHECKS.items())
 
 
 def main_job_can_run(checks: tuple[Check, ...]) -> bool:
     """Return whether training, attacking and benchmarking can run."""
-    return all(check.status != "trouble" for check in checks)
+    return all(check.status != "problem" for check in checks)
 
 
 def check_python() -> Check:
@@ -55,12 +55,12 @@ def check_python() -> Check:
     detail = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info[:2] < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
-        return Check("Python", "trouble", detail, f"install Python {needed} or newer and ibrobust in it")
+        return Check("Python", "problem", detail, f"install Python {needed} or newer and ibrobust in it")
     return Check("Python", "ok", detail)
 
 
 def check_torch() -> Check:
-    """torch and torchvision, which are of matching releases only if torchvision can be imported."""
+    """torch and torchvision; torchvision can be imported only if their releases match."""
     import torch
     import torchvision
 
@@ -69,12 +69,12 @@ def check_torch() -> Check:
 
 
 def check_cuda() -> Check:
-    """Whether a GPU is there and computes."""
+    """Whether a GPU is available and works."""
     import torch
 
     if not torch.cuda.is_available():
-        return Check("CUDA", "note", "no GPU that torch sees: everything runs on the CPU")
-    torch.ones(2, device="cuda").sum().item()  # raises where the build has no kernels for this GPU
+        return Check("CUDA", "note", "torch finds no GPU: everything runs on the CPU")
+    torch.ones(2, device="cuda").sum().item()  # raises if the build has no kernels for this GPU
     names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
     return Check("CUDA", "ok", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, CUDA {torch.version.cuda}")
 
@@ -84,12 +84,12 @@ def check_torchattacks() -> Check:
     import torch
     import torchattacks
 
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not changed
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
     images = torch.full((1, 3, 2, 2), 0.5)
     moved = torchattacks.FGSM(model, eps=0.1)(images, torch.zeros(1, dtype=torch.int64))
     if not torch.allclose((moved - images).abs(), torch.full_like(images, 0.1), atol=1e-6):
-        return _trouble("torchattacks", "its FGSM does not move an image by epsilon", "torchattacks")
+        return _problem("torchattacks", "its FGSM does not move an image by epsilon", "torchattacks")
     return Check("torchattacks", "ok", f"{version('torchattacks')}, FGSM works")
 
 
@@ -103,7 +103,7 @@ def check_robustbench_files() -> Check:
         return Check(name, "note", f"{files.version}, installed without recorded hashes: cannot be compared")
     if files.overwritten:
         detail = f"{len(files.overwritten)} of {files.checked} overwritten by torchattacks' old copy"
-        return Check(name, "trouble", detail, files.repair)
+        return Check(name, "problem", detail, files.repair)
     if files.changed:
         detail = f"{len(files.changed)} of {files.checked} changed since installation: {files.changed[0]}"
         return Check(name, "note", f"{detail}{', ...' if len(files.changed) > 1 else ''}", files.repair)
@@ -118,13 +118,13 @@ def check_robustbench() -> Check:
     import robustbench
 
     if not callable(getattr(robustbench, "benchmark", None)):
-        return _trouble("RobustBench", "it has no benchmark to call", "robustbench")
+        return _problem("RobustBench", "its function benchmark is missing", "robustbench")
     stand_in = ", with a stand-in for pkg_resources" if provides_pkg_resources() else ""
     return Check("RobustBench", "ok", f"imports, benchmark can be called{stand_in}")
 
 
 def check_timm() -> Check:
-    """Whether timm can download weights; only models that are named timm:NAME need it."""
+    """Whether timm can download weights; only models of the form timm:NAME need this."""
     from ibrobust.integrations.robustbench.environment import mend_timm
 
     try:
@@ -132,12 +132,12 @@ def check_timm() -> Check:
     except IbrobustError as error:
         problem, _, command = str(error).rpartition(": ")
         return Check("timm", "note", problem, command.rstrip("."))
-    stand_in = f", mended for huggingface_hub {version('huggingface_hub')}" if mended else ""
+    stand_in = f", adapted to huggingface_hub {version('huggingface_hub')}" if mended else ""
     return Check("timm", "ok", f"{version('timm')}, can download{stand_in}")
 
 
 def check_autoattack() -> Check:
-    """Which AutoAttack RobustBench gets, and whether it breaks a linear model."""
+    """The AutoAttack for RobustBench, and whether it breaks a linear model."""
     import torch
 
     from ibrobust.integrations.autoattack.engine import AutoAttack
@@ -146,11 +146,11 @@ def check_autoattack() -> Check:
     genuine = real_autoattack()
     if genuine is not None:
         return Check("AutoAttack", "ok", f"the installed autoattack in {genuine}")
-    # The fork keeps the caller's random numbers as they were.
+    # The fork preserves the caller's random state.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         linear = torch.nn.Linear(12, 4)
         linear.weight.copy_(torch.eye(4, 12))
-        linear.bias.copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # class 0, by a hair
+        linear.bias.copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # class 0, by a small margin
     model = torch.nn.Sequential(torch.nn.Flatten(), linear).eval()
     adversary = AutoAttack(
         model,
@@ -165,12 +165,12 @@ def check_autoattack() -> Check:
     labels = torch.zeros(1, dtype=torch.int64)
     images = adversary.run_standard_evaluation(torch.full((1, 3, 2, 2), 0.5), labels)
     if not isinstance(images, torch.Tensor) or adversary.clean_accuracy(images, labels) != 0:
-        return _trouble("AutoAttack", "it does not break a linear model", "pyautoattack")
+        return _problem("AutoAttack", "it does not break a linear model", "pyautoattack")
     return Check("AutoAttack", "ok", f"pyautoattack {version('pyautoattack')} through ibrobust's adapter, works")
 
 
 def check_data() -> Check:
-    """Which data sets are at hand without a download."""
+    """The data sets that are available without a download."""
     folders = [data_dir(), Path("data").absolute()]
     found = [folder for folder in folders if (folder / "cifar-10-batches-py").is_dir()]
     if found:
@@ -187,7 +187,7 @@ def check_models() -> Check:
     existing = _nearest_existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         remedy = f"export {HOME_VARIABLE}=FOLDER, with a folder that you can write to"
-        return Check("models", "trouble", f"{folder} cannot be written", remedy)
+        return Check("models", "problem", f"{folder} cannot be written", remedy)
     damaged = []
     names = list_models()
     for name in names:
@@ -196,17 +196,17 @@ def check_models() -> Check:
         except IbrobustError:
             damaged.append(name)
     if damaged:
-        remedy = f"ibrobust show {damaged[0]} says what is wrong"
+        remedy = f"ibrobust show {damaged[0]} shows what is wrong"
         return Check("models", "note", f"{len(damaged)} of {len(names)} cards in {folder} are damaged", remedy)
     return Check("models", "ok", f"{len(names)}, your own in {folder}")
 
 
 def check_disk() -> Check:
-    """Free space where models, runs and data go."""
+    """Free space on the disk of models, runs and data."""
     free = shutil.disk_usage(_nearest_existing(home())).free
     detail = f"{free / 2**30:.1f} GiB free for {home()}"
     if free < NEEDED_BYTES:
-        return Check("disk", "trouble", detail, f"export {HOME_VARIABLE}=FOLDER, with a folder on a larger disk")
+        return Check("disk", "problem", detail, f"export {HOME_VARIABLE}=FOLDER, with a folder on a larger disk")
     return Check("disk", "ok", detail)
 
 
@@ -231,21 +231,21 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         package = {"autoattack": "pyautoattack"}.get(module, module)
-        return Check(name, "trouble", f"the module {module} is not installed", f"python -m pip install {package}")
+        return Check(name, "problem", f"the module {module} is not installed", f"python -m pip install {package}")
     except IbrobustError as error:
         problem, colon, command = str(error).rpartition(": ")
-        return Check(name, "trouble", problem if colon else str(error), command.rstrip("."))
-    except Exception as error:  # whatever a broken installation raises is what the user must see
+        return Check(name, "problem", problem if colon else str(error), command.rstrip("."))
+    except Exception as error:  # the user must see the error of a broken installation, whatever its type
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return _trouble(name, f"{type(error).__name__}: {first}", name.split()[0].lower())
+        return _problem(name, f"{type(error).__name__}: {first}", name.split()[0].lower())
 
 
-def _trouble(name: str, detail: str, package: str) -> Check:
+def _problem(name: str, detail: str, package: str) -> Check:
     try:
         requirement = f"{package}=={version(package)}"
     except PackageNotFoundError:
         requirement = package
-    return Check(name, "trouble", detail, f"python -m pip install --force-reinstall --no-deps {requirement}")
+    return Check(name, "problem", detail, f"python -m pip install --force-reinstall --no-deps {requirement}")
 
 
 def _nearest_existing(path: Path) -> Path:

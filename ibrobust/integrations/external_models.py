@@ -1,4 +1,4 @@
-"""Models that ibrobust did not train, by a reference: ``robustbench:``, ``timm:`` or ``module:``."""
+"""Outside models, by reference: ``robustbench:``, ``timm:`` or ``module:``."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ def load_reference(
     num_classes: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Return the model that a reference names: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation
-    mode.
+    """Return the model of a reference: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
 
     Args:
         reference: ``robustbench:NAME`` or ``robustbench:DATASET/THREAT/NAME`` of RobustBench's model zoo,
             ``timm:NAME`` of timm's pretrained models, ``module:function`` of a function without arguments
             that returns an nn.Module and is imported as Python imports, from the current folder too.
-        device: where to put it; the CPU by default.
-        num_classes: C that the caller needs.
-        image_size: (H, W) that the caller needs.
+        device: of the model; the CPU by default.
+        num_classes: C that the caller requires.
+        image_size: (H, W) that the caller requires.
 
     Raises:
-        IbrobustError: there is no such model, its weights are not there and cannot be downloaded, or it does
-            not take such images or give such logits.
+        IbrobustError: the model does not exist, its weights are missing and cannot be downloaded, or it does not take
+            such images or give such logits.
     """
     scheme, _, name = reference.partition(":")
     loaders: dict[str, Callable[[str], nn.Module]] = {"robustbench": _load_robustbench, "timm": _load_timm}
@@ -51,7 +50,9 @@ def load_reference(
     try:
         model = model.to(device if device is not None else "cpu").eval()
     except (RuntimeError, AssertionError) as error:
-        raise IbrobustError(f"The device {str(device)!r} is not there: use cpu, or a GPU that torch sees.") from error
+        raise IbrobustError(
+            f"The device {str(device)!r} is not available: use cpu, or a GPU that torch finds."
+        ) from error
     if image_size is not None:
         _require_fit(reference, model, image_size, num_classes)
     return model
@@ -92,7 +93,7 @@ class UnitRangeInput(nn.Module):
         if tuple(images.shape[-2:]) != self.image_size:
             height, width = self.image_size
             raise IbrobustError(
-                f"{self.name} was trained on {width}x{height} images and got {images.shape[-1]}x{images.shape[-2]}: "
+                f"{self.name} was trained on {width}x{height} images but got {images.shape[-1]}x{images.shape[-2]}: "
                 "give a data set of that size."
             )
         logits: Tensor = self.model((images - self.mean) / self.std)
@@ -112,7 +113,7 @@ def _load_timm(name: str) -> nn.Module:
             model = timm.create_model(name, pretrained=True)
     except IbrobustError:
         raise
-    # timm and what it downloads with raise whatever they please: offline, unknown tag, damaged file.
+    # timm and its download library raise many types of errors: offline, unknown tag, damaged file.
     except Exception as error:
         raise IbrobustError(
             f"The weights of timm:{name} are not in the Hugging Face cache and could not be downloaded "
@@ -120,7 +121,9 @@ def _load_timm(name: str) -> nn.Module:
         ) from error
     config = model.pretrained_cfg
     if not config.get("mean") or not config.get("std") or not config.get("input_size"):
-        raise IbrobustError(f"timm does not say how timm:{name} wants its images normalised: wrap it in a function.")
+        raise IbrobustError(
+            f"timm does not give the normalisation of timm:{name}: wrap the model in a function (module:function)."
+        )
     height, width = config["input_size"][1:]
     return UnitRangeInput(
         model,
@@ -132,7 +135,7 @@ def _load_timm(name: str) -> nn.Module:
 
 
 def robustbench_models_dir() -> Path:
-    """Return the folder of RobustBench's weights: its own ``./models`` if there is one, else one of ours."""
+    """Return the folder of RobustBench's weights: its own ``./models`` if that exists, else one of ours."""
     customary = Path("models")
     return customary if (customary / "cifar10").is_dir() else home() / "robustbench"
 
@@ -146,7 +149,7 @@ def _load_robustbench(name: str) -> nn.Module:
     before = set(files.glob(f"{name}*")) if files.is_dir() else set()
     output = io.StringIO()
     try:
-        # Older versions of torch unpickle whatever a file holds, unless told otherwise.
+        # Older versions of torch unpickle any file by default.
         with (
             patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}),
             contextlib.redirect_stdout(output),
@@ -155,10 +158,10 @@ def _load_robustbench(name: str) -> nn.Module:
             return robustbench.load_zoo_model(name, folder, dataset, threat_model)
     except IbrobustError:
         raise
-    # gdown, requests and torch raise whatever they please: offline, over quota, damaged file.
+    # gdown, requests and torch raise many types of errors: offline, over quota, damaged file.
     except Exception as error:
         for file in set(files.glob(f"{name}*")) - before:
-            file.unlink()  # what a broken download left would be taken for the weights next time
+            file.unlink()  # the rest of a broken download would be taken for the weights next time
         where = f"{files / name}.pt"
         if before:
             raise IbrobustError(
@@ -189,7 +192,7 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     except Exception as error:
         raise IbrobustError(f"{reference} fails when it is called without arguments: {_short(error)}") from error
     if not isinstance(model, nn.Module):
-        raise IbrobustError(f"{reference} returns a {type(model).__name__}, where a torch.nn.Module is needed.")
+        raise IbrobustError(f"{reference} returns a {type(model).__name__} instead of a torch.nn.Module.")
     return model
 
 
@@ -223,7 +226,7 @@ def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], 
     expected = (2, num_classes) if num_classes is not None else (2, "C")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and shape != expected):
         raise IbrobustError(
-            f"The model {reference!r} gives {shape} for 2 images, where logits of shape {expected} are needed: "
+            f"The model {reference!r} gives {shape} for 2 images, but logits of shape {expected} are needed: "
             "choose a data set with the model's classes."
         )
 
@@ -233,7 +236,7 @@ def _suggestion(near: list[str]) -> str:
 
 
 def _short(error: BaseException) -> str:
-    """Return an error's type and first line, as far as they fit into one sentence."""
+    """Return an error's type and first line, shortened to fit into one sentence."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -50,14 +50,14 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
     tags=["adversarial-robustness", "information-bottleneck"],
     model_card_template=README,
 ):
-    """A stored model, card and weights, which `save_pretrained` and `push_to_hub` write and `from_pretrained` reads.
+    """A stored model with card and weights; `save_pretrained` and `push_to_hub` write it, `from_pretrained` reads it.
 
     Args:
         record: the model's card.
         tensors: its weights.
     """
 
-    # Not `card` and `weights`: the mixin fills parameters with what config.json has under their names.
+    # Not `card` and `weights`: the mixin fills parameters from config.json by their names.
     def __init__(self, record: ModelCard, tensors: Mapping[str, Tensor]) -> None:
         self.record = record
         self.tensors = dict(tensors)
@@ -107,7 +107,7 @@ def save_pretrained(name: str, folder: str | Path) -> Path:
     """Write a registered model to a folder in the Hugging Face form; return the folder.
 
     Raises:
-        IbrobustError: there is no such model, or its weights are damaged.
+        IbrobustError: the model does not exist, or its weights are damaged.
     """
     folder = Path(folder)
     hub_model(name).save_pretrained(folder)
@@ -130,7 +130,7 @@ def load_pretrained(
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        IbrobustError: it is not there, cannot be downloaded, or the weights do not have the card's SHA-256.
+        IbrobustError: it is missing, cannot be downloaded, or its weights do not have the card's SHA-256.
     """
     return _fetch(folder_or_repo, revision).classifier(decoder=decoder, device=device)
 
@@ -138,7 +138,7 @@ def load_pretrained(
 def add_pretrained(
     folder_or_repo: str | Path, *, name: str | None = None, revision: str | None = None, overwrite: bool = False
 ) -> ModelCard:
-    """Put a model from a folder or the Hub into the registry; return its card there.
+    """Store a model from a folder or the Hub in the registry; return its card there.
 
     Args:
         folder_or_repo: as for `load_pretrained`.
@@ -154,7 +154,7 @@ def add_pretrained(
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
     for decoder in fetched.record.decoders:
-        fetched.classifier(decoder=decoder)  # raises where the weights do not fit
+        fetched.classifier(decoder=decoder)  # raises if the weights do not fit
     weights, content = pack_weights(name, fetched.tensors)
     card = fetched.record.model_copy(update={"name": name, "weights": weights})
     write_model(card, content, overwrite=overwrite)
@@ -162,7 +162,7 @@ def add_pretrained(
 
 
 def hub_model(name: str) -> HubModel:
-    """Return a registered model in the form that `push_to_hub` sends."""
+    """Return a registered model as a `HubModel`, for `push_to_hub`."""
     return HubModel(*read_model(name))
 
 

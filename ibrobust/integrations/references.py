@@ -1,4 +1,4 @@
-"""How models that ibrobust did not train are named."""
+"""The form of references to outside models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registered models by `timm.create_model`, which is where RobustBench looks first."""
+"""Registered models in `timm.create_model`, which RobustBench asks first."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ibrobust.registry import list_models, load_model, model_card
 with imported_quietly():
     import timm
 
-with suppress(IbrobustError):  # whoever downloads is told; what is here needs no download
+with suppress(IbrobustError):  # an error is reported at download; local models need none
     mend_timm()
 
 DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 
-# timm appends every factory's name to its module's __all__, so ours get a module with nothing else in it.
+# timm appends every factory's name to its module's __all__, so ours get their own module.
 _MODULE = "ibrobust.integrations.timm.models"
 
 
 def timm_name(name: str, dataset: str, threat_model: str) -> str:
-    """Return the name that RobustBench asks timm for: lower case, with ``_`` for ``-``."""
+    """Return the model's name in RobustBench's request to timm: lower case, with ``_`` for ``-``."""
     return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model}".lower()
 
 
 def dataset_of(num_classes: int) -> str:
-    """Return the RobustBench data set that a model with so many classes is offered for.
+    """Return the RobustBench data set of models with this number of classes.
 
-    A model that fits none of them is offered for CIFAR-10, where loading it says what is wrong.
+    A model that fits none of them is offered for CIFAR-10; loading it then reports the mismatch.
     """
     return DATASETS.get(num_classes, "cifar10")
 
@@ -45,7 +45,7 @@ def register(*, reserved: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Offer all registered models to `timm.create_model(..., pretrained=True)`; return model -> timm names.
 
     A model that cannot be offered is left out with a warning: its card is damaged, or it would hide one of
-    timm's own models. Nothing is loaded yet. May be called again after training.
+    timm's own models. Nothing is loaded yet. Call it again after training.
 
     Args:
         reserved: timm names that must not be taken.
@@ -56,7 +56,7 @@ def register(*, reserved: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
             dataset = dataset_of(len(model_card(name).dataset.class_names))
             names = tuple(timm_name(name, dataset, threat_model) for threat_model in THREAT_MODELS)
             if not set(names).isdisjoint(reserved):
-                raise IbrobustError(f"{name!r} is the name of another model: give it another one.")
+                raise IbrobustError(f"{name!r} is the name of another model: rename one of them.")
             _offer(name, names)
         except IbrobustError as error:
             warnings.warn(f"The model {name!r} is not offered to timm: {error}", stacklevel=2)
@@ -66,7 +66,7 @@ def register(*, reserved: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
 
 
 def _offer(name: str, full_names: tuple[str, ...]) -> None:
-    # What follows the first dot is a tag to timm: it looks up the part before it and hands the tag on.
+    # For timm, the text after the first dot is a tag: it looks up the part before the dot and passes the tag on.
     architectures = sorted({full_name.split(".")[0] for full_name in full_names})
     for architecture in architectures:
         if timm.is_model(architecture) and timm.models.model_entrypoint(architecture).__module__ != _MODULE:
@@ -99,21 +99,21 @@ def _factory(architecture: str) -> Callable[..., nn.Module]:
 
 
 def _load(full_name: str, num_classes: int | None) -> nn.Module:
-    # Looked up now, not when it was offered: models come and go.
+    # Looked up now, not when it was offered: the registry may have changed.
     endings = [(dataset, threat_model) for dataset in DATASETS.values() for threat_model in THREAT_MODELS]
     names = [name for name in list_models() if full_name in (timm_name(name, *ending) for ending in endings)]
     if not names:
         raise IbrobustError(f"No registered model has the timm name {full_name!r}: ibrobust list shows all.")
     if len(names) > 1:
-        raise IbrobustError(f"{full_name!r} stands for {' and '.join(names)} alike: rename one of them.")
+        raise IbrobustError(f"{full_name!r} stands for both {' and '.join(names)}: rename one of them.")
     classes = len(model_card(names[0]).dataset.class_names)
     if num_classes is not None and num_classes != classes:
         raise IbrobustError(
-            f"The model {names[0]!r} has {classes} classes where {num_classes} were asked for: choose a data set "
+            f"The model {names[0]!r} has {classes} classes, but {num_classes} were requested: choose a data set "
             f"with {classes} classes."
         )
     model = load_model(names[0])
-    # What timm's own code reads from a model; the normalisation is inside ours.
+    # Attributes that timm's own code reads from a model; ours contains its normalisation.
     config = {
         "architecture": full_name,
         "num_classes": classes,

@@ -79,7 +79,7 @@ def _load_plugins() -> None:
             if isinstance(loaded, ModuleType):  # its own decorators have registered its objectives
                 continue
             if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
-                raise IbrobustError("it is neither an Objective nor a module.")
+                raise IbrobustError("it is no Objective and no module.")
             register_objective(point.name)(loaded)
         except Exception as error:  # a plugin's error must not stop the others
             warnings.warn(f"The objective plugin {point.name!r} ({point.value}) was skipped: {error}", stacklevel=2)

@@ -49,7 +49,7 @@ def build_classifier(
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise IbrobustError(
-            f"The weights of {card.name!r} do not fit its card ({fault}): both must be of one model."
+            f"The weights of {card.name!r} do not fit its card ({fault}): both must belong to one model."
         ) from error
     if num_samples is not None:
         if card.encoder_outputs != 2 * card.latent_dim:

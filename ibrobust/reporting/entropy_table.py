@@ -1,4 +1,4 @@
-"""What latents hold, as a table and as JSON."""
+"""The information in latents, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = {
 
 
 def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, note: str = "") -> Table:
-    """Return one row a model; each record is a `LatentInformation` as a dictionary, and the note for the caption."""
+    """Return a table with one row per model; each record is a `LatentInformation` as a dictionary."""
     some = next(iter(records.values()))
     table = Table(
         title="Information in the latents, nats",
@@ -30,7 +30,7 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, not
         caption=(
             f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
-            "dimensions, unequally: compare each between models, not the two with each other. "
+            "dimensions, by different amounts: compare each of them between models, not with each other. "
             f"The floor is H[Z] of the noise alone{f'; {note}' if note else ''}"
         ),
         caption_justify="left",
@@ -46,6 +46,6 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, not
 
 
 def write_entropies(path: Path, records: Mapping[str, Mapping[str, Any]], data_name: str, fingerprint: str) -> None:
-    """Write one object with the data set and a record a model to `path`."""
+    """Write one object with the data set and one record per model to `path`."""
     content = {"dataset": {"name": data_name, "fingerprint": fingerprint}, "models": dict(records)}
     write_text(path, json.dumps(content, indent=2) + "\n")

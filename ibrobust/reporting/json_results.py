@@ -1,4 +1,4 @@
-"""Results as a JSON file that other programs read."""
+"""Results as a JSON file for other programs."""
 
 from __future__ import annotations
 

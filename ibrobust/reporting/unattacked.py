@@ -1,7 +1,7 @@
-"""When a figure under FGSM is marked: some images were not attacked at all."""
+"""The share of unattacked images above which an accuracy under FGSM is marked."""
 
 from __future__ import annotations
 
 DAGGER = "†"
-# Above this share of images with an exactly zero gradient, FGSM's accuracy is marked: those images were not attacked.
+# Above this share of images with an exactly zero gradient, the accuracy under FGSM is marked.
 UNATTACKED_SHARE = 0.01

@@ -132,7 +132,7 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
         (("audit", SHIPPED, "--decoder", "haed"), "Unknown decoder 'haed'"),
         (("audit", SHIPPED, "--surrogate", "cross"), "Unknown model 'cross'"),
         (("audit", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
-        (("entropy", "my:model"), "latents of 'my:model' are not known"),
+        (("entropy", "my:model"), "'my:model' is not a registered model, so its latents are unknown"),
         (("entropy", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
         (("train", "--objective", "crossentropy"), "Unknown objective 'crossentropy': did you mean cross_entropy"),
         (("train", "--decoder", "logistik"), "logistik"),

@@ -84,7 +84,7 @@ def test_12_bits_reach_from_black_to_white(tree):
 
 @pytest.mark.parametrize("kind", ["int32", "float32"])
 def test_pixels_without_a_known_range_are_refused(tree, kind):
-    with pytest.raises(IbrobustError, match=r"0.tif.*not known: store it with 8 or 16 bits"):
+    with pytest.raises(IbrobustError, match=r"0.tif.*unknown which values.*: store it with 8 or 16 bits"):
         first_image(tree, Image.fromarray(WIDE.astype(kind)), "tif")
 
 

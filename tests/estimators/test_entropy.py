@@ -343,7 +343,7 @@ def test_points_that_are_not_finite_give_no_finite_number_without_validation(bad
         (torch.zeros(5), 1, "shape"),
         (torch.zeros(5, 2, dtype=torch.long), 1, "dtype torch.int64"),
         (torch.zeros(5, 0), 1, "shape"),
-        (torch.zeros(0, 3), 1, "no points"),
+        (torch.zeros(0, 3), 1, "points are empty"),
     ],
 )
 def test_bad_points_are_refused(z: Tensor, k: int, message: str):
@@ -382,7 +382,7 @@ def test_a_whole_number_of_neighbours_is_taken(k: float):
 
 @pytest.mark.parametrize("k", [3.5, math.nan, math.inf, "3", None])
 def test_other_numbers_of_neighbours_are_refused(k: object):
-    with pytest.raises(IbrobustError, match="num_neighbors is .*: at least 1 is needed, a whole number"):
+    with pytest.raises(IbrobustError, match="num_neighbors is .*: a whole number of at least 1 is needed"):
         conditional_knn_entropy(draw(10, 2), torch.zeros(10).long(), k)
 
 

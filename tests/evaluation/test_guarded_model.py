@@ -434,10 +434,10 @@ def test_arrays_lists_and_text_are_taken_for_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "options", "message"),
     [
-        (["a", "b"], [0, 1], {}, "images cannot be made a tensor"),
-        ([IMAGES[0], IMAGES[1, :, :4]], [0, 1], {}, "images cannot be made a tensor"),
+        (["a", "b"], [0, 1], {}, "images cannot be converted to a tensor"),
+        ([IMAGES[0], IMAGES[1, :, :4]], [0, 1], {}, "images cannot be converted to a tensor"),
         (IMAGES[:2], [0.0, 1.0], {}, "integers are needed"),
-        (IMAGES[:2], ["cat", "dog"], {}, "labels cannot be made a tensor"),
+        (IMAGES[:2], ["cat", "dog"], {}, "labels cannot be converted to a tensor"),
         (IMAGES[:2], [0, 1], {"batch_size": 2.5}, "batch size is 2.5"),
         (IMAGES[:2], [0, 1], {"batch_size": True}, "batch size is True"),
         (IMAGES[:2], [0, 1], {"epsilons": ["eight"]}, "'eight' is not a number"),

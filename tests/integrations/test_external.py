@@ -81,7 +81,7 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(my_models: Path, reference:
             "my_models:network",
             (32, 32),
             100,
-            r"gives \(2, 10\) for 2 images, where logits of shape \(2, 100\)",
+            r"gives \(2, 10\) for 2 images, but logits of shape \(2, 100\)",
         ),
         ("my_models:network", (28, 28), 10, r"does not take images of shape \(3, 28, 28\)"),
         ("my_models:images", (32, 32), None, r"gives \(2, 3, 32, 32\) for 2 images"),
@@ -118,7 +118,7 @@ def test_a_timm_model_takes_images_in_the_unit_range(monkeypatch: pytest.MonkeyP
     colour = torch.tensor([0.6, 0.7, 0.9])
     got = model(colour.view(1, 3, 1, 1).expand(1, 3, 8, 8))
     torch.testing.assert_close(got, torch.tensor([[1.0, 2.0, 3.0]]))
-    with pytest.raises(IbrobustError, match="timm:resnet18 was trained on 8x8 images and got 32x32"):
+    with pytest.raises(IbrobustError, match="timm:resnet18 was trained on 8x8 images but got 32x32"):
         load_reference("timm:resnet18", image_size=(32, 32))
 
 

@@ -59,7 +59,7 @@ def test_registered_objective_is_built_with_its_options():
 
 
 def test_duplicate_name_is_refused():
-    with pytest.raises(IbrobustError, match="already an objective 'knn_ib'"):
+    with pytest.raises(IbrobustError, match="The objective 'knn_ib' already exists"):
         register_objective("knn_ib")(Mine)
 
 

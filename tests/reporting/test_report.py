@@ -265,7 +265,7 @@ def test_the_summary_counts_and_names_the_best_worst_case(records):
     cells = [cell("a"), cell("b"), cell("c", "failed"), cell("d", "interrupted")]
     progress, audits, best, masked = summary(records, cells)
     assert progress == "4 cells: 2 done, 1 failed, 1 interrupted."
-    assert audits == "Audits at ε = 8/255, one a cell and decoder: 30 sound, 24 suspicious, 2 masked."
+    assert audits == "Audits at ε = 8/255, one per cell and decoder: 30 sound, 24 suspicious, 2 masked."
     worst = {
         (record.cell, record.decoder): record.value
         for record in records

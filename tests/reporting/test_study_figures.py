@@ -343,7 +343,7 @@ def test_the_mark_of_a_masked_model_is_in_the_picture(tmp_path, study_rows, writ
 def test_baselines_alone_are_drawn_or_missed_in_one_sentence(tmp_path, study_rows, write_records, name):
     baselines = write_records([row for row in study_rows if row["beta"] is None])
     if name == "generalization":
-        with pytest.raises(IbrobustError, match="no test accuracy of a model with a beta"):
+        with pytest.raises(IbrobustError, match="needs records of the test accuracy of a model with a beta"):
             draw_study_figures(baselines, tmp_path, [name])
     else:
         assert draw_study_figures(baselines, tmp_path, [name])
@@ -370,19 +370,19 @@ def test_three_panels_stand_in_pairs_across_the_page():
 
 
 def test_a_figure_that_does_not_exist_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(IbrobustError, match="no figure 'fgms': choose from fgsm"):
+    with pytest.raises(IbrobustError, match="Unknown figure 'fgms': choose from fgsm"):
         draw_study_figures(tmp_path / "missing.csv", tmp_path, ["fgms"])
 
 
 def test_a_figure_without_its_records_keeps_no_other_from_being_drawn(tmp_path, study_rows, write_records):
     records = write_records([row for row in study_rows if row.get("attack") != "FGSM"])
-    with pytest.raises(IbrobustError, match="no FGSM sweep"):
+    with pytest.raises(IbrobustError, match="fgsm figure needs records of an FGSM sweep"):
         draw_study_figures(records, tmp_path / "figures", ["fgsm", "generalization"])
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"generalization.png", "generalization.svg"}
     told: list[IbrobustError] = []
     paths = draw_study_figures(records, tmp_path / "again", ["fgsm", "generalization"], on_missing=told.append)
     assert [path.name for path in paths] == ["generalization.png", "generalization.svg"]
-    assert ["no FGSM sweep" in str(error) for error in told] == [True]
+    assert ["fgsm figure needs records of an FGSM sweep" in str(error) for error in told] == [True]
 
 
 def test_a_loss_that_is_not_a_number_is_read(study_rows, write_records):

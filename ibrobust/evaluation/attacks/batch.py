@@ -35,10 +35,10 @@ def attack_batch(
     seed: int,
     copied: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return adversarial images (B, C, H, W) and (B,) bool, which had a gradient or a result that is no number.
+    """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or result.
 
-    An attack that takes no radius searches for the smallest perturbation; where that is larger than epsilon it has
-    failed, and the image comes back unchanged. The random generators are as before afterwards.
+    An attack without a radius searches for the smallest perturbation; if that is larger than epsilon, the attack has
+    failed and the image is returned unchanged. The random generators are restored afterwards.
 
     Args:
         model: in evaluation mode.
@@ -47,7 +47,7 @@ def attack_batch(
         spec: the attack.
         epsilon: radius in the attack's norm.
         seed: of everything random.
-        copied: what an attack with precision=bf16 searches on, see `search_copy`; the model itself by default.
+        copied: the copy for an attack with precision=bf16, see `search_copy`; the model itself by default.
 
     Raises:
         IbrobustError: the attack's result is outside [0, 1] or the ball: it must not be counted.
@@ -100,7 +100,7 @@ def perturbation_size(delta: Tensor, norm: str) -> Tensor:
         return (delta != 0).any(dim=1).flatten(1).float().mean(dim=1)
     order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}.get(norm)
     if order is None:
-        raise IbrobustError(f"There is no norm {norm!r}: choose Linf, L2 or L1.")
+        raise IbrobustError(f"Unknown norm {norm!r}: choose Linf, L2 or L1.")
     return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
 
 
@@ -155,7 +155,7 @@ def _pgd(
 def _autoattack(
     model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, seed: int, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    # Before the attacks, so that a backward pass that fails is said at once.
+    # Before the attacks, so that a failing backward pass is reported at once.
     nonfinite = _nonfinite_gradient(model, images, labels)
     adversarial = autoattack(
         model,
@@ -207,15 +207,14 @@ def _drafted(
     seed: int,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Attack a copy of the model, and then the model itself wherever only the copy says something.
+    """Attack a copy of the model, then the model itself on images for which only the copy gives a result.
 
-    That is where the copy is broken and the model is not, where neither is broken and they do not agree, and where the
-    copy alone has a gradient that is no number. So everything that counts is the model's own answer, since the caller
-    asks it for the classes.
+    These are images that break only the copy, unbroken images on which the two disagree, and images with a NaN gradient
+    of the copy alone. Only the model's own answer counts, since the caller evaluates it for the classes.
     """
     copied = guard(copied)
     adversarial, unsure = attack(copied, images, labels, epsilon, seed, options)
-    # Rounding can hide a gradient that is no number.
+    # Rounding can hide a NaN gradient.
     nonfinite = _nonfinite_gradient(model, images, labels)
     with torch.no_grad():
         unbroken = is_correct(model(adversarial), labels)

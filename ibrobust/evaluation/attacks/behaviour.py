@@ -1,7 +1,7 @@
-"""What a model answers to a few images, by which a resumed evaluation knows it again.
+"""A model's outputs for a few images, by which a resumed evaluation recognises the model.
 
-Weights do not tell one model from another: the same ones serve with another activation, temperature or quantisation,
-and a model's source may have been edited. So a state holds logits and gradients, as numbers and not as a hash, since
+Weights do not identify a model: the same weights may be used with another activation, temperature or quantisation, and
+a model's source may have been edited. So a state holds logits and gradients, as numbers and not as a hash, since
 another number of threads changes their last digits.
 """
 
@@ -19,7 +19,7 @@ from ibrobust.evaluation.model_state import isolated_rng
 
 _IMAGES = 4
 _DIRECTIONS = 8
-# Images with noise lie between the 256 levels of a pixel, as attacked ones do; a quantiser may do nothing else.
+# Images with noise lie between the 256 levels of a pixel, as attacked ones do; a quantiser may change only those.
 _NOISE = 8 / 255
 # Of logits: a share of how far they are spread, which tells temperature 1 from 1.0001, and float32's own rounding.
 _SPREAD_TOLERANCE, _ROUNDING = 2e-5, 1e-6
@@ -29,7 +29,7 @@ _GRADIENT_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A model's answers to M images, as plain numbers.
+    """A model's outputs for M images, as plain numbers.
 
     Attributes:
         logits: M rows of K.
@@ -45,10 +45,10 @@ class Behaviour:
 
     def __post_init__(self) -> None:
         if _table(self.logits).dim() != 2 or _table(self.gradients).dim() != 2:
-            raise ValueError("the answers of the model are no tables of numbers")
+            raise ValueError("the model's outputs are not tables of numbers")
 
     def difference(self, other: Behaviour) -> str | None:
-        """Return what another model answers differently, "logits" or "gradients", beyond rounding; None if nothing."""
+        """Return which outputs of another model differ beyond rounding, "logits" or "gradients"; None if they agree."""
         mine, others = _table(self.logits), _table(other.logits)
         if mine.shape != others.shape:
             return "logits"
@@ -62,12 +62,12 @@ class Behaviour:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
 
 def behaviour(model: Callable[[Tensor], Tensor], images: Tensor) -> Behaviour:
-    """Return what a model answers to images, as they are and with a little noise, always the same.
+    """Return a model's outputs for the images, unchanged and with a little noise that is always the same.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode; one that draws random numbers from

@@ -11,11 +11,11 @@ from ibrobust.evaluation.attacks.result import AttackResult
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """By how much one robust accuracy exceeds another over the same images.
+    """The difference of two robust accuracies on the same images.
 
     Attributes:
         value: in [-1, 1].
-        standard_error: of the value, over images drawn as these were; the models are taken as they are.
+        standard_error: of the value, over the draw of the images, for fixed models.
         total: images.
     """
 
@@ -25,10 +25,10 @@ class PairedDifference:
 
 
 def paired_difference(result: AttackResult, baseline: AttackResult) -> PairedDifference:
-    """Return by how much a model's robust accuracy exceeds a baseline's.
+    """Return a model's robust accuracy minus a baseline's.
 
-    Images that are hard for one model are hard for another. So the error of the difference, from the images on which
-    the two disagree, is smaller than the two accuracies' own errors suggest.
+    Images that are hard for one model are often hard for another. So the error of the difference, which comes from the
+    images on which the two disagree, is smaller than the errors of the two accuracies suggest.
 
     Args:
         result: of the model.
@@ -43,7 +43,7 @@ def paired_difference(result: AttackResult, baseline: AttackResult) -> PairedDif
         (result.total, baseline.total, "number of images"),
     ):
         if one != other:
-            raise IbrobustError(f"The {what} is {one} of one result and {other} of the other: compare like with like.")
+            raise IbrobustError(f"The {what} is {one} in one result and {other} in the other: both must be equal.")
     total = result.total
     if total < 2:
         raise IbrobustError(f"A difference over {total} images has no standard error: at least 2 are needed.")

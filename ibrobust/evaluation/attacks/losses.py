@@ -1,4 +1,4 @@
-"""What an attack maximises, for each image: cross-entropy, the logit margin, or the margin as a ratio."""
+"""The losses that attacks maximise, per image: cross-entropy, the logit margin, or the margin as a ratio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,) margins, max_{j != y} z_j - z_y: positive where the image is misclassified.
+    """Return (B,) margins, max_{j != y} z_j - z_y: positive if the image is misclassified.
 
     Carlini and Wagner 2017, f_6 without its floor. It has a gradient of order one at any margin.
     """
@@ -27,18 +27,20 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,) differences of logits ratio: the margin over z_(1) - z_(3), the largest less the third.
+    """Return (B,) differences of logits ratio: the margin divided by z_(1) - z_(3), the largest minus the third.
 
     Croce and Hein 2020, equation (6). It is the same for all shifts and scales of the logits.
     """
     if logits.shape[1] < 3:
-        raise IbrobustError(f"The DLR loss needs at least 3 classes, and the model has {logits.shape[1]}.")
+        raise IbrobustError(
+            f"The DLR loss needs at least 3 classes, but the model has {logits.shape[1]}: use another loss."
+        )
     ordered = logits.topk(3, dim=1).values  # (B, 3)
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def targeted_margin(target: int) -> AttackLoss:
-    """Return the loss (B,) z_target - z_y: how near the image is to that one class, whichever is the nearest."""
+    """Return the loss (B,) z_target - z_y for one target class, even if another class is nearer."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return logits[:, target] - _own(logits, labels)

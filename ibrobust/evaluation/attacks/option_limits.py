@@ -1,6 +1,6 @@
-"""Which values of an attack's options can attack at all.
+"""The values of an attack's options with which it can attack.
 
-A step of size 0, a negative one or one that is no number moves nothing, and the model would look robust.
+A step size of 0, a negative one or NaN changes no image, and the model would look robust.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _POSITIVE, _NOT_NEGATIVE = Limit(0, but=0), Limit(0)
 _SHARE, _POSITIVE_SHARE = Limit(0, 1), Limit(0, 1, but=0)
 _COUNT = Limit(1, whole=True)
 
-# By the option's name, where it means the same in all attacks that have it.
+# By the option's name, if it means the same in all attacks that have it.
 LIMITS: dict[str, Limit] = {
     # Sizes of steps and weights of losses.
     **dict.fromkeys(("alpha", "lr", "delta", "c", "initial_const", "scale", "amplification"), _POSITIVE),
@@ -61,13 +61,13 @@ LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("p_init", "gamma"), _POSITIVE_SHARE),
     # Factors by which a step goes beyond the boundary.
     **dict.fromkeys(("eta", "lam"), Limit(1)),
-    # What a pixel is changed by, up or down.
+    # The change of a pixel, up or down.
     "theta": Limit(-1, 1, but=0),
     # Keeps a division by the gradient's norm finite; a large one would make the step vanish.
     "eps_for_division": Limit(0, 1e-6, but=0),
 }
 _LIMITS_OF_ONE: dict[tuple[str, str], Limit] = {
-    ("GN", "std"): _POSITIVE,  # all that it does
+    ("GN", "std"): _POSITIVE,  # its only effect
     ("FAB", "beta"): _POSITIVE_SHARE,  # of the way back to the image
 }
 
@@ -80,16 +80,16 @@ def check_option(attack: str, key: str, value: float) -> None:
 
 
 def option_limit(attack: str, key: str) -> Limit:
-    """Return the values of a numerical option that the attack can work with."""
+    """Return the valid values of a numerical option of the attack."""
     return _LIMITS_OF_ONE.get((attack, key)) or LIMITS.get(key, Limit())
 
 
 def check_together(attack: str, options: Mapping[str, object]) -> None:
-    """Raise IbrobustError where options of torchattacks' classes exclude each other.
+    """Raise IbrobustError if options of torchattacks' classes exclude each other.
 
     Args:
         attack: its name.
-        options: all of them, also those that have their defaults.
+        options: all of them, including those at their defaults.
     """
     if attack == "FAB" and options["norm"] == "L1":
         raise IbrobustError("torchattacks' FAB has no L1 result: give norm=Linf or norm=L2.")
@@ -101,7 +101,7 @@ def check_together(attack: str, options: Mapping[str, object]) -> None:
     if attack in ("PGDRS", "PGDRSL2") and _number(options["batch_max"]) < _number(options["noise_batch_size"]):
         raise IbrobustError(
             f"{attack}'s batch_max={options['batch_max']} is smaller than noise_batch_size="
-            f"{options['noise_batch_size']}, the copies of one image: give at least as much."
+            f"{options['noise_batch_size']}, the number of copies of one image: give at least that."
         )
 
 

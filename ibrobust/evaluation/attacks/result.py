@@ -1,4 +1,4 @@
-"""What an attack did to every image."""
+"""The result of an attack for every image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ class AttackResult:
     """One attack at one epsilon.
 
     Attributes:
-        attack: as it is written on the command line; a worst case names the attacks that are in it.
+        attack: as written on the command line; a worst case names its attacks.
         norm: Linf, L2, L1, or L0 as the share of pixels changed.
         epsilon: radius in that norm.
         clean_correct: for each image, whether it is classified correctly without an attack.
-        attacked_correct: for each image, whether it is under attack. Attacks that skip images that are wrong
-            already leave them wrong.
+        attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
         nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
         seed: of the evaluation.
     """
@@ -33,7 +32,7 @@ class AttackResult:
 
     @property
     def total(self) -> int:
-        """Images in all."""
+        """Number of images."""
         return len(self.clean_correct)
 
     @property
@@ -57,7 +56,7 @@ class AttackResult:
         return sum(self.robust_correct) / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON can hold it, each image a 0 or 1 in a string."""
+        """Return the record for JSON, with the images as a string of 0 and 1."""
         return {
             **self.summary(),
             "clean_correct": to_bits(self.clean_correct),
@@ -65,7 +64,7 @@ class AttackResult:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return the record without its single images, which would make a model's card too long."""
+        """Return the record without the results per image, which would make a model's card too long."""
         return {
             "attack": self.attack,
             "norm": self.norm,
@@ -98,7 +97,7 @@ def to_bits(values: tuple[bool, ...]) -> str:
 
 
 def from_bits(text: str) -> tuple[bool, ...]:
-    """Return what `to_bits` wrote; raise IbrobustError where it is something else."""
+    """Return the booleans of a `to_bits` string; raise IbrobustError for any other text."""
     if set(text) - {"0", "1"}:
         raise IbrobustError(f"{text[:40]!r} is not a string of 0 and 1: the record is damaged.")
     return tuple(character == "1" for character in text)

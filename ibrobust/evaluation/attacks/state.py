@@ -1,4 +1,4 @@
-"""Results of a long evaluation, a line of JSON for each batch, that it can go on from after a kill."""
+"""The results of a long evaluation, one line of JSON per batch, from which it can resume."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Key = tuple[str, float, int]
 
 
 class AttackLog:
-    """The batches that are done, in memory and, with a path, on the disk.
+    """The finished batches, in memory and, with a path, on the disk.
 
     Args:
-        path: file of JSON lines, read where it exists; None keeps nothing on the disk.
-        digest: of everything that the numbers depend on but the forward pass; see `evaluation_digest`.
+        path: file of JSON lines, read if it exists; None writes nothing to the disk.
+        digest: of everything that affects the numbers, except the forward pass; see `evaluation_digest`.
         behaviour: of the model; None without a path.
         sizes: images in each batch.
 
@@ -48,17 +48,17 @@ class AttackLog:
                 raise IbrobustError(f"Line {number} of {str(path)!r} is damaged: remove it or name another file.")
             self._done[line["attack"], line["epsilon"], line["batch"]] = line
         try:
-            # Written anew, so that the rest of a line which a kill cut off is gone.
+            # Written again, to remove an incomplete last line after a kill.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             raise IbrobustError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
     def get(self, key: Key) -> dict[str, Any] | None:
-        """Return the fields of a batch that is done, else None."""
+        """Return the fields of a finished batch, else None."""
         return self._done.get(key)
 
     def add(self, key: Key, fields: dict[str, Any]) -> None:
-        """Keep a batch's fields; on the disk when this returns."""
+        """Store a batch's fields; they are on the disk when this returns."""
         line = {"attack": key[0], "epsilon": key[1], "batch": key[2], **fields}
         self._done[key] = line
         if self.path is None:
@@ -96,14 +96,15 @@ def _check_header(path: Path, header: dict[str, Any], digest: str, found: Behavi
         )
     if difference:
         raise IbrobustError(
-            f"{str(path)!r} holds the state of another evaluation (the model has these weights and gave other "
-            f"{difference}, as after an edit of its code, on other hardware, or with random numbers of its own): "
+            f"{str(path)!r} holds the state of another evaluation (the model has the same weights but gave other "
+            f"{difference}, for example after an edit of its code, on other hardware, or with random numbers of its "
+            "own): "
             f"{remedy}."
         )
 
 
 def _is_batch(line: dict[str, Any], sizes: Sequence[int]) -> bool:
-    """Return whether a line holds an attack's result for one batch, an image a character."""
+    """Return whether a line holds an attack's result for one batch, one character per image."""
     texts = all(isinstance(line.get(key), str) for key in ("attack", "clean", "attacked"))
     numbers = all(isinstance(line.get(key), int) for key in ("batch", "nonfinite"))
     if not (texts and numbers and isinstance(line.get("epsilon"), float | int) and 0 <= line["batch"] < len(sizes)):
@@ -120,7 +121,7 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in whole]
     except (OSError, ValueError) as error:
         raise IbrobustError(f"{str(path)!r} cannot be read as an evaluation's state: {error}.") from error
-    # The header is written whole, so a file without it is somebody else's.
+    # The header is written completely, so a file without it belongs to another program.
     if not all(isinstance(line, dict) for line in lines) or (text and not lines):
         raise IbrobustError(f"{str(path)!r} is not an evaluation's state: remove it or name another file.")
     return lines

@@ -1,4 +1,4 @@
-"""torchattacks' attacks by class name: what they need, what they are handed, what they give back."""
+"""torchattacks' attacks by class name: their requirements, inputs and results."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _FEWEST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3}
 
 
 def check_attack(spec: AttackSpec, *, channels: int, num_classes: int) -> None:
-    """Raise IbrobustError where a torchattacks class cannot work on such images or with so few classes."""
+    """Raise IbrobustError if a torchattacks class cannot work on such images or with so few classes."""
     if spec.name in OWN_ATTACKS:
         return
     if spec.name in _THREE_CHANNELS and channels != 3:
         raise IbrobustError(
-            f"{spec.label} works on images with 3 channels, and these have {channels}: leave this attack out."
+            f"{spec.label} works on images with 3 channels, but these have {channels}: leave this attack out."
         )
     loss = str({**attack_options(spec.name), **dict(spec.options)}.get("loss", "ce"))
     fewest = 4 if spec.name == "APGDT" else _FEWEST_CLASSES.get(loss, 2)
     if num_classes < fewest:
         raise IbrobustError(
-            f"{spec.label} needs {fewest} classes, and the model has {num_classes}: leave this attack out."
+            f"{spec.label} needs {fewest} classes, but the model has {num_classes}: leave this attack out."
         )
 
 
@@ -47,8 +47,8 @@ def foreign_attack(
 ) -> tuple[Tensor, Tensor, bool]:
     """Return adversarial images (B, C, H, W), (B,) bool, and whether the attack takes a radius.
 
-    The second marks images for which the model gave a gradient or a logit that is no number. An image that the attack
-    itself turned into no numbers comes back as it was where the model's gradient was zero: it had nothing to follow.
+    The second marks images with a NaN gradient or logit of the model. If the attack itself turned an image into NaN
+    because the model's gradient was zero, the image is returned unchanged: the attack had no direction.
 
     Args:
         model: in evaluation mode, behind a guard: torchattacks views gradients as if they were contiguous.
@@ -59,7 +59,7 @@ def foreign_attack(
         seed: of everything random.
 
     Raises:
-        IbrobustError: torchattacks cannot run it, or gives back what are no images.
+        IbrobustError: torchattacks cannot run it, or does not return images.
     """
     import torchattacks
 
@@ -84,7 +84,7 @@ def foreign_attack(
             adversarial: Tensor = attack(images.contiguous(), labels).detach().to(images)
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever its code says, or the model of the images that it was given
+    except Exception as error:  # any error of its code, or of the model on its images
         if isinstance(error, IbrobustError) and error.__cause__ is None:
             raise
         reason = error.__cause__ if isinstance(error, IbrobustError) else error
@@ -102,16 +102,16 @@ def foreign_attack(
         return adversarial, lost | watched.failed, radius is not None
     if bool(lost.any()) and not bool(watched.vanished):
         raise IbrobustError(
-            f"{spec.label} gave pixels that are no numbers for {int(lost.sum())} images, although the model's outputs "
-            "and gradients are: its result is not counted. Leave this attack out."
+            f"{spec.label} gave NaN pixels for {int(lost.sum())} images, although the model's outputs "
+            "and gradients are finite: its result is not counted. Leave this attack out."
         )
     return torch.where(lost[:, None, None, None], images, adversarial), torch.zeros_like(lost), radius is not None
 
 
 class _Watched(nn.Module):
-    """The model, and whether it answered in numbers.
+    """The model, and a record of NaN outputs.
 
-    A sign of NaN is 0 in torch, so that an attack whose gradient is no number stands still and says nothing.
+    The sign of NaN is 0 in torch, so an attack with a NaN gradient changes nothing, without an error.
 
     Attributes:
         failed: (B,) bool, images for which a logit was NaN or plus infinity, or a gradient was not finite, in a call

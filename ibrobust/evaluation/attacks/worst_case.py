@@ -9,11 +9,11 @@ from ibrobust.evaluation.attacks.result import AttackResult
 
 
 def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
-    """Return one record for each epsilon, in rising order: an image is right where no attack breaks it.
+    """Return one record per epsilon, in rising order: an image is right if no attack breaks it.
 
-    The smaller of two averages would be too high: two attacks that each break another half of the images leave
-    nothing. An image that is broken at a smaller epsilon is broken at every larger one, for the larger ball holds
-    the same adversarial image.
+    The minimum of the averages would be too high: if each of two attacks breaks another half of the images, no image
+    survives both. An image that is broken at a smaller epsilon is broken at every larger one, because the larger ball
+    contains the same adversarial image.
 
     Args:
         results: of one model on the same images, in one norm.
@@ -22,17 +22,17 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
         IbrobustError: there are none, or they are not of the same images or norm.
     """
     if not results:
-        raise IbrobustError("There is no attack result to take the worst case of: run at least one attack.")
+        raise IbrobustError("The worst case needs the result of at least one attack.")
     first = results[0]
     for result in results:
         if result.clean_correct != first.clean_correct:
             raise IbrobustError(
-                f"{result.attack} was run on other images or another model than {first.attack}: the worst case is "
-                "taken over the same ones."
+                f"{result.attack} was run on other images or another model than {first.attack}: the worst case needs "
+                "the same ones."
             )
         if result.norm != first.norm:
             raise IbrobustError(
-                f"{result.attack} is in {result.norm} and {first.attack} in {first.norm}: take the worst case of "
+                f"{result.attack} is in {result.norm}, but {first.attack} in {first.norm}: take the worst case of "
                 "each norm on its own."
             )
     names = list(dict.fromkeys(result.attack for result in results))

@@ -1,4 +1,4 @@
-"""A rounded copy of a model for attacks to search on: it has to agree with the model, and to be faster."""
+"""A rounded copy of a model for the search of attacks: it has to agree with the model and be faster."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def search_copy(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module |
         copied = differentiable_copy(model, images[:1])
     except NoCopyError as error:
         raise IbrobustError(
-            f"There is no bfloat16 copy of this model, because {error}: leave precision=bf16 out."
+            f"A bfloat16 copy of this model is not possible, because {error}: leave precision=bf16 out."
         ) from error
     for candidate, limits in ((unrounded, SAME_FUNCTION), (copied, SAME_BUT_FOR_ROUNDING)):
         agreeing = float(agrees(candidate, model, images, labels, limits).float().mean())
         if agreeing < LEAST_AGREEING:
             raise IbrobustError(
                 f"The bfloat16 copy of this model agrees with its logits and gradients on {agreeing:.0%} of the images "
-                "that were compared, because the model has a backward pass of its own or rounding changes it too much: "
+                "in the comparison, because the model has a backward pass of its own or rounding changes it too much: "
                 "leave precision=bf16 out."
             )
 
@@ -61,9 +61,9 @@ def search_copy(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module |
 
 
 def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Return (B,) bool, where the copy's logits and its gradient in the image are the model's within `limits`.
+    """Return (B,) bool, whether the copy's logits and its gradient in the image agree with the model's within `limits`.
 
-    Where the model's own gradient is no number nothing can be said, which is no agreement.
+    If the model's own gradient is NaN, this counts as no agreement.
     """
     least_cosine, largest_difference = limits
     gradient, _, logits = loss_gradient(model, images, labels, _smooth_margin)
@@ -77,6 +77,6 @@ def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, 
 
 
 def _smooth_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,) log-sum-exp of the other classes' logits less the label's: without kinks, and never flat."""
+    """Return (B,) log-sum-exp of the other classes' logits minus the label's: smooth, with a nonzero gradient."""
     own = logits.gather(1, labels[:, None])[:, 0]  # (B,)
     return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - own

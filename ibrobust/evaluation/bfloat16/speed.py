@@ -1,4 +1,4 @@
-"""Whether bfloat16 is fast here, by trying: no public query tells what a device is fast at."""
+"""A measurement whether bfloat16 is fast on this device, since there is no public query for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_GAIN = 1.7
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Return whether a convolution gains from bfloat16, without which no copy of a model is worth making.
+    """Return whether a convolution gains from bfloat16; otherwise a copy of a model is useless.
 
     With instructions for it a processor is two to seven times faster than in float32, without them two to fifteen times
     slower. On a GPU a convolution this small says nothing, and trying a whole model costs little.
@@ -31,7 +31,7 @@ def is_faster(run: Callable[[], object], than: Callable[[], object], device: tor
 
 @cache
 def _gain_of_a_convolution() -> float:
-    """Return the time of one convolution on the CPU in float32 over that in bfloat16; some milliseconds, once."""
+    """Return the time of one convolution on the CPU in float32, divided by that in bfloat16."""
 
     def convolution(dtype: torch.dtype) -> Callable[[], object]:
         x = torch.ones(32, 32, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -44,8 +44,8 @@ def _gain_of_a_convolution() -> float:
 
 
 def _seconds(runs: tuple[Callable[[], object], Callable[[], object]], device: torch.device) -> list[float]:
-    """Return the shorter of two times of each, which take turns."""
-    # On a CPU what other programs do must not decide.
+    """Return the shorter of two times of each, measured in turns."""
+    # On a CPU, other programs must not decide the result.
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times: list[list[float]] = [[], []]
     for _ in range(2):

@@ -1,10 +1,10 @@
 """AutoAttack under the name and with the signature that RobustBench calls, over the pyautoattack package.
 
-RobustBench imports `autoattack`, which is not on the package index, and requires `pyautoattack`, which has
-another module name and another signature. `autoattack_module.install` closes that gap in memory: no file is touched,
-and a real `autoattack` goes first. The attacks and the checks are pyautoattack's own. The loop over them is ours:
-pyautoattack's cannot go on from a state file, since it reads the set of attacks back as one string and the
-labels that it returns are then not defined.
+RobustBench imports `autoattack`, which is not on the package index, and requires `pyautoattack`, which has another
+module name and another signature. `autoattack_module.install` provides the missing name in memory: no file is changed,
+and a real `autoattack` takes precedence. The attacks and the checks are pyautoattack's own. The loop over them is ours:
+pyautoattack's cannot resume from a state file, since it reads the set of attacks back as one string and then returns
+undefined labels.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
         norm: ``Linf``, ``L2`` or ``L1``.
         eps: epsilon, the radius in that norm, in [0, 1] pixel scale.
-        seed: of every attack, set anew before each batch; None takes the time.
-        verbose: print what is going on. Warnings of the checks are printed in any case.
+        seed: of every attack, set again before each batch; None uses the time.
+        verbose: print the progress. Warnings of the checks are always printed.
         attacks_to_run: for ``version="custom"``, some of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square.
         version: ``standard``, ``plus``, ``rand`` or ``custom``.
         is_tf_model: not supported.
-        device: where the attacks run, and where the model is.
+        device: of the attacks and the model.
         log_path: file that every message is appended to.
 
     `seed`, `attacks_to_run` and the attacks' own attributes (`apgd.n_restarts`, `square.n_queries`, ...) may
@@ -96,15 +96,15 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         return_labels: bool = False,
         state_path: str | Path | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return adversarial images (N, C, H, W) in [0, 1], unchanged where no attack succeeded.
+        """Return adversarial images (N, C, H, W) in [0, 1], unchanged if no attack succeeded.
 
         Args:
             x_orig: images (N, C, H, W) in [0, 1].
             y_orig: labels (N,).
             bs: batch size.
             return_labels: return the model's predictions (N,) for them as well.
-            state_path: JSON file to keep the progress in, and to go on from where it exists. With a seed, a
-                resumed evaluation returns what an uninterrupted one does.
+            state_path: JSON file for the progress; an existing one is resumed. With a seed, a resumed evaluation
+                returns the same as an uninterrupted one.
 
         Raises:
             IbrobustError: the state file is damaged or belongs to another evaluation.
@@ -126,7 +126,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             started = time.monotonic()
             for attack in [attack for attack in self.attacks_to_run if attack not in state.finished]:
                 if not state.robust.any():
-                    self.logger.info("no image is left to attack")
+                    self.logger.info("no image remains to be attacked")
                     break
                 self._run_attack(attack, state, x_orig, y_orig, bs, x_adv, y_adv)
                 self.logger.info(
@@ -140,7 +140,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
     def run_standard_evaluation_individual(  # type: ignore[override, unused-ignore]
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Any]:
-        """Return, for each attack, what `run_standard_evaluation` returns for it alone on all images."""
+        """Return, for each attack, the result of `run_standard_evaluation` with this attack alone on all images."""
         attacks, verbose = self.attacks_to_run, self.verbose
         self.logger.info(f"using {self.version} version including {', '.join(attacks)}")
         adversarial: dict[str, Any] = {}
@@ -161,7 +161,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         return adversarial
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
-        """Return the share of images (N, C, H, W), in [0, 1], that the model gets right."""
+        """Return the accuracy, in [0, 1], on images (N, C, H, W)."""
         accuracy = int(self._predictions(x_orig, bs).eq(y_orig.cpu()).sum()) / len(y_orig)
         self.logger.info(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -204,7 +204,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         return state
 
     def _check_numbers(self, bs: int) -> None:
-        """Raise IbrobustError for a radius or a count with which nothing would be attacked."""
+        """Raise IbrobustError for a radius or a count that would attack nothing."""
         if not 0 < self.epsilon < math.inf:
             raise IbrobustError(f"AutoAttack's eps is {self.epsilon}: a finite number above 0 is needed, as 8/255.")
         counts: dict[str, Any] = {"bs": bs}
@@ -279,9 +279,9 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
         runner.seed = self.get_seed()
         restarts = runner.n_restarts
         if attack == "fab-t":
-            runner.n_restarts = 1  # the targeted one has none, whatever the untargeted one does
+            runner.n_restarts = 1  # the targeted attack has no restarts, even if the untargeted one has
         try:
-            # The attacks ask for gradients where they want them; elsewhere graphs would only cost time and memory.
+            # The attacks enable gradients where they need them; elsewhere graphs would only cost time and memory.
             with torch.no_grad():
                 adversarial: Tensor = runner.perturb(images, labels)
         finally:
@@ -321,7 +321,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
 
 
 class _Log:
-    """What pyautoattack's attacks and checks take for a logger: messages to the terminal and to a file."""
+    """The logger for pyautoattack's attacks and checks: messages to the terminal and to a file."""
 
     def __init__(self, owner: AutoAttack, path: str | Path | None) -> None:
         self._owner = owner

@@ -1,4 +1,4 @@
-"""How far an AutoAttack evaluation has come, on disk: one JSON file and, beside it, the images that fell."""
+"""The progress of an AutoAttack evaluation on disk: one JSON file and, beside it, the adversarial images."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class EvaluationState:
     """The progress of one evaluation of N images.
 
     Attributes:
-        settings: what the evaluation is of: attacks, norm, epsilon, seed, digests of weights and data. A state
-            is resumed only by an evaluation with equal settings.
-        behaviour: what the model answers to a few of the images; None where there is no path.
+        settings: of the evaluation: attacks, norm, epsilon, seed, digests of weights and data. Only an evaluation with
+            equal settings can resume a state.
+        behaviour: the model's outputs for a few of the images; None without a path.
         path: of the JSON file; None keeps the state in memory only.
         robust: (N,) bool, on the CPU: images that are right so far.
         clean_predictions: (N,) int64.
-        finished: attacks that are over, in order.
+        finished: finished attacks, in order.
         flags: warnings of AutoAttack's checks so far.
         accuracies: share of right images, in [0, 1], clean and after each finished attack.
-        attack: the attack that is running.
-        pending: (M,) int64 indices that the running attack works on, fixed when it begins, so that a resumed
-            attack sees the same batches as an uninterrupted one.
-        batches_done: batches of `pending` that the running attack is through with.
+        attack: the running attack.
+        pending: (M,) int64 indices of the running attack's images, fixed at its start, so that a resumed attack has the
+            same batches as an uninterrupted one.
+        batches_done: number of finished batches of `pending`.
     """
 
     settings: Mapping[str, Any]
@@ -54,7 +54,7 @@ class EvaluationState:
 
     @property
     def robust_flags(self) -> Tensor:
-        """(N,) float32, 1 where an image is right so far: RobustBench takes the mean, which bool has none."""
+        """(N,) float32, 1 if an image is right so far: RobustBench takes the mean, which bool does not support."""
         return self.robust.float()
 
     @property
@@ -77,12 +77,12 @@ class EvaluationState:
 
     @classmethod
     def from_disk(cls, path: Path | str) -> EvaluationState:
-        """Return the state in a JSON file; raise IbrobustError where there is none that can be read."""
+        """Return the state in a JSON file; raise IbrobustError if it cannot be read."""
         path = Path(path)
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(fields, dict):
-                raise TypeError("no JSON object")
+                raise TypeError("not a JSON object")
             state = cls(
                 settings=dict(fields["settings"]),
                 behaviour=Behaviour(**fields["behaviour"]),
@@ -101,12 +101,12 @@ class EvaluationState:
             if isinstance(error, IbrobustError):
                 raise
             raise IbrobustError(
-                f"The AutoAttack state {str(path)!r} cannot be read ({error!r}): delete it to begin again."
+                f"The AutoAttack state {str(path)!r} cannot be read ({error!r}): delete it to start again."
             ) from error
         return state
 
     def _check(self) -> None:
-        """Raise ValueError where the parts contradict each other: a total would be wrong and nobody would see it."""
+        """Raise ValueError if the parts contradict each other: a total would be wrong without notice."""
         images, attacks = len(self.robust), list(self.settings["attacks"])
         running = attacks[len(self.finished) :][:1]
         pending = torch.empty(0, dtype=torch.int64) if self.pending is None else self.pending
@@ -124,7 +124,7 @@ class EvaluationState:
             raise ValueError("its parts contradict each other")
 
     def to_disk(self) -> None:
-        """Write the JSON file, whole or not at all; do nothing where there is no path."""
+        """Write the JSON file, completely or not at all; do nothing without a path."""
         if self.path is None:
             return
         fields = {
@@ -142,11 +142,11 @@ class EvaluationState:
         write_text(self.path, json.dumps(fields))
 
     def require(self, settings: Mapping[str, Any], behaviour: Behaviour, labels: Tensor) -> None:
-        """Raise IbrobustError unless this is the state of such an evaluation, with all images that fell.
+        """Raise IbrobustError unless this state belongs to such an evaluation and has all its adversarial images.
 
         Args:
             settings: of the evaluation.
-            behaviour: what its model answers.
+            behaviour: outputs of its model.
             labels: (N,) of its images.
         """
         remedy = "give another file, or delete this one"
@@ -160,8 +160,10 @@ class EvaluationState:
         difference = self.behaviour.difference(behaviour) if self.behaviour is not None else "logits"
         if difference:
             raise IbrobustError(
-                f"The AutoAttack state {str(self.path)!r} belongs to another evaluation (the model has these weights "
-                f"and gave other {difference}, as after an edit of its code, on other hardware, or with random "
+                f"The AutoAttack state {str(self.path)!r} belongs to another evaluation (the model has the same "
+                "weights "
+                f"but gave other {difference}, for example after an edit of its code, on other hardware, or with "
+                "random "
                 f"numbers of its own): {remedy}."
             )
         fell = torch.zeros_like(self.robust)
@@ -171,13 +173,13 @@ class EvaluationState:
         if not together or not torch.equal(fell, (self.clean_predictions == labels.cpu()) & ~self.robust):
             raise IbrobustError(
                 f"The AutoAttack state {str(self.path)!r} and the images in {str(self._images_folder)!r} do not belong "
-                "together: delete both to begin again."
+                "together: delete both to start again."
             )
 
     def keep_images(self, indices: Tensor, images: Tensor, predictions: Tensor) -> None:
-        """Put the images that fell in the current batch on disk; call before `to_disk` says that it is done.
+        """Write the adversarial images of the current batch to disk; call this before `to_disk`.
 
-        One small file a batch: rewriting all images each time would cost quadratic time.
+        One small file per batch: rewriting all images each time would take quadratic time.
         """
         if self.path is None or len(indices) == 0:
             return
@@ -190,7 +192,7 @@ class EvaluationState:
             save_file(tensors, temporary)
 
     def kept_images(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return (indices, images, predictions) of every batch that is done."""
+        """Return (indices, images, predictions) of every finished batch."""
         if self.path is None or not self._images_folder.is_dir():
             return []
         kept = []
@@ -207,7 +209,7 @@ class EvaluationState:
             except (OSError, SafetensorError, KeyError, ValueError) as error:
                 raise IbrobustError(
                     f"{str(file)!r} of the AutoAttack state {str(self.path)!r} cannot be read ({error}): delete both "
-                    "to begin again."
+                    "to start again."
                 ) from error
         return kept
 
@@ -223,10 +225,10 @@ class EvaluationState:
 
 
 def _tensor(values: list[int], dtype: torch.dtype) -> Tensor:
-    """Return (M,) whole numbers, for bool 0 and 1; raise ValueError where they are something else."""
+    """Return (M,) whole numbers, 0 and 1 for bool; raise ValueError for anything else."""
     tensor = torch.tensor(values, dtype=torch.int64)
     if tensor.dim() != 1 or (dtype == torch.bool and not bool(((tensor == 0) | (tensor == 1)).all())):
-        raise ValueError("its numbers are no list of the kind that was written")
+        raise ValueError("its numbers are not in the written form")
     return tensor.to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""The module name `autoattack`, in memory, for those who import it: RobustBench above all."""
+"""The module `autoattack`, provided in memory for RobustBench and others that import it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MODULE = "autoattack"
 
 
 def real_autoattack() -> str | None:
-    """Return the file of an `autoattack` package that is really installed, or None."""
+    """Return the file of an installed `autoattack` package, or None."""
     loaded = sys.modules.get(MODULE)
     if loaded is not None:
         return None if getattr(loaded, "AutoAttack", None) is AutoAttack else str(getattr(loaded, "__file__", MODULE))
     spec = importlib.util.find_spec(MODULE)
-    # A folder without __init__.py, of results say, has no origin: it is no package.
+    # A folder without __init__.py, for example of results, has no origin: it is not a package.
     return spec.origin if spec is not None else None
 
 
 def install() -> bool:
-    """Let `import autoattack` give this adapter, in this process; return False where a real one is used."""
+    """Make `import autoattack` give this adapter in this process; return False if a real one is used."""
     if real_autoattack() is not None:
         return False
     modules = {

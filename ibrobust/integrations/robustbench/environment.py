@@ -1,4 +1,4 @@
-"""What keeps an installed RobustBench or timm from working, and what mends it, in memory alone."""
+"""Fixes, in memory only, for what prevents an installed RobustBench or timm from working."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MENDED = "_mended_by_ibrobust"
 
 @dataclass(frozen=True)
 class InstalledFiles:
-    """How RobustBench's installed files compare with the hashes recorded when it was installed.
+    """A comparison of RobustBench's installed files with the hashes recorded at installation.
 
     Attributes:
         version: of RobustBench.
         checked: number of files with a recorded hash.
-        overwritten: files that hold the copy which torchattacks brings along.
+        overwritten: files replaced by torchattacks' own copy.
         changed: other files that are missing or not as recorded.
-        repair: the command that puts RobustBench's own files back.
+        repair: the command that restores RobustBench's own files.
     """
 
     version: str
@@ -41,9 +41,9 @@ class InstalledFiles:
 
 
 def robustbench_files() -> InstalledFiles:
-    """Return how RobustBench's files compare with their recorded hashes.
+    """Return the comparison of RobustBench's files with their recorded hashes.
 
-    torchattacks ships an old `robustbench` folder with the same paths: whichever is installed last wins.
+    torchattacks ships an old `robustbench` folder with the same paths: the one installed last remains.
 
     Raises:
         IbrobustError: RobustBench is not installed.
@@ -69,7 +69,7 @@ def robustbench_files() -> InstalledFiles:
 
 
 def reinstall_command(installed: Distribution) -> str:
-    """Return the command that installs the same version of a distribution again, and nothing else."""
+    """Return the command to reinstall the same version of a distribution, and nothing else."""
     requirement = f"{installed.metadata['Name']}=={installed.version}"
     if (installed.read_text("INSTALLER") or "").strip() == "uv":
         return f"uv pip install --reinstall --no-deps {requirement}"
@@ -77,7 +77,7 @@ def reinstall_command(installed: Distribution) -> str:
 
 
 def mend() -> None:
-    """Make `import robustbench` work in this process, touching no installed file.
+    """Make `import robustbench` work in this process, without changing an installed file.
 
     Raises:
         IbrobustError: RobustBench or pyautoattack is missing, or torchattacks has overwritten RobustBench.
@@ -97,13 +97,13 @@ def mend() -> None:
 
 
 def mend_timm() -> bool:
-    """Let timm download from the Hugging Face Hub in this process; return whether it could not by itself.
+    """Make timm able to download from the Hugging Face Hub in this process; return whether a fix was needed.
 
-    timm 1.0.9 imports all that it uses of huggingface_hub in one statement. Newer releases lack a name that only its
-    uploads need, and timm then takes the whole package for missing.
+    timm 1.0.9 imports all its names from huggingface_hub in one statement. Newer releases lack a name that only uploads
+    need, so timm treats the whole package as missing.
 
     Raises:
-        IbrobustError: timm cannot find huggingface_hub, or what it downloads with is not in it.
+        IbrobustError: timm cannot find huggingface_hub, or its download functions are missing.
     """
     with imported_quietly():
         import timm
@@ -128,16 +128,16 @@ def mend_timm() -> bool:
 
 @contextmanager
 def imported_quietly() -> Iterator[None]:
-    """Silence packages that warn, when they are imported, of their own use of outdated interfaces."""
+    """Silence packages whose import warns about their own use of outdated interfaces."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def provide_pkg_resources() -> bool:
-    """Let `import pkg_resources` work where setuptools lacks it; return whether a stand-in was needed.
+    """Make `import pkg_resources` work if setuptools lacks it; return whether a stand-in was needed.
 
-    RobustBench uses nothing of it but `resource_filename`.
+    RobustBench only uses its `resource_filename`.
     """
     if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
         return False
@@ -154,7 +154,7 @@ def provides_pkg_resources() -> bool:
 
 
 def _resource_filename(package_or_module: str, resource: str) -> str:
-    """Return the path of a file beside a module, as pkg_resources does for what is not in a zip."""
+    """Return the path of a file beside a module, as pkg_resources does outside zip files."""
     file = importlib.import_module(package_or_module).__file__
     if file is None:
         raise FileNotFoundError(f"{package_or_module} has no file, so there is no {resource} beside it")

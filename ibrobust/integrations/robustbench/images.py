@@ -1,4 +1,4 @@
-"""Which images RobustBench's benchmark is given, and where they come from."""
+"""The images for RobustBench's benchmark, and their sources."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class BenchmarkImages:
 
 
 def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | None) -> BenchmarkImages:
-    """Return the test images to benchmark a model on.
+    """Return the test images for the benchmark of a model.
 
     Args:
         card: of a registered model.
-        folder: that the user gave: in RobustBench's layout, or an image folder; by default the card's own data.
-        count: how many; the first of CIFAR-10's own files, as RobustBench takes them, else evenly spaced ones.
+        folder: in RobustBench's layout, or an image folder; by default the card's own data.
+        count: number of images; the first of CIFAR-10's own files, as RobustBench takes them, else evenly spaced ones.
 
     Raises:
-        IbrobustError: they are not there, too few, or not of 10 or 100 classes.
+        IbrobustError: they are missing, too few, or not of 10 or 100 classes.
     """
     own = _own_dataset(card)
     if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
@@ -73,7 +73,9 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
     else:
         images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
     if count is not None and count > len(images.labels):
-        raise IbrobustError(f"{count} images were asked for and {images.source} has {len(images.labels)}.")
+        raise IbrobustError(
+            f"{count} images were requested, but {images.source} has {len(images.labels)}: request fewer."
+        )
     if len(images.class_names) not in (10, 100):
         raise IbrobustError(
             f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or 100 "
@@ -83,7 +85,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
 
 
 def _own_dataset(card: ModelCard | None) -> str | None:
-    """Return what names the data set of a card, unless it is CIFAR-10, which RobustBench reads, or not there."""
+    """Return the data set's name or path in a card; None for CIFAR-10, which RobustBench reads, or if missing."""
     if card is None:
         return None
     if card.recipe is not None and card.recipe.dataset not in NAMED_DATASETS:

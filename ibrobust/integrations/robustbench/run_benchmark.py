@@ -1,7 +1,6 @@
 """RobustBench, made to work, with the registered models in it.
 
-Importing this module mends the environment in memory (see `environment`). Then RobustBench's own functions
-work:
+Importing this module adapts the environment in memory (see `environment`). RobustBench's own functions then work:
 
     import ibrobust.integrations.robustbench as rb
     rb.register()
@@ -49,12 +48,12 @@ NORMS = ("Linf", "L2")
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What RobustBench's `benchmark` found, and how.
+    """The result of RobustBench's `benchmark`, with its settings.
 
     Attributes:
         model: its name, or its class for a module that was given without one.
         decoder: of a registered model.
-        dataset: where the images come from.
+        dataset: of the images.
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
         total: number of images.
@@ -62,7 +61,7 @@ class BenchmarkResult:
         robust_correct: images that are right after AutoAttack.
         seed: of the attacks.
         batch_size: of the attacks, whose random draws depend on it.
-        flags: what AutoAttack's checks warn of; with any of them the robust accuracy is not to be trusted.
+        flags: warnings of AutoAttack's checks; with any warning, the robust accuracy is not reliable.
         hardware: processor or GPU.
         versions: of the libraries.
     """
@@ -92,7 +91,7 @@ class BenchmarkResult:
         return self.robust_correct / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in the plain types of YAML and JSON."""
+        """Return the result in the plain types of YAML and JSON."""
         accuracies = {"clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy}
         return asdict(self) | {"flags": list(self.flags)} | accuracies
 
@@ -143,8 +142,7 @@ def benchmark(
     log_path: str | Path | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> BenchmarkResult:
-    """Return what RobustBench's own `benchmark` finds for a model: clean accuracy, and accuracy under
-    AutoAttack.
+    """Return the result of RobustBench's own `benchmark`: clean accuracy, and accuracy under AutoAttack.
 
     Args:
         model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C).
@@ -155,17 +153,16 @@ def benchmark(
         data_dir: folder with CIFAR-10 in RobustBench's layout (it holds ``cifar-10-batches-py``), or an image
             folder ``train/<class>/*``, ``test/<class>/*``. By default the model's own data set.
         batch_size: of the attacks.
-        device: where to run; by default where the model is, and the CPU for a name.
-        seed: of the attacks; RobustBench itself takes the time.
+        device: by default that of the model, and the CPU for a name.
+        seed: of the attacks; RobustBench itself uses the time.
         decoder: of a registered model; its first by default.
         name: for the record, of a module.
-        state_path: JSON file to keep the progress in, and to go on from.
-        log_path: file that AutoAttack's messages are appended to.
-        on_message: called with every line that RobustBench and AutoAttack would print.
+        state_path: JSON file for the progress; an existing one is resumed.
+        log_path: file to which AutoAttack's messages are appended.
+        on_message: called with every line of output of RobustBench and AutoAttack.
 
     Raises:
-        IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are not
-            there.
+        IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are missing.
     """
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
@@ -222,7 +219,7 @@ def benchmark(
 
 
 def store(result: BenchmarkResult) -> str:
-    """Put a result into the card of the registered model that it is of; return its key there.
+    """Store a result in the card of its registered model; return its key there.
 
     Raises:
         IbrobustError: the model is not in the registry, or ships with ibrobust.
@@ -236,11 +233,11 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
     """Return (data set, threat model, name) of a model in RobustBench's zoo.
 
     Args:
-        name: ``NAME``, which is looked for among the models for CIFAR-10 and Linf first, or
+        name: ``NAME``, searched for among the models for CIFAR-10 and Linf first, or
             ``DATASET/THREAT/NAME``.
 
     Raises:
-        IbrobustError: there is no such model, or there are several.
+        IbrobustError: no model or several models have this name.
     """
     zoo = [
         (dataset.value, threat_model.value, entry)
@@ -262,7 +259,7 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
 
 
 def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:
-    """Return what RobustBench's `load_model` returns; it downloads weights that are not in `folder`."""
+    """Return the model from RobustBench's `load_model`, which downloads weights that are missing in `folder`."""
     with imported_quietly():
         model: nn.Module = robustbench.utils.load_model(
             name, model_dir=folder, dataset=dataset, threat_model=threat_model
@@ -274,7 +271,7 @@ def _require_classes(module: nn.Module, card: ModelCard | None, images: Benchmar
     if card is not None and card.dataset.class_names != images.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "
-            f"{images.source!r}: give its own data set as the data directory (--data-dir)."
+            f"{images.source!r}: give the model's own data set as the data directory (--data-dir)."
         )
     with torch.no_grad():
         outputs = guard(module.to(device))(images.images[:2].to(device))

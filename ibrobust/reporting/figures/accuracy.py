@@ -33,17 +33,17 @@ def draw_accuracy(
     betas: Sequence[float],
     ylabel: str,
 ) -> list[Path]:
-    """Draw panels of accuracy against epsilon: one line a beta, dotted without noise, baselines in black.
+    """Draw panels of accuracy against epsilon: one line per beta, dotted without noise, baselines in black.
 
-    A line is the mean over seeds, its band reaches from the smallest to the largest. Where FGSM left more than 1% of
-    the images as they were, the markers are hollow and the line ends in a dagger with that share.
+    A line is the mean over seeds, and its band reaches from the smallest to the largest. If FGSM did not change more
+    than 1% of the images, the markers are hollow and the line ends in a dagger with that share.
 
     Args:
         panels: at least one.
-        shown: the records that the points are of.
+        shown: the records behind the points.
         out: folder.
         name: of the files.
-        betas: of all figures of the study, rising, so that each has one colour in all of them.
+        betas: of all figures of the study, rising, so that each beta has one colour in all of them.
         ylabel: of the y-axis.
     """
     settings = list(dict.fromkeys(line.setting for panel in panels for line in panel.lines))
@@ -98,7 +98,7 @@ def _draw(axes: Any, line: Line, look: Look) -> None:
 
 
 def _daggers(axes: Any, panel: Panel, style: dict[Any, Look]) -> None:
-    """Write the share of images that were left alone beside the ends of the lines, none over another."""
+    """Write the share of unattacked images beside the ends of the lines, without overlap."""
     masked = [line for line in panel.lines if line.is_masked]
     places = spread([line.points[-1].mean for line in masked], gap=0.075, top=1.0)
     for line, place in zip(masked, places, strict=True):
@@ -107,7 +107,7 @@ def _daggers(axes: Any, panel: Panel, style: dict[Any, Look]) -> None:
             xy=(line.points[-1].x, line.points[-1].mean),
             xytext=(1.02, place),
             textcoords="axes fraction",
-            color=NOTE,  # small letters need more contrast than a line
+            color=NOTE,  # small text needs more contrast than a line
             fontsize=6.5,
             va="center",
             annotation_clip=False,
@@ -124,7 +124,7 @@ def spread(places: Sequence[float], *, gap: float, top: float) -> list[float]:
         found[index] = min(places[index], ceiling)
         ceiling = found[index] - gap
     floor = 0.0
-    for index in reversed(order):  # those pushed below the floor come up again
+    for index in reversed(order):  # those moved below the lower limit come up again
         found[index] = max(found[index], floor)
         floor = found[index] + gap
     return found
@@ -162,7 +162,8 @@ def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
     note = "; ".join(parts)
     if any(line.is_masked for panel in panels for line in panel.lines):
         note += (
-            f"\n{DAGGER} not a sign of robustness: FGSM left this share of the images (over {UNATTACKED_SHARE:.0%}) "
-            "as they were, their gradient being zero or not finite"
+            f"\n{DAGGER} not a sign of robustness: FGSM did not change this share of the images (over "
+            f"{UNATTACKED_SHARE:.0%}), "
+            "because their gradient is zero or not finite"
         )
     return note

@@ -1,4 +1,4 @@
-"""What of the accuracy under FGSM stronger attacks leave: a panel an attack."""
+"""The accuracy under stronger attacks than FGSM: one panel per attack."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WORST_CASE = "worst case"
 def attack_panels(records: Sequence[StudyRecord]) -> tuple[Panel, ...]:
     """Return FGSM's panels first, then each attack's in the order of the records, and the worst case of all last.
 
-    FGSM's lines are those of the sweep, of the models and decoders that another attack was run on; without a sweep
-    they are those of FGSM as one attack among others.
+    FGSM's lines come from the sweep, for the models and decoders with another attack; without a sweep they come from
+    FGSM as one attack among others.
     """
     by_attack = robust_lines(records)
     attacked = {(line.setting, line.decoder) for lines in by_attack.values() for line in lines}
@@ -38,12 +38,12 @@ def draw_attacks(records: Sequence[StudyRecord], out: Path) -> list[Path]:
     """Draw accuracy under each attack against epsilon, as `draw_accuracy` draws it.
 
     Raises:
-        IbrobustError: no record is of an attack but the FGSM sweep.
+        IbrobustError: there are no records of an attack other than the FGSM sweep.
     """
     panels = attack_panels(records)
     if not panels:
         raise IbrobustError(
-            "The records hold no attack but the FGSM sweep, so there is no attacks figure: add attacks to the study."
+            "The attacks figure needs records of an attack other than the FGSM sweep: add attacks to the study."
         )
     of_panels = [
         record

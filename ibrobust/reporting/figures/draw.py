@@ -1,4 +1,4 @@
-"""The figures of a study, drawn from its stored records without touching a model."""
+"""The figures of a study, drawn from its stored records without loading a model."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def draw_study_figures(
 
     Args:
         records_csv: the records of a study.
-        out: folder, made where it is missing.
-        figures: names, of ``fgsm``, ``attacks``, ``information_plane`` and ``generalization``.
-        on_missing: called, in place of raising, for each figure whose records are not there: an unfinished study may
-            have some of its figures.
+        out: folder, created if missing.
+        figures: names among ``fgsm``, ``attacks``, ``information_plane`` and ``generalization``.
+        on_missing: called, instead of raising, for each figure whose records are missing: an unfinished study may have
+            some of its figures.
 
     Raises:
-        IbrobustError: there is no figure of such a name, the records cannot be read, or they do not hold what a figure
-            shows; the others are drawn all the same.
+        IbrobustError: a figure's name is unknown, the records cannot be read, or the records of a figure are missing;
+            the other figures are still drawn.
     """
     for name in figures:
         if name not in FIGURES:
-            raise IbrobustError(f"There is no figure {name!r}: choose from {', '.join(FIGURES)}.")
+            raise IbrobustError(f"Unknown figure {name!r}: choose from {', '.join(FIGURES)}.")
     records = read_study_records(records_csv)
     paths: list[Path] = []
     missing: list[IbrobustError] = []

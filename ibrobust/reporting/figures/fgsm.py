@@ -13,13 +13,13 @@ from ibrobust.reporting.figures.settings import betas_of
 
 
 def draw_fgsm(records: Sequence[StudyRecord], out: Path) -> list[Path]:
-    """Draw accuracy under FGSM against epsilon, a panel a decoder, as `draw_accuracy` draws them.
+    """Draw accuracy under FGSM against epsilon, one panel per decoder, see `draw_accuracy`.
 
     Raises:
-        IbrobustError: no record is of an FGSM sweep.
+        IbrobustError: there are no records of an FGSM sweep.
     """
     panels = fgsm_panels(records)
     if not panels:
-        raise IbrobustError("The records hold no FGSM sweep, so there is no fgsm figure: add a sweep to the study.")
+        raise IbrobustError("The fgsm figure needs records of an FGSM sweep: add a sweep to the study.")
     swept = [record for record in records if record.attack == "FGSM" and record.quantity == "accuracy"]
     return draw_accuracy(panels, swept, out, "fgsm", betas=betas_of(records), ylabel="accuracy under FGSM (%)")

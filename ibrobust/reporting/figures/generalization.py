@@ -32,7 +32,7 @@ from ibrobust.reporting.figures.style import (
     study_style,
 )
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
+# Okabe and Ito's palette, suitable for colour-blind readers.
 DECODER_LOOKS = {"gaussian_mixture": ("#0072B2", "o"), "resfc": ("#D55E00", "s"), "logistic": ("#009E73", "^")}
 OTHER_LOOK = ("#CC79A7", "D")
 BASELINE_DASHES = ((0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 2)), (0, (8, 2, 1, 2, 1, 2)))
@@ -41,8 +41,8 @@ BASELINE_DASHES = ((0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 2)), (0, (8, 2, 1, 2,
 def generalization_errors(records: Sequence[StudyRecord]) -> dict[tuple[Setting, str], Point]:
     """Return the test error, 1 - test accuracy, for each setting and decoder, over its cells; `x` is beta, or NaN.
 
-    The paper's generalisation error is this: it calls an accuracy of 92% an error of 8%. It is no difference between
-    test and training.
+    This is the paper's generalisation error: it calls an accuracy of 92% an error of 8%. It is not the difference
+    between test and training error.
     """
     values: dict[tuple[Setting, str], list[float]] = {}
     for record in records:
@@ -55,16 +55,16 @@ def generalization_errors(records: Sequence[StudyRecord]) -> dict[tuple[Setting,
 
 
 def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]:
-    """Draw test error against beta, one line a decoder, dotted without noise; baselines are dashed lines across.
+    """Draw test error against beta, one line per decoder, dotted without noise; baselines are dashed horizontal lines.
 
     Raises:
-        IbrobustError: no record is a test accuracy of a model with a beta.
+        IbrobustError: there are no records of the test accuracy of a model with a beta.
     """
     errors = generalization_errors(records)
     variants = variant_names(setting for setting, _ in errors)
     if not variants:
         raise IbrobustError(
-            "The records hold no test accuracy of a model with a beta, so there is no generalization figure: add "
+            "The generalization figure needs records of the test accuracy of a model with a beta: add "
             "cells of a bottleneck objective to the study."
         )
     betas = sorted({setting.beta for setting, _ in errors if setting.beta is not None})
@@ -99,7 +99,7 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
 
 
 def beta_places(betas: Sequence[float]) -> dict[float, float]:
-    """Return where each beta stands on the axis: by its logarithm to base 10, and 0 a little below the smallest."""
+    """Return the position of each beta on the axis: its logarithm to base 10, and 0 a little below the smallest."""
     positive = [math.log10(beta) for beta in betas if beta > 0]
     lowest = min(positive, default=0.0)
     gap = max(0.3, 0.12 * (max(positive, default=0.0) - lowest))
@@ -131,7 +131,7 @@ def _draw_bottlenecks(
             yerr=[[point.mean - point.low for point in points], [point.high - point.mean for point in points]],
             color=colour,
             marker=marker,
-            # Without noise hollow as well: dots are hard to tell from a line between near points.
+            # Without noise also hollow: a dotted line is hard to distinguish from a solid one between near points.
             markerfacecolor="white" if noise is False else colour,
             linestyle=dashes,
             elinewidth=0.8,
@@ -152,12 +152,12 @@ def _noise_entries(errors: dict[tuple[Setting, str], Point]) -> dict[str, Any]:
 
 
 def _shown(decoders: set[str]) -> set[str]:
-    """Return the decoders to draw: the paper's two, or all there are where those are missing."""
+    """Return the decoders to draw: the paper's two, or all decoders if those are missing."""
     return decoders & {"gaussian_mixture", "resfc"} or decoders
 
 
 def _baselines(errors: dict[tuple[Setting, str], Point]) -> dict[tuple[Setting, str], Point]:
-    """Return the baselines' errors with the head they were trained with, or else with every decoder there is."""
+    """Return the baselines' errors with their trained head, or with every decoder if they have none."""
     baselines = {key: point for key, point in errors.items() if key[0].is_baseline}
     with_head = {setting for setting, decoder in baselines if decoder == HEAD}
     chosen = {key: point for key, point in baselines.items() if key[1] == HEAD or key[0] not in with_head}

@@ -1,4 +1,4 @@
-"""Figure 2: the information plane, one trajectory a beta."""
+"""Figure 2: the information plane, one trajectory per beta."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from ibrobust.reporting.figures.style import (
 )
 
 FAINTEST = 0.2
-# The axis is logarithmic where the largest residual information is so many times the smallest.
+# The axis is logarithmic if the largest residual information is this many times the smallest.
 LOGARITHMIC_FROM = 20
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How one setting moves through the plane, on average over its seeds.
+    """The path of one setting through the plane, averaged over its seeds.
 
     Attributes:
         setting: what its cells have in common.
         epochs: rising.
-        residual: I[X;Y|Z] at each epoch, in nats; `x` of each point is the epoch.
+        residual: the residual information I[X;Y|Z] at each epoch, in nats; `x` of each point is the epoch.
         entropy: H[Z] at each epoch, in nats.
-        floor: the estimate of H[Z] for noise alone, in nats; None where it is not recorded.
+        floor: the estimate of H[Z] for noise alone, in nats; None if it is not recorded.
     """
 
     setting: Setting
@@ -87,13 +87,12 @@ def draw_information_plane(records: Sequence[StudyRecord], out: Path) -> list[Pa
     A trajectory is the mean over seeds; whiskers at its last epoch reach from the smallest to the largest.
 
     Raises:
-        IbrobustError: no record is of an information plane.
+        IbrobustError: there are no records of an information plane.
     """
     found = trajectories(records)
     if not found:
         raise IbrobustError(
-            "The records hold no information plane, so there is no information_plane figure: add it to the study's "
-            "evaluations."
+            "The information_plane figure needs records of an information plane: add it to the study's evaluations."
         )
     style = looks([trajectory.setting for trajectory in found], betas_of(records))
     panels = _panels(found)
@@ -125,9 +124,9 @@ def draw_information_plane(records: Sequence[StudyRecord], out: Path) -> list[Pa
 
 
 def _panels(found: Sequence[Trajectory]) -> list[tuple[str, list[Trajectory]]]:
-    """Return (title, trajectories): with noise, then without, each split further where the settings differ.
+    """Return (title, trajectories): with noise, then without, each split further if the settings differ.
 
-    Baselines are trained without noise, so they stand beside models without, or else by themselves.
+    Baselines are trained without noise, so they are in the panel of models without noise, else in their own.
     """
     names = variant_names(trajectory.setting for trajectory in found)
     baselines = [trajectory for trajectory in found if trajectory.setting.is_baseline]

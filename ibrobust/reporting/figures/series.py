@@ -1,4 +1,4 @@
-"""Cells that differ in their seed alone make one line of a figure; lines that belong side by side make a panel."""
+"""The lines and panels of a figure: a line for cells that differ only in their seed, a panel for comparable lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ibrobust.reporting.figures.settings import (
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
 UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
-# Of an attack, and of the worst case over several: an image counts that is right without an attack and under it.
+# Of an attack, and of the worst case over several: an image counts if it is right without an attack and under it.
 ROBUST = ("robust_accuracy", "worst_case_accuracy")
 
 
@@ -48,10 +48,10 @@ class Line:
 
     Attributes:
         setting: what its cells have in common.
-        decoder: that its values were measured with.
+        decoder: used for its values.
         points: by rising x.
-        unattacked: the largest share in [0, 1], over the cells, of images that FGSM left as they were, because their
-            gradient was zero or not finite; None where it is not known.
+        unattacked: the largest share in [0, 1], over the cells, of images that FGSM did not change, because their
+            gradient was zero or not finite; None if unknown.
     """
 
     setting: Setting
@@ -61,7 +61,7 @@ class Line:
 
     @property
     def is_masked(self) -> bool:
-        """Whether more images were left alone than a trustworthy figure allows."""
+        """Whether too many images were not attacked for the accuracy to be reliable."""
         return self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
 
 
@@ -70,7 +70,7 @@ class Panel:
     """Lines on common axes.
 
     Attributes:
-        title: the decoder, and whatever tells this panel's bottleneck models from those of the other panels.
+        title: the decoder, and the difference between this panel's bottleneck models and those of other panels.
         lines: baselines last.
     """
 
@@ -86,8 +86,8 @@ def make_point(x: float, values: Sequence[float]) -> Point:
 def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
     """Return accuracy under FGSM against epsilon: a panel for each decoder, and for each objective, width and so on.
 
-    Baselines appear on every panel that shares their width and epochs: with the head that they were trained with where
-    that was attacked, otherwise with the panel's decoder.
+    Baselines appear on every panel of their width and epochs: with their trained head if that was attacked, otherwise
+    with the panel's decoder.
     """
     return arrange(fgsm_lines(records))
 
@@ -95,7 +95,7 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
 def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
     """Return accuracy under FGSM against epsilon: a line for each setting and decoder.
 
-    The accuracy without an attack is the point at epsilon 0, where it is of as many images as the attack.
+    The accuracy without an attack is the point at epsilon 0, if it was measured on as many images as the attack.
     """
     records = tuple(records)
     values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
@@ -127,8 +127,8 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     """Return robust accuracy against epsilon, by attack: a line for each setting and decoder.
 
-    The worst case over all attacks goes under the name that its records have. Clean accuracy on as many images is the
-    point at epsilon 0.
+    The worst case over all attacks has the name in its records. Clean accuracy on as many images is the point at
+    epsilon 0.
     """
     records = tuple(records)
     clean = {
@@ -154,9 +154,9 @@ def _points(by_epsilon: dict[float, dict[str, float]]) -> tuple[Point, ...]:
 
 
 def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
-    """Return the records of FGSM sweeps, without those of FGSM as one attack among others, on other images.
+    """Return the records of FGSM sweeps, without those of FGSM as one attack among others.
 
-    A sweep counts the images that it could not attack, and its accuracies are of as many.
+    Only a sweep records the images that it could not attack, for as many images as its accuracies.
     """
     records = tuple(record for record in records if record.attack == "FGSM")
     swept = {(record.cell, record.decoder): record.num_images for record in records if record.quantity in UNATTACKED}
@@ -166,7 +166,7 @@ def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
 
 
 def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
-    """Return the panels for some lines, each line in the panel or panels that it belongs to."""
+    """Return the panels of some lines; a line may be in several panels."""
     baselines = sorted((line for line in lines if line.setting.is_baseline), key=lambda line: order(line.setting))
     names = variant_names([line.setting for line in lines])
     panels: dict[tuple[str, Setting], list[Line]] = {}

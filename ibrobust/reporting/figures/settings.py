@@ -1,4 +1,4 @@
-"""What the cells of a study have in common but for their seed, how it is called, and what belongs side by side."""
+"""The settings that the cells of one line share, their names, and their grouping into panels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OBJECTIVE_NAMES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What the cells of one line have in common: everything that the records tell but the seed."""
+    """The common settings of the cells of one line: everything in the records except the seed."""
 
     objective: str
     beta: float | None
@@ -40,11 +40,11 @@ class Setting:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether there is no bottleneck: such lines are black."""
+        """Whether the objective has no bottleneck; such lines are black."""
         return self.beta is None
 
     def label(self) -> str:
-        """Return a name that tells the lines of one panel apart."""
+        """Return a name that distinguishes the lines of one panel."""
         if self.beta is not None:
             noise = {True: ", noise", False: ", no noise", None: ""}[self.noise]
             return f"β = {self.beta:g}{noise}"
@@ -60,7 +60,7 @@ class Setting:
 
 
 def setting_of(record: StudyRecord) -> Setting:
-    """Return what a record shares with those of other seeds."""
+    """Return the settings of a record, without its seed."""
     return Setting(
         objective=record.objective,
         beta=record.beta,
@@ -74,12 +74,12 @@ def setting_of(record: StudyRecord) -> Setting:
 
 
 def variant_of(setting: Setting) -> Setting:
-    """Return what bottleneck models on one panel have in common: all but beta and noise, which the lines show."""
+    """Return the common settings of the bottleneck models on one panel: all except beta and noise."""
     return replace(setting, beta=None, noise=None)
 
 
 def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]:
-    """Return, in words, what tells each variant of the bottleneck models from the others."""
+    """Return, in words, the difference between each variant of the bottleneck models and the others."""
     variants = dict.fromkeys(variant_of(setting) for setting in settings if not setting.is_baseline)
     names = {}
     for variant in variants:
@@ -96,13 +96,13 @@ def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]
 
 
 def fits(baseline: Setting, variant: Setting, baselines: Iterable[Setting]) -> bool:
-    """Return whether a baseline belongs beside a variant: of its width and epochs, where there is any such."""
+    """Return whether a baseline belongs beside a variant: with its width and epochs, if such a baseline exists."""
     alike = (variant.width, variant.epochs)
     return (baseline.width, baseline.epochs) == alike or all((b.width, b.epochs) != alike for b in baselines)
 
 
 def order(setting: Setting) -> tuple[float, bool, bool, str, float, float]:
-    """Return the key that sorts settings: by beta, with noise before without, plain cross-entropy first."""
+    """Return the sort key of a setting: by beta, with noise before without, plain cross-entropy first."""
     return (
         -1.0 if setting.beta is None else setting.beta,
         setting.noise is False,
@@ -114,7 +114,7 @@ def order(setting: Setting) -> tuple[float, bool, bool, str, float, float]:
 
 
 def hidden_settings(records: Iterable[StudyRecord]) -> bool:
-    """Return whether some cells of one line share their seed too, so that they differ in what records do not tell."""
+    """Return whether some cells of one line share their seed too, so that they differ in something not recorded."""
     cells: dict[tuple[Setting, int | None], set[str]] = {}
     for record in records:
         cells.setdefault((setting_of(record), record.seed), set()).add(record.cell)
@@ -132,11 +132,11 @@ def decoder_name(decoder: str) -> str:
 
 
 def averaged_over(cells: Collection[int], records: Sequence[StudyRecord]) -> str | None:
-    """Return what the points of a figure are means of, in words; None where no point is one.
+    """Return a description of the points as means, such as "mean of 3 seeds"; None if no point is a mean.
 
     Args:
-        cells: of each point, over how many it was averaged.
-        records: that the points are of.
+        cells: number of averaged cells of each point.
+        records: behind the points.
     """
     fewest, most = min(cells), max(cells)
     if most < 2:

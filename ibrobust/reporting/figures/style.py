@@ -1,4 +1,4 @@
-"""How a study's figures look, and how they are saved: legible in one column and in grey, and always the same bytes."""
+"""The look of a study's figures, readable in one column and in grey, and their saving, always with the same bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BETA_MARKERS = "osD^v<>dhp"
 BASELINE_MARKERS = "XP*8H"
 DOTTED = (0, (1, 1.2))
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same
     "font.size": 7.5,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -57,7 +57,7 @@ class Look:
 
 
 def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, str]:
-    """Return a colour for each beta, in the order of their lightness, which greyscale and colour-blind readers see.
+    """Return a colour for each beta, ordered by lightness, which is visible in grey and to colour-blind readers.
 
     Args:
         betas: rising.
@@ -66,7 +66,7 @@ def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, s
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    # The ends of the map are left out: one is lost in black, the other in the paper.
+    # The ends of the colour map are not used: one looks black, the other is invisible on paper.
     first, last = (0.42, 0.98) if dark else (0.06, 0.74)
     step = (last - first) / max(len(betas) - 1, 1)
     return {beta: to_hex(colormaps["plasma"](first + step * rank)) for rank, beta in enumerate(betas)}
@@ -93,7 +93,7 @@ def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, 
 
 @contextmanager
 def study_style() -> Iterator[Callable[[float, float], Any]]:
-    """Within the block, matplotlib's settings are those of a study's figures; yields what makes a figure of a size."""
+    """Set matplotlib's settings for a study's figures in the block; yield a function that makes a figure."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -119,13 +119,13 @@ def save(figure: Any, out: Path, name: str) -> list[Path]:
 
 
 def _legend_columns(width: float, labels: Sequence[str]) -> int:
-    """Return how many columns fit into a width in inches; matplotlib fills one column after the other."""
+    """Return the number of columns that fit into a width in inches; matplotlib fills one column after the other."""
     for columns in range(min(6, len(labels)), 1, -1):
         full, rest = divmod(len(labels), columns)
         lengths = [full + (column < rest) for column in range(columns)]
         starts = [sum(lengths[:column]) for column in range(columns)]
         widest = [max(map(len, labels[at : at + rows])) for at, rows in zip(starts, lengths, strict=True)]
-        # Inches of a handle with the gaps around it, and of a letter.
+        # Width in inches of a handle with its gaps, and of a letter.
         if sum(0.42 + 0.053 * letters for letters in widest) <= width:
             return columns
     return 1
@@ -133,7 +133,7 @@ def _legend_columns(width: float, labels: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Place:
-    """Axes, and whether they stand at the left, at the top and at the bottom of the figure."""
+    """Axes, and whether they are at the left, at the top and at the bottom of the figure."""
 
     axes: Any
     left: bool
@@ -144,12 +144,12 @@ class Place:
 def grid_of_axes(
     new: Callable[[float, float], Any], panels: int, *, sharey: bool = True
 ) -> tuple[Any, tuple[Place, ...]]:
-    """Return a figure and axes for some panels: up to two fit in a column, more stand in pairs across the page.
+    """Return a figure and axes for some panels: up to two fit in a column, more are placed in pairs across the page.
 
     Args:
         new: makes a figure.
         panels: at least one.
-        sharey: whether one scale of the y-axis is for all.
+        sharey: whether all panels share one scale of the y-axis.
     """
     columns = 1 if panels <= 2 else 2
     rows = -(-panels // columns)
@@ -162,13 +162,13 @@ def grid_of_axes(
         for index, one in enumerate(axes[:panels])
     )
     for place in places:
-        # Shared axes have their numbers in the last row alone, which may be one short.
+        # Shared axes have tick labels only in the last row, which may have one panel fewer.
         place.axes.tick_params(labelbottom=place.bottom)
     return figure, places
 
 
 def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
-    """Write a note and the legend under the panels, where they hide nothing; the figure grows by their height."""
+    """Write a note and the legend under the panels; the figure grows by their height."""
     width = figure.get_figwidth()
     for label, entry in entries.items():
         entry.set_label(label)
@@ -189,7 +189,7 @@ def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
 
 
 def name_panels(places: Sequence[Place], titles: Sequence[str]) -> None:
-    """Write the titles, lettered where there are several."""
+    """Write the titles, with letters if there are several."""
     for index, (place, title) in enumerate(zip(places, titles, strict=True)):
         letter = f"({ascii_lowercase[index % 26]}) " if len(places) > 1 else ""
         place.axes.set_title(letter + title, loc="left")

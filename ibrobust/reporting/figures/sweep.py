@@ -1,4 +1,4 @@
-"""Records in, matplotlib figures out."""
+"""The matplotlib figure of FGSM sweeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.reporting.tables import SweepRow
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
-# Okabe and Ito's palette, told apart by colour-blind readers; black is kept for cross-entropy as in the paper.
+# Okabe and Ito's palette, suitable for colour-blind readers; black is for cross-entropy, as in the paper.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 
@@ -18,21 +18,21 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def figure_format(path: Path) -> str:
-    """Return the format that a figure's file name asks for; raise IbrobustError unless it is png, pdf or svg."""
+    """Return the format of a figure from its file name; raise IbrobustError unless it is png, pdf or svg."""
     ending = path.suffix.removeprefix(".").lower()
     if ending not in FORMATS:
-        raise IbrobustError(f"The figure {str(path)!r} is of no known format: end its name in .png, .pdf or .svg.")
+        raise IbrobustError(f"The figure {str(path)!r} has an unknown format: end its name in .png, .pdf or .svg.")
     return ending
 
 
 def save_sweep_figure(rows: Sequence[SweepRow], path: Path, *, dataset: str) -> None:
-    """Draw accuracy under FGSM against epsilon, one line a model (figure 1 of the paper).
+    """Draw accuracy under FGSM against epsilon, one line per model (figure 1 of the paper).
 
-    A line whose model had images that FGSM could not attack is dotted and says so in the legend.
+    If FGSM could not attack some images of a model, its line is dotted and the legend gives their share.
 
     Args:
         rows: at least one sweep.
-        path: where to write; the ending of its name, png, pdf or svg, is the format.
+        path: of the file; the ending of its name, png, pdf or svg, is the format.
         dataset: name for the title.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The epsilon curves of a report: where each line and marker of an inline SVG goes, and what its read-out says."""
+"""The epsilon curves of a report: the position of each line and marker of an inline SVG, and its description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ibrobust.reporting.figures.settings import Setting, betas_of
 from ibrobust.reporting.figures.style import DOTTED, Look, beta_colours, looks
 from ibrobust.reporting.unattacked import DAGGER
 
-# User units of the SVG. Small, so that its letters stay legible where it is drawn 360 pixels wide.
+# User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 40, 20, 10, 38
 DARK_BASELINE = "#ffffff"
@@ -40,7 +40,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Mark:
-    """One measured point: where it is, its epsilon and accuracy as text, and the sentence that reads it out."""
+    """One measured point: its position, its epsilon and accuracy as text, and a sentence that describes it."""
 
     x: float
     y: float
@@ -61,7 +61,7 @@ class Curve:
         shape: outline of its markers.
         is_masked: whether its markers are hollow.
         path: through the means.
-        band: around them, from the smallest to the largest; empty where there is one cell alone.
+        band: around them, from the smallest to the largest; empty if there is only one cell.
         marks: by rising epsilon.
     """
 
@@ -88,7 +88,7 @@ class Chart:
 
 
 def epsilon_charts(records: Sequence[StudyRecord]) -> tuple[Chart, ...]:
-    """Return a chart for each panel of the fgsm figure; none where there is no FGSM sweep."""
+    """Return one chart per panel of the fgsm figure; none without an FGSM sweep."""
     panels = fgsm_panels(records)
     betas = betas_of(records)
     style = looks(list(dict.fromkeys(line.setting for panel in panels for line in panel.lines)), betas)

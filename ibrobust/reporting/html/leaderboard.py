@@ -1,4 +1,4 @@
-"""The leaderboard of a study's report: one row a cell and decoder, the most trustworthy first."""
+"""The leaderboard of a study's report: one row per cell and decoder, the most reliable first."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Leaderboard:
 
 
 def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
-    """Return the leaderboard: a row for each cell and decoder that was attacked, or that was scored where none was.
+    """Return the leaderboard: one row per attacked cell and decoder, or per scored one if none was attacked.
 
     Rows are in the order of the audit's verdict (sound, not audited, suspicious, masked), then of falling accuracy in
     the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon down, and at last on
-    clean images. Where FGSM left more than 1% of the images as they were, its accuracies have a dagger and are never
-    the best of their column; neither is any accuracy under attack of a model that an audit found masked.
+    clean images. If FGSM did not change more than 1% of the images, its accuracies have a dagger and are never the best
+    of their column; neither is any accuracy under attack of a model with the verdict masked.
     """
-    # FGSM among other attacks, perhaps on fewer images, is left to the worst case.
+    # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
     records = [record for record in records if record.attack != "FGSM" or record in swept]
     by_row: dict[tuple[str, str], list[StudyRecord]] = {}
@@ -55,7 +55,7 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
         if any(found):
             rows.append(Row(cell, decoder, of_it, found))
     if any(any(row.found[1:]) for row in rows):
-        # Decoders that were fitted for another figure were never attacked: they would only be in the way.
+        # Decoders that were fitted only for another figure were never attacked and are not shown.
         rows = [row for row in rows if any(row.found[1:])]
     kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
     measures = [measures[index] for index in kept]
@@ -66,7 +66,7 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
     where = format_epsilon(audits[0]) if len(audits) == 1 else ""
     shares = any(row.unattacked is not None for row in rows)
     described = [row.description() for row in rows]
-    # Columns that say the same of every row are left out, but for the names.
+    # Columns with the same value in every row are left out, except for the names.
     told = [
         place for place in range(len(DESCRIPTIONS)) if place < 2 or len({entries[place] for entries in described}) > 1
     ]

@@ -1,4 +1,4 @@
-"""The rows of a report's leaderboard: what is known of one cell with one decoder, and how it is shown."""
+"""The rows of a report's leaderboard: the results of one cell with one decoder, and their display."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Column:
 
     Attributes:
         key: unique, a word for style sheets and scripts.
-        label: what it says above the column.
-        unit: below the label: per cent, and of how many images.
+        label: header of the column.
+        unit: below the label: per cent, and the number of images.
         numeric: whether it sorts by number.
         falling: whether the first sort puts the largest on top.
     """
@@ -41,9 +41,9 @@ class Entry:
 
     Attributes:
         text: shown.
-        sort: what the field sorts by, as text; empty where there is nothing, which comes last either way.
+        sort: sort key of the field, as text; empty if there is no value, which always comes last.
         is_best: the best of its column.
-        tone: the verdict, where the field is one, or "marked" for a figure that is no sign of robustness.
+        tone: the verdict, if the field is one, or "marked" for an accuracy that is no sign of robustness.
     """
 
     text: str
@@ -65,14 +65,14 @@ DESCRIPTIONS = (
 
 @dataclass(frozen=True)
 class Measure:
-    """What a column of numbers shows: a quantity, perhaps under an attack and at an epsilon."""
+    """The content of a column of numbers: a quantity, perhaps under an attack and at an epsilon."""
 
     quantity: str
     attack: str = ""
     epsilon: float | None = None
 
     def of(self, records: Iterable[StudyRecord]) -> StudyRecord | None:
-        """Return the record that holds the number; None where there is none, or no number in it."""
+        """Return the record with the number; None if it is missing or has no number."""
         for record in records:
             if (
                 record.quantity == self.quantity
@@ -105,11 +105,11 @@ class Row:
         return sum(shares) if shares else None
 
     def is_marked(self, measure: Measure) -> bool:
-        """Whether an FGSM figure says little, because FGSM did not attack."""
+        """Whether an accuracy under FGSM is unreliable, because FGSM did not attack."""
         return measure.attack == "FGSM" and self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
 
     def may_win(self, measure: Measure) -> bool:
-        """Whether a figure may be the best of its column: none under attack of a model that hid from attacks."""
+        """Whether a number may be the best of its column. No accuracy under attack of a masked model may."""
         return measure.epsilon is None or (self.verdict != "masked" and not self.is_marked(measure))
 
     def rank(self) -> tuple[int, list[float], str]:

@@ -1,4 +1,4 @@
-"""A study's report: one HTML file that needs nothing but itself."""
+"""A study's report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 CAPTIONS = {
     "fgsm": "Accuracy under FGSM against epsilon",
-    "attacks": "What stronger attacks leave of it",
+    "attacks": "Accuracy under stronger attacks",
     "information_plane": "Information plane on the test set: H[Z] against I[X;Y|Z]",
-    "generalization": "Generalisation error, which is the test error, against beta",
+    "generalization": "Generalisation error (test error) against beta",
 }
 
 
@@ -36,15 +36,15 @@ def write_report(
     cells: Sequence[Mapping[str, Any]],
     out: Path,
 ) -> Path:
-    """Write the report of a study to `out`, as one HTML file that loads nothing; return `out`.
+    """Write the report of a study to `out`, as one self-contained HTML file; return `out`.
 
     Args:
         title: of the study.
         records: its records.csv.
-        figures: PNG and SVG files, in the order they appear. Of two that differ in their ending alone the SVG is shown.
-        cells: of the study, each a mapping with `name`, `status` (such as done or failed), and where they are known
-            `error`, `recipe` (field to value), `versions` (package to version) and `hardware`.
-        out: where to write.
+        figures: PNG and SVG files, in the order they appear. Of two that differ only in their ending, the SVG is shown.
+        cells: of the study, each a mapping with `name`, `status` (such as done or failed), and if known `error`,
+            `recipe` (field to value), `versions` (package to version) and `hardware`.
+        out: path of the file.
 
     Raises:
         IbrobustError: the records or a figure cannot be read, or a cell has no name or status.
@@ -76,7 +76,7 @@ def write_report(
         unattacked=f"{UNATTACKED_SHARE:.0%}",
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        # The browser runs this script and no other, whatever a name or an error may hold.
+        # The browser runs only this script, even if a name or an error contains one.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(out, html)
@@ -84,10 +84,10 @@ def write_report(
 
 
 def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, Any]:
-    """Return a cell with every key that the template reads."""
+    """Return a cell with all keys for the template."""
     name, status = cell.get("name"), cell.get("status")
     if not name or not status:
-        raise IbrobustError(f"A cell of the report has the name {name!r} and the status {status!r}: give both.")
+        raise IbrobustError(f"A cell of the report has the name {name!r} and the status {status!r}: both are needed.")
     return {
         "name": str(name),
         "status": str(status),
@@ -114,7 +114,7 @@ def _number(record: StudyRecord) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    """Return a recipe's value as YAML would have it: true, null, [a, b]."""
+    """Return a recipe's value as in YAML: true, null, [a, b]."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -132,7 +132,7 @@ def _figure(path: Path) -> dict[str, str]:
         content = path.read_bytes()
     except OSError as error:
         raise IbrobustError(f"The figure {str(path)!r} cannot be read: {error.strerror}.") from error
-    # As an image, not as markup: a browser runs nothing that stands in an image.
+    # As an image, not as markup: a browser does not run scripts inside an image.
     data = base64.b64encode(content).decode()
     return {
         "name": path.stem,

@@ -1,4 +1,4 @@
-"""The first lines of a study's report: how far it is, what the audits found, and who is the most robust."""
+"""The first lines of a study's report: its progress, the audits' verdicts, and the most robust model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
 
 def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a few sentences; each is left out where there is nothing to say."""
+    """Return a few sentences; those without content are left out."""
     return [
         sentence
         for sentence in (_progress(cells), _audits(records), _most_robust(records), _masked(records))
@@ -34,16 +34,16 @@ def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
 def _audits(records: Sequence[StudyRecord]) -> str:
     verdicts = Counter(record.verdict for record in records if record.verdict)
     if not verdicts:
-        return "No model was audited, so none of these accuracies is known to be robustness."
+        return "No model was audited, so it is unknown whether these accuracies show robustness."
     epsilons = sorted({record.epsilon for record in records if record.verdict and record.epsilon is not None})
     where = f" at ε = {' and '.join(map(format_epsilon, epsilons))}" if epsilons else ""
     listed = [f"{verdicts[word]} {word}" for word in ("sound", "suspicious", "masked") if verdicts[word]]
     listed += [f"{count} {word}" for word, count in verdicts.items() if word not in ("sound", "suspicious", "masked")]
-    return f"Audits{where}, one a cell and decoder: {', '.join(listed)}."
+    return f"Audits{where}, one per cell and decoder: {', '.join(listed)}."
 
 
 def _most_robust(records: Sequence[StudyRecord]) -> str:
-    """Name the highest worst case at the largest epsilon that was audited or else attacked, of no masked model."""
+    """Return a sentence on the highest worst case at the largest epsilon; masked models are not considered."""
     masked = {(record.cell, record.decoder) for record in records if record.verdict == "masked"}
     for quantity, what in (
         ("audit_worst_case_accuracy", "the audit's worst case"),
@@ -59,14 +59,14 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
         best = max(contenders, key=lambda record: record.value)
         interval = _interval(best)
         return (
-            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, masked models aside: "
+            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, without masked models: "
             f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
         )
     return ""
 
 
 def _interval(record: StudyRecord) -> str:
-    """Return the 95% interval of Wilson's, in which an accuracy of 0 has some width too, as a bracket."""
+    """Return Wilson's 95% interval in brackets; it has a positive width even for an accuracy of 0."""
     if not record.num_images:
         return ""
     n, share, z = record.num_images, record.value, 1.96
@@ -95,6 +95,6 @@ def _masked(records: Sequence[StudyRecord]) -> str:
         return ""
     return (
         f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
-        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
+        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, but its audit "
         "says masked."
     )

@@ -49,7 +49,7 @@ def test_torchattacks_classes_are_known() -> None:
     ("text", "message"),
     [
         ("PDG", "did you mean PGD"),
-        ("", "There is no attack ''"),
+        ("", "Unknown attack ''"),
         ("PGD:step=5", "did you mean steps\\? It takes"),
         ("PGD:steps", "has no option 'steps'|like 10"),
         ("PGD:steps=many", "like 10 is needed"),
@@ -131,7 +131,7 @@ def test_a_value_at_the_end_of_its_range_is_taken(text: str) -> None:
     [
         ("FAB:norm=L1", "norm=Linf or norm=L2"),
         ("EADL1:max_iterations=5", "at least 10 or abort_early=false"),
-        ("PGDRS:batch_max=3", "at least as much"),
+        ("PGDRS:batch_max=3", "at least that"),
         ("PGDRSL2:noise_type=pink", "choose guassian or uniform"),
         ("Pixle:x_dimensions=3", "no option 'x_dimensions'"),
     ],
@@ -146,7 +146,7 @@ def test_an_attack_made_in_code_is_held_to_the_same() -> None:
         AttackSpec("PGD", (("alpha", float("nan")),))
     with pytest.raises(IbrobustError, match="no option 'step'"):
         AttackSpec("PGD", (("step", 3),))
-    with pytest.raises(IbrobustError, match="There is no attack 'PDG'"):
+    with pytest.raises(IbrobustError, match="Unknown attack 'PDG'"):
         AttackSpec("PDG")
 
 

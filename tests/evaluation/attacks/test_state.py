@@ -84,7 +84,7 @@ def test_another_forward_pass_with_these_weights_is_refused(
     path = tmp_path / "state.jsonl"
     attacked(first(), data, path)
     before = path.read_bytes()
-    with pytest.raises(IbrobustError, match=f"has these weights and gave other {what}"):
+    with pytest.raises(IbrobustError, match=f"has the same weights but gave other {what}"):
         attacked(second(), data, path)
     assert path.read_bytes() == before
 

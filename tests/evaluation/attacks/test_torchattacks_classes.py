@@ -19,7 +19,7 @@ FEW = {
     "steps": 2, "n_queries": 4, "nb_sample": 2, "max_iterations": 10, "binary_search_steps": 1, "popsize": 2,
     "restarts": 1, "num_iter_set": 2, "noise_batch_size": 2, "gamma": 0.02, "n_iter": 2,
 }  # fmt: skip
-NEEDS = {"APGDT": "needs 4 classes", **dict.fromkeys(("PIFGSM", "PIFGSMPP", "TIFGSM"), "3 channels, and these have 1")}
+NEEDS = {"APGDT": "needs 4 classes", **dict.fromkeys(("PIFGSM", "PIFGSMPP", "TIFGSM"), "3 channels, but these have 1")}
 
 
 def short(name: str) -> AttackSpec:
@@ -113,7 +113,7 @@ def test_pixels_that_are_no_numbers_are_an_error_where_the_model_is_not_to_blame
     Returning.result = data[0].clone()
     Returning.result[1, 0, 0, 0] = float("nan")
     monkeypatch.setattr(torchattacks, "BIM", Returning)
-    with pytest.raises(IbrobustError, match="BIM gave pixels that are no numbers for 1 images"):
+    with pytest.raises(IbrobustError, match="BIM gave NaN pixels for 1 images"):
         run(model, data, "BIM")
 
 

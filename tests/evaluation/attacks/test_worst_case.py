@@ -44,5 +44,5 @@ def test_what_cannot_be_compared(other: AttackResult, message: str) -> None:
 
 
 def test_nothing_to_compare() -> None:
-    with pytest.raises(IbrobustError, match="no attack result"):
+    with pytest.raises(IbrobustError, match="needs the result of at least one attack"):
         worst_case([])

@@ -218,7 +218,7 @@ def test_a_state_of_another_forward_pass_is_refused(
     assert torch.equal(
         ours(Divided(tiny_model, 1.0), **short).run_standard_evaluation(*digits_images, state_path=path), first
     )
-    with pytest.raises(IbrobustError, match=f"these weights and gave other {what}"):
+    with pytest.raises(IbrobustError, match=f"the same weights but gave other {what}"):
         ours(other(tiny_model), **short).run_standard_evaluation(*digits_images, state_path=path)
 
 
