@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def attack_command(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Model names. By default all that go with the data set."),
+        typer.Argument(help="Model names. By default all models for this data set."),
     ] = None,
     eps: Annotated[
         str,
@@ -41,15 +41,15 @@ def attack_command(
         int | None,
         typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of everything random in --attack.")] = 0,
     state: Annotated[
         Path | None,
-        typer.Option(help="Folder to keep the progress of --attack in; the same command goes on from it."),
+        typer.Option(help="Folder for the progress of --attack; the same command resumes from it."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where CIFAR-10 is or goes to, and decoded images are cached.")
+        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     save_images: Annotated[
@@ -60,7 +60,7 @@ def attack_command(
         ),
     ] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Also put the results into the cards of your own models.")
+        bool, typer.Option("--store", help="Also store the results in the cards of your own models.")
     ] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw accuracy against epsilon: a .png, .pdf or .svg file.")
@@ -75,7 +75,7 @@ def attack_command(
 
     epsilons = [parse_epsilon(text) for text in eps.split(",")]
     if len(set(epsilons)) < len(epsilons):
-        raise IbrobustError(f"An epsilon comes twice in {eps}: give each once.")
+        raise IbrobustError(f"An epsilon occurs twice in {eps}: give each once.")
     if attack and figure:
         raise IbrobustError("--figure draws an FGSM sweep: leave --attack out, or write the records with --json.")
 
@@ -90,7 +90,7 @@ def attack_command(
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     check_models(models or [], decoder or [])
 
-    # torch comes with these, seconds later.
+    # These import torch, which takes seconds.
     from rich.console import Console
 
     from ibrobust.cli.attacking import (
@@ -131,7 +131,7 @@ def attack_command(
             images_file=save_images,
         )
         notes: list[str | None] = []
-        # Files first: they stay whatever becomes of the output. The table comes even where a file cannot be written.
+        # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file:
                 write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)

@@ -1,4 +1,4 @@
-"""What the commands that attack models share: from names on the command line to images, models and rows."""
+"""Shared parts of the commands that attack models: from names on the command line to images, models and rows."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Target:
         name: as the user gave it.
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
-        verdict: of an audit with its epsilon, where the model's card holds one of the same data set.
+        verdict: of an audit with its epsilon, if the model's card holds one of the same data set.
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
-        trained_on: where a registered model was trained on other images, which.
+        trained_on: the training images of a registered model, if they differ from the attacked ones.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Target:
 
 
 def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None = None) -> None:
-    """Raise IbrobustError, before any data is read, where an attack, a seed or a device cannot be used."""
+    """Raise IbrobustError, before any data is read, if an attack, a seed or a device cannot be used."""
     for attack in attacks:
         parse_attack(attack)
     check_seed(seed)
@@ -66,11 +66,13 @@ def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None 
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise IbrobustError(f"The device {device!r} is not there: use cpu, or a GPU that torch sees.") from error
+            raise IbrobustError(
+                f"The device {device!r} is not available: use cpu, or a GPU that torch finds."
+            ) from error
 
 
 def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
-    """Return the data set that was asked for, else the one the first model was trained on, with what names it."""
+    """Return the requested data set, by default the first model's training data, and its name or path."""
     if dataset is None:
         own = [name for name in names if not is_reference(name)]
         card = model_card(own[0]) if own else None
@@ -89,15 +91,15 @@ def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
 
 
 def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
-    """Return every model and decoder to attack: those named, else all that go with the data set, see `models_for`.
+    """Return every model and decoder to attack: the named ones, by default all for the data set, see `models_for`.
 
     Raises:
-        IbrobustError: there is none, or a model does not have the data set's classes, or not that decoder.
+        IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
     """
     chosen = list(dict.fromkeys(names)) or models_for(data)
     if not chosen:
         raise IbrobustError(
-            f"There is no model trained on {spec}: make one with ibrobust train --dataset {spec}, or name a model."
+            f"No stored model was trained on {spec}: train one with ibrobust train --dataset {spec}, or name a model."
         )
     targets: list[Target] = []
     for name in chosen:
@@ -118,8 +120,8 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
     card = model_card(name)
     if card.dataset.class_names != data.class_names:
         raise IbrobustError(
-            f"The model {name!r} was trained on the classes of {card.dataset.name}, which are not those of "
-            f"{data.name}: give its own data set (--dataset)."
+            f"The model {name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
+            f"{data.name}: give the model's own data set (--dataset)."
         )
     targets = []
     for decoder in chosen_decoders(card, decoders):
@@ -139,7 +141,7 @@ def _load_registered(name: str, decoder: str, device: str) -> nn.Module:
 
 
 def default_device(device: str | None) -> str:
-    """Return the device that was asked for, else cuda where it is there."""
+    """Return the requested device, by default cuda if available."""
     return device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -152,7 +154,7 @@ def sweep_rows(
     device: str | None,
     console: Console,
 ) -> list[SweepRow]:
-    """Return one sweep for each target, with a progress bar while they run."""
+    """Return one sweep per target; show a progress bar."""
     rows = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
@@ -182,7 +184,7 @@ def attack_rows(
     console: Console,
     images_file: Path | None = None,
 ) -> list[AttackRow]:
-    """Return what every attack did to each target, with a progress bar and the time left while they run.
+    """Return the results of every attack on each target; show a progress bar with the remaining time.
 
     With `images_file` the one target's adversarial images under the one attack and epsilon are written to it.
     """
@@ -220,10 +222,10 @@ def attack_rows(
 
 
 def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | None:
-    """Return the model to transfer from: the one named, else the first other cross-entropy model that ships.
+    """Return the surrogate model: the named one, by default the first other cross-entropy model that ships.
 
-    It has the data set's classes and image size. What lies in the user's registry has no part in it, since a verdict
-    may hang on the surrogate. None where `name` is "none", or where no such model ships.
+    It has the data set's classes and image size. The user's own models are never chosen, since a verdict may depend on
+    the surrogate. None if `name` is "none", or if no such model ships.
     """
     if name == NO_SURROGATE:
         return None
@@ -255,7 +257,7 @@ def run_audit(
     device: str | None,
     console: Console,
 ) -> AuditReport:
-    """Return the audit of a target, with a progress bar while it runs."""
+    """Return the audit of a target; show a progress bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{target.name} ({target.decoder})", total=None)
 
@@ -277,18 +279,18 @@ def run_audit(
 
 
 def store_audit(target: Target, report: AuditReport, data: Dataset) -> str | None:
-    """Put a report into the model's card; return a note where there is none to put it into."""
+    """Store a report in the model's card; return a note if the model has no card that can be changed."""
     return _store(target.name, target.decoder, "audit", report.to_dict(), data)
 
 
 def store_sweep(row: SweepRow, data: Dataset) -> str | None:
-    """Put a sweep into the model's card; return a note where there is none to put it into."""
+    """Store a sweep in the model's card; return a note if the model has no card that can be changed."""
     return _store(row.model, row.decoder, "fgsm", row.result.to_dict(), data)
 
 
 def store_attacks(row: AttackRow, data: Dataset) -> str | None:
-    """Put every attack's accuracies into the model's card; return a note where there is none to put them into."""
-    # Of the images one by one a card would be too long; --json has them.
+    """Store the accuracy under every attack in the model's card; return a note if it has none that can be changed."""
+    # Results per image would make a card too long; --json writes them.
     records = [result.summary() for result in (*row.results, *row.worst)]
     return _store(row.model, row.decoder, "attacks", {"results": records}, data)
 
@@ -298,7 +300,7 @@ def _store(model: str, decoder: str, key: str, record: dict[str, Any], data: Dat
         return None
     try:
         add_evaluation(model, key, decoder, record, data)
-    except IbrobustError as error:  # a model that a package ships keeps its card; the result stands
+    except IbrobustError as error:  # the card of a shipped model is not changed; the result is still shown
         return f"Note: {error}"
     return None
 

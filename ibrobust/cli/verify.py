@@ -12,8 +12,8 @@ def verify(
     file: Annotated[Path, typer.Argument(help="What ibrobust attack --save-images wrote.")],
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 250,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda where it is there.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
 ) -> None:
     """Ask a model for the classes of saved adversarial images, and compare with the record in the file.
 
@@ -23,7 +23,7 @@ def verify(
 
     check_models([model], [decoder] if decoder else [])
 
-    # torch comes with these, seconds later.
+    # These import torch, which takes seconds.
     from ibrobust.cli.attacking import check_run, default_device
     from ibrobust.epsilon import format_epsilon
     from ibrobust.evaluation.adversarial_images import verify_adversarial_images

@@ -1,4 +1,4 @@
-"""Where the cells of a study are, as a table."""
+"""The states of a study's cells, as a table."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rich.table import Table
 
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
 
-# Where not all cells fit, those of the first of these are shown first.
+# If not all cells fit, they are shown in this order of their status.
 URGENCY = ("running", "failed", "interrupted", "waiting", "done")
 
 
 def study_table(
     states: Sequence[Any], *, title: str, rows: int | None = None, seconds_left: float | None = None
 ) -> Table:
-    """Return a row a cell, and their numbers below.
+    """Return a table with one row per cell, and the number of cells per status below.
 
     Args:
         states: with the attributes of `ibrobust.study.CellState`.
         title: above the table.
-        rows: at most so many, those that there is most to see of; by default all.
+        rows: maximum number of rows, the most informative first; by default all.
         seconds_left: of the whole study, for the caption; None where that is not known.
     """
     counts = Counter(state.status for state in states)
@@ -41,7 +41,7 @@ def study_table(
     table.add_column("status")
     table.add_column("epoch", justify="right")
     table.add_column("time left", justify="right")
-    # A live table keeps to its height; an error is said in full at the end.
+    # A live table has a fixed height; errors are printed in full at the end.
     table.add_column("", no_wrap=is_live, overflow="ellipsis", ratio=1 if is_live else None)
     for state in states:
         color = COLORS[state.status]

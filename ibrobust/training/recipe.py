@@ -1,4 +1,4 @@
-"""Every knob of a training run: validated once, frozen after that, read from and written to YAML."""
+"""Every setting of a training run: validated once, then frozen, read from and written to YAML."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Precision = Literal["auto", "no", "bf16", "fp16"]
 # The objectives whose loss is H[Z|Y] + (beta - 1) H[Z].
 ENTROPY_OBJECTIVES = ("knn_ib", "soft_ib")
 
-# What an objective trains best with, in place of the fields' own defaults (docs/method.md).
+# The best settings per objective, which replace the fields' own defaults (docs/method.md).
 BEST_WITH: dict[str, dict[str, Any]] = {
     "knn_ib": {
         "num_neighbors": 50,
@@ -55,40 +55,40 @@ BEFORE: dict[str, Any] = {
 
 
 class Recipe(BaseModel):
-    """How a model is trained. The defaults are what trains best, by objective; the paper's recipe is `preset("paper")`.
+    """How a model is trained. The defaults are the best settings per objective; `preset("paper")` is the paper's.
 
-    Give unknown keys or values out of range and pydantic's ValidationError, a ValueError, names them.
+    Unknown keys and values out of range raise pydantic's ValidationError, a ValueError, which names them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    dataset: Annotated[str, Field(min_length=1, description="cifar10, digits, or the path of an image folder")] = (
+    dataset: Annotated[str, Field(min_length=1, description="cifar10, cifar10-jpeg, digits, or an image folder")] = (
         "cifar10"
     )
     objective: Annotated[
         str,
         Field(
             description="training objective: knn_ib, soft_ib (its surrogate), cross_entropy, adversarial, dvib, ceb, "
-            "dib, or the name of a plugin's"
+            "dib, or the name of a plugin's objective"
         ),
     ] = "knn_ib"
-    beta: Annotated[float, Field(ge=0.0, description="weight of the bottleneck term; of knn_ib in [0, 1)")] = 0.03
+    beta: Annotated[float, Field(ge=0.0, description="weight of the bottleneck term; for knn_ib in [0, 1)")] = 0.03
     beta_warm_up: Annotated[
         Share, Field(description="share of the training in which beta rises linearly from 0 (knn_ib, soft_ib)")
     ] = 0.0
     num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator (knn_ib, dib)")] = 3
     neighbor_ratio: Annotated[
-        float, Field(gt=0.0, description="k for H[Z] as a multiple of the k for H[Z|Y] (knn_ib)")
+        float, Field(gt=0.0, description="k for H[Z], as a multiple of k for H[Z|Y] (knn_ib)")
     ] = 1.0
     average_neighbors: Annotated[
-        bool, Field(description="average the estimators for 1..k instead of using the k-th alone (knn_ib, dib)")
+        bool, Field(description="average the estimates for 1..k instead of using only the k-th (knn_ib, dib)")
     ] = False
     first_neighbors: Annotated[
-        int | None, Field(ge=1, description="k at the start of training, which falls to num_neighbors (knn_ib)")
+        int | None, Field(ge=1, description="k at the start of training; it falls to num_neighbors (knn_ib)")
     ] = None
     neighbor_fall: Annotated[Share, Field(description="share of the training over which k falls (knn_ib)")] = 0.75
     soft_share: Annotated[
-        Share, Field(description="share of the training, from its start, that minimises soft_ib's surrogate (knn_ib)")
+        Share, Field(description="first share of the training, which minimises the surrogate soft_ib (knn_ib)")
     ] = 0.0
     neighbor_sharpness: Annotated[
         float, Field(gt=0.0, description="power for H[Z] in the surrogate (soft_ib, and knn_ib with soft_share)")
@@ -97,60 +97,60 @@ class Recipe(BaseModel):
         float, Field(ge=0.0, description="power for H[Z|Y] in the surrogate (soft_ib, and knn_ib with soft_share)")
     ] = 0.5
     memory_size: Annotated[
-        int, Field(ge=0, description="how many of the latest latents are neighbours too (knn_ib, soft_ib)")
+        int, Field(ge=0, description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib)")
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0
-    conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), in place of H[Z], eq. (9)")] = False
-    num_samples: Annotated[int, Field(ge=1, description="samples of each latent a step (dvib, ceb)")] = 1
+    conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), instead of H[Z], eq. (9)")] = False
+    num_samples: Annotated[int, Field(ge=1, description="samples of each latent per step (dvib, ceb)")] = 1
     epsilon: Annotated[
         float,
         BeforeValidator(read_epsilon),
-        Field(gt=0.0, le=1.0, description="radius of adversarial training, in [0, 1] scale, or as 8/255"),
+        Field(gt=0.0, le=1.0, description="epsilon of adversarial training, in [0, 1] scale or as 8/255"),
     ] = 8 / 255
     objective_options: Annotated[
-        dict[str, Any], Field(description="further options, for objectives that other packages register")
+        dict[str, Any], Field(description="further options, for objectives of other packages")
     ] = {}
 
     width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
     latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 128
     fixed_power: Annotated[
-        bool, Field(description="centre the latents and fix their power, by one scalar for all dimensions")
+        bool, Field(description="centre the latents and fix their power, with one scalar for all dimensions")
     ] = False
     warm_start: Annotated[
-        str | None, Field(min_length=1, description="stored model whose encoder the training starts from")
+        str | None, Field(min_length=1, description="stored model; the training starts from its encoder")
     ] = None
     decoders: Annotated[
         tuple[FittedDecoder, ...],
-        Field(description="decoders fitted on the frozen encoder, the first is the default"),
+        Field(description="decoders fitted on the frozen encoder; the first is the default"),
     ] = ("logistic", "gaussian_mixture")
 
     resfc_units: Annotated[int, Field(ge=1, description="units of the resfc decoder's layers")] = 1024
 
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 20
     batch_size: Annotated[int, Field(ge=2, description="images per step")] = 125
-    balanced_batches: Annotated[bool, Field(description="the same number of images of each class in a batch")] = True
+    balanced_batches: Annotated[bool, Field(description="the same number of images per class in every batch")] = True
     augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
     optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0.0, description="learning rate, the highest of its schedule")] = 0.01
+    learning_rate: Annotated[float, Field(gt=0.0, description="highest learning rate of the schedule")] = 0.01
     weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 1e-4
     schedule: Annotated[
         Schedule,
-        Field(description="plateau: times sqrt(0.1) when the loss has not improved for more than 10 epochs"),
+        Field(description="plateau multiplies the rate by sqrt(0.1) if the loss has not improved for over 10 epochs"),
     ] = "one_cycle"
     mixed_precision: Annotated[
-        Precision, Field(description="autocast; auto: bf16 if the device has instructions for it, else no")
+        Precision, Field(description="autocast; auto means bf16 if the device has instructions for it, else no")
     ] = "auto"
     compile: Annotated[
-        bool, Field(description="torch.compile the encoder for training: faster on GPUs, after a minute or so")
+        bool, Field(description="use torch.compile on the encoder in training: faster on GPUs, after about a minute")
     ] = False
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="decides initial weights, batches, noise")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="seed of the initial weights, batches and noise")] = 0
 
     @model_validator(mode="before")
     @classmethod
     def _filled_up(cls, fields: Any) -> Any:
-        """Give fields that are left out what their objective trains best with, and bring old recipes up to date.
+        """Fill omitted fields with the best settings of their objective, and update old recipes.
 
         soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have a neighbour
         sharpness and no share of the training for it.
@@ -179,15 +179,15 @@ class Recipe(BaseModel):
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Recipe:
-        """Return the recipe with these fields; raise IbrobustError, in one sentence, where they are wrong."""
+        """Return the recipe with these fields; raise IbrobustError, in one sentence, if they are invalid."""
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise IbrobustError(f"The recipe is wrong: {_sentence(error)}.") from error
+            raise IbrobustError(f"The recipe is invalid: {_sentence(error)}.") from error
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Recipe:
-        """Return the recipe in a YAML file; raise IbrobustError where it cannot be read or is wrong."""
+        """Return the recipe in a YAML file; raise IbrobustError if it cannot be read or is invalid."""
         fields = read_mapping_file(Path(path), "recipe")
         if not isinstance(fields, dict):
             raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
@@ -195,7 +195,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def preset(cls, name: str) -> Recipe:
-        """Return a recipe that ships with ibrobust; raise IbrobustError, with their names, where there is none such."""
+        """Return a recipe that ships with ibrobust; raise IbrobustError, with all names, if `name` is unknown."""
         if name not in preset_names():
             near = difflib.get_close_matches(name, preset_names(), n=1)
             hint = f"did you mean {near[0]}? There are" if near else "choose one of"
@@ -207,7 +207,7 @@ class Recipe(BaseModel):
         write_text(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     def default_name(self) -> str:
-        """Return a model name that tells recipes apart, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
+        """Return a model name that distinguishes recipes, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
         parts = [self.objective]
         if self.objective not in ("cross_entropy", "adversarial"):
             parts.append(f"beta{self.beta:g}")
@@ -232,7 +232,7 @@ def _sentence(error: ValidationError) -> str:
         place = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            faults.append(f"there is no field {place!r}")
+            faults.append(f"unknown field {place!r}")
         elif place:
             faults.append(f"{place} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
         else:

@@ -27,7 +27,7 @@ def refused(run, arguments: list[str], *expected: str) -> None:
 
 @pytest.mark.parametrize("beta", ["-0.1", "1", "nan"])
 def test_beta_outside_its_range(run, beta):
-    refused(run, [*TRAIN, f"--beta={beta}"], "Error: The recipe is wrong: beta")
+    refused(run, [*TRAIN, f"--beta={beta}"], "Error: The recipe is invalid: beta")
 
 
 def test_a_batch_too_small_for_the_neighbours(run, home):
@@ -42,7 +42,7 @@ def test_a_memory_too_small_for_the_neighbours(run, home):
 
 
 def test_a_device_that_is_not_there(run, home):
-    refused(run, [*TRAIN, "--device", "cuda:7"], "device 'cuda:7' is not there: use cpu")
+    refused(run, [*TRAIN, "--device", "cuda:7"], "device 'cuda:7' is not available: use cpu")
     assert not (home / "runs").exists()
 
 
@@ -55,7 +55,7 @@ def test_an_unsafe_name(run):
 
 
 def test_an_unknown_recipe_field(run):
-    refused(run, [*TRAIN, "--set", "depth=3"], "no field 'depth'")
+    refused(run, [*TRAIN, "--set", "depth=3"], "unknown field 'depth'")
 
 
 def test_an_assignment_without_value(run):
@@ -67,7 +67,7 @@ def test_a_setting_that_gives_a_key_twice(run):
 
 
 def test_a_preset_that_is_not_there(run):
-    refused(run, ["train", "--preset", "papre"], "no preset 'papre'", "paper")
+    refused(run, ["train", "--preset", "papre"], "Unknown preset 'papre'", "paper")
 
 
 def test_a_recipe_file_that_is_not_there(run):
@@ -75,7 +75,7 @@ def test_a_recipe_file_that_is_not_there(run):
 
 
 def test_an_unknown_objective(run):
-    refused(run, [*TRAIN, "--objective", "crossentropy"], "no objective 'crossentropy'", "cross_entropy")
+    refused(run, [*TRAIN, "--objective", "crossentropy"], "Unknown objective 'crossentropy'", "cross_entropy")
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that not even root may write to")
@@ -99,7 +99,7 @@ def test_an_epsilon_of_whole_steps_says_what_was_meant(run, mine):
 
 
 def test_an_unknown_model_offers_the_nearest(run, mine):
-    refused(run, ["attack", "mien"], "no model 'mien'", "did you mean mine")
+    refused(run, ["attack", "mien"], "Unknown model 'mien'", "did you mean mine")
 
 
 def test_no_model_for_the_data_set(run, tmp_path):

@@ -22,9 +22,9 @@ class PGDResult:
         last: (N, C, H, W) the last iterate.
         broken: (N,) bool, some iterate was misclassified.
         last_broken: (N,) bool, the last iterate was. Without stopping, images that are broken but not here are
-            successes that torchattacks' PGD, which returns its last iterate, would keep silent about.
+            successes that torchattacks' PGD misses, since it returns its last iterate.
         nonfinite: (N,) bool, a gradient was NaN or infinite at some step.
-        losses: (steps + 1, N) the loss at every iterate, NaN after an image was left alone.
+        losses: (steps + 1, N) the loss at every iterate, NaN after the attack on an image stopped.
     """
 
     adversarial: Tensor
@@ -41,7 +41,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
     The losses are summed, not averaged: an average divides each gradient by the batch size, and the smallest of
     them underflow to zero.
     """
-    points = images.detach().requires_grad_()  # not copied: nobody writes into what goes through the guard
+    points = images.detach().requires_grad_()  # not copied: the guard protects its input from changes
     with torch.enable_grad():
         logits = guard(model)(points)
         values = loss(logits, labels)
@@ -50,7 +50,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
 
 
 def default_step_size(epsilon: float, steps: int) -> float:
-    """Return 2.5 epsilon / steps, with which PGD reaches the boundary from anywhere (Madry et al. 2018)."""
+    """Return the step size 2.5 epsilon / steps; PGD then reaches the boundary from every start (Madry et al. 2018)."""
     return 2.5 * epsilon / max(steps, 1)
 
 
@@ -85,11 +85,11 @@ def pgd(
         images: (N, C, H, W) in [0, 1], on the model's device; one batch.
         labels: (N,).
         epsilon: radius in [0, 1] pixel scale.
-        steps: gradients an image.
+        steps: gradients per image.
         step_size: in pixel scale; 2.5 epsilon / steps by default.
-        loss: cross_entropy, margin or dlr; or what gives a loss (B,) of logits (B, K) and labels (B,).
+        loss: cross_entropy, margin or dlr; or a function from logits (B, K) and labels (B,) to a loss (B,).
         start: (N, C, H, W) within the ball; the images themselves by default.
-        stop_when_broken: leave an image alone once it is misclassified.
+        stop_when_broken: stop the attack on an image once it is misclassified.
         norm: of the ball, Linf or L2.
     """
     model, ball = guard(model), Ball(norm, epsilon)

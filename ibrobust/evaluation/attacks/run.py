@@ -38,11 +38,11 @@ def run_attacks(
     progress: Callable[[int, int], None] | None = None,
     on_images: Callable[[Tensor, Tensor], None] | None = None,
 ) -> list[AttackResult]:
-    """Return one record for every attack and epsilon, attacks in the outer order.
+    """Return one record per attack and epsilon, ordered by attack, then by epsilon.
 
     Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone. So two runs give
-    the same records, and so does one that was killed and resumed. Model mode, parameter gradients and random state
-    are as before afterwards.
+    the same records, and so does one that was killed and resumed. Model mode, parameter gradients and random state are
+    restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -53,8 +53,8 @@ def run_attacks(
         epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
         batch_size: images a batch.
         seed: of everything random.
-        state_path: file to keep each batch's result in, and to go on from where it exists.
-        progress: called with (images done, images in all) after each batch, counted over attacks and epsilons.
+        state_path: file for the results of each batch; an existing one is resumed.
+        progress: called with (images done, total images) after each batch, counted over attacks and epsilons.
         on_images: called with each batch (B, C, H, W) in [0, 1] and its adversarial images, in the order of the
             results. Not with `state_path`, since a resumed run makes no images again.
 
@@ -78,7 +78,7 @@ def run_attacks(
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
     for values, what in (([spec.label for spec in specs], "attack"), (epsilons, "epsilon")):
         if len(set(values)) < len(values):
-            raise IbrobustError(f"An {what} comes twice in {', '.join(map(str, values))}: give each once.")
+            raise IbrobustError(f"An {what} occurs twice in {', '.join(map(str, values))}: give each once.")
     if on_images is not None and state_path is not None:
         raise IbrobustError("A run that keeps its state does not give its images: leave one of the two out.")
     batch_size = check_batch_size(batch_size)

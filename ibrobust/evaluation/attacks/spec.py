@@ -1,4 +1,4 @@
-"""Attacks by name, as people write them: PGD:steps=50,random_start=true."""
+"""Attacks as text: PGD:steps=50,random_start=true."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Value = bool | int | float | str
 
 # Our own, with their options' defaults. FGSM and PGD replace torchattacks' classes of that name: they have three
 # losses, skip images that are wrong already and stop at the first success. alpha=None is 2.5 epsilon / steps. WorstCase
-# may be written worst_case, and runs AutoAttack on what it leaves with escalate=true. With
-# precision=bf16 an attack looks for its images on a rounded copy of the model; what counts is the model's own answer.
+# may be written worst_case, and runs AutoAttack on what it leaves with escalate=true. With precision=bf16 an attack
+# searches on a rounded copy of the model; only the model's own answer counts.
 OWN_ATTACKS: dict[str, dict[str, Value | None]] = {
     "FGSM": {"loss": "cross_entropy"},
     "PGD": {
@@ -55,14 +55,14 @@ _RESERVED = (*RADIUS_OPTIONS, "model", "n_classes", "verbose", "seed")
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """An attack with the options that were given for it.
+    """An attack with its given options.
 
     Attributes:
-        name: of ours (FGSM, PGD, AutoAttack) or of a torchattacks class.
-        options: in alphabetical order; options that are not there have their defaults.
+        name: one of ours (FGSM, PGD, AutoAttack) or a torchattacks class.
+        options: in alphabetical order; omitted options have their defaults.
 
     Raises:
-        IbrobustError: there is no such attack or option, or the attack cannot work with a value.
+        IbrobustError: the attack or an option is unknown, or the attack cannot work with a value.
     """
 
     name: str
@@ -84,21 +84,21 @@ class AttackSpec:
 
     @property
     def norm(self) -> str:
-        """The norm that epsilon is a radius in: Linf, L2, L1, or L0 as the share of pixels changed."""
+        """The norm of epsilon: Linf, L2, L1, or L0 as the share of pixels changed."""
         return str(dict(self.options).get("norm", _NORMS.get(self.name, "Linf")))
 
     @property
     def skips_misclassified(self) -> bool:
-        """Whether images that are wrong already are left alone: all attacks but FGSM, so as to equal the sweep."""
+        """Whether images that are already wrong are skipped: for all attacks but FGSM, which has to equal the sweep."""
         return self.name != "FGSM"
 
 
 def parse_attack(text: str) -> AttackSpec:
-    """Return the attack that `text` names, NAME or NAME:option=value,option=value.
+    """Return the attack of a text NAME or NAME:option=value,option=value.
 
     Raises:
-        IbrobustError: there is no such attack or option, or the attack cannot work with a value. The nearest names
-            are offered.
+        IbrobustError: the attack or an option is unknown, or the attack cannot work with a value. The message suggests
+            the nearest names.
     """
     name, _, written = text.strip().partition(":")
     exact = {entry.lower(): entry for entry in attack_names()}.get(name.strip().lower().replace("_", ""))
@@ -121,7 +121,7 @@ def parse_attack(text: str) -> AttackSpec:
 
 
 def attack_names() -> list[str]:
-    """Return the names of all attacks: ours and torchattacks' classes, less those that wrap other attacks."""
+    """Return the names of all attacks: ours and torchattacks' classes, without those that wrap other attacks."""
     import torchattacks
 
     wrapping = {"MultiAttack", "LGV"}
@@ -129,7 +129,7 @@ def attack_names() -> list[str]:
 
 
 def attack_options(name: str) -> Mapping[str, Value | None]:
-    """Return the options that an attack takes, with their defaults."""
+    """Return an attack's options with their defaults."""
     if name in OWN_ATTACKS:
         return OWN_ATTACKS[name]
     # Pixle's pairs of numbers cannot be written as an option.
@@ -187,8 +187,8 @@ def _literal(text: str) -> Value:
 
 
 def _no_such_attack(name: str) -> IbrobustError:
-    rule = f"of its own ibrobust has {', '.join(OWN_ATTACKS)}, and torchattacks' go by their class names."
-    return IbrobustError(f"There is no attack {name!r}: " + _remedy(name, attack_names(), rule))
+    rule = f"ibrobust's own are {', '.join(OWN_ATTACKS)}; torchattacks' have their class names."
+    return IbrobustError(f"Unknown attack {name!r}: " + _remedy(name, attack_names(), rule))
 
 
 def _no_such_option(attack: str, key: str, defaults: Mapping[str, object]) -> IbrobustError:
@@ -201,7 +201,7 @@ def _written(value: object) -> str:
 
 
 def _remedy(name: str, known: list[str], rule: str) -> str:
-    """Return the known names that look like a name, where there are any, and the rule."""
+    """Return a hint with similar known names, if any, and the rule."""
     lowered = {entry.lower(): entry for entry in known}
     close = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(close)}? {rule[0].upper()}{rule[1:]}" if close else rule
