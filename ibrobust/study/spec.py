@@ -100,7 +100,7 @@ class Slurm(_Part):
     cpus: Annotated[int, Field(ge=1)] = 2
     memory_gib: Annotated[int, Field(ge=1)] = 8
     minutes: Annotated[int, Field(ge=1, description="time limit of a job, which then resumes from its checkpoint")] = 60
-    array: Annotated[int, Field(ge=1, description="number of number of jobs that may run at once")] = 16
+    array: Annotated[int, Field(ge=1, description="number of jobs that may run at once")] = 16
 
 
 class Study(_Part):
