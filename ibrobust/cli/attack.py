@@ -55,8 +55,8 @@ def attack_command(
     save_images: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the adversarial images to this .safetensors file, for ibrobust verify: of one model, one "
-            "--attack and one epsilon."
+            help="Also write the adversarial images to this .safetensors file, for ibrobust verify. Needs one model, "
+            "one --attack and one epsilon."
         ),
     ] = None,
     store: Annotated[
@@ -82,7 +82,7 @@ def attack_command(
     if figure:
         figure_format(figure)
     if save_images and (len(models or []) != 1 or len(attack or []) != 1 or len(epsilons) != 1 or state):
-        raise IbrobustError("--save-images keeps one model, one --attack and one epsilon, without --state: give those.")
+        raise IbrobustError("--save-images needs one model, one --attack and one epsilon, and no --state.")
     for wanted in (json_file, figure, save_images):
         if wanted:
             require_writable(wanted)
@@ -113,7 +113,7 @@ def attack_command(
     data, spec = choose_data(dataset, models or [], data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     if save_images and len(targets) > 1:
-        raise IbrobustError(f"--save-images keeps one decoder, and {len(targets)} were chosen: give one --decoder.")
+        raise IbrobustError(f"--save-images needs one decoder, but {len(targets)} were chosen: give one --decoder.")
     note = training_note([(target.name, target.trained_on) for target in targets])
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)

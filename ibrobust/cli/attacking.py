@@ -126,7 +126,7 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
     targets = []
     for decoder in chosen_decoders(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
-        # A verdict is about one epsilon and one data set: the table must not lend it to others.
+        # A verdict holds for one epsilon and one data set: the table must not show it for others.
         verdict = None
         if audit.get("dataset_fingerprint") == data.fingerprint:
             verdict = f"{shown_verdict(audit)} at {format_epsilon(audit['epsilon'])}"
@@ -186,7 +186,7 @@ def attack_rows(
 ) -> list[AttackRow]:
     """Return the results of every attack on each target; show a progress bar with the remaining time.
 
-    With `images_file` the one target's adversarial images under the one attack and epsilon are written to it.
+    With `images_file`, the adversarial images of the single target, attack and epsilon are written to that file.
     """
     kept: list[tuple[Tensor, Tensor]] = []
     rows = []
@@ -231,7 +231,7 @@ def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | No
         return None
     if name is not None:
         return choose_models([name], [], data, data.name)[0]
-    if tuple(data.test.images.shape[-2:]) != CIFAR10_SIZE:  # of all images that the shipped models were trained on
+    if tuple(data.test.images.shape[-2:]) != CIFAR10_SIZE:  # the image size of all shipped models
         return None
     for candidate in shipped_models():
         card = model_card(candidate)

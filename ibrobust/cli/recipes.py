@@ -11,7 +11,7 @@ import typer
 def recipes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every field of each recipe.")] = False,
 ) -> None:
-    """List the recipes that ship with ibrobust: what each is for, how accurate it is, how long it takes."""
+    """List the recipes that ship with ibrobust, with their purpose, accuracy and training time."""
     from ibrobust.training.presets import presets
 
     found = presets()

@@ -9,15 +9,15 @@ import typer
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="What ibrobust attack --save-images wrote.")],
+    file: Annotated[Path, typer.Argument(help="File written by ibrobust attack --save-images.")],
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
 ) -> None:
-    """Ask a model for the classes of saved adversarial images, and compare with the record in the file.
+    """Classify saved adversarial images with a model, and compare the result with the record in the file.
 
-    The exit code is 1 where the images do not show what the record says.
+    The exit code is 1 if the images do not confirm the record.
     """
     from ibrobust.cli.request import check_models
 
@@ -44,7 +44,7 @@ def verify(
         f"{found.robust_accuracy:.2%} under it"
     )
     if found.outside:
-        typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they do not count.")
-    typer.echo(f"The record says {record.robust_accuracy:.2%}: {'it holds' if found.holds else 'it does not hold'}.")
+        typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they are not counted.")
+    typer.echo(f"The record says {record.robust_accuracy:.2%}: {'confirmed' if found.holds else 'not confirmed'}.")
     if not found.holds:
         raise typer.Exit(1)

@@ -79,7 +79,7 @@ def power_of_two(points: Tensor) -> Tensor:
 
     It is 1 if a coordinate is not finite.
     """
-    largest = torch.stack(points.aminmax()).abs().amax()  # NaN where any coordinate is
+    largest = torch.stack(points.aminmax()).abs().amax()  # NaN if any coordinate is
     largest = largest.where(largest.isfinite(), 0.5)
     limit = LARGEST_EXPONENT[points.dtype]
     return torch.ldexp(
@@ -108,7 +108,7 @@ class _Bounds:
         self.points, self.scale = centred.points, centred.scale
         self.norms = self.points.square().sum(dim=1)  # (N,)
         self.share = (points.shape[1] + 16) * limits.eps
-        self.least = (points.shape[1] + 16) * limits.tiny  # where products underflow
+        self.least = (points.shape[1] + 16) * limits.tiny  # for products that underflow
 
     def lower(self, rows: Tensor) -> Tensor:
         """Return lower bounds (R, N) of the squared distances from the rows (R,), infinity to themselves."""

@@ -36,7 +36,7 @@ ERROR_SAFETY = 4.0
 def nearest_neighbors(points: Tensor, num_neighbors: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
     """Return the Euclidean distances (N, k) to the k nearest other points, ascending, and their indices (N, k).
 
-    The distances are float64, and 0 only where points coincide. The product form |a|^2 + |b|^2 - 2 a.b only proposes
+    The distances are float64, and 0 only if points coincide. The product form |a|^2 + |b|^2 - 2 a.b only proposes
     candidates, a few more than k, in as low a precision as the device multiplies fastest and the points allow. Their
     distances are recomputed as sums of squared differences, exact for points far from the origin. The comparison of
     both shows the rounding error of the product form. If it could hide a nearer point outside the candidates, the row

@@ -1,4 +1,4 @@
-"""The adversarial images behind a robust accuracy, in a file that anyone can check."""
+"""The adversarial images behind a robust accuracy, in a file for independent checks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TENSORS = ("images", "adversarial", "labels")
 
 @dataclass(frozen=True)
 class Verification:
-    """What a model says to the adversarial images of a record.
+    """A model's result on the adversarial images of a record.
 
     Attributes:
         record: the claim.
         clean_correct: images that are right without an attack.
         outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
-        robust_correct: images that are right without an attack and whose adversarial image does not break them.
+        robust_correct: images that are right without an attack and not broken by their adversarial image.
     """
 
     record: AttackResult
@@ -40,19 +40,19 @@ class Verification:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share in [0, 1] of all images that the file does not show to be broken."""
+        """Share in [0, 1] of all images without a valid adversarial image in the file."""
         return self.robust_correct / self.record.total
 
     @property
     def holds(self) -> bool:
-        """Whether the images show the robust accuracy of the record to be no higher than it says."""
+        """Whether the robust accuracy on these images is at most that of the record."""
         return self.robust_correct <= sum(self.record.robust_correct)
 
 
 def save_adversarial_images(
     path: Path, images: Tensor, adversarial: Tensor, labels: Tensor, *, record: AttackResult, model: str
 ) -> None:
-    """Write images (N, C, H, W) in [0, 1], adversarial ones, labels (N,) and the record to a safetensors file."""
+    """Write clean and adversarial images (N, C, H, W) in [0, 1], labels (N,) and the record to a safetensors file."""
     tensors = dict(zip(_TENSORS, (images, adversarial, labels), strict=True))
     write_tensors(
         path,
@@ -62,15 +62,15 @@ def save_adversarial_images(
 
 
 def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size: int = 250) -> Verification:
-    """Return what a model says to the images in a file that `save_adversarial_images` wrote.
+    """Return a model's result on the images in a file of `save_adversarial_images`.
 
     Args:
         path: of the file.
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device.
-        batch_size: images a batch.
+        batch_size: images per batch.
 
     Raises:
-        IbrobustError: the file is not there, or is no such file.
+        IbrobustError: the file is missing, or has another format.
     """
     batch_size = check_batch_size(batch_size)
     try:
@@ -82,8 +82,8 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise IbrobustError(
-            f"{str(path)!r} holds no adversarial images with their record ({why}): give a file that ibrobust attack "
-            "--save-images wrote."
+            f"{str(path)!r} holds no adversarial images with a record ({why}): give a file written by ibrobust attack "
+            "--save-images."
         ) from error
     images, labels = images_and_labels(images, labels)
     guarded, device = guard(model), model_device(model)

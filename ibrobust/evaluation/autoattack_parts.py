@@ -23,9 +23,9 @@ def autoattack(
 ) -> Tensor:
     """Return images (B, C, H, W), adversarial if an attack succeeded (Croce and Hein 2020).
 
-    Each attack takes the images that all before it have left. The attacks and their settings are pyautoattack's. Its
-    own loop also runs five checks a batch, one of them with a global trace function, and writes warnings to a logger;
-    the audit makes those checks and more.
+    Each attack gets the images that the attacks before it did not break. The attacks and their settings are
+    pyautoattack's. Its own loop also runs five checks per batch, one of them with a global trace function, and writes
+    warnings to a logger; the audit makes those checks and more.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), behind a guard.
@@ -48,7 +48,7 @@ def autoattack(
     suite.square.n_queries = n_queries
     suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(9, num_classes - 1)
     suite.fab.targeted = True
-    # The losses need that many classes: DLR the third largest logit, its targeted form the fourth.
+    # The number of classes that the losses need: DLR uses the third largest logit, its targeted form the fourth.
     fewest = {"apgd-dlr": 3, "apgd-t": 4}
     adversarial, left = images.clone(), torch.arange(len(images), device=images.device)
     for name in suite.attacks_to_run:
@@ -71,7 +71,7 @@ def autoattack(
 def square_takes(images: Tensor, norm: str) -> bool:
     """Return whether pyautoattack's Square can work on images (B, C, H, W).
 
-    In L2 it begins with a grid of tiles, a fifth of the height wide. It fails if they do not fit into the image.
+    In L2 it starts with a grid of tiles, each a fifth of the height wide. It fails if they do not fit into the image.
     """
     height, width = images.shape[2:]
     if norm != "L2":

@@ -1,4 +1,4 @@
-"""The set that an attack may search: a ball around an image, within [0, 1]."""
+"""The search set of an attack: a ball around an image, within [0, 1]."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ball:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise IbrobustError(f"There is no norm {self.norm!r} here: choose {' or '.join(NORMS)}.")
+            raise IbrobustError(f"Unknown norm {self.norm!r}: choose {' or '.join(NORMS)}.")
 
     def project(self, points: Tensor, images: Tensor, factor: float = 1.0) -> Tensor:
         """Return points (B, C, H, W) moved into the ball of `factor` times the radius around images and [0, 1].
@@ -45,9 +45,9 @@ class Ball:
         return (images + delta * scale).clamp(0.0, 1.0)
 
     def direction(self, gradient: Tensor, points: Tensor) -> Tensor:
-        """Return the step (B, C, H, W) of length 1 in this norm that raises the loss most.
+        """Return the steepest step (B, C, H, W) of length 1 in this norm.
 
-        A gradient that is no number gives no step. In L2 pixels that would leave [0, 1] get no share of the length.
+        A NaN gradient gives no step. In L2, pixels that would leave [0, 1] get no share of the length.
         """
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         if self.norm == "Linf":
@@ -73,7 +73,7 @@ class Ball:
         return self.project(images + self.epsilon * step, images)
 
     def contains(self, points: Tensor, images: Tensor) -> Tensor:
-        """Return (B,) bool, which points are in the ball and in [0, 1], to float rounding. NaN is not."""
+        """Return (B,) bool, whether each point is in the ball and in [0, 1], up to float rounding. NaN is not."""
         delta = (points - images).flatten(1)
         order = float("inf") if self.norm == "Linf" else 2.0
         near = torch.linalg.vector_norm(delta, ord=order, dim=1) <= self.epsilon + TOLERANCE

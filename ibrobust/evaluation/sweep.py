@@ -28,16 +28,16 @@ class SweepResult:
     """Counts of an FGSM sweep.
 
     Attributes:
-        epsilons: perturbation sizes in [0, 1] pixel scale, in the order they were asked for.
+        epsilons: perturbation sizes in [0, 1] pixel scale, in the given order.
         correct: images classified correctly under attack, for each epsilon.
         clean_correct: images classified correctly without an attack.
-        zero_gradient: images whose gradient is exactly zero in every pixel. FGSM leaves them as they are, so
-            they were not attacked.
+        zero_gradient: images whose gradient is exactly zero in every pixel. FGSM does not change them, so they were not
+            attacked.
         nonfinite_gradient: images with a NaN or infinite gradient in some pixel. A NaN makes the adversarial pixel
             NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
-        total: images in all.
-        settled_in_bfloat16: of the classifications under attack, those that a copy of the model in bfloat16 had margins
-            enough for; not compared, since it depends on the machine and counts do not.
+        total: number of images.
+        settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
+        compared, since it depends on the machine, while the counts do not.
     """
 
     epsilons: tuple[float, ...]
@@ -69,7 +69,7 @@ class SweepResult:
         return self.nonfinite_gradient / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts, with the accuracies they amount to, as JSON can hold them."""
+        """Return the counts and their accuracies, for JSON."""
         return {
             **asdict(self),
             "epsilons": list(self.epsilons),
@@ -104,7 +104,7 @@ class FGSMSweep(Attack):  # type: ignore[misc]
     """
 
     def __init__(self, model: nn.Module, epsilons: Sequence[float]) -> None:
-        with redirect_stdout(io.StringIO()):  # it prints where a model has no parameters to tell the device
+        with redirect_stdout(io.StringIO()):  # it prints if a model has no parameters that show its device
             super().__init__("FGSMSweep", guard(model))
         self.set_device(model_device(model))
         self.epsilons = tuple(epsilons)
@@ -116,8 +116,8 @@ class FGSMSweep(Attack):  # type: ignore[misc]
         labels = labels.to(self.device)
         with torch.enable_grad():
             logits = self.get_logits(images)
-            # The mean over the batch, as torchattacks has it: dividing by the batch size can turn the
-            # smallest gradients into zeros, and those must be the same images here.
+            # The mean over the batch, as in torchattacks: dividing by the batch size can turn the smallest gradients
+            # into zeros, and these must be the same images here.
             gradient = image_gradient(F.cross_entropy(logits, labels), images)
         return gradient, logits.detach()
 
@@ -126,7 +126,7 @@ class FGSMSweep(Attack):  # type: ignore[misc]
         return _move(self._points(images), gradient.sign(), epsilon)
 
     def _points(self, images: Tensor) -> Tensor:
-        # Half precision cannot be moved by a small epsilon exactly.
+        # In half precision, a small epsilon cannot be added exactly.
         half = images.dtype in (torch.float16, torch.bfloat16)
         return images.detach().to(self.device, torch.float32 if half else images.dtype)
 
@@ -137,7 +137,7 @@ class FGSMSweep(Attack):  # type: ignore[misc]
 
 
 def _move(images: Tensor, sign: Tensor, epsilon: float) -> Tensor:
-    # In one pass; epsilon times a sign is exact, so that nothing is rounded otherwise.
+    # In one pass; epsilon times a sign is exact, so that the rounding is the same.
     return torch.add(images, sign, alpha=epsilon).clamp_(min=0, max=1)
 
 
@@ -151,22 +151,22 @@ def fgsm_sweep(
     screen: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
-    """Return the accuracy of `model` under FGSM at every epsilon, with how many images were not attacked at all.
+    """Return the accuracy of `model` under FGSM at every epsilon, and the number of images that were not attacked.
 
-    An image with NaN logits, or an infinite one for its own class, counts as wrong: argmax would name some class.
-    Model mode, parameter gradients and random state are as before afterwards.
+    An image with NaN logits, or an infinite one for its own class, counts as wrong, although argmax gives some class.
+    Model mode, parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
             device, in evaluation mode.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
         labels: (N,) integers in [0, K), likewise.
-        epsilons: in [0, 1] pixel scale, numbers or text as "8/255", at least one; one that comes twice gets two rows.
-        batch_size: images a gradient.
-        screen: classify the attacked images by a copy of the model in bfloat16 first where that is faster, and in the
-            model itself where the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always
+        epsilons: in [0, 1] pixel scale, numbers or text as "8/255", at least one; one that occurs twice gets two rows.
+        batch_size: images per gradient.
+        screen: classify the attacked images by a copy of the model in bfloat16 first if that is faster, and in the
+            model itself if the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always
             the model's own. With False the model classifies all images.
-        progress: called with (images done, images in all) after each batch.
+        progress: called with (images done, total images) after each batch.
 
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.

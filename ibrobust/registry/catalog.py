@@ -38,7 +38,7 @@ def shipped_models() -> list[str]:
 
 
 def model_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none.
+    """Return the card of a model; raise IbrobustError, with the nearest names, if it does not exist.
 
     Examples:
         >>> import ibrobust

@@ -58,7 +58,7 @@ def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecor
 
 
 def stored_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, where there is none."""
+    """Return the card of a model; raise IbrobustError, with the nearest names, if it does not exist."""
     path = find_card(name)
     return _named(read_card(path), _current(name, card_paths()))
 

@@ -25,7 +25,7 @@ def study_table(
         states: with the attributes of `ibrobust.study.CellState`.
         title: above the table.
         rows: maximum number of rows, the most informative first; by default all.
-        seconds_left: of the whole study, for the caption; None where that is not known.
+        seconds_left: of the whole study, for the caption; None if unknown.
     """
     counts = Counter(state.status for state in states)
     caption = ", ".join(f"{counts[status]} {status}" for status in COLORS if counts[status])

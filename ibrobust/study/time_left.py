@@ -1,4 +1,4 @@
-"""How long a whole study will still take, from what its cells have taken so far."""
+"""The remaining time of a study, from the times of its cells so far."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ibrobust.study.state import CellState
 
 
 def seconds_left(states: Sequence[CellState], *, now: datetime | None = None) -> float | None:
-    """Return the seconds until every cell is done, or None where no cell has taken long enough to tell.
+    """Return the seconds until every cell is finished, or None if there is not enough data yet.
 
-    A cell that waits is taken to need as long as those that are done needed on average, measurements included; while
-    there is none, as long as the training of those that run. As many cells as run now are taken to run side by side.
+    A waiting cell is expected to take the average time of the finished ones, including evaluation; if none is finished,
+    the training time of the running ones. The number of cells that run at once is expected to stay the same.
     """
     now = now or datetime.now(timezone.utc)
     running = [state for state in states if state.status == "running"]

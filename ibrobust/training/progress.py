@@ -1,4 +1,4 @@
-"""A live line on stderr: where a training is, how long it will take, and what would be faster."""
+"""A live line on stderr: the progress of a training, its remaining time, and faster settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibrobust.training.recipe import Recipe
 if TYPE_CHECKING:
     from ibrobust.training.trainer import Progress as TrainingState
 
-# What is always visible: name, bar, epoch and time left, in 80 columns. The rest has what room there is.
+# Always visible in 80 columns: name, bar, epoch and remaining time. The rest uses the remaining width.
 NAME_COLUMNS = 36
 BAR_COLUMNS = 8
 
@@ -25,10 +25,10 @@ LONG_SECONDS = 3600.0
 
 
 class TrainingProgress:
-    """Shows name, epoch, time left and loss terms. Without a terminal, a line an epoch.
+    """Shows name, epoch, remaining time and loss terms. Without a terminal, one line per epoch.
 
-    After the first steps it says once how long the training will take on this device and, where that is over an hour on
-    a CPU, what would be faster.
+    After the first steps it prints once the expected training time on this device and, if that is over an hour on a
+    CPU, faster settings.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TrainingProgress:
         self._title = title
         self._recipe = recipe
         self._clock = clock
-        self._first: tuple[float, int] | None = None  # the time of the first steps, and how many they were
+        self._first: tuple[float, int] | None = None  # the time of the first steps, and their number
         self._told = False
         self._bar = Progress(
             TextColumn("{task.description}", table_column=_column(max_width=NAME_COLUMNS), markup=False),
@@ -66,7 +66,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def stage(self, text: str) -> None:
-        """Say what else than training is being done."""
+        """Report a step other than training."""
         if self._console.is_terminal:
             self._bar.update(self._task, left="", state=text)
         else:
@@ -88,7 +88,7 @@ class TrainingProgress:
         if self._told:
             return
         now, done = self._clock(), _steps_done(state)
-        if self._first is None:  # these steps were slower: memory was taken, kernels were chosen or compiled
+        if self._first is None:  # these steps were slower: memory was allocated, kernels were chosen or compiled
             self._first = now, done
             return
         self._told = True
@@ -104,7 +104,7 @@ class TrainingProgress:
 
 
 def in_words(seconds: float) -> str:
-    """Return a time as people say it: about 40 seconds, about 12 minutes, about 3 hours, about 2 days."""
+    """Return a time in words: about 40 seconds, about 12 minutes, about 3 hours, about 2 days."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= 1.5 * length:
             return f"about {seconds / length:.0f} {unit}s"

@@ -214,7 +214,7 @@ def test_escalation_runs_autoattack_on_what_is_left(robust_model, test_data, mon
     ("arguments", "said"),
     [
         ({"epsilon": 0.0}, "not a positive number"),
-        ({"epsilon": 0.1, "norm": "L1"}, "no norm 'L1'"),
+        ({"epsilon": 0.1, "norm": "L1"}, "Unknown norm 'L1'"),
         ({"epsilon": 0.1, "batch_size": 0}, "batch size is 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Convolutions in bfloat16, with the batch normalisation, sum and ReLU behind them built in."""
+"""Convolutions in bfloat16, fused with the batch normalisation, sum and ReLU after them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# A convolution of so few channels, of the image that is, stays in float32: rounding the image itself makes the largest
-# errors of all, and sparing that costs little.
+# A convolution of so few channels, which is that of the image, stays in float32: rounding the image itself makes the
+# largest errors, and avoiding it costs little.
 FEW_CHANNELS = 4
 
 
 class BFloat16Convolution(nn.Module):
-    """A convolution to bfloat16 in channels_last; from bfloat16 as well, except where it takes few channels.
+    """A convolution with bfloat16 output in channels_last; its input is bfloat16 too, unless it has few channels.
 
     Args:
         conv: with a padding in numbers, of zeros.
-        dtype: float32 to compute the same without rounding.
+        dtype: float32 for the same computation without rounding.
     """
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -37,7 +37,7 @@ class BFloat16Convolution(nn.Module):
         self.output_dtype = dtype
 
     def fold(self, norm: nn.BatchNorm2d) -> None:
-        """Take in a batch normalisation, in evaluation mode, that follows."""
+        """Fold the next batch normalisation, in evaluation mode, into this convolution."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
@@ -54,7 +54,7 @@ class BFloat16Convolution(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Return (B, D, H', W') in `output_dtype` of (B, C, H, W), plus `other` (B, D, H', W').
 
-        With ReLU it is no less than 0. It has gradients in both.
+        With ReLU it is at least 0. It has gradients in both.
         """
         x = x.to(self.dtype, memory_format=torch.channels_last)
         if other is not None:
@@ -63,7 +63,7 @@ class BFloat16Convolution(nn.Module):
         return out.to(self.output_dtype)
 
     def compute(self, x: Tensor, other: Tensor | None) -> Tensor:
-        """Return what `forward` does, in this module's dtype and without gradients."""
+        """Return the result of `forward` in this module's dtype, without gradients."""
         geometry = self.padding, self.stride, self.dilation, self.groups
         if x.device.type == "cpu" and fused_convolutions_work():
             if other is None:
@@ -80,7 +80,7 @@ class BFloat16Convolution(nn.Module):
 
 
 class _WithInputGradients(torch.autograd.Function):
-    """The gradient in the input and the summand, none in the weights. PyTorch has none at all of fused convolutions."""
+    """The gradient in the input and the summand, not in the weights. PyTorch has no gradient of fused convolutions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, other: Tensor | None, conv: BFloat16Convolution) -> Tensor:
@@ -104,7 +104,7 @@ class _WithInputGradients(torch.autograd.Function):
 
 @cache
 def fused_convolutions_work() -> bool:
-    """Return whether this PyTorch has convolutions with ReLU and sum built in, of which no public name is known."""
+    """Return whether this PyTorch has convolutions fused with ReLU and sum, which have no public name."""
     x = torch.ones(1, 16, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     weight = -torch.eye(16, dtype=torch.bfloat16)[:, :, None, None].expand(16, 16, 3, 3)
     weight = weight.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""A faster copy of a model, rounded to bfloat16: it proposes classifications, and proves none."""
+"""A faster copy of a model, rounded to bfloat16. It proposes classifications, which have to be verified."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ROUNDING = 2.0**-8
 
 
 class NoCopyError(Exception):
-    """There is no copy of a model; the message says why, in half a sentence."""
+    """A model cannot be copied; the message gives the reason."""
 
 
 class LowPrecisionCopy:
-    """Margins of a model whose convolutions are computed in bfloat16, and how far rounding could move each of them."""
+    """Margins of a model with convolutions in bfloat16, and the scale of their rounding errors."""
 
     def __init__(self, graph: fx.GraphModule, taps: list[_Tap]) -> None:
         self._graph = graph
@@ -36,12 +36,12 @@ class LowPrecisionCopy:
     def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return margins (B,), approximately those of the model, the scale (B,) of their rounding errors, and a floor.
 
-        Whatever relative error the convolutions' outputs h have, to first order it moves the margin m by that share of
-        |dm/dh| |h|. In the scale is a tenth of the logits' range besides, for where the gradient vanishes. The floor
-        (B,) is the rounding of the largest logit to bfloat16.
+        To first order, a relative error of the convolutions' outputs h changes the margin m by that share of |dm/dh|
+        |h|. The scale also contains a tenth of the logits' range, in case the gradient vanishes. The floor (B,) is the
+        rounding of the largest logit to bfloat16.
         """
         with torch.enable_grad():
-            logits = self._graph(images.clone())  # it may work in place, as the model may
+            logits = self._graph(images.clone())  # it may work in place, like the model
             found = margins_of(logits, labels)
             features = [tap.features for tap in self._taps if tap.features is not None]
             gradients = torch.autograd.grad(found.sum(), features)
@@ -57,19 +57,19 @@ class LowPrecisionCopy:
 
 
 def margins_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return by how much (B,) the label's logit exceeds the largest of the other classes'."""
+    """Return the label's logit minus the largest of the other classes' (B,)."""
     own = logits.gather(1, labels[:, None])  # (B, 1)
     return own[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
 def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | None:
-    """Return a copy of `model`, which stays as it is; None where its forward pass cannot be read as a fixed graph.
+    """Return a copy of `model`, which is not changed; None if its forward pass cannot be read as a fixed graph.
 
-    That is so where it branches on the images, keeps state, or has hooks; and where it has no convolution that would
-    gain anything. Batch normalisation behind a convolution is folded into it, ReLU and sums are computed with it.
+    This is the case if it branches on the images, keeps state, has hooks, or has no convolution that would become
+    faster. Batch normalisation after a convolution is folded into it; ReLU and sums are computed with it.
 
     Args:
-        model: in evaluation mode, with float32 parameters that want no gradient.
+        model: in evaluation mode, with float32 parameters without gradients.
         image: (1, C, H, W) in [0, 1], for a trial.
     """
     try:
@@ -81,24 +81,24 @@ def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | No
         lowered = LowPrecisionCopy(graph, taps)
         with redirect_stderr(io.StringIO()):  # a graph that fails prints itself
             lowered.margins(image, torch.zeros(1, dtype=torch.long, device=image.device))
-    except Exception:  # anything may happen in a model that is not ours; it is evaluated as it is then
+    except Exception:  # an outside model may raise any error; it is then evaluated as it is
         return None
     return lowered
 
 
 def differentiable_copy(model: nn.Module, image: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-    """Return a copy of `model` as in `low_precision_copy`, whose logits have a gradient in the images.
+    """Return a copy of `model` as in `low_precision_copy`, with a gradient of the logits in the images.
 
-    That gradient is rounded to bfloat16 on its way as well. It is the gradient of what the model computes: a backward
-    pass that the model defines itself is not in the copy.
+    That gradient is rounded to bfloat16 too. It is the gradient of the forward computation: a backward pass defined by
+    the model itself is not in the copy.
 
     Args:
-        model: in evaluation mode, with float32 parameters that want no gradient.
+        model: in evaluation mode, with float32 parameters without gradients.
         image: (1, C, H, W) in [0, 1], for a trial.
         dtype: float32 for the same copy without rounding.
 
     Raises:
-        NoCopyError: there is none.
+        NoCopyError: the model cannot be copied.
     """
     try:
         graph, _ = _lowered(model, image, dtype)
@@ -115,9 +115,9 @@ def differentiable_copy(model: nn.Module, image: Tensor, *, dtype: torch.dtype =
 
 
 def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.GraphModule, set[fx.Node]]:
-    """Return a copy with convolutions in `dtype`, not compiled yet, and its nodes that give it.
+    """Return a copy with convolutions in `dtype`, not compiled yet, and its nodes of that dtype.
 
-    Raises NoCopyError where a graph would not do what the model does, and what torch.fx does where it finds none.
+    Raises NoCopyError if a graph would differ from the model, and torch.fx's errors if it finds no graph.
     """
     model = unguard(model)
     if set(floating_dtypes(model)) - {torch.float32}:
@@ -130,10 +130,10 @@ def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.Gr
     if not _same(before, _state(duplicate)):
         raise NoCopyError("it keeps state from one call to the next")
     if not torch.equal(generators, random_state(image.device)):
-        raise NoCopyError("it draws random numbers")  # a graph may hold one draw of them for good
+        raise NoCopyError("it draws random numbers")  # a graph may contain one fixed draw of them
     module = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
     for node in reversed(module.graph.nodes):
-        # Nothing else: an operation in place does its work whether its result is used or not.
+        # Nothing else: an in-place operation has an effect even if its result is not used.
         if not node.users and (_reads_shape(node) or node.target in (getattr, operator.eq, operator.ne)):
             module.graph.erase_node(node)
         # Of channels_last, which convolutions here give, there may be no such view.
@@ -146,7 +146,7 @@ def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.Gr
 
 
 class _Tracer(fx.Tracer):
-    """Follows a branch on a tensor's dtype as a float32 tensor would; other branches on tensors cannot be followed."""
+    """Traces a branch on a tensor's dtype as for float32; other branches on tensors cannot be traced."""
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         node = obj.node
@@ -158,7 +158,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Tap(nn.Module):
-    """Where the last convolutions' outputs pass into float32; the gradient is taken with respect to what passes."""
+    """The conversion of the last convolutions' outputs to float32; the gradient is taken with respect to them."""
 
     features: Tensor | None = None
 
@@ -168,9 +168,10 @@ class _Tap(nn.Module):
 
 
 def _lower(module: fx.GraphModule, dtype: torch.dtype) -> set[fx.Node]:
-    """Put convolutions in `dtype` into the graph, in place, with what can be computed together with them.
+    """Replace convolutions in the graph, in place, by those in `dtype`, fused with the operations around them.
 
-    Convolutions, ReLUs, sums and batch normalisation stay in it; all else gets float32. Returns what stays.
+    Convolutions, ReLUs, sums and batch normalisation stay in `dtype`, and their nodes are returned; all others get
+    float32.
     """
     graph = module.graph
     modules = dict(module.named_modules())
@@ -219,9 +220,9 @@ def _lower(module: fx.GraphModule, dtype: torch.dtype) -> set[fx.Node]:
 
 
 def _insert_taps(module: fx.GraphModule, low: set[fx.Node]) -> list[_Tap]:
-    """Return what now stands where bfloat16 passes into float32 and no convolution follows."""
+    """Return the nodes that convert bfloat16 to float32 and have no convolution after them."""
     convolutions = {name for name, kind in module.named_modules() if isinstance(kind, BFloat16Convolution)}
-    # Nodes from which a convolution is reached.
+    # Nodes with a convolution after them.
     followed = {node for node in module.graph.nodes if node.op == "call_module" and node.target in convolutions}
     for node in reversed(module.graph.nodes):
         if any(user in followed for user in node.users):
@@ -244,7 +245,7 @@ def _replace(graph: fx.Graph, node: fx.Node, by: object) -> None:
 
 
 def _is_bare(node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]) -> bool:
-    """Return whether nothing but its one user sees the convolution itself, without a sum or a ReLU."""
+    """Return whether the convolution, without a sum or a ReLU, has exactly one user."""
     return len(node.users) == 1 and len(node.args) == 1 and not convolutions[node].relu
 
 
@@ -270,7 +271,7 @@ def _is_sum(node: fx.Node) -> bool:
 def _convolution_of_sum(
     graph: fx.Graph, node: fx.Node, convolutions: dict[fx.Node, BFloat16Convolution]
 ) -> tuple[fx.Node, fx.Node] | None:
-    """Return a summand that is a convolution, and the other, computed before it, so that it can be added on the way."""
+    """Return a summand that is a convolution, and the other summand if it is computed before and can be fused."""
     order = {member: position for position, member in enumerate(graph.nodes)}
     first, second = node.args
     for source, other in ((first, second), (second, first)):
@@ -287,7 +288,7 @@ def _hooks(module: nn.Module) -> bool:
 
 
 def _state(model: nn.Module) -> dict[str, object]:
-    """Return copies of what a forward pass could change and a graph would not hold: tensors and plain attributes."""
+    """Return copies of the state that a forward pass could change outside a graph: tensors and plain attributes."""
     state: dict[str, object] = {}
     for prefix, module in model.named_modules():
         for name, value in [*module.named_buffers(recurse=False), *vars(module).items()]:
@@ -309,7 +310,7 @@ def _same(before: dict[str, object], after: dict[str, object]) -> bool:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Return the state of the generators that a model on the device draws from."""
+    """Return the state of the random generators for a model on the device."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))

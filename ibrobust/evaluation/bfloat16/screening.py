@@ -1,4 +1,4 @@
-"""Classifications counted from a low-precision copy of the model, where its rounding errors cannot matter."""
+"""Classifications from a low-precision copy of the model, if its rounding errors cannot change them."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_pr
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
 from ibrobust.evaluation.predictions import is_correct
 
-# Clean images on which the copy's errors are seen before anything is counted from it. Their logits come free with the
-# gradient.
+# Number of clean images for measuring the copy's errors before its results are used. Their logits are computed with the
+# gradient anyway.
 LEAST_EVIDENCE = 250
 
-# Fewer classifications than this are not worth making a copy.
+# With fewer classifications, a copy does not pay off.
 LEAST_WORK = 2000
 
-# The copy is believed where its margin is this many times the largest error seen so far, and no longer once larger
-# errors have left less than the second number of it.
+# The copy's result is accepted if its margin is this many times the largest error so far, and no longer if larger
+# errors reduce that ratio below the second number.
 ERROR_SAFETY = 3.0
 LEAST_SAFETY = 2.0
 
-# A margin that is the model's but for this share of the largest logit, 1/64 of bfloat16's rounding, does not show that
-# the copy is rounded. Where that is so of half the images, outputs are constant in pieces, as labels alone are, or
-# nearly: a margin does not say how near the next piece is, and the copy is not believed.
+# A margin that differs from the model's by less than this share of the largest logit, 1/64 of bfloat16's rounding,
+# shows no rounding. If this holds for half the images, the outputs are (nearly) piecewise constant, like labels: a
+# margin then does not show the distance to the next piece, and the copy is not used.
 UNMOVED = 2.0**-14
 
-# One in so many images is evaluated again whatever its margin: margins near zero show the errors near zero only.
+# One in this many images is evaluated again, whatever its margin: margins near zero show only the errors near zero.
 AUDITED_ONE_IN = 50
 
 # What remains within this share of the bound after an evaluation of some images of a batch is evaluated with the whole
 # batch, since float32 sums may be rounded otherwise there: 2^-16 of bfloat16's errors on a CPU, with reserve, and
-# 2^-3 where convolutions on a GPU use TF32.
+# 2^-3 if convolutions on a GPU use TF32.
 SAME_BATCH = {"cpu": 2.0**-12, "cuda": 2.0**-3}
 
-# Where more than this share had to be evaluated again, the copy is not worth running.
+# If more than this share had to be evaluated again, the copy does not pay off.
 LARGEST_SHARE = 0.4
 
-# On so many images a copy has to be faster than the model.
+# Number of images on which a copy has to be faster than the model.
 TIMED_IMAGES = 32
 
 
 class Screening:
-    """Finds out which of N images a model classifies correctly under each of K perturbations, mostly by a faster copy.
+    """Counts which of N images a model classifies correctly under each of K perturbations, mostly with a faster copy.
 
-    The copy's margin settles an image where it exceeds `ERROR_SAFETY` times the largest error seen so far, relative to
-    the scale of errors for that image, and as many times bfloat16's rounding of the logits, however small the errors
-    were. Errors are seen on clean images first, then on every image that is evaluated in
-    the model itself because its margin is too small, and on one in `AUDITED_ONE_IN` of the others. Images that a larger
-    error leaves with less than `LEAST_SAFETY` are evaluated after all.
+    The copy's margin settles an image if it exceeds `ERROR_SAFETY` times the largest error so far, relative to the
+    scale of errors for that image, and also `ERROR_SAFETY` times bfloat16's rounding of the logits. Errors are measured
+    on clean images first, then on every image that is evaluated in the model itself because its margin is too small,
+    and on one in `AUDITED_ONE_IN` of the others. If a larger error reduces an image's ratio below `LEAST_SAFETY`, the
+    model evaluates that image after all.
 
     Args:
         model: the reference.
@@ -62,7 +62,7 @@ class Screening:
         self._model = model
         self._copy = copy
         self._correct = correct
-        # The copy's margins over the scales of their errors; infinite where the model itself was asked.
+        # The copy's margins over the scales of their errors; infinite if the model itself was evaluated.
         self._quotients = torch.full_like(correct, torch.inf, dtype=torch.float32)  # (K, N)
         self._margins, self._scales, self._floors = torch.zeros(3, *correct.shape, device=correct.device)  # (K, N) each
         self._same_batch = SAME_BATCH[correct.device.type]
@@ -77,31 +77,31 @@ class Screening:
 
     @property
     def settled_by_copy(self) -> int:
-        """How many of the K * N classifications were the copy's alone."""
+        """Number of the K * N classifications that came from the copy alone."""
         return int((self._quotients < torch.inf).sum())
 
     def calibrate(self, images: Tensor, labels: Tensor, logits: Tensor) -> bool:
-        """Return whether errors enough were seen, after those for the clean images (B, C, H, W) if there is need."""
+        """Return whether enough errors were measured; if needed, measure them on the clean images (B, C, H, W)."""
         if self._evidence < LEAST_EVIDENCE:
             exact = margins_of(logits, labels)
             margins, scales, floors = self._copy.margins(images, labels)
             self._learn(exact, margins, scales)
             self._evidence += len(images)
             self._unmoved += int(((exact - margins).abs() <= UNMOVED / ROUNDING * floors).sum())
-            # Attacked images have smaller margins than these, so that at least so many would be evaluated again.
+            # Attacked images have smaller margins than these, so at least this many would be evaluated again.
             bounds = ERROR_SAFETY * torch.maximum(self._largest * scales, floors)
             self._evaluated += int((~(margins.abs() > bounds)).sum())
             self._seen += len(images)
         return self._evidence >= LEAST_EVIDENCE and 2 * self._unmoved < self._evidence
 
     def settle(self, start: int, labels: Tensor, perturbed: Callable[[int], Tensor], doubtful: Tensor) -> None:
-        """Find out what is correct in one batch.
+        """Decide which images of one batch are correct.
 
         Args:
             start: position of the batch's first image.
             labels: (B,).
             perturbed: row in [0, K) -> the batch's perturbed images (B, C, H, W).
-            doubtful: (B,) bool, images to evaluate in the model whatever the copy says.
+            doubtful: (B,) bool, images to evaluate in the model in any case.
         """
         span = slice(start, start + len(labels))
         rows = torch.arange(len(self._correct), device=labels.device)
@@ -119,11 +119,11 @@ class Screening:
         self._evaluate(span, labels, perturbed, audited, ERROR_SAFETY)
 
     def unsettled(self) -> list[int]:
-        """Return the positions of images that larger errors have unsettled since."""
+        """Return the positions of images that are no longer settled, because of larger errors."""
         return self._unsure(slice(None), LEAST_SAFETY).any(dim=0).nonzero()[:, 0].tolist()
 
     def settle_again(self, start: int, labels: Tensor, perturbed: Callable[[int], Tensor]) -> None:
-        """Evaluate in the model those images of a batch that larger errors have unsettled; arguments as before."""
+        """Evaluate in the model those images of a batch that are no longer settled; arguments as before."""
         span = slice(start, start + len(labels))
         self._evaluate(span, labels, perturbed, torch.zeros_like(self._correct[:, span]), LEAST_SAFETY)
 
@@ -133,7 +133,7 @@ class Screening:
     def _evaluate(
         self, span: slice, labels: Tensor, perturbed: Callable[[int], Tensor], audited: Tensor, safety: float
     ) -> None:
-        """Evaluate in the model what is audited or not sure (K, B), until the errors seen leave no more of it."""
+        """Evaluate in the model the images (K, B) that are audited or uncertain, until none is uncertain."""
         while True:
             wanted = (audited | self._unsure(span, safety)) & (self._quotients[:, span] < torch.inf)
             numbers = wanted.sum(dim=1).tolist()
@@ -143,7 +143,7 @@ class Screening:
             some = [row for row, number in enumerate(numbers) if number and row not in whole]
             if some:
                 chosen = [wanted[row].nonzero()[:, 0] for row in some]
-                # All rows' images together, since a handful of images is no batch to run efficiently.
+                # The images of all rows together, since a few images are not an efficient batch.
                 images = torch.cat([perturbed(row)[places] for row, places in zip(some, chosen, strict=True)])
                 logits = torch.cat([self._logits(part) for part in images.split(len(labels))])
                 lengths = [len(places) for places in chosen]
@@ -161,7 +161,7 @@ class Screening:
         return self._model(images)
 
     def _take(self, row: int, places: Tensor | slice, logits: Tensor, labels: Tensor) -> Tensor:
-        """Put down what the model's logits say of the images at `places`, and learn from it; return their margins."""
+        """Record the model's logits of the images at `places` and update the error bound; return their margins."""
         margins = margins_of(logits, labels)
         self._learn(margins, self._margins[row, places], self._scales[row, places])
         self._correct[row, places] = is_correct(logits, labels)
@@ -170,14 +170,14 @@ class Screening:
 
     def _learn(self, margins: Tensor, approximate: Tensor, scales: Tensor) -> None:
         errors = (margins - approximate).abs() / scales
-        # Where the model itself gives no number there is nothing to compare; where only the copy gives none, its error
-        # is beyond every bound.
+        # If the model itself gives NaN, there is nothing to compare; if only the copy gives NaN, its error exceeds
+        # every bound.
         errors = errors.nan_to_num(torch.inf, posinf=torch.inf).where(margins.isfinite(), 0.0)
         self._largest = torch.maximum(self._largest, errors.amax())
 
 
 def start_screening(model: nn.Module, images: Tensor, logits: Tensor, correct: Tensor) -> Screening | None:
-    """Return a screening for `model`, or None where there is nothing to gain from one or it could not be trusted.
+    """Return a screening for `model`, or None if it would not be faster or not be reliable.
 
     Args:
         model: in evaluation mode.
@@ -187,7 +187,7 @@ def start_screening(model: nn.Module, images: Tensor, logits: Tensor, correct: T
     """
     if correct.numel() < LEAST_WORK or correct.shape[1] <= 2 * LEAST_EVIDENCE or images.dtype != torch.float32:
         return None
-    # In the order of what it costs to find out.
+    # In the order of their cost.
     if images.device.type not in SAME_BATCH or not bfloat16_is_fast(images.device):
         return None
     copy = low_precision_copy(model, images[:1])
@@ -198,7 +198,7 @@ def start_screening(model: nn.Module, images: Tensor, logits: Tensor, correct: T
 
 @torch.no_grad()
 def _treats_images_alone(model: nn.Module, images: Tensor, logits: Tensor) -> bool:
-    """Return whether logits (B, C) do not depend on which images share a batch, nor on random numbers."""
+    """Return whether logits (B, C) are independent of the other images in a batch and of random numbers."""
     some = slice(0, None, 8)
     before = random_state(images.device)
     alone = model(images[some])

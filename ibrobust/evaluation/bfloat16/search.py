@@ -24,16 +24,16 @@ SAME_BUT_FOR_ROUNDING = (0.9, 0.05)
 def search_copy(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module | None:
     """Return a copy of `model` in bfloat16 whose logits and gradients agree with its own; None if it is not faster.
 
-    Compared are also the model and the same copy in float32, where rounding hides nothing: torch.fx follows what a
-    model computes, so that a straight-through gradient and other backward passes of the model's own are lost.
+    The model is also compared with the same copy in float32, so that rounding hides no difference: torch.fx follows the
+    forward computation, so a straight-through gradient and other backward passes of the model itself are lost.
 
     Args:
-        model: in evaluation mode, with parameters that want no gradient.
+        model: in evaluation mode, with parameters without gradients.
         images: (B, C, H, W) in [0, 1] of the run, on the model's device.
         labels: (B,).
 
     Raises:
-        IbrobustError: there is no copy, or it does not agree with the model.
+        IbrobustError: the model cannot be copied, or the copy does not agree with it.
     """
     if not bfloat16_is_fast(images.device):
         return None

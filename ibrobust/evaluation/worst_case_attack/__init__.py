@@ -1,4 +1,4 @@
-"""As few images left as AutoAttack leaves, for a fraction of its passes."""
+"""An attack about as strong as AutoAttack, for a fraction of its passes."""
 
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.run import worst_case_attack

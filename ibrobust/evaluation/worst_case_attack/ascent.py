@@ -1,4 +1,4 @@
-"""Gradient ascent in a ball: long first steps that shrink to none, with momentum, stopped at success."""
+"""Gradient ascent in a ball, with momentum: first steps are long, later ones shrink to zero; it stops at success."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def margin_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tenso
 def ratio_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Return the margin over z_(1) - (z_(3) + z_(4)) / 2 (B,), the targeted DLR of Croce and Hein 2020.
 
-    With three classes the smallest logit stands for both, and with two it is the margin itself.
+    With three classes the smallest logit replaces both, and with two classes it is the margin itself.
     """
     gap = margin_loss(logits, labels, targets)
     if logits.shape[1] < 3:
@@ -48,11 +48,11 @@ class Ascent:
         found: (B, C, H, W) the first misclassified point in the ball, else the last one.
         broken: (B,) bool, some point was misclassified. Always False in a ball larger than the attack's own.
         last: (B, C, H, W) the last point.
-        margins: (B,) margin of the last point's logits, positive where it is misclassified.
+        margins: (B,) margin of the last point's logits, positive if it is misclassified.
         gaps: (B, K) for each class, the largest z_t - z_y on the way; -inf at the label.
-        nonfinite: (B,) bool, a gradient was no number at some step.
+        nonfinite: (B,) bool, a gradient was NaN at some step.
         zero: (B,) bool, the first gradient was exactly zero.
-        reached: (B,) bool, the last point is misclassified, in whatever ball.
+        reached: (B,) bool, the last point is misclassified, in a ball of any size.
     """
 
     found: Tensor
@@ -79,7 +79,7 @@ def climb(
     first_step: float = FIRST_STEP,
     stop: bool = True,
 ) -> Ascent:
-    """Return the outcome of `steps` gradients an image.
+    """Return the outcome of `steps` gradients per image.
 
     Args:
         model: behind a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
@@ -87,12 +87,12 @@ def climb(
         labels: (B,).
         start: (B, C, H, W) within the ball of `factor` radii.
         ball: the attack's own.
-        steps: gradients an image; a forward pass more.
-        loss: what to maximise.
-        targets: (B,) classes to aim at, if any.
-        factor: the ball searched is this many times as large; above 1 no point counts as a success.
+        steps: gradients per image; one more forward pass is needed.
+        loss: to maximise.
+        targets: (B,) target classes, if any.
+        factor: factor on the radius of the searched ball; above 1 no point counts as a success.
         first_step: length of the first step in radii; the others follow a cosine down to zero.
-        stop: leave an image alone once it is misclassified; in a larger ball it never is left alone.
+        stop: stop the attack on an image once it is misclassified; never in a larger ball.
     """
     last, previous, found = start.clone(), start.clone(), start.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)

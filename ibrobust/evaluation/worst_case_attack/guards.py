@@ -1,4 +1,4 @@
-"""Stages that need no gradient of a loss, and what they and the others say about the model's gradients."""
+"""Stages without the gradient of a loss, and warnings about the model's gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibrobust.evaluation.autoattack_parts import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.worst_case_attack.search import Search
 
-WATCHED = 64  # survivors that the guards try first
+WATCHED = 64  # survivors for a first trial of the guards
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
@@ -26,7 +26,7 @@ def random_corners(search: Search, positions: Tensor, seed: int) -> None:
 
 
 def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
-    """Run Square (Andriushchenko et al. 2020), a random search that asks for logits alone."""
+    """Run Square (Andriushchenko et al. 2020), a random search that only needs logits."""
     from pyautoattack.square import SquareAttack
 
     if not square_takes(search.images, search.ball.norm):
@@ -48,7 +48,7 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
 
 
 def fast_adaptive_boundary(search: Search, seed: int) -> None:
-    """Run FAB-T (Croce and Hein 2020) on the survivors that came closest: it walks along the boundary."""
+    """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it."""
     from pyautoattack.fab_pt import FABAttack_PT
 
     attack = FABAttack_PT(
@@ -71,7 +71,7 @@ def fast_adaptive_boundary(search: Search, seed: int) -> None:
 
 
 def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:
-    """Return a sentence for each sign that the gradient does not show what breaks the model."""
+    """Return a sentence for each sign that the gradient is misleading."""
     right = max(int(search.clean.sum()), 1)
     zero, nonfinite = int((search.zero & search.clean).sum()), int((search.nonfinite & search.clean).sum())
     found = []

@@ -1,4 +1,4 @@
-"""What the worst-case attack found."""
+"""The result of the worst-case attack."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class StageRecord:
 
     Attributes:
         name: of the stage.
-        attacked: images that were left when it began.
-        broken: images that it broke.
+        attacked: unbroken images at its start.
+        broken: images broken by it.
         cost: passes through the model.
         surrogate_cost: passes through the surrogate.
     """
@@ -30,7 +30,7 @@ class StageRecord:
     surrogate_cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON can hold it."""
+        """Return the record for JSON."""
         return {
             "stage": self.name,
             "attacked": self.attacked,
@@ -49,13 +49,13 @@ class WorstCaseResult:
         norm: Linf or L2.
         epsilon: radius in that norm, in [0, 1] pixel scale.
         clean_correct: for each image, whether it is classified correctly without an attack.
-        robust_correct: for each image, whether it is and no stage broke it.
-        broken_by: for each image, the stage that broke it; "" where none did.
+        robust_correct: for each image, whether it is, and no stage broke it.
+        broken_by: for each image, the stage that broke it; "" if none did.
         stages: in the order they ran.
-        warnings: what says that gradients mislead here, a sentence each.
-        escalated: whether AutoAttack was run on the images that were left.
+        warnings: signs of misleading gradients, one sentence each.
+        escalated: whether AutoAttack was run on the remaining images.
         seed: of everything random.
-        adversarial: (N, C, H, W) misclassified images within the ball; the clean ones where no stage succeeded. On the
+        adversarial: (N, C, H, W) misclassified images within the ball; the clean ones if no stage succeeded. On the
             model's device.
     """
 
@@ -72,7 +72,7 @@ class WorstCaseResult:
 
     @property
     def total(self) -> int:
-        """Images in all."""
+        """Number of images."""
         return len(self.clean_correct)
 
     @property
@@ -92,12 +92,12 @@ class WorstCaseResult:
 
     @property
     def cost(self) -> Cost:
-        """Passes through the model in all."""
+        """Total passes through the model."""
         return Cost(
             sum(stage.cost.forward_images for stage in self.stages),
             sum(stage.cost.backward_images for stage in self.stages),
         )
 
     def attack_result(self, attack: str) -> AttackResult:
-        """Return the same as a record of one attack of that name."""
+        """Return the result as a record of one attack of that name."""
         return AttackResult(attack, self.norm, self.epsilon, self.clean_correct, self.robust_correct, 0, self.seed)

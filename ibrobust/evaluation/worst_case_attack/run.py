@@ -1,4 +1,4 @@
-"""All stages, one after the other, on what is left."""
+"""All stages, one after the other, each on the unbroken images."""
 
 from __future__ import annotations
 
@@ -38,14 +38,13 @@ def worst_case_attack(
     escalate: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> WorstCaseResult:
-    """Return which images stay right in the worst case at `epsilon`, with adversarial images for the others.
+    """Return the images that stay correct in the worst case at `epsilon`, with adversarial images for the others.
 
-    Each stage attacks what the ones before it left: the margin from the image; the margin from a better start; the
-    ratio loss towards each class through shrinking balls; further steps and slower balls where an image came near;
-    attacks without gradients, and FAB on a few. Where those show that gradients mislead, they are run longer on all
-    that is left, and the number is an upper bound. A stochastic model is attacked and judged through averages over
-    draws.
-    Model mode, parameter gradients and random state are as before afterwards.
+    Each stage attacks the images that earlier stages did not break: the margin from the image; the margin from a better
+    start; the ratio loss towards each class through shrinking balls; further steps and slower balls for images near
+    another class; attacks without gradients, and FAB on a few. If those show that gradients mislead, they are run
+    longer on all that is left, and the number is an upper bound. A stochastic model is attacked and judged through
+    averages over draws. Model mode, parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
@@ -55,9 +54,9 @@ def worst_case_attack(
         norm: Linf or L2.
         surrogate: another classifier of the same images, on the same device; images that break it are starting points.
         seed: of everything random.
-        batch_size: images a batch.
-        escalate: run AutoAttack on what is left.
-        on_progress: called with (stage that begins, images left, images that are right without an attack).
+        batch_size: images per batch.
+        escalate: run AutoAttack on the remaining images.
+        on_progress: called with (name of the starting stage, unbroken images, images that are right without an attack).
 
     Raises:
         IbrobustError: an argument is not of that form, or a model's output is not (B, K) logits.
@@ -118,7 +117,7 @@ class _Run:
         self.broken_by = [""] * len(search.images)
 
     def all_stages(self, *, escalate: bool) -> tuple[str, ...]:
-        """Run every stage, and return the warnings."""
+        """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
         if surrogate is not None:
@@ -140,7 +139,7 @@ class _Run:
         return found if search.target is search.model else (RANDOM, *found)
 
     def _guards(self, positions: Tensor, queries: int) -> int:
-        """Return how many images at `positions` attacks without gradients broke."""
+        """Return the number of images at `positions` that attacks without gradients broke."""
         search = self.search
         broken = self.stage(
             "random corners",
@@ -167,7 +166,7 @@ class _Run:
             search.offer(at, search.ball.project(found, search.images[at]))
 
     def stage(self, name: str, work: Callable[[], None]) -> int:
-        """Do the work, keep a record of it, and return how many images it broke."""
+        """Run a stage, record it, and return the number of images that it broke."""
         search, before = self.search, self.search.left
         if self.on_progress:
             self.on_progress(name, len(before), int(search.clean.sum()))

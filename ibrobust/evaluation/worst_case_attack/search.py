@@ -1,4 +1,4 @@
-"""What an attack knows of its images while it runs: which are left, and how near each class has come."""
+"""The state of an attack while it runs: the unbroken images, and the distance to each class."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class AveragedDraws(nn.Module):
 
 
 class Search:
-    """N images and what is known of them. It changes through `offer` and `learn` alone.
+    """N images and the attack's knowledge about them, which only `offer` and `learn` change.
 
     Attributes:
-        target: what is attacked: the model, or its average over draws where it is stochastic.
-        judge: what says whether an image is broken: the same, over more draws.
+        target: the attacked model, or its average over draws if it is stochastic.
+        judge: decides whether an image is broken: the same model, over more draws.
         images: (N, C, H, W) in [0, 1], on the model's device.
         labels: (N,).
-        ball: what may be searched.
+        ball: the allowed perturbations.
         clean: (N,) bool, images that are right without an attack.
         broken: (N,) bool, images for which a misclassified point in the ball was found.
         adversarial: (N, C, H, W) those points; the images elsewhere.
         gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label.
-        nearest: (N, C, H, W) of the points where runs in the ball ended, the one with the largest margin.
+        nearest: (N, C, H, W) among the end points of runs in the ball, the one with the largest margin.
         reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
-        zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or one that is no number.
+        zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or a NaN gradient.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Search:
 
     @torch.no_grad()
     def offer(self, positions: Tensor, candidates: Tensor) -> Tensor:
-        """Return (B,) bool, which of the images at `positions` the candidates (B, C, H, W) break.
+        """Return (B,) bool, whether the candidates (B, C, H, W) break the images at `positions`.
 
-        A candidate counts if it is in the ball and in [0, 1] and the model misclassifies it in a pass of its own.
+        A candidate counts if it is in the ball and in [0, 1] and the model misclassifies it in a separate pass.
         """
         inside = self.ball.contains(candidates, self.images[positions])
         broken = torch.zeros_like(inside)
@@ -96,7 +96,7 @@ class Search:
         return broken
 
     def learn(self, positions: Tensor, run: Ascent, *, factor: float = 1.0) -> Tensor:
-        """Keep what a run on the images at `positions` showed; return (B,) bool, which it broke."""
+        """Store the results of a run on the images at `positions`; return (B,) bool, whether it broke them."""
         self.nonfinite[positions] |= run.nonfinite
         if factor <= NEAR:
             self.reached[positions] |= run.reached
@@ -111,18 +111,18 @@ class Search:
         return broken
 
     def closest(self, positions: Tensor, *, within: float = torch.inf) -> Tensor:
-        """Return those positions (M,) whose images came near enough to another class, the nearest first.
+        """Return the positions (M,) of images near enough to another class, the nearest first.
 
         Args:
             positions: (N,) to choose from.
-            within: the part of the clean margin that may be left: 0.1 is nine tenths of the way.
+            within: the largest remaining share of the clean margin: with 0.1, nine tenths of the way are done.
         """
         share = -self.gaps[positions].amax(dim=1) / self.clean_margin[positions].clamp(min=1e-12)
         order = share.argsort(stable=True)
         return positions[order[share[order] <= within]]
 
     def ranked(self, positions: Tensor) -> Tensor:
-        """Return other classes (M, K - 1) in the order of how near the images came to them."""
+        """Return the other classes (M, K - 1), sorted by the images' nearness to them."""
         return self.gaps[positions].argsort(dim=1, descending=True, stable=True)[:, : self.num_classes - 1]
 
 

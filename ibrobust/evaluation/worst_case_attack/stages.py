@@ -1,4 +1,4 @@
-"""The stages that follow a gradient: each takes what the ones before it left."""
+"""The stages with gradients; each attacks the images that earlier stages did not break."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FURTHER_STEPS = 60
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
 SHRINKING_SLOWLY = ((2.0, 10), (1.6, 10), (1.3, 12), (1.15, 15), (1.0, 20))
 MOST_TARGETS = 9  # as many as AutoAttack's
-LINEARISED = 20  # classes whose linearised distance is computed where there are more than ten
+LINEARISED = 20  # number of classes with a linearised distance, if there are more than ten
 
 
 def untargeted(search: Search) -> None:
-    """Climb the margin from the image itself; what each class comes to on the way orders the targets later."""
+    """Maximise the margin from the image itself; the gaps of the classes on the way later order the targets."""
     for at in search.batches(search.left):
         images, labels = search.images[at], search.labels[at]
         run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
@@ -30,12 +30,10 @@ def untargeted(search: Search) -> None:
 
 
 def from_surrogate(search: Search, surrogate: nn.Module) -> None:
-    """Climb from the images that break the surrogate: where gradients mislead, a better start breaks what more
-    steps do not.
-    """
+    """Start from images that break the surrogate: if gradients mislead, a better start helps more than steps."""
     for at in search.batches(search.left):
         images, labels = search.images[at], search.labels[at]
-        # Not stopped at success on the surrogate: further inside is better.
+        # Does not stop at success on the surrogate: a larger margin is a better start.
         start = climb(
             surrogate, images, labels, images, ball=search.ball, steps=START_STEPS, loss=margin_loss, stop=False
         ).last
@@ -43,15 +41,15 @@ def from_surrogate(search: Search, surrogate: nn.Module) -> None:
 
 
 def from_larger_ball(search: Search) -> None:
-    """Climb from where the model itself is misclassified in a ball of twice the radius."""
+    """Start from misclassified points of the model itself in a ball of twice the radius."""
     for at in search.batches(search.left):
         _shrink(search, at, ((2.0, START_STEPS), (1.0, STEPS)), margin_loss, None)
 
 
 def towards_each_class(search: Search) -> None:
-    """Aim at up to nine classes in turn, each through shrinking balls, on the ratio loss.
+    """Target up to nine classes in turn, each through shrinking balls, with the ratio loss.
 
-    The three nearest classes are followed to the end. The others are given up where a larger ball ends at a point that
+    The three nearest classes are attacked to the end. The others are given up if a larger ball ends at a point that
     is still classified correctly.
     """
     order = search.ranked(search.left)
@@ -65,7 +63,7 @@ def towards_each_class(search: Search) -> None:
 
 
 def further_steps(search: Search) -> None:
-    """Go on from the nearest point found, towards the three nearest classes, where nine tenths of the way are done."""
+    """Continue from the nearest point so far, towards the three nearest classes, if at most 10% of the gap remains."""
     for rank in range(min(3, search.num_classes - 1)):
         for at in search.batches(search.closest(search.left, within=0.1)):
             run = climb(
@@ -82,9 +80,9 @@ def further_steps(search: Search) -> None:
 
 
 def shrinking_slowly(search: Search) -> None:
-    """Aim at the three nearest classes through five balls, on the margin, where an image may still fall.
+    """Target the three nearest classes through five balls, on the margin, for images that may still break.
 
-    That is where 1.4 epsilon was enough before, and seven tenths of the way are done.
+    These were misclassified within 1.4 epsilon before, and at most 30% of the gap remains.
     """
     for rank in range(min(3, search.num_classes - 1)):
         near = search.closest(search.left, within=0.3)
@@ -101,7 +99,7 @@ def _shrink(
     *,
     race: bool = False,
 ) -> None:
-    """Climb in one ball after the other, each from the projected end of the last."""
+    """Maximise in one ball after the other, each from the projected end of the last."""
     points = search.images[at]
     for number, (factor, steps) in enumerate(radii):
         images = search.images[at]
@@ -115,7 +113,7 @@ def _shrink(
             loss=loss,
             targets=targets,
             factor=factor,
-            # Long steps find a region, shorter ones then stay in it.
+            # Long steps find a region; shorter ones then stay in it.
             first_step=2.0 if number == 0 else 1.0,
         )
         broken = search.learn(at, run, factor=factor)
@@ -131,7 +129,7 @@ def by_linearised_distance(search: Search, positions: Tensor, order: Tensor) -> 
     """Return the first classes of `order` (M, K - 1) by (z_y - z_t) / |gradient|, the nearest first (Melamed et al.
     2024, MALT).
 
-    It is taken at the image, for the first `LINEARISED` of them: a backward pass each.
+    It is computed at the image, for the first `LINEARISED` of them, with one backward pass each.
     """
     out = []
     first = order[:, :LINEARISED]

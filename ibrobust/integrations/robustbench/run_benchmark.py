@@ -277,7 +277,7 @@ def _require_classes(module: nn.Module, card: ModelCard | None, images: Benchmar
         outputs = guard(module.to(device))(images.images[:2].to(device))
     if outputs.shape[1] != len(images.class_names):
         raise IbrobustError(
-            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, where "
+            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, but "
             f"logits of shape (2, {len(images.class_names)}) are needed."
         )
 
