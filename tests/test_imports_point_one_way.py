@@ -1,4 +1,4 @@
-"""The house rule on which package may import which, held over the import statements themselves."""
+"""Which folder of the package may import which, checked in the import statements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ALLOWED = {
 }
 
 
-def imported_rooms(file: Path) -> set[str]:
+def imported_folders(file: Path) -> set[str]:
     """Return the parts of ibrobust that a file imports, wherever in the file it does."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -51,16 +51,16 @@ def imported_rooms(file: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("ibrobust.")}
 
 
-@pytest.mark.parametrize("room", sorted(ALLOWED))
-def test_a_room_imports_only_what_it_may(room):
-    for file in sorted((PACKAGE / room).rglob("*.py")):
-        found = imported_rooms(file) - FOUNDATION - {room, "__version__"}
-        assert found <= ALLOWED[room], f"{file.relative_to(PACKAGE)} imports {sorted(found - ALLOWED[room])}"
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_a_folder_imports_only_what_it_may(folder):
+    for file in sorted((PACKAGE / folder).rglob("*.py")):
+        found = imported_folders(file) - FOUNDATION - {folder, "__version__"}
+        assert found <= ALLOWED[folder], f"{file.relative_to(PACKAGE)} imports {sorted(found - ALLOWED[folder])}"
 
 
-def test_every_room_has_its_rule():
-    rooms = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
-    assert rooms == set(ALLOWED)
+def test_every_folder_has_its_rule():
+    folders = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert folders == set(ALLOWED)
 
 
 def test_the_model_zoo_holds_no_code():
