@@ -198,8 +198,8 @@ class Recipe(BaseModel):
         """Return a recipe that ships with ibrobust; raise IbrobustError, with all names, if `name` is unknown."""
         if name not in preset_names():
             near = difflib.get_close_matches(name, preset_names(), n=1)
-            hint = f"did you mean {near[0]}? There are" if near else "choose one of"
-            raise IbrobustError(f"There is no preset {name!r}: {hint} {', '.join(preset_names())}.")
+            hint = f"did you mean {near[0]}? All presets:" if near else "choose one of"
+            raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
         return cls.from_yaml(recipes_dir() / f"{name}.yaml")
 
     def to_yaml(self, path: str | Path) -> None:

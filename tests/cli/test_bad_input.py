@@ -106,7 +106,7 @@ def test_no_model_for_the_data_set(run, tmp_path):
     for folder in (tmp_path / "elsewhere" / "photos" / a / b for a in ("train", "test") for b in ("cat", "dog")):
         folder.mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / "a.png")
-    refused(run, ["attack", "--dataset", "photos"], "no model trained on photos", "ibrobust train")
+    refused(run, ["attack", "--dataset", "photos"], "No stored model was trained on photos", "ibrobust train")
 
 
 def test_too_few_points_for_an_entropy(run, mine):

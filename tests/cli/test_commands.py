@@ -115,7 +115,7 @@ def test_results_go_into_the_card_on_request(run, mine, tmp_path):
 def test_an_unknown_attack_names_the_nearest(run, mine):
     finished = run("attack", mine, "--attack", "PGDD")
     assert finished.returncode == 2
-    assert "no attack 'PGDD'" in finished.stderr
+    assert "Unknown attack 'PGDD'" in finished.stderr
 
 
 def test_a_figure_is_a_png_file(run, mine, tmp_path):

@@ -123,7 +123,7 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
         (("attack", SHIPPED, "--decoder", "haed"), "Unknown decoder 'haed': choose from head"),
         (("attack", "--decoder", "haed"), "Unknown decoder 'haed': did you mean head"),
         (("attack", "my:model", "--decoder", "head"), "has no choice of decoders"),
-        (("attack", "--attack", "PDG"), "no attack 'PDG'"),
+        (("attack", "--attack", "PDG"), "Unknown attack 'PDG'"),
         (("attack", "--attack", "PGD:step=3"), "no option 'step'"),
         (("attack", "--device", "cuda:7"), "device 'cuda:7' is not available"),
         (("attack", "--device", "gpu"), "device 'gpu' is not available"),

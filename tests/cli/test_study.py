@@ -130,5 +130,5 @@ def test_a_wrong_cell_is_said_before_anything_is_made(run, write, home):
 
 @pytest.mark.parametrize("command", ["figures", "report"])
 def test_figures_before_any_cell_is_done(run, write, home, command):
-    refused(run, ["study", command, write()], "No cell of the study 'mine' is done", "ibrobust study run")
+    refused(run, ["study", command, write()], "No cell of the study 'mine' is finished", "ibrobust study run")
     assert not home.exists()

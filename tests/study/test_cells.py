@@ -91,7 +91,7 @@ def test_names_are_distinct_and_safe_for_models(make_study):
 
 
 def test_values_that_a_name_cannot_tell_apart_are_refused(make_study):
-    with pytest.raises(IbrobustError, match=r"would be called 'knn_ib-beta0.1'.*change one"):
+    with pytest.raises(IbrobustError, match=r"would both be called 'knn_ib-beta0.1'.*change one"):
         expand(make_study({"beta": [0.1, 0.1 + 1e-9]}))
 
 

@@ -54,11 +54,11 @@ def test_a_study_is_the_same_after_it_was_written(write):
         ({"evaluations": {"attack": {}}}, "unknown field 'evaluations.attack'"),
         ({"slurm": {"minutes": 0}}, "slurm.minutes"),
         ({"slurm": {"minutes": "5\nrm"}}, "slurm.minutes"),
-        ({"slurm": {"partition": "cpu\ntouch planted"}}, "is no name of a Slurm partition"),
-        ({"slurm": {"partition": "cpu\n"}}, "is no name of a Slurm partition"),
-        ({"slurm": {"partition": "cpu;id"}}, "is no name of a Slurm partition"),
-        ({"slurm": {"partition": "--wrap=id"}}, "is no name of a Slurm partition"),
-        ({"slurm": {"partition": ""}}, "is no name of a Slurm partition"),
+        ({"slurm": {"partition": "cpu\ntouch planted"}}, "is not a name of a Slurm partition"),
+        ({"slurm": {"partition": "cpu\n"}}, "is not a name of a Slurm partition"),
+        ({"slurm": {"partition": "cpu;id"}}, "is not a name of a Slurm partition"),
+        ({"slurm": {"partition": "--wrap=id"}}, "is not a name of a Slurm partition"),
+        ({"slurm": {"partition": ""}}, "is not a name of a Slurm partition"),
     ],
 )
 def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
@@ -76,7 +76,7 @@ def test_a_partition_as_clusters_name_them(write, partition):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"evaluations": {"attacks": {"attacks": ["PDG"], "eps": [0.1]}}}, "no attack 'PDG'"),
+        ({"evaluations": {"attacks": {"attacks": ["PDG"], "eps": [0.1]}}}, "Unknown attack 'PDG'"),
         ({"grids": [{"objective": ["crossentropy"]}]}, "did you mean cross_entropy"),
         ({"evaluations": {"information_plane": {"epochs": [1, 3]}}}, "needs epoch 3"),
         (

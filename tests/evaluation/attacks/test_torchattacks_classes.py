@@ -79,7 +79,7 @@ def test_two_classes_and_one_channel_are_attacked_or_refused_before_the_work(nam
 
 @pytest.mark.parametrize("attack", ["APGD:loss=dlr", "UPGD:loss=dlr"])
 def test_the_dlr_loss_needs_three_classes(attack: str) -> None:
-    with pytest.raises(IbrobustError, match="needs 3 classes, and the model has 2"):
+    with pytest.raises(IbrobustError, match="needs 3 classes, but the model has 2"):
         run(*small_net(classes=2), attack)
 
 

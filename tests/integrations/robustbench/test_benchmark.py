@@ -282,7 +282,7 @@ def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, mo
         ({"eps": float("nan")}, "epsilon nan"),
         ({"eps": 0.1, "threat_model": "corruptions"}, "'corruptions' is not one of Linf, L2"),
         ({"eps": 0.1, "n_examples": 0}, "0, is not positive"),
-        ({"eps": 0.1, "n_examples": 61}, "61 images were asked for"),
+        ({"eps": 0.1, "n_examples": 61}, "61 images were requested"),
     ],
 )
 def test_impossible_requests_are_refused(

@@ -131,7 +131,7 @@ def test_a_second_launch_while_jobs_are_in_the_queue_is_refused(make_study, laun
 @pytest.mark.slurm
 def test_a_partition_that_is_not_there_is_named(make_study, launch):
     study = make_study({"objective": ["cross_entropy"]}, slurm={**ASK, "partition": "gpu9"})
-    with pytest.raises(IbrobustError, match=r"did not take the study's jobs.*invalid partition specified: gpu9"):
+    with pytest.raises(IbrobustError, match=r"rejected the study's jobs.*invalid partition specified: gpu9"):
         run_study(study, launch=launch)
 
 
