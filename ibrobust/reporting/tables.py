@@ -1,4 +1,4 @@
-"""Records in, rich tables out."""
+"""rich tables of records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SweepRow:
         model: its name.
         decoder: the decoder it was attacked with.
         result: the sweep.
-        verdict: of an audit, where the model's card holds one.
+        verdict: of an audit, if the model's card holds one.
         is_baseline: trained with plain cross-entropy; drawn in black.
     """
 
@@ -40,13 +40,13 @@ class SweepRow:
 
 
 def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Table:
-    """Return accuracies in per cent: models down, epsilons across, the best of each column marked.
+    """Return a table of accuracies in per cent: one row per model, one column per epsilon, the best of each marked.
 
     Args:
         rows: at least one; all with the same epsilons and images. A model with more than 1% of images that FGSM could
-            not attack gets daggers, and cannot be the best under attack.
+            not attack gets daggers and cannot be the best under attack.
         dataset: name for the caption.
-        note: for the caption, on what the models were trained.
+        note: for the caption, on the models' training data.
     """
     first = rows[0].result
     some_nonfinite = any(row.result.nonfinite_gradient for row in rows)
@@ -90,7 +90,7 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Ta
 
 
 def _add_number_column(table: Table, header: str) -> None:
-    # rich takes a header's longest word for the least width that a column can have, and cuts the header to it.
+    # rich takes a header's longest word as the minimum width of a column, and cuts the header to it.
     table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split("\n"))))
 
 
@@ -103,8 +103,8 @@ def _caption(rows: Sequence[SweepRow], dataset: str, note: str) -> str:
         caption += f"; {note}"
     if any(_unattacked(row.result) > UNATTACKED_SHARE for row in rows):
         caption += (
-            f"\n{DAGGER} not a sign of robustness: FGSM left more than {UNATTACKED_SHARE:.0%} of the images as they "
-            "were, their gradient being zero or not finite"
+            f"\n{DAGGER} not a sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images, "
+            "because their gradient is zero or not finite"
         )
     return caption
 
@@ -117,7 +117,7 @@ class AttackRow:
         model: its name.
         decoder: the decoder it was attacked with.
         results: one for each attack and epsilon, every attack at the same epsilons.
-        worst: the worst case over attacks image by image, one for each epsilon, for each norm with several attacks.
+        worst: the worst case over attacks, image by image: one per epsilon, for each norm with several attacks.
     """
 
     model: str
@@ -135,7 +135,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
     Args:
         rows: at least one.
         dataset: name for the caption.
-        note: for the caption, on what the models were trained.
+        note: for the caption, on the models' training data.
     """
     first = rows[0].results[0]
     epsilons = sorted({result.epsilon for result in rows[0].results})
@@ -148,7 +148,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
     if righted > 0:
         caption += f"; images that only the attack makes right are not counted, up to {100 * righted:.1f} points"
     table = Table(
-        title="Robust accuracy (right before and under attack), %",
+        title="Robust accuracy (correct clean and under attack), %",
         caption=caption + (f"; {note}" if note else ""),
         title_justify="left",
         caption_justify="left",
@@ -177,7 +177,7 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
 def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, note: str = "") -> Table:
     """Return an audit's checks, one a row, and the headline above them all; `failures_table` says what failed.
 
-    The note, on what the model was trained, goes into the caption.
+    The note, on the model's training data, goes into the caption.
     """
     table = Table(
         title=f"{model} ({decoder}): {report.headline}",
@@ -234,5 +234,5 @@ def _unattacked(result: SweepResult) -> float:
 
 
 def _half_width(total: int) -> float:
-    """Half the width, in percentage points, of the widest 95% binomial interval for `total` images."""
+    """Return half the width, in percentage points, of the widest 95% binomial interval for `total` images."""
     return 100 * 1.96 * math.sqrt(0.25 / total)

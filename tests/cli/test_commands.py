@@ -89,7 +89,7 @@ def test_attacks_by_name_print_one_table_with_the_worst_case(run, mine, tmp_path
     arguments += ["--attack", "PGD:steps=3,loss=margin", "--json", "results.json", "--state", "state"]
     first = run(*arguments)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.count("Robust accuracy (right before and under attack)") == 1
+    assert first.stdout.count("Robust accuracy (correct clean and under attack)") == 1
     assert first.stdout.count("PGD:loss=margin,steps=3") == 1
     records = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["attacks"]
     assert len(records) == 6  # two attacks and the worst case, at two epsilons each
