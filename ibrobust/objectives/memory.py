@@ -31,7 +31,7 @@ class LatentMemory(nn.Module):
             self.register_buffer("labels", torch.full((size,), EMPTY))
 
     def contents(self) -> tuple[Tensor, Tensor] | None:
-        """Return the latents (M, D), the latest first, with their labels (M,), `EMPTY` where nothing was put yet.
+        """Return the latents (M, D), the latest first, with their labels (M,), `EMPTY` if nothing was put yet.
 
         None if nothing is kept.
         """

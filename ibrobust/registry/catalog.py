@@ -49,6 +49,6 @@ def model_card(name: str) -> ModelCard:
 
 
 def weights_size(card: ModelCard) -> int | None:
-    """Return the bytes of the weights file of a model with this card, or None where it is missing."""
+    """Return the bytes of the weights file of a model with this card, or None if it is missing."""
     path = find_card(card.name).parent / card.weights.file
     return path.stat().st_size if path.is_file() else None

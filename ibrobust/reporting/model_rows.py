@@ -28,8 +28,8 @@ class ModelRow:
         clean: accuracy on the test images.
         fgsm: accuracy under FGSM.
         worst_case: robust accuracy under all attacks that were run, image by image.
-        verdict: of the audit; "older audit" where that was made before today's rules.
-        bytes: of the weights file, for all decoders of the model; None where it is missing.
+        verdict: of the audit; "older audit" if that was made before today's rules.
+        bytes: of the weights file, for all decoders of the model; None if it is missing.
     """
 
     model: str

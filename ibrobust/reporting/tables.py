@@ -129,7 +129,7 @@ class AttackRow:
 def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> Table:
     """Return robust accuracies in per cent: models and attacks down, epsilons across.
 
-    An image counts where it is right before and under the attack. Where an attack makes wrong images right, the caption
+    An image counts if it is right before and under the attack. If an attack makes wrong images right, the caption
     says by how much the accuracy over all images is higher at most.
 
     Args:
@@ -203,7 +203,7 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
 
 
 def failures_table(report: AuditReport) -> Table:
-    """Return what each failed check of an audit found, in a sentence, and where the check comes from."""
+    """Return what each failed check of an audit found, in a sentence, and if the check comes from."""
     table = Table(
         title="What failed", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False
     )
