@@ -20,7 +20,7 @@ class MutualInformation:
     """An estimate of I[Y; Z].
 
     Attributes:
-        nats: the estimate. It can be slightly below zero if there is no information.
+        nats: the estimate. It can be slightly below zero if z and the labels are independent.
         error: the standard error of its mean over points, plus the largest amount by which it can exceed the entropy of
             the labels.
         label_entropy: H[Y] of the labels given, in nats, at most log C.

@@ -116,7 +116,7 @@ def _take_nearer(best: Tensor, indices: Tensor, scores: Tensor, maxima: Tensor, 
 def bfloat16_is_faster() -> bool:
     """Return whether this CPU multiplies matrices faster in bfloat16 than in float32, by trying once.
 
-    There is no public query for this; the emulation on a CPU without such instructions is many times slower.
+    PyTorch has no public query for this; the emulation on a CPU without such instructions is many times slower.
     """
     best = {}
     for dtype in (torch.float32, torch.bfloat16):

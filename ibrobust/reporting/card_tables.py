@@ -125,5 +125,5 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
 
 
 def percent(value: float | None) -> str:
-    """Return a share in [0, 1] in per cent, or a dash if it is not known."""
+    """Return a share in [0, 1] in per cent, or a dash if it is unknown."""
     return "-" if value is None else f"{100 * value:.1f}"

@@ -28,7 +28,7 @@ class ModelRow:
         clean: accuracy on the test images.
         fgsm: accuracy under FGSM.
         worst_case: robust accuracy under all attacks that were run, image by image.
-        verdict: of the audit; "older audit" if that was made before today's rules.
+        verdict: of the audit; "older audit" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
     """
 

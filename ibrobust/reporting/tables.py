@@ -203,7 +203,7 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
 
 
 def failures_table(report: AuditReport) -> Table:
-    """Return what each failed check of an audit found, in a sentence, and if the check comes from."""
+    """Return a sentence and the reference for each failed check of an audit."""
     table = Table(
         title="What failed", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False
     )

@@ -120,7 +120,7 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
     ("arguments", "said"),
     [
         (("attack", "cross_entropy-w16"), "did you mean cross_entropy-w16-s"),
-        (("attack", SHIPPED, "--decoder", "haed"), "Unknown decoder 'haed': choose from head"),
+        (("attack", SHIPPED, "--decoder", "haed"), "no decoder 'haed': choose from head"),
         (("attack", "--decoder", "haed"), "Unknown decoder 'haed': did you mean head"),
         (("attack", "my:model", "--decoder", "head"), "has no choice of decoders"),
         (("attack", "--attack", "PDG"), "Unknown attack 'PDG'"),
@@ -129,7 +129,7 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
         (("attack", "--device", "gpu"), "device 'gpu' is not available"),
         (("attack", "--attack", "PGD", "--seed", "-1"), "seed"),
         (("attack", "--eps", "0.1,0.10"), "An epsilon occurs twice in 0.1,0.10"),
-        (("audit", SHIPPED, "--decoder", "haed"), "Unknown decoder 'haed'"),
+        (("audit", SHIPPED, "--decoder", "haed"), "no decoder 'haed'"),
         (("audit", SHIPPED, "--surrogate", "cross"), "Unknown model 'cross'"),
         (("audit", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
         (("entropy", "my:model"), "'my:model' is not a registered model, so its latents are unknown"),

@@ -187,7 +187,7 @@ def _literal(text: str) -> Value:
 
 
 def _no_such_attack(name: str) -> IbrobustError:
-    rule = f"ibrobust's own are {', '.join(OWN_ATTACKS)}; torchattacks' have their class names."
+    rule = f"choose {', '.join(OWN_ATTACKS)}, or a torchattacks class by its name."
     return IbrobustError(f"Unknown attack {name!r}: " + _remedy(name, attack_names(), rule))
 
 
