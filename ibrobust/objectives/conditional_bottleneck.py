@@ -45,5 +45,5 @@ class ConditionalBottleneck(Objective):
         """
         mean, log_std = split_gaussian(latents)
         decoding = sampled_cross_entropy(self.head, mean, log_std, labels, self.num_samples)
-        residual = gaussian_kl(mean, log_std, self.class_means[labels], self.class_log_stds[labels]).mean()
-        return Loss(decoding + self.beta * residual, {"H[Y|Z]": decoding, "I[X;Z|Y]": residual})
+        superfluous = gaussian_kl(mean, log_std, self.class_means[labels], self.class_log_stds[labels]).mean()
+        return Loss(decoding + self.beta * superfluous, {"H[Y|Z]": decoding, "I[X;Z|Y]": superfluous})
