@@ -213,7 +213,7 @@ def test_an_unsafe_name_is_refused(name, classifier, digits):
 def test_an_unknown_name_offers_the_nearest(classifier, digits):
     register_model("knn_ib-mine", classifier, dataset=digits)
     with pytest.raises(IbrobustError, match="did you mean knn_ib-mine"):
-        load_model("knn-ib-digits")
+        load_model("knn-ib-mine")
 
 
 def test_a_first_users_unknown_name_says_how_to_make_one(monkeypatch, tmp_path):
