@@ -13,7 +13,8 @@ from ibrobust.home import zoo_dir
 from ibrobust.registry.card import read_card
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-CARDS = sorted(zoo_dir().glob("*-w16-s*.yaml"))
+CARDS = sorted(path for path in zoo_dir().glob("*-w16-s*.yaml") if not path.stem.startswith("knn_ib-"))
+ESTIMATOR_CARDS = sorted({*zoo_dir().glob("knn_ib-*-w*.yaml"), *zoo_dir().glob("*-w32-*.yaml")})
 
 
 @pytest.fixture
@@ -38,7 +39,9 @@ def printed(leaderboard, capsys) -> set[str]:
 
 def _rows(text: str) -> set[str]:
     """Return a text's table rows of a model."""
-    return {line for line in text.splitlines() if line.startswith("| ") and "-w16-s" in line.split("|")[1]}
+    estimator = ("knn_ib-", "cross_entropy-fixed_power-")  # held to records of their own below
+    titles = {line: line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
+    return {line for line, title in titles.items() if "-w16-s" in title and not title.startswith(estimator)}
 
 
 def test_the_results_have_every_row_that_the_records_give_and_no_other(printed):
@@ -82,3 +85,36 @@ def test_the_estimators_accuracies_are_those_of_the_records():
     kinds = ("head", "logistic", "gaussian_mixture")
     found = {run: {kind: value for kind, value in zip(kinds, values, strict=True) if value} for run, *values in cells}
     assert found == records
+
+
+def _estimator_records() -> dict[tuple[str, str, str, str, int], int]:
+    """Return the number of correct images by model, decoder, quantity, epsilon and number of images."""
+    with (CHECKOUT / "docs" / "records" / "estimator-robustness.csv").open(encoding="utf-8") as file:
+        return {
+            (row["model"], row["decoder"], row["quantity"], row["epsilon"], int(row["num_images"])): int(row["correct"])
+            for row in csv.DictReader(file)
+        }
+
+
+@pytest.mark.parametrize("path", ESTIMATOR_CARDS, ids=lambda path: path.stem)
+def test_an_estimators_card_carries_what_was_measured(path: Path):
+    card, records = read_card(path), _estimator_records()
+    for decoder, sweep in card.evaluations["fgsm"].items():
+        assert card.clean_accuracy[decoder].correct == records[(card.name, decoder, "clean", "", 10000)]
+        for epsilon, correct in zip(sweep["epsilons"], sweep["correct"], strict=True):
+            assert correct == records[(card.name, decoder, "FGSM", f"{epsilon:.6f}", 10000)]
+
+
+def test_the_estimators_robustness_is_that_of_the_records():
+    text = (CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = text.split("## Through the estimator")[1].split("|--|--|--|--|--|--|--|--|\n")[1].split("\n\n")[0]
+    records = _estimator_records()
+    for line in table.splitlines():
+        title, *shown = (cell.strip() for cell in line.strip("|").split("|"))
+        name, decoder = title.rstrip(")").split(" (")
+        epsilons = [f"{n / 255:.6f}" for n in (2, 4, 8)]
+        of_all = [records[(name, decoder, "clean", "", 10000)]]
+        of_all += [records[(name, decoder, "FGSM", epsilon, 10000)] for epsilon in epsilons]
+        assert shown[:4] == [f"{count / 100:.2f}" for count in of_all]
+        worst = [records.get((name, decoder, "worst case", epsilon, 1000)) for epsilon in epsilons]
+        assert shown[4:] == ["" if count is None else f"{count / 10:.1f}" for count in worst]
