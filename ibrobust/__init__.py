@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
-    from ibrobust.evaluation.two_logits import two_logits
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
     from ibrobust.integrations.robustbench import benchmark
-    from ibrobust.models import Encoder, ImageClassifier
+    from ibrobust.models import Encoder, ImageClassifier, logits_of, normalized, two_logits
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
     from ibrobust.training.recipe import Recipe
 
@@ -41,12 +40,14 @@ _HOMES = {
     "list_models": "ibrobust.registry",
     "load_dataset": "ibrobust.data",
     "load_model": "ibrobust.registry",
+    "logits_of": "ibrobust.models",
     "model_card": "ibrobust.registry",
     "mutual_information": "ibrobust.estimators.mutual_information",
+    "normalized": "ibrobust.models",
     "register_model": "ibrobust.registry",
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
-    "two_logits": "ibrobust.evaluation.two_logits",
+    "two_logits": "ibrobust.models",
     "worst_case_attack": "ibrobust.evaluation.worst_case_attack",
 }
 
@@ -70,8 +71,10 @@ __all__ = [
     "list_models",
     "load_dataset",
     "load_model",
+    "logits_of",
     "model_card",
     "mutual_information",
+    "normalized",
     "register_model",
     "run_attacks",
     "train",

@@ -52,6 +52,11 @@ def models_dir() -> Path:
     return home() / "models"
 
 
+def factories_dir() -> Path:
+    """Return the folder of what this user has allowed models to be built with: one file for each such call."""
+    return home() / "factories"
+
+
 def runs_dir() -> Path:
     """Return the folder of training runs: recipe, metrics and checkpoints of each."""
     return home() / "runs"

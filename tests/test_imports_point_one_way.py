@@ -13,6 +13,7 @@ FOUNDATION = {
     "collectives",
     "epsilon",
     "errors",
+    "function_names",
     "home",
     "lazy_names",
     "locking",

@@ -12,7 +12,21 @@ from typing import NoReturn
 import typer
 
 from ibrobust import __version__, processes
-from ibrobust.cli import attack, audit, benchmark, demo, doctor, entropy, export, listing, recipes, study, train, verify
+from ibrobust.cli import (
+    add,
+    attack,
+    audit,
+    benchmark,
+    demo,
+    doctor,
+    entropy,
+    export,
+    listing,
+    recipes,
+    study,
+    train,
+    verify,
+)
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 
@@ -35,6 +49,7 @@ app.command("verify")(verify.verify)
 app.command("entropy")(entropy.entropy)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)
+app.command("add")(add.add)
 app.command("export")(export.export)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(study.app, name="study")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positive for class 1"
+_LOGITS_INSIDE = "ibrobust.logits_of(model) takes them out of such an output"
 
 
 def check_logits(logits: Tensor, images: Tensor) -> Tensor:
@@ -30,11 +33,19 @@ def check_logits(logits: Tensor, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.is_complex():
         numbers = "complex numbers" if isinstance(logits, Tensor) and logits.is_complex() else "an output"
         form = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
-        remedy = f"; {_ONE_LOGIT}" if isinstance(logits, Tensor) and logits.dim() == 1 else ""
+        remedy = ""
+        if isinstance(logits, Tensor) and logits.dim() == 1:
+            remedy = f"; {_ONE_LOGIT}"
+        elif _holds_logits(logits):
+            remedy = f"; {_LOGITS_INSIDE}"
         raise IbrobustError(
             f"The model gave {numbers} of {form} for {len(images)} images: (B, classes) logits are needed{remedy}."
         )
     return logits
+
+
+def _holds_logits(output: object) -> bool:
+    return hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output)
 
 
 @torch.no_grad()

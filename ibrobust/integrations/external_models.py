@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import io
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS
 from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
+from ibrobust.models import Normalized
 
 
 def load_reference(
@@ -58,7 +58,7 @@ def load_reference(
     return model
 
 
-class UnitRangeInput(nn.Module):
+class UnitRangeInput(Normalized):
     """A model that expects normalised images, made to take images (B, 3, H, W) in [0, 1] of its own size.
 
     Args:
@@ -69,9 +69,6 @@ class UnitRangeInput(nn.Module):
         name: for messages.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         model: nn.Module,
@@ -81,12 +78,9 @@ class UnitRangeInput(nn.Module):
         image_size: tuple[int, int],
         name: str,
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, mean, std)
         self.image_size = image_size
         self.name = name
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of images (B, 3, H, W) in [0, 1]; raise IbrobustError for another size."""
@@ -96,8 +90,7 @@ class UnitRangeInput(nn.Module):
                 f"{self.name} was trained on {width}x{height} images but got {images.shape[-1]}x{images.shape[-2]}: "
                 "give a data set of that size."
             )
-        logits: Tensor = self.model((images - self.mean) / self.std)
-        return logits
+        return super().forward(images)
 
 
 def _load_timm(name: str) -> nn.Module:
@@ -117,7 +110,7 @@ def _load_timm(name: str) -> nn.Module:
     except Exception as error:
         raise IbrobustError(
             f"The weights of timm:{name} are not in the Hugging Face cache and could not be downloaded "
-            f"({_short(error)}): check the name and the network."
+            f"({short_reason(error)}): check the name and the network."
         ) from error
     config = model.pretrained_cfg
     if not config.get("mean") or not config.get("std") or not config.get("input_size"):
@@ -165,49 +158,24 @@ def _load_robustbench(name: str) -> nn.Module:
         where = f"{files / name}.pt"
         if before:
             raise IbrobustError(
-                f"The weights in {where!r} cannot be loaded ({_short(error)}): replace them."
+                f"The weights in {where!r} cannot be loaded ({short_reason(error)}): replace them."
             ) from error
         raise IbrobustError(
-            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded ({_short(error)}): "
-            "check the network, or put the file there."
+            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded "
+            f"({short_reason(error)}): check the network, or put the file there."
         ) from error
 
 
 def _call_function(module_name: str, function_name: str) -> nn.Module:
     reference = f"{module_name}:{function_name}"
-    try:
-        with _current_folder_importable():
-            function = getattr(importlib.import_module(module_name), function_name)
-    except ModuleNotFoundError as error:
-        raise IbrobustError(
-            f"The model {reference!r} needs the Python module {error.name!r}, which cannot be imported: the form is "
-            f"{FORMS}."
-        ) from error
-    except AttributeError as error:
-        raise IbrobustError(f"The Python module {module_name!r} has no {function_name!r}.") from error
-    except Exception as error:
-        raise IbrobustError(f"The Python module {module_name!r} fails on import: {_short(error)}") from error
+    function = function_by_name(reference, f"The model {reference!r}", forms=FORMS)
     try:
         model = function()
     except Exception as error:
-        raise IbrobustError(f"{reference} fails when it is called without arguments: {_short(error)}") from error
+        raise IbrobustError(f"{reference} fails when it is called without arguments: {short_reason(error)}") from error
     if not isinstance(model, nn.Module):
         raise IbrobustError(f"{reference} returns a {type(model).__name__} instead of a torch.nn.Module.")
     return model
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Let imports find the current folder, as `python -m` does and an installed command does not."""
-    folder = str(Path.cwd())
-    if folder in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], num_classes: int | None) -> None:
@@ -220,7 +188,7 @@ def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], 
         raise
     except Exception as error:
         raise IbrobustError(
-            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {_short(error)}"
+            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {short_reason(error)}"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     expected = (2, num_classes) if num_classes is not None else (2, "C")
@@ -233,10 +201,3 @@ def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], 
 
 def _suggestion(near: list[str]) -> str:
     return f": did you mean {' or '.join(near)}?" if near else "."
-
-
-def _short(error: BaseException) -> str:
-    """Return an error's type and first line, shortened to fit into one sentence."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= 120 else f"{text[:117]}..."

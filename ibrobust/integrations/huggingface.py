@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard as HubReadme
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from torch import Tensor
+from torch import Tensor, nn
 
 from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
-from ibrobust.models import ImageClassifier
 from ibrobust.registry import ModelCard
-from ibrobust.registry.build import build_classifier
+from ibrobust.registry.build import build_model
 from ibrobust.registry.card import check_name, read_card
 from ibrobust.registry.export import portable_card
+from ibrobust.registry.factories import allow
 from ibrobust.registry.store import pack_weights, read_model, read_weights, refuse_duplicate, write_model
 
 CONFIG = "config.json"
@@ -34,14 +34,21 @@ README = """---
 
 # {{ name }}
 
-An image classifier of ibrobust: images (B, 3, H, W) in [0, 1] to logits.
+An image classifier in the form of ibrobust: images (B, C, H, W) in [0, 1] to logits.
 {{ description }}
 
-Trained on {{ dataset }} with the objective `{{ objective }}`. Clean accuracy: {{ accuracy }}.
+Trained on {{ dataset }} {{ origin }}. Clean accuracy: {{ accuracy }}.
+{{ built }}
 
     from ibrobust.integrations.huggingface import load_pretrained
     model = load_pretrained("REPOSITORY OR FOLDER")
 """
+
+
+_HOW_BUILT = (
+    "The network itself is built by `{}`, which must be installed. Where that is code of your own, load the model with "
+    "trust=True."
+)
 
 
 class HubModel(  # type: ignore[call-arg, unused-ignore]
@@ -62,12 +69,14 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         self.record = record
         self.tensors = dict(tensors)
 
-    def classifier(self, *, decoder: str | None = None, device: str | torch.device | None = None) -> ImageClassifier:
-        """Return the model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode."""
+    def classifier(
+        self, *, decoder: str | None = None, device: str | torch.device | None = None, trust: bool = False
+    ) -> nn.Module:
+        """Return the model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode."""
         target = torch.device(device if device is not None else "cpu")
         # A copy: the weights become the model's own parameters.
         weights = {key: tensor.clone() for key, tensor in self.tensors.items()}
-        return build_classifier(self.record, weights, decoder=decoder, device=target)
+        return build_model(self.record, weights, decoder=decoder, device=target, trust=trust)
 
     def generate_model_card(self, **fields: Any) -> HubReadme:
         """Return the README of the repository."""
@@ -77,7 +86,8 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
             "name": card.name,
             "description": card.description,
             "dataset": card.dataset.name,
-            "objective": card.recipe.objective if card.recipe else "unknown",
+            "origin": f"with the objective `{card.recipe.objective}`" if card.recipe else "outside ibrobust",
+            "built": _HOW_BUILT.format(card.architecture.factory) if card.architecture else "",
             "accuracy": ", ".join(accuracies) or "not measured",
         }
         return super().generate_model_card(**{**own, **fields})
@@ -120,7 +130,8 @@ def load_pretrained(
     decoder: str | None = None,
     device: str | torch.device | None = None,
     revision: str | None = None,
-) -> ImageClassifier:
+    trust: bool = False,
+) -> nn.Module:
     """Return a model from a folder or a repository of the Hub: images (B, 3, H, W) in [0, 1] -> logits (B, C).
 
     Args:
@@ -128,23 +139,31 @@ def load_pretrained(
         decoder: one of the card's decoders; its first by default.
         device: where to put the model; the CPU by default.
         revision: branch, tag or commit on the Hub.
+        trust: call the function that the card names to build the model. Only for code that you have read.
 
     Raises:
-        IbrobustError: it is missing, cannot be downloaded, or its weights do not have the card's SHA-256.
+        IbrobustError: it is not there, cannot be downloaded, the weights do not have the card's SHA-256, or the card
+            names a function that is not allowed on this machine.
     """
-    return _fetch(folder_or_repo, revision).classifier(decoder=decoder, device=device)
+    return _fetch(folder_or_repo, revision).classifier(decoder=decoder, device=device, trust=trust)
 
 
 def add_pretrained(
-    folder_or_repo: str | Path, *, name: str | None = None, revision: str | None = None, overwrite: bool = False
+    folder_or_repo: str | Path,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    trust: bool = False,
 ) -> ModelCard:
     """Store a model from a folder or the Hub in the registry; return its card there.
 
     Args:
-        folder_or_repo: as for `load_pretrained`.
+        folder_or_repo: as for `load_pretrained`, or the card of an exported model, a .yaml file.
         name: in the registry; the card's own by default.
         revision: branch, tag or commit on the Hub.
         overwrite: replace a model of this name.
+        trust: allow, from now on and on this machine, the function that the card names to build the model.
 
     Raises:
         IbrobustError: as for `load_pretrained`, or the name is taken or unsafe.
@@ -154,9 +173,11 @@ def add_pretrained(
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
     for decoder in fetched.record.decoders:
-        fetched.classifier(decoder=decoder)  # raises if the weights do not fit
+        fetched.classifier(decoder=decoder, trust=trust)  # raises where the weights do not fit
     weights, content = pack_weights(name, fetched.tensors)
     card = fetched.record.model_copy(update={"name": name, "weights": weights})
+    if trust and card.architecture is not None:
+        allow(card.architecture)
     write_model(card, content, overwrite=overwrite)
     return card
 
@@ -167,6 +188,10 @@ def hub_model(name: str) -> HubModel:
 
 
 def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
+    path = Path(folder_or_repo)
+    if path.suffix == ".yaml":
+        record = read_card(path)
+        return HubModel(record, read_weights(record, path))
     try:
         return HubModel.from_pretrained(str(folder_or_repo), revision=revision)
     except IbrobustError:

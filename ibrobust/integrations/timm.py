@@ -113,11 +113,13 @@ def _load(full_name: str, num_classes: int | None) -> nn.Module:
             f"with {classes} classes."
         )
     model = load_model(names[0])
-    # Attributes that timm's own code reads from a model; ours contains its normalisation.
+    architecture = model_card(names[0]).architecture
+    size = (architecture.channels, *architecture.image_size) if architecture else (3, 32, 32)
+    # What timm's own code reads from a model; the normalisation is inside ours.
     config = {
         "architecture": full_name,
         "num_classes": classes,
-        "input_size": (3, 32, 32),
+        "input_size": size,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
     }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ibrobust.models.noise import ZERO_ENTROPY_VARIANCE, ZeroEntropyNoise
     from ibrobust.models.resfc import ResFCDecoder, fit_resfc
     from ibrobust.models.sampled import SampledClassifier
+    from ibrobust.models.wrapped import LogitsOf, Normalized, TwoLogits, logits_of, normalized, two_logits
 
 _HOMES = {
     "DropConnectLinear": "ibrobust.models.dropconnect",
@@ -29,8 +30,11 @@ _HOMES = {
     "HEAD": "ibrobust.models.decoder_names",
     "ImageClassifier": "ibrobust.models.classifier",
     "LogisticDecoder": "ibrobust.models.logistic",
+    "LogitsOf": "ibrobust.models.wrapped",
+    "Normalized": "ibrobust.models.wrapped",
     "ResFCDecoder": "ibrobust.models.resfc",
     "SampledClassifier": "ibrobust.models.sampled",
+    "TwoLogits": "ibrobust.models.wrapped",
     "ZERO_ENTROPY_VARIANCE": "ibrobust.models.noise",
     "ZeroEntropyNoise": "ibrobust.models.noise",
     "build_decoder": "ibrobust.models.decoder",
@@ -42,6 +46,9 @@ _HOMES = {
     "fit_gaussian_mixture": "ibrobust.models.gaussian_mixture",
     "fit_logistic": "ibrobust.models.logistic",
     "fit_resfc": "ibrobust.models.resfc",
+    "logits_of": "ibrobust.models.wrapped",
+    "normalized": "ibrobust.models.wrapped",
+    "two_logits": "ibrobust.models.wrapped",
 }
 
 __all__ = [
@@ -54,8 +61,11 @@ __all__ = [
     "GaussianMixtureDecoder",
     "ImageClassifier",
     "LogisticDecoder",
+    "LogitsOf",
+    "Normalized",
     "ResFCDecoder",
     "SampledClassifier",
+    "TwoLogits",
     "ZeroEntropyNoise",
     "build_decoder",
     "build_head",
@@ -66,6 +76,9 @@ __all__ = [
     "fit_gaussian_mixture",
     "fit_logistic",
     "fit_resfc",
+    "logits_of",
+    "normalized",
+    "two_logits",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier, build_decoder
 from ibrobust.registry.card import ModelCard
+from ibrobust.registry.outside import build_outside
+
+
+def build_model(
+    card: ModelCard,
+    weights: Mapping[str, Tensor],
+    *,
+    decoder: str | None = None,
+    num_samples: int | None = None,
+    device: torch.device,
+    trust: bool = False,
+) -> nn.Module:
+    """Return the model of any card, see `build_classifier` and `build_outside`."""
+    if card.architecture is None:
+        return build_classifier(card, weights, decoder=decoder, num_samples=num_samples, device=device)
+    return build_outside(card, weights, decoder=decoder, num_samples=num_samples, device=device, trust=trust)
 
 
 def build_classifier(
@@ -20,7 +36,7 @@ def build_classifier(
     num_samples: int | None = None,
     device: torch.device,
 ) -> ImageClassifier:
-    """Return the model of a card: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
+    """Return ibrobust's own model of a card: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
 
     Args:
         card: of the model.
@@ -33,18 +49,29 @@ def build_classifier(
     Raises:
         IbrobustError: the decoder does not exist, there is nothing to sample, or the weights do not fit the card.
     """
+    assert card.width is not None
+    assert card.latent_dim is not None
+    assert card.encoder_outputs is not None
     chosen = decoder if decoder is not None else card.decoders[0]
     if chosen not in card.decoders:
         raise IbrobustError(
             f"The model {card.name!r} has no decoder {chosen!r}: choose one of {', '.join(card.decoders)}."
         )
-    parts = _part(weights, f"decoders.{chosen}.")
+    parts, of_encoder = _part(weights, f"decoders.{chosen}."), _part(weights, "encoder.")
+    # As many channels as the encoder was trained with: 3, or 1 for grey images.
+    scale = [0.5] * (of_encoder["mean"].numel() if "mean" in of_encoder else 3)
     try:
         # Without initial values, since the weights are replaced anyway.
         with torch.device("meta"):
-            encoder = Encoder(width=card.width, latent_dim=card.encoder_outputs, fixed_power=card.fixed_power)
+            encoder = Encoder(
+                width=card.width,
+                latent_dim=card.encoder_outputs,
+                mean=scale,
+                std=scale,
+                fixed_power=card.fixed_power,
+            )
             module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
-        _load(encoder, _part(weights, "encoder."))
+        _load(encoder, of_encoder)
         _load(module, parts)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()

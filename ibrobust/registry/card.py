@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ibrobust.errors import IbrobustError
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.training.recipe import Recipe
 
-SCHEMA_VERSION = 1
+# Cards of ibrobust's own models are still of schema 1, so that earlier versions read them.
+SCHEMA_VERSION = 2
+_OWN_SCHEMA, _ARCHITECTURE_SCHEMA = 1, 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices, whatever their ending.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
@@ -64,35 +74,85 @@ class AccuracyRecord(_Record):
         return self.correct / self.total
 
 
+class ArchitectureRecord(_Record):
+    """How a model is built that is not ibrobust's own: a function, and what is around the module that it gives.
+
+    Attributes:
+        factory: ``package.module:function``, ``timm:NAME`` or ``torchvision:NAME``.
+        arguments: of the function, by keyword.
+        mean: of each channel, in [0, 1] scale, which is taken from the images; None where the module does that itself.
+        std: of each channel, in [0, 1] scale, which the images are divided by.
+        logits_inside: whether the logits are an attribute or a key of the module's output, see `ibrobust.logits_of`.
+        one_logit: whether the module has one logit for two classes, see `ibrobust.two_logits`.
+        channels: of the images.
+        image_size: (H, W) of the images.
+    """
+
+    factory: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")]
+    arguments: dict[str, Any] = {}
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    logits_inside: bool = False
+    one_logit: bool = False
+    channels: Annotated[int, Field(ge=1)]
+    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> ArchitectureRecord:
+        mean, std = self.mean or (), self.std or ()
+        if len(mean) != len(std) or (std and not min(std) > 0):
+            raise ValueError("mean and std are not one number for each channel, with every std above 0")
+        return self
+
+
 class ModelCard(_Record):
     """Everything about a stored model except its weights.
 
     Attributes:
         name: its name in the registry, a safe file name.
         recipe: the recipe it was trained with; None for a model that was registered from outside.
-        width: of the encoder.
+        architecture: how it is built, where it is not an encoder of ibrobust with decoders.
+        width: of the encoder, where there is one; so too the next two.
         latent_dim: D.
         encoder_outputs: outputs of the encoder, 2 * latent_dim if it gives Gaussians.
         fixed_power: whether the encoder's latents have fixed power.
-        decoders: the decoders it carries; the first is the default.
+        decoders: the decoders it carries; the first is the default. Of a model with an architecture ``head`` alone.
         clean_accuracy: on the whole test split, for each decoder.
         evaluations: results of attacks, audits and benchmarks, by name.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = _OWN_SCHEMA
     name: str
     description: str = ""
     recipe: Recipe | None
     dataset: DatasetRecord
-    width: Annotated[int, Field(ge=1)]
-    latent_dim: Annotated[int, Field(ge=1)]
-    encoder_outputs: Annotated[int, Field(ge=1)]
+    architecture: ArchitectureRecord | None = None
+    width: Annotated[int, Field(ge=1)] | None = None
+    latent_dim: Annotated[int, Field(ge=1)] | None = None
+    encoder_outputs: Annotated[int, Field(ge=1)] | None = None
     fixed_power: bool = False
     decoders: Annotated[tuple[str, ...], Field(min_length=1)]
     weights: WeightsRecord
     training: TrainingRecord | None
     clean_accuracy: dict[str, AccuracyRecord]
     evaluations: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kind(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            if fields.get("architecture") is not None:
+                return {"schema_version": _ARCHITECTURE_SCHEMA, **fields}
+            missing = [field for field in ("width", "latent_dim", "encoder_outputs") if fields.get(field) is None]
+            if missing:
+                raise ValueError(f"there is neither an architecture nor {missing[0]}")
+        return fields
+
+    @model_serializer(mode="wrap")
+    def _without_the_other_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        other = ("architecture",) if self.architecture is None else ("width", "latent_dim", "encoder_outputs")
+        return {key: value for key, value in fields.items() if key not in other}
 
     def to_text(self) -> str:
         """Return the card as YAML."""

@@ -11,10 +11,12 @@ from torch import Tensor
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.models import HEAD
 from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, check_name
-from ibrobust.registry.scoring import clean_accuracy
+from ibrobust.registry.outside import build_outside
+from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights
 
 MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
@@ -98,6 +100,9 @@ def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Pa
             "export it without --half."
         )
     cpu = torch.device("cpu")
+    if card.architecture is not None:
+        return {HEAD: module_accuracy(build_outside(card, tensors, device=cpu), dataset)}
+    assert card.latent_dim is not None
     models = {kind: build_classifier(card, tensors, decoder=kind, device=cpu) for kind in card.decoders}
     encoder = next(iter(models.values())).encoder
     return dict(clean_accuracy(encoder, {k: m.decoder for k, m in models.items()}, card.latent_dim, dataset))

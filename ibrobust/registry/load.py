@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
-from ibrobust.models import ImageClassifier
-from ibrobust.registry.build import build_classifier
+from ibrobust.registry.build import build_model
 from ibrobust.registry.card import ModelCard, check_name
 from ibrobust.registry.export import write_export
 from ibrobust.registry.store import (
@@ -36,7 +36,8 @@ def load_model(
     decoder: str | None = None,
     num_samples: int | None = None,
     device: str | torch.device | None = None,
-) -> ImageClassifier:
+    trust: bool = False,
+) -> nn.Module:
     """Return a stored model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
 
     Args:
@@ -45,6 +46,8 @@ def load_model(
         num_samples: average the prediction over so many samples of the latents (dvib, ceb), drawn once, so that the
             model stays deterministic; by default their mean is decoded.
         device: where to put the model; the CPU by default.
+        trust: call the function that the card names to build the model, also where it was not registered on this
+            machine and no installed package names it. Only for code that you have read.
 
     Raises:
         IbrobustError: the model, decoder or device does not exist, there is nothing to sample, or the weights do not
@@ -58,7 +61,7 @@ def load_model(
         torch.Size([2, 10])
     """
     card, tensors = read_model(name)
-    model = build_classifier(card, tensors, decoder=decoder, num_samples=num_samples, device=_device(device))
+    model = build_model(card, tensors, decoder=decoder, num_samples=num_samples, device=_device(device), trust=trust)
     _loaded.setdefault(find_card(name), set()).add(card.weights.sha256)
     return model
 

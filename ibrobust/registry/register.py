@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -10,37 +11,48 @@ from torch import nn
 
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.models import Encoder, FixedPower, ImageClassifier, decoder_name
+from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_name
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, check_name
-from ibrobust.registry.same_function import require_same_function
-from ibrobust.registry.scoring import clean_accuracy
+from ibrobust.registry.factories import allow
+from ibrobust.registry.outside import build_outside, describe
+from ibrobust.registry.same_function import OUTSIDE_REMEDY, OWN_REMEDY, require_same_function
+from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights, refuse_duplicate, write_model
 from ibrobust.training.recipe import Recipe
 
 
 def register_model(
     name: str,
-    model: ImageClassifier,
+    model: nn.Module,
     *,
     dataset: Dataset,
+    factory: str | Callable[..., Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     recipe: Recipe | None = None,
     description: str = "",
     overwrite: bool = False,
 ) -> ModelCard:
     """Store a classifier made outside `train`; return its card.
 
+    Only what loads as itself is stored: it is built again, and its logits and gradients are compared on some images.
+
     Args:
         name: a safe file name that is not taken.
-        model: an `ImageClassifier` of ibrobust's encoder and one of its decoders.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in float32: any module, with what `ibrobust.normalized`,
+            `logits_of` and `two_logits` put around it.
         dataset: what it was trained on; its accuracy is measured on the test images.
-        recipe: how it was trained, if a recipe can describe it.
+        factory: what builds the module inside these: a function or class, or its name ``package.module:function``, or
+            ``timm:NAME``, or ``torchvision:NAME``. An `ImageClassifier` of ibrobust's encoder and one of its decoders
+            needs none.
+        arguments: of the factory, by keyword: numbers, text, lists and dictionaries.
+        recipe: how it was trained, if that can be said in a recipe.
         description: one sentence for the card.
         overwrite: replace a model of this name.
 
     Raises:
-        IbrobustError: the name is taken or unsafe, the model is not of that form, or what would be loaded computes
-            something else, since the model does more than its encoder and decoder.
+        IbrobustError: the name is taken or unsafe, the model cannot be built again, or what would be loaded computes
+            something else.
 
     Examples:
         >>> import ibrobust
@@ -53,10 +65,15 @@ def register_model(
     """
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
+    if factory is not None:
+        return _register_outside(
+            name, model, factory, arguments or {}, dataset, recipe=recipe, description=description, overwrite=overwrite
+        )
     if not isinstance(model, ImageClassifier) or not isinstance(model.encoder, Encoder):
         raise IbrobustError(
-            f"A {type(model).__name__} cannot be stored: give an ibrobust.ImageClassifier, or attack the "
-            "module as it is."
+            f"A {type(model).__name__} cannot be stored without its factory: say what builds it again, as "
+            'factory="package.module:function", "timm:NAME" or "torchvision:NAME" with its arguments, give an '
+            "ibrobust.ImageClassifier, or attack the module as it is."
         )
     decoders = {decoder_name(model.decoder): model.decoder}
     card, content = _pack(
@@ -70,8 +87,47 @@ def register_model(
         description=description,
     )
     cpu = torch.device("cpu")
-    require_same_function(model, lambda: build_classifier(card, load(content), device=cpu), dataset)
+    require_same_function(model, lambda: build_classifier(card, load(content), device=cpu), dataset, remedy=OWN_REMEDY)
     return _score_and_write(card, content, model.encoder, decoders, dataset, overwrite=overwrite)
+
+
+def _register_outside(
+    name: str,
+    model: nn.Module,
+    factory: str | Callable[..., Any],
+    arguments: Mapping[str, Any],
+    dataset: Dataset,
+    *,
+    recipe: Recipe | None,
+    description: str,
+    overwrite: bool,
+) -> ModelCard:
+    if not isinstance(model, nn.Module):
+        raise IbrobustError(f"A {type(model).__name__} cannot be stored: give a torch.nn.Module.")
+    architecture, tensors = describe(model, factory, arguments, dataset)
+    weights, content = pack_weights(name, tensors)
+    card = ModelCard(
+        name=name,
+        description=description,
+        recipe=recipe,
+        dataset=_dataset_record(dataset),
+        architecture=architecture,
+        decoders=(HEAD,),
+        weights=weights,
+        training=None,
+        clean_accuracy={},
+    )
+
+    def rebuild() -> nn.Module:
+        return build_outside(card, load(content), device=torch.device("cpu"), trust=True, found_now=True)
+
+    require_same_function(model, rebuild, dataset, remedy=OUTSIDE_REMEDY)
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    accuracy = module_accuracy(rebuild().to(device), dataset)
+    scored = card.model_copy(update={"clean_accuracy": {HEAD: accuracy}})
+    allow(architecture)
+    write_model(scored, content, overwrite=overwrite)
+    return scored
 
 
 def store_model(
@@ -112,13 +168,7 @@ def _pack(
         name=name,
         description=description,
         recipe=recipe,
-        dataset=DatasetRecord(
-            name=dataset.name,
-            fingerprint=dataset.fingerprint,
-            class_names=dataset.class_names,
-            num_train=len(dataset.train),
-            num_test=len(dataset.test),
-        ),
+        dataset=_dataset_record(dataset),
         width=encoder.width,
         latent_dim=latent_dim,
         encoder_outputs=encoder.latent_dim,
@@ -131,6 +181,16 @@ def _pack(
     return card, content
 
 
+def _dataset_record(dataset: Dataset) -> DatasetRecord:
+    return DatasetRecord(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names,
+        num_train=len(dataset.train),
+        num_test=len(dataset.test),
+    )
+
+
 def _score_and_write(
     card: ModelCard,
     content: bytes,
@@ -140,6 +200,7 @@ def _score_and_write(
     *,
     overwrite: bool,
 ) -> ModelCard:
+    assert card.latent_dim is not None
     accuracy = clean_accuracy(encoder, decoders, card.latent_dim, dataset)
     scored = card.model_copy(update={"clean_accuracy": accuracy})
     write_model(scored, content, overwrite=overwrite)

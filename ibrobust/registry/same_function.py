@@ -15,9 +15,12 @@ IMAGES = 8
 # Relative to the largest number: the tolerance for another order of summation in float64.
 TOLERANCE = 1e-6
 
+OWN_REMEDY = "store an ibrobust.ImageClassifier that does no more than its encoder and decoder, or attack it as it is."
+OUTSIDE_REMEDY = "give the factory and the arguments that build this module, and its weights, or attack it as it is."
 
-def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset) -> None:
-    """Raise IbrobustError if the logits or the input gradients of two models differ, in evaluation mode.
+
+def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset, *, remedy: str) -> None:
+    """Raise IbrobustError where the logits or the input gradients of two models differ, in evaluation mode.
 
     Both are compared as copies in float64, where rounding cannot hide or feign a difference.
 
@@ -25,6 +28,7 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
         model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in float32.
         rebuild: gives the same, as it would be loaded.
         dataset: gives the images.
+        remedy: to end the error with.
     """
     dtypes = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
     if dtypes != {torch.float32}:
@@ -35,7 +39,6 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
     # Half noise: off the grid of 8 bits, where a model that rounds its images would show nothing.
     images = (images + torch.rand(images.shape, generator=generator, dtype=torch.float64)) / 2
     direction = torch.randn(len(images), dataset.num_classes, generator=generator, dtype=torch.float64)
-    remedy = "store an ibrobust.ImageClassifier that does no more than its encoder and decoder, or attack it as it is."
     try:
         given = _logits_and_gradient(model, images, direction)
     # Whatever the caller's own forward pass does.
@@ -63,5 +66,7 @@ def _logits_and_gradient(model: nn.Module, images: Tensor, direction: Tensor) ->
         logits: Tensor = net(points)
         if logits.shape != direction.shape:
             raise ValueError(f"its output is of shape {tuple(logits.shape)}")
-        (gradient,) = torch.autograd.grad((logits * direction).sum(), points)
+        # A model that cuts the graph, as one that rounds, has no gradient; that is no fault of how it is stored.
+        total = (logits * direction).sum() + 0.0 * points[:0].sum()
+        (gradient,) = torch.autograd.grad(total, points)
     return logits.detach(), gradient

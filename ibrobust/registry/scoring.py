@@ -37,6 +37,19 @@ def clean_accuracy(
     return records
 
 
+def module_accuracy(model: nn.Module, dataset: Dataset) -> AccuracyRecord:
+    """Return the accuracy of a model, in evaluation mode, on all test images.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        dataset: its test images are used.
+    """
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    logits = encode_in_batches(model, unit_batches(dataset.test, device))
+    correct = logits.argmax(dim=1) == dataset.test.labels.to(device)
+    return AccuracyRecord(correct=int(correct.sum()), total=len(correct))
+
+
 def unit_batches(split: Split, device: torch.device) -> Iterator[torch.Tensor]:
     """Yield the split's images, in order, as (B, 3, H, W) floats in [0, 1] on the device."""
     for images in torch.split(split.images, ENCODING_BATCH):

@@ -69,7 +69,8 @@ def measure(
             f"The images of {cell.recipe.dataset!r} are not those that {card.name!r} was trained on: restore them, or "
             "remove the model."
         )
-    models = {name: load_model(cell.model, decoder=name, device=device) for name in card.decoders}
+    loaded = {name: load_model(cell.model, decoder=name, device=device) for name in card.decoders}
+    models = {name: model for name, model in loaded.items() if isinstance(model, ImageClassifier)}  # as cells are
 
     def once(what: str, rows: Iterator[Row]) -> list[Row]:
         # The rows come from a generator, which is not run if they exist already.

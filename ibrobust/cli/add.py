@@ -1,0 +1,156 @@
+"""`ibrobust add`: a model of your own, or one that somebody exported, into the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ibrobust.data import Dataset
+
+
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="package.module:function, timm:NAME or torchvision:NAME; or the card of an exported model (.yaml), a "
+            "folder or a repository of the Hugging Face Hub."
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name in the registry. By default an exported model's own.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The model's state, a .safetensors file.")] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--arg", help="Argument of the function (repeatable): num_classes=7."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="What the model was trained on: the name of a data set, a folder or a file.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of each channel that the model's images are less: 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+    description: Annotated[str, typer.Option(help="One sentence for the card.")] = "",
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Allow the code that an exported model's card names. Read that code before."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are or go to.")] = None,
+) -> None:
+    """Put a model of your own, or one that somebody exported, into the registry."""
+    from ibrobust.errors import IbrobustError
+
+    if ":" not in source or source.endswith(".yaml"):
+        own = {"--weights": weights, "--arg": argument, "--dataset": dataset, "--mean": mean, "--std": std}
+        for option in (option for option, value in own.items() if value):
+            raise IbrobustError(f"{source!r} is a model with a card, which says all: leave {option} out.")
+        from ibrobust.integrations.huggingface import add_pretrained
+
+        _tell(add_pretrained(source, name=name, overwrite=overwrite, trust=trust))
+        return
+    if name is None:
+        raise IbrobustError(f"The model {source!r} needs a name in the registry: give --name.")
+    if dataset is None:
+        raise IbrobustError(f"What {source!r} was trained on is not known: give --dataset, a name, folder or file.")
+    from ibrobust.registry.card import check_name
+    from ibrobust.registry.store import refuse_duplicate
+
+    check_name(name)
+    refuse_duplicate(name, overwrite=overwrite)
+    arguments = _arguments(argument or [])
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    if (mean is None) != (std is None):
+        raise IbrobustError("--mean and --std go together: give both.")
+
+    # torch comes with these, seconds later.
+    from ibrobust.cli.attacking import read_data
+    from ibrobust.models import normalized
+    from ibrobust.registry import register_model
+    from ibrobust.registry.outside import module_of
+
+    # First what is quick to refuse.
+    module = module_of(source, arguments, _state(weights))
+    data = read_data(dataset, data_dir=data_dir)
+    model = _with_logits(normalized(module, means, stds) if mean is not None else module, data)
+    card = register_model(
+        name, model, dataset=data, factory=source, arguments=arguments, description=description, overwrite=overwrite
+    )
+    _tell(card)
+
+
+def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
+    """Return the model, with its logits taken out of its output or made two where it gives them in another form."""
+    import torch
+    from torch import Tensor
+
+    from ibrobust.data import to_unit_range
+    from ibrobust.models import logits_of, two_logits
+
+    images = to_unit_range(data.test.images[:2])
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = model.eval()(images)
+    except Exception:  # said when the model is registered
+        return model
+    if not isinstance(output, Tensor):
+        model = logits_of(model)
+        output = getattr(output, "logits", output["logits"] if isinstance(output, dict) else None)
+    if isinstance(output, Tensor) and output.shape in ((len(images),), (len(images), 1)) and data.num_classes == 2:
+        return two_logits(model)
+    return model
+
+
+def _state(path: Path | None) -> dict[str, Tensor] | None:
+    from ibrobust.errors import IbrobustError
+
+    if path is None:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise IbrobustError(
+            f"The weights {str(path)!r} cannot be read ({error}): give a .safetensors file, as "
+            "safetensors.torch.save_file(model.state_dict(), FILE) writes it."
+        ) from error
+
+
+def _arguments(written: list[str]) -> dict[str, Any]:
+    """Return arguments of a function: each NAME=VALUE, where a value is read as YAML is."""
+    import yaml
+
+    from ibrobust.errors import IbrobustError
+
+    arguments: dict[str, Any] = {}
+    for text in written:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise IbrobustError(f"--arg {text} is not of the form NAME=VALUE.")
+        if key in arguments:
+            raise IbrobustError(f"--arg gives {key} twice: give it once.")
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise IbrobustError(f"--arg {text} has no value that can be read: write a number or a word.") from error
+    return arguments
+
+
+def _numbers(option: str, written: str | None) -> list[float]:
+    from ibrobust.errors import IbrobustError
+
+    try:
+        return [float(part) for part in written.split(",")] if written else []
+    except ValueError:
+        raise IbrobustError(f"{option} {written} is not made of numbers: write 0.485,0.456,0.406.") from None
+
+
+def _tell(card: Any) -> None:
+    scores = ", ".join(f"{100 * record.accuracy:.2f}% with {kind}" for kind, record in card.clean_accuracy.items())
+    typer.echo(f"Added {card.name}, clean accuracy on {card.dataset.name}: {scores}")

@@ -1,0 +1,96 @@
+"""Functions by the name ``package.module:function``, imported as Python imports, from the current folder too."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ibrobust.errors import IbrobustError
+
+FORM = "package.module:function"
+
+
+def function_by_name(reference: str, what: str, *, folder: str | None = None, forms: str = FORM) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names.
+
+    Args:
+        reference: its name.
+        what: it is wanted for, to begin an error with.
+        folder: searched before Python's own path, by default the current one; empty for Python's path alone.
+        forms: that such a reference may have, to end an error with.
+
+    Raises:
+        IbrobustError: the module cannot be imported, or has no such function.
+    """
+    module_name, _, function_name = reference.partition(":")
+    try:
+        with _importable(folder if folder is not None else str(Path.cwd())):
+            found: Any = importlib.import_module(module_name)
+            for part in function_name.split("."):
+                found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise IbrobustError(
+            f"{what} needs the Python module {error.name!r}, which cannot be imported: the form is {forms}."
+        ) from error
+    except AttributeError as error:
+        raise IbrobustError(f"The Python module {module_name!r} has no {function_name!r}.") from error
+    except Exception as error:  # whatever the module does
+        raise IbrobustError(f"The Python module {module_name!r} fails on import: {short_reason(error)}") from error
+    if not callable(found):
+        raise IbrobustError(f"{reference} is a {type(found).__name__}, where a function is needed.")
+    function: Callable[..., Any] = found
+    return function
+
+
+def name_of_function(function: Callable[..., Any]) -> str:
+    """Return the name ``package.module:function`` under which a function or a class can be imported.
+
+    Raises:
+        IbrobustError: it has none: it was made inside a function, or in the script that is run.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None or "<" in name or module == "__main__":
+        raise IbrobustError(
+            f"{name or type(function).__name__} cannot be imported again: put it at the top level of a module, "
+            f"and name it as {FORM}."
+        )
+    return f"{module}:{name}"
+
+
+def folder_of_module(module: ModuleType) -> str | None:
+    """Return the folder that a module's top-level package was imported from, or None where Python finds it anyway."""
+    top = sys.modules[module.__name__.partition(".")[0]]
+    places = [top.__file__] if getattr(top, "__file__", None) else list(getattr(top, "__path__", []))
+    if not places or places[0] is None:
+        return None
+    place = Path(places[0]).resolve()
+    if place.name == "__init__.py":
+        place = place.parent
+    standard = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    return None if any(folder in place.parents for folder in standard) else str(place.parent)
+
+
+def short_reason(error: BaseException) -> str:
+    """Return an error's type and first line, as far as they fit into one sentence."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Let imports find a folder, as `python -m` does for the current one and an installed command does not."""
+    if not folder or folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

@@ -1,0 +1,115 @@
+"""Any classifier made into one of images in [0, 1] to logits: normalisation, outputs with `.logits`, a single logit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+
+
+class Normalized(nn.Module):
+    """Images (B, C, H, W) in [0, 1] -> what the model gives for (images - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the model's output."""
+        output: Tensor = self.model((images - self.mean) / self.std)
+        return output
+
+
+class LogitsOf(nn.Module):
+    """Images (B, C, H, W) -> the logits (B, K) in the model's output, which are its attribute or its key."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K)."""
+        output = self.model(images)
+        logits: Tensor = output["logits"] if isinstance(output, Mapping) else output.logits
+        return logits
+
+
+class TwoLogits(nn.Module):
+    """Images (B, C, H, W) -> logits (B, 2): 0 and z, whose cross-entropy is the binary cross-entropy of z."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 2)."""
+        logit = self.model(images).view(-1, 1)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Return a classifier of images in [0, 1] from one of normalised images.
+
+    Args:
+        model: (images - mean) / std, of shape (B, C, H, W) -> logits (B, K).
+        mean: C numbers, in [0, 1] scale.
+        std: C numbers above 0, in [0, 1] scale.
+
+    Raises:
+        IbrobustError: mean and std are not of the same length, or a standard deviation is not above 0.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = ibrobust.normalized(torch.nn.Flatten(), mean=[0.5], std=[0.25])
+        >>> model(torch.tensor([[[[1.0, 0.5]]]]))  # an image of two pixels
+        tensor([[2., 0.]])
+    """
+    mean, std = [float(value) for value in mean], [float(value) for value in std]
+    if len(mean) != len(std) or not mean:
+        raise IbrobustError(f"mean has {len(mean)} numbers and std {len(std)}: give one of each for every channel.")
+    if not min(std) > 0:
+        raise IbrobustError(f"std has {min(std)}: normalisation divides by it, so give numbers above 0.")
+    return Normalized(model, mean, std)
+
+
+def logits_of(model: nn.Module) -> nn.Module:
+    """Return a classifier that gives logits from one whose output has them as `output.logits` or `output["logits"]`.
+
+    Args:
+        model: images (B, C, H, W) -> such an output, as the models of Hugging Face's transformers give it.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, images):
+        ...         return {"logits": images.flatten(1)}
+        >>> ibrobust.logits_of(Network())(torch.tensor([[[[1.0, 0.5]]]]))
+        tensor([[1.0000, 0.5000]])
+    """
+    return LogitsOf(model)
+
+
+def two_logits(model: nn.Module) -> nn.Module:
+    """Return a classifier of the classes 0 and 1 from one with a single logit, which is positive for class 1.
+
+    Args:
+        model: images (B, C, H, W) -> logits (B,) or (B, 1), before any sigmoid.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = ibrobust.two_logits(torch.nn.Flatten())  # an image of one pixel: the pixel is the logit
+        >>> model(torch.tensor([[[[0.5]]]]))
+        tensor([[0.0000, 0.5000]])
+    """
+    return TwoLogits(model)

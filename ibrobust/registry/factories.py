@@ -1,0 +1,161 @@
+"""Which functions build the models that are not ibrobust's own, and which of them may be called.
+
+A card is data, and may come from anywhere: a file, the Hub, another package. What it names is imported only where the
+user has allowed it: by registering a model with it on this machine, by `trust`, or by installing a package that names
+it in the entry-point group ``ibrobust.factories``. What was registered here is kept in the user's home, beside the
+cards and not in them, so that no card can claim it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ibrobust.atomic import write_text
+from ibrobust.errors import IbrobustError
+from ibrobust.function_names import folder_of_module, function_by_name, short_reason
+from ibrobust.home import factories_dir
+from ibrobust.registry.card import ArchitectureRecord
+
+ENTRY_POINT_GROUP = "ibrobust.factories"
+FORMS = "package.module:function, timm:NAME or torchvision:NAME"
+
+# Where weights come from: from the card alone.
+_RESERVED = {
+    "timm": ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    "torchvision": ("weights", "weights_backbone", "progress"),
+}
+# Numbers that shape a network, and do nothing else. Other arguments of a card from elsewhere need the user's word.
+_HARMLESS = ("num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate")
+
+
+def require_allowed(name: str, architecture: ArchitectureRecord, *, trust: bool) -> None:
+    """Raise IbrobustError, before anything is imported, where a card's factory may not be called.
+
+    Args:
+        name: of the model.
+        architecture: of its card.
+        trust: whether the caller allows it.
+    """
+    library, _, _ = architecture.factory.partition(":")
+    for argument in _RESERVED.get(library, ()):
+        if argument in architecture.arguments:
+            raise IbrobustError(
+                f"The factory {architecture.factory} is given {argument}: leave it out, since the weights are those "
+                "that are stored with the card."
+            )
+    if trust or (library in _RESERVED and set(architecture.arguments) <= set(_HARMLESS)):
+        return
+    if _record_path(architecture).is_file() or architecture.factory in _offered_by_packages():
+        return
+    raise IbrobustError(
+        f"The model {name!r} is built by {architecture.factory}, which its card names and you have not allowed on this "
+        f"machine: read that code, and then load the model with trust=True, or add it with ibrobust add --trust."
+    )
+
+
+def allow(architecture: ArchitectureRecord) -> None:
+    """Keep, in the user's home, that this factory may be called with these arguments, and where it was found."""
+    module = sys.modules.get(architecture.factory.partition(":")[0])
+    library = architecture.factory.partition(":")[0] in _RESERVED
+    record = {
+        "factory": architecture.factory,
+        "arguments": architecture.arguments,
+        "folder": None if library or module is None else folder_of_module(module),
+    }
+    write_text(_record_path(architecture), json.dumps(record, indent=2) + "\n")
+
+
+def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.Module:
+    """Return what a factory that is allowed gives, with weights that are about to be replaced.
+
+    Args:
+        architecture: names the factory, with its arguments.
+        folder: where its module is, see `function_by_name`.
+
+    Raises:
+        IbrobustError: there is no such factory, it fails, or it gives no module.
+    """
+    library, _, name = architecture.factory.partition(":")
+    makers: dict[str, Callable[..., Any]] = {"timm": _timm, "torchvision": _torchvision}
+    # Building draws random weights, and libraries warn of what is older than themselves.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if library in makers:
+                module = makers[library](name, **architecture.arguments)
+            else:
+                what = f"The factory {architecture.factory!r}"
+                function = function_by_name(architecture.factory, what, folder=folder, forms=FORMS)
+                module = function(**architecture.arguments)
+        except IbrobustError:
+            raise
+        except Exception as error:  # whatever a factory does
+            raise IbrobustError(
+                f"{architecture.factory} fails with the arguments {architecture.arguments} ({short_reason(error)}): "
+                "give those that it was built with."
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise IbrobustError(
+            f"{architecture.factory} returns a {type(module).__name__}, where a torch.nn.Module is needed."
+        )
+    return module
+
+
+def folder_of(architecture: ArchitectureRecord) -> str | None:
+    """Return where the module of an allowed factory is, so that a model loads from every folder with the same code.
+
+    It is empty for an installed package, which a file of that name in the current folder must not replace, and None for
+    a factory that was allowed for this once.
+    """
+    path = _record_path(architecture)
+    if path.is_file():
+        folder: str | None = json.loads(path.read_text(encoding="utf-8"))["folder"]
+        return folder or ""
+    return "" if architecture.factory in _offered_by_packages() else None
+
+
+def _record_path(architecture: ArchitectureRecord) -> Path:
+    call = json.dumps([architecture.factory, architecture.arguments], sort_keys=True)
+    return factories_dir() / f"{hashlib.sha256(call.encode()).hexdigest()[:32]}.json"
+
+
+def _offered_by_packages() -> set[str]:
+    return {point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _timm(name: str, **arguments: Any) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise _no_such("timm", name, timm.list_models())
+    module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return module
+
+
+def _torchvision(name: str, **arguments: Any) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _no_such("torchvision", name, known)
+    if "init_weights" in inspect.signature(models.get_model_builder(name)).parameters:
+        arguments = {"init_weights": False, **arguments}
+    module: nn.Module = models.get_model(name, weights=None, **arguments)
+    return module
+
+
+def _no_such(library: str, name: str, known: list[str]) -> IbrobustError:
+    near = difflib.get_close_matches(name, known, n=3)
+    return IbrobustError(f"{library} has no model {name!r}" + (f": did you mean {' or '.join(near)}?" if near else "."))

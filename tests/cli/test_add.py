@@ -1,0 +1,135 @@
+"""`ibrobust add`, and what the other commands do with a model that is not ibrobust's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from ibrobust.integrations.huggingface import load_pretrained, save_pretrained
+from ibrobust.registry import load_model, model_card
+
+FACTORY = """
+from torch import nn
+
+def build(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, 3))
+"""
+
+
+def network(width: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3)
+    ).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty-four images of 24x24 pixels in three classes, the brighter the higher the class."""
+    root = tmp_path / "three"
+    for split, count in (("train", 5), ("test", 3)):
+        for label in range(3):
+            (root / split / f"c{label}").mkdir(parents=True)
+            for index in range(count):
+                picture = torch.full((24, 24, 3), 60 * label + index, dtype=torch.uint8).numpy()
+                Image.fromarray(picture).save(root / split / f"c{label}" / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def added(run, folder, monkeypatch) -> str:
+    """The name of a model that was added from a module in the current folder, with weights in a file."""
+    Path("my_net.py").write_text(FACTORY)
+    save_file(network(6).state_dict(), "net.safetensors")
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    arguments = ("--name", "net", "--weights", "net.safetensors", "--arg", "width=6", "--dataset", str(folder))
+    finished = run("add", "my_net:build", *arguments, "--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.2")
+    assert finished.returncode == 0, finished.stderr
+    assert "Added net, clean accuracy on three:" in finished.stdout
+    return "net"
+
+
+def test_a_network_and_its_weights_become_a_model(added):
+    images = torch.rand(4, 3, 24, 24)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.2] * 3).view(1, 3, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(load_model(added)(images), network(6)((images - mean) / std))
+
+
+def test_the_commands_take_it_as_their_own(run, added, folder, tmp_path):
+    assert "net" in run("list").stdout
+    assert "factory: my_net:build" in run("show", added).stdout
+    data = ("--dataset", str(folder))
+    swept = run("attack", added, "--eps", "4/255", *data, "--store")
+    assert swept.returncode == 0, swept.stderr
+    attacked = run("attack", added, "--eps", "4/255", "--attack", "PGD:steps=2", *data, "--store")
+    assert attacked.returncode == 0, attacked.stderr
+    assert set(model_card(added).evaluations) == {"fgsm", "attacks"}
+    assert run("export", added, str(tmp_path / "given"), "--name", "other").returncode == 0
+    # The factory was allowed when the model was added, so the exported one needs no trust on this machine.
+    finished = run("add", str(tmp_path / "given" / "other.yaml"))
+    assert finished.returncode == 0, finished.stderr
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(load_model("other")(images), load_model(added)(images))
+
+
+def test_what_an_encoder_alone_has_is_one_sentence(run, added, folder):
+    finished = run("entropy", added, "--dataset", str(folder))
+    assert finished.returncode == 2
+    assert "The latents of 'net' are not known" in finished.stderr
+
+
+def test_images_of_another_size_are_refused_before_anything_is_attacked(run, added, folder, tmp_path):
+    other = tmp_path / "larger"
+    for path in folder.rglob("*.png"):
+        target = other / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((32, 32)).save(target)
+    finished = run("attack", added, "--dataset", str(other))
+    assert finished.returncode == 2
+    assert "takes images of 24x24 pixels in 3 channels, and those of larger are 32x32" in finished.stderr
+
+
+def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monkeypatch):
+    expected = load_model(added)
+    save_pretrained(added, tmp_path / "hub")
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "another home"))
+    finished = run("add", str(tmp_path / "hub"))
+    assert finished.returncode == 2
+    assert "built by my_net:build, which its card names and you have not allowed" in finished.stderr
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(load_pretrained(tmp_path / "hub", trust=True)(images), expected(images))
+    finished = run("add", str(tmp_path / "hub"), "--trust")
+    assert finished.returncode == 0, finished.stderr
+    assert torch.equal(load_model(added)(images), expected(images))
+    assert "my_net:build" in (tmp_path / "hub" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("my_net:build",), "needs a name in the registry"),
+        (("my_net:build", "--name", "x"), "give --dataset"),
+        (("my_net:build", "--name", "../x", "--dataset", "digits"), "not a safe file name"),
+        (("my_net:build", "--name", "x", "--dataset", "digits", "--arg", "width"), "not of the form NAME=VALUE"),
+        (("my_net:build", "--name", "x", "--dataset", "digits", "--mean", "0.5"), "--mean and --std go together"),
+        (("my_net:build", "--name", "x", "--dataset", "digits", "--mean", "a", "--std", "1"), "not made of numbers"),
+        (("my_net:build", "--name", "x", "--dataset", "digits"), "needs the Python module 'my_net'"),
+        (("my_net:build", "--name", "x", "--dataset", "digits", "--weights", "absent.safetensors"), "cannot be read"),
+        (("absent.yaml",), "absent.yaml"),
+        (("absent.yaml", "--dataset", "digits"), "leave --dataset out"),
+    ],
+)
+def test_what_cannot_be_added_is_one_sentence(run, monkeypatch, arguments, message):
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    finished = run("add", *arguments)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1

@@ -1,0 +1,293 @@
+"""Models that are not ibrobust's own: stored as what builds them and their weights, and loaded as what they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust import logits_of, normalized, two_logits
+from ibrobust.data import Dataset, Split
+from ibrobust.errors import IbrobustError
+from ibrobust.registry import copy_model, export_model, factories, list_models, load_model, model_card, register_model
+from ibrobust.registry.card import read_card
+
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+
+FACTORY = """
+from types import SimpleNamespace
+from torch import nn
+
+print("my_nets was imported")
+
+def build(width=4, classes=7):
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.ReLU(), nn.BatchNorm2d(width),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+class Wrapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = build()
+    def forward(self, images):
+        return SimpleNamespace(logits=self.net(images))
+
+def one():
+    return build(classes=1)
+
+def tied():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12, bias=False), nn.Linear(12, 12, bias=False))
+    net[2].weight = net[1].weight
+    return nn.Sequential(nn.AdaptiveAvgPool2d(2), net, nn.Linear(12, 7))
+
+def shifted(by=0.0):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = build()
+        def forward(self, images):
+            return self.net(images) * (1 + by)
+    return Shifted()
+"""
+
+
+def dataset(classes: int = 7, *, channels: int = 3, size: int = 24) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        images = torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+        return Split(images, torch.arange(count) % classes)
+
+    return Dataset("seven", tuple(f"class {index}" for index in range(classes)), split(21), split(14))
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A module of factories in a folder of its own, which is the current one."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "my_nets.py").write_text(FACTORY)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    import my_nets
+
+    yield my_nets
+    sys.modules.pop("my_nets", None)
+
+
+def trained_a_little(module: nn.Module) -> nn.Module:
+    """Return the module with the statistics of batch normalisation moved, so that a missing buffer shows."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        module.train()(torch.rand(8, 3, 24, 24))
+    return module.eval()
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    images = torch.rand(5, 3, 24, 24, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return model(images)
+
+
+def test_a_module_with_its_own_normalisation_loads_as_what_it_was(nets):
+    model = normalized(trained_a_little(nets.build(width=3)), MEAN, STD)
+    card = register_model("net", model, dataset=dataset(), factory="my_nets:build", arguments={"width": 3})
+    assert torch.equal(logits(load_model("net")), logits(model))
+    record = card.architecture
+    assert (record.factory, record.arguments, record.image_size, record.channels) == (
+        "my_nets:build",
+        {"width": 3},
+        (24, 24),
+        3,
+    )
+    assert record.mean == pytest.approx(MEAN)
+    assert model_card("net") == card
+    assert not load_model("net").training
+
+
+def test_its_accuracy_is_counted_on_the_test_images(nets):
+    model = trained_a_little(nets.build())
+    data = dataset()
+    card = register_model("net", model, dataset=data, factory=nets.build)
+    right = model(data.test.images.float() / 255).argmax(dim=1) == data.test.labels
+    assert (card.clean_accuracy["head"].correct, card.clean_accuracy["head"].total) == (int(right.sum()), 14)
+
+
+def test_logits_inside_an_output_and_a_single_logit(nets):
+    wrapping = logits_of(normalized(trained_a_little(nets.Wrapping()), MEAN, STD))
+    register_model("inside", wrapping, dataset=dataset(), factory=nets.Wrapping)
+    assert torch.equal(logits(load_model("inside")), logits(wrapping))
+    binary = normalized(two_logits(trained_a_little(nets.one())), MEAN, STD)
+    register_model("binary", binary, dataset=dataset(2), factory="my_nets:one")
+    assert torch.equal(logits(load_model("binary")), logits(binary))
+
+
+def test_weights_that_two_layers_share(nets):
+    model = nets.tied().eval()
+    register_model("tied", model, dataset=dataset(), factory=nets.tied)
+    assert torch.equal(logits(load_model("tied")), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [("timm:test_byobnet", {"num_classes": 7}), ("torchvision:squeezenet1_1", {"num_classes": 7})],
+)
+def test_networks_of_the_libraries(factory, arguments):
+    record = SimpleNamespace(factory=factory, arguments=arguments)
+    model = normalized(factories.build_module(record, folder=None).eval(), MEAN, STD)
+    register_model("net", model, dataset=dataset(size=64), factory=factory, arguments=arguments)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_model("net")(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("given", "factory", "arguments", "message"),
+    [
+        ("shifted", "my_nets:build", {}, "do not fit what my_nets:build builds"),
+        ("shifted", "my_nets:shifted", {"by": 0.1}, "what would be loaded has other logits"),
+        ("shifted", "my_nets:absent", {}, "'my_nets' has no 'absent'"),
+        ("shifted", "my_nets:shifted", {"size": 3}, "fails with the arguments"),
+        ("shifted", "my_nets:shifted", {"by": torch.nn.ReLU()}, "cannot be kept in a card"),
+        ("shifted", "my_nets", {}, "not of the form package.module:function, timm:NAME or torchvision:NAME"),
+        ("shifted", "my_nets:FACTORY:x", {}, "not of the form"),
+        ("shifted", "timm:resnet-18", {}, "timm has no model 'resnet-18': did you mean resnet18"),
+        ("shifted", "timm:resnet18", {"pretrained": True}, "is given pretrained: leave it out"),
+        ("shifted", lambda: None, {}, "put it at the top level of a module"),
+        ("build", None, {}, "A Sequential cannot be stored without its factory"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_and_leaves_nothing(nets, home, given, factory, arguments, message):
+    before = list_models()
+    with pytest.raises(IbrobustError, match=message) as caught:
+        register_model("net", getattr(nets, given)(), dataset=dataset(), factory=factory, arguments=arguments)
+    assert "\n" not in str(caught.value)
+    assert list_models() == before
+    assert not (home / "factories").exists()
+
+
+def fresh_process(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_model_that_was_registered_here_loads_in_a_fresh_process_from_another_folder(nets, tmp_path):
+    model = trained_a_little(nets.build())
+    register_model("net", model, dataset=dataset(), factory=nets.build)
+    # Where another module has the name of the factory's.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "my_nets.py").write_text("raise SystemExit('the wrong module')")
+    code = (
+        "import torch, ibrobust; g = torch.Generator().manual_seed(2);"
+        "print(ibrobust.load_model('net')(torch.rand(5, 3, 24, 24, generator=g)).tolist())"
+    )
+    finished = fresh_process(elsewhere, code)
+    assert finished.returncode == 0, finished.stderr
+    got = torch.tensor(json.loads(finished.stdout.splitlines()[-1]))
+    torch.testing.assert_close(got, logits(model))
+
+
+@pytest.fixture
+def foreign(nets, home, tmp_path, monkeypatch):
+    """The name of a model whose card and weights came by hand from another machine; its factory was never allowed."""
+    register_model("net", trained_a_little(nets.build()), dataset=dataset(), factory=nets.build)
+    export_model("net", tmp_path / "given", new_name="foreign")
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "another home"))
+    (tmp_path / "another home").mkdir()
+    shutil.copytree(tmp_path / "given", tmp_path / "another home" / "models")
+    del sys.modules["my_nets"]
+    return "foreign"
+
+
+def test_a_card_from_elsewhere_imports_nothing_until_the_user_allows_it(foreign):
+    with pytest.raises(IbrobustError, match="built by my_nets:build, which its card names and you have not allowed"):
+        load_model(foreign)
+    assert "my_nets" not in sys.modules
+    assert logits(load_model(foreign, trust=True)).shape == (5, 7)
+    with pytest.raises(IbrobustError, match="not allowed"):  # that was for once
+        load_model(foreign)
+
+
+def test_the_factory_of_an_installed_package_is_allowed(foreign, tmp_path, monkeypatch):
+    info = tmp_path / "site" / "plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{factories.ENTRY_POINT_GROUP}]\nnet = my_nets:build\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert logits(load_model(foreign)).shape == (5, 7)
+
+
+def test_another_call_of_an_allowed_function_is_not_allowed(nets, home):
+    register_model("net", nets.build(), dataset=dataset(), factory=nets.build)
+    path = home / "models" / "net.yaml"
+    path.write_text(path.read_text().replace("arguments: {}", "arguments: {width: 5}"))
+    with pytest.raises(IbrobustError, match="not allowed"):
+        load_model("net")
+
+
+@pytest.mark.parametrize(
+    "argument", [{"pretrained": True}, {"checkpoint_path": "x.pth"}, {"pretrained_cfg": {"url": "x"}}]
+)
+def test_a_card_cannot_make_a_library_read_other_weights(nets, home, argument):
+    record = SimpleNamespace(factory="timm:test_byobnet", arguments=argument)
+    with pytest.raises(IbrobustError, match="leave it out"):
+        factories.require_allowed("net", record, trust=True)
+    with pytest.raises(IbrobustError, match="not allowed"):
+        factories.require_allowed(
+            "net", SimpleNamespace(factory="timm:test_byobnet", arguments={"act_layer": "x"}), trust=False
+        )
+
+
+def test_a_copy_and_an_export_have_the_architecture_and_no_path_of_this_machine(nets, tmp_path):
+    model = trained_a_little(nets.build())
+    card = register_model("net", model, dataset=dataset(), factory=nets.build)
+    copy_model("net", "twin")
+    assert torch.equal(logits(load_model("twin")), logits(model))
+    export_model("net", tmp_path / "given")
+    assert read_card(tmp_path / "given" / "net.yaml").architecture == card.architecture
+    assert str(tmp_path) not in (tmp_path / "given" / "net.yaml").read_text()
+
+
+def test_a_card_of_ibrobusts_own_model_is_as_it_was(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    text = (home / "models" / "mine.yaml").read_text()
+    assert "architecture" not in text
+    assert "schema_version: 1\n" in text
+
+
+def test_a_card_with_neither_kind_is_damaged(nets, home):
+    register_model("net", nets.build(), dataset=dataset(), factory=nets.build)
+    path = home / "models" / "net.yaml"
+    start = path.read_text().index("architecture:")
+    end = path.read_text().index("fixed_power:")
+    path.write_text(path.read_text()[:start] + path.read_text()[end:])
+    with pytest.raises(IbrobustError, match="neither an architecture nor width"):
+        model_card("net")
+
+
+def test_a_decoder_that_is_not_there(nets):
+    register_model("net", nets.build(), dataset=dataset(), factory=nets.build)
+    with pytest.raises(IbrobustError, match="leave decoder and num_samples out"):
+        load_model("net", num_samples=3)
+
+
+def test_a_model_without_a_gradient_is_stored(nets, monkeypatch):
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nets.build()
+
+        def forward(self, images):
+            return self.net(images).detach().round()
+
+    nets.Rounding = Rounding
+    model = Rounding().eval()
+    register_model("net", model, dataset=dataset(), factory="my_nets:Rounding")
+    assert torch.equal(logits(load_model("net")), logits(model))
