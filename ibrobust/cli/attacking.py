@@ -19,9 +19,9 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
+from ibrobust.evaluation.attacks.given import read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.spec import parse_attack
 from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.inputs import check_seed
@@ -60,7 +60,7 @@ class Target:
 def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None = None) -> None:
     """Raise IbrobustError, before any data is read, if an attack, a seed or a device cannot be used."""
     for attack in attacks:
-        parse_attack(attack)
+        read_attack(attack)
     check_seed(seed)
     if device is not None:
         try:

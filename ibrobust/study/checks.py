@@ -8,7 +8,8 @@ import torch
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.spec import parse_attack
+from ibrobust.evaluation.attacks.given import read_attack
+from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
 from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
@@ -25,7 +26,7 @@ def check_study(study: Study) -> None:
         objective_class(name)
     if study.evaluations.attacks is not None:
         for attack in study.evaluations.attacks.attacks:
-            parse_attack(attack)
+            read_attack(attack)
     if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
         model_card(study.evaluations.audit.surrogate)
     if study.evaluations.information_plane is not None:
@@ -70,7 +71,9 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
                 f"{', '.join(has)}: name one of its decoders."
             )
     for attack in study.evaluations.attacks.attacks if study.evaluations.attacks is not None else ():
-        check_attack(parse_attack(attack), channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
+        spec = read_attack(attack)
+        if isinstance(spec, AttackSpec):
+            check_attack(spec, channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.given import AnyAttack, GivenAttack, check_numbers, run_given
 from ibrobust.evaluation.attacks.losses import LOSSES
 from ibrobust.evaluation.attacks.pgd import loss_gradient, pgd, random_start
-from ibrobust.evaluation.attacks.spec import OWN_ATTACKS, AttackSpec
+from ibrobust.evaluation.attacks.spec import OWN_ATTACKS
 from ibrobust.evaluation.attacks.torchattacks_classes import foreign_attack
 from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.bfloat16.search import SAME_BUT_FOR_ROUNDING, agrees
@@ -29,7 +30,7 @@ def attack_batch(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    spec: AttackSpec,
+    spec: AnyAttack,
     *,
     epsilon: float,
     seed: int,
@@ -56,7 +57,11 @@ def attack_batch(
         return images, torch.zeros(0, dtype=torch.bool, device=images.device)
     model = guard(model)
     with isolated_rng(seed), torch.enable_grad():
-        if spec.name in OWN_ATTACKS:
+        if isinstance(spec, GivenAttack):
+            nonfinite = _nonfinite_gradient(model, images, labels)
+            adversarial, bounded = run_given(model, images, labels, spec, epsilon=epsilon, seed=seed), True
+            check_numbers(spec, adversarial, excused=nonfinite)
+        elif spec.name in OWN_ATTACKS:
             options = {**OWN_ATTACKS[spec.name], **dict(spec.options)}
             attack = _OWN[spec.name]
             if copied is not None and options.get("precision") == "bf16":

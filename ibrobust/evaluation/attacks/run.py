@@ -14,8 +14,9 @@ from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
+from ibrobust.evaluation.attacks.given import AnyAttack, Attack, GivenAttack, read_attack
 from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
-from ibrobust.evaluation.attacks.spec import AttackSpec, parse_attack
+from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.attacks.state import AttackLog, evaluation_digest
 from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
@@ -30,7 +31,7 @@ def run_attacks(
     images: ArrayLike,
     labels: ArrayLike,
     *,
-    attacks: Sequence[AttackSpec | str] | AttackSpec | str,
+    attacks: Sequence[AnyAttack | Attack | str] | AnyAttack | Attack | str,
     epsilons: Epsilons,
     batch_size: int = 250,
     seed: int = 0,
@@ -49,7 +50,8 @@ def run_attacks(
             device, in evaluation mode.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
         labels: (N,) integers in [0, K), likewise.
-        attacks: as on the command line, "PGD:steps=50,random_start=true", or parsed.
+        attacks: as on the command line, "PGD:steps=50,random_start=true" or "foolbox:LinfPGD"; parsed; or functions,
+            ``attack(model, images, labels, *, epsilon, seed)`` -> adversarial images, see `GivenAttack`.
         epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
         batch_size: images a batch.
         seed: of everything random.
@@ -71,8 +73,8 @@ def run_attacks(
         >>> result.robust_correct
         (True, False)
     """
-    attacks = [attacks] if isinstance(attacks, (str, AttackSpec)) else attacks
-    specs = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
+    attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
+    specs = [read_attack(attack) for attack in attacks]
     epsilons = read_epsilons(epsilons)
     if not specs or not epsilons:
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
@@ -91,6 +93,8 @@ def run_attacks(
         "batch_size": batch_size,
         "seed": seed,
     }
+    if sources := [spec.source for spec in specs if isinstance(spec, GivenAttack)]:
+        settings["sources"] = sources
     path = Path(state_path) if state_path is not None else None
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
@@ -98,7 +102,8 @@ def run_attacks(
         reference = model_reference(guarded)
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for spec in specs:
-            check_attack(spec, channels=images.shape[1], num_classes=num_classes)
+            if isinstance(spec, AttackSpec):
+                check_attack(spec, channels=images.shape[1], num_classes=num_classes)
         log = AttackLog(
             path,
             evaluation_digest(model, images, labels, settings) if path else "",
@@ -145,7 +150,7 @@ def _attack_one(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    spec: AttackSpec,
+    spec: AnyAttack,
     epsilon: float,
     seed: int,
     copied: nn.Module | None,

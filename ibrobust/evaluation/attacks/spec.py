@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -105,19 +105,34 @@ def parse_attack(text: str) -> AttackSpec:
     if exact is None:
         raise _no_such_attack(name)
     defaults = attack_options(exact)
+    options = read_options(written, unwritten=lambda key: _no_such_option(exact, key, defaults))
+    for key, value in options.items():
+        if _is_number(value) and isinstance(defaults.get(key, 0), float | None):
+            options[key] = float(value)
+    return AttackSpec(exact, tuple(sorted(options.items())))
+
+
+def read_options(written: str, *, unwritten: Callable[[str], IbrobustError] | None = None) -> dict[str, Value]:
+    """Return the options in ``key=value,key=value``.
+
+    Args:
+        written: the text.
+        unwritten: makes the error for a key without a value.
+
+    Raises:
+        IbrobustError: a key has no value, comes twice, or is the radius.
+    """
     options: dict[str, Value] = {}
     for part in filter(None, written.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if key in RADIUS_OPTIONS:
-            raise IbrobustError(f"{text!r} gives {key}: the radii come from the list of epsilons (--eps).")
+            raise IbrobustError(f"{written!r} gives {key}: the radii come from the list of epsilons (--eps).")
         if not equals:
-            raise _no_such_option(exact, key, defaults)
+            raise unwritten(key) if unwritten else IbrobustError(f"The option {key!r} has no value: write {key}=VALUE.")
         if key in options:
-            raise IbrobustError(f"{text!r} gives {key} twice: give it once.")
-        read = _literal(value)
-        decimal = _is_number(read) and isinstance(defaults.get(key, 0), float | None)
-        options[key] = float(read) if decimal else read
-    return AttackSpec(exact, tuple(sorted(options.items())))
+            raise IbrobustError(f"{written!r} gives {key} twice: give it once.")
+        options[key] = _literal(value)
+    return options
 
 
 def attack_names() -> list[str]:
@@ -187,7 +202,10 @@ def _literal(text: str) -> Value:
 
 
 def _no_such_attack(name: str) -> IbrobustError:
-    rule = f"choose {', '.join(OWN_ATTACKS)}, or a torchattacks class by its name."
+    rule = (
+        f"choose {', '.join(OWN_ATTACKS)}, a torchattacks class by its name, foolbox:NAME, or a function of yours, "
+        "package.module:function."
+    )
     return IbrobustError(f"Unknown attack {name!r}: " + _remedy(name, attack_names(), rule))
 
 

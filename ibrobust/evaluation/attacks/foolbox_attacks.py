@@ -1,0 +1,74 @@
+"""foolbox's attacks by class name, as functions on images in [0, 1]."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.function_names import short_reason
+
+SCHEME = "foolbox"
+
+
+def foolbox_function(name: str, options: Mapping[str, Any]) -> tuple[str, Callable[..., Tensor]]:
+    """Return the norm of a foolbox attack, Linf, L2 or L1, and the attack as a function.
+
+    An attack that searches for the smallest perturbation gives it where it is within epsilon, and cut to epsilon where
+    it is not, as foolbox does.
+
+    Args:
+        name: of a class in foolbox.attacks, as LinfPGD or L2FMNAttack.
+        options: of the class, by keyword.
+
+    Raises:
+        IbrobustError: foolbox is not installed, has no such attack, or the attack does not take the options or works in
+            another norm.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scipy, about names that foolbox takes from it
+            import foolbox
+    except ImportError:
+        raise IbrobustError(f"The attack {SCHEME}:{name} needs foolbox: pip install foolbox.") from None
+    kinds = {
+        key: kind
+        for key, kind in vars(foolbox.attacks).items()
+        if inspect.isclass(kind) and issubclass(kind, foolbox.attacks.base.Attack) and not inspect.isabstract(kind)
+    }
+    if name not in kinds:
+        near = difflib.get_close_matches(name, kinds, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "its attacks go by their class names, as LinfPGD."
+        raise IbrobustError(f"foolbox has no attack {name!r}: {hint}")
+    known = list(inspect.signature(kinds[name]).parameters)
+    for key in options:
+        if key not in known:
+            raise IbrobustError(
+                f"The attack {SCHEME}:{name} has no option {key!r}: it takes {', '.join(known) or 'none'}."
+            )
+    try:
+        attack: Any = kinds[name](**options)
+        distance = attack.distance
+    except Exception as error:  # missing arguments, values that it does not like
+        raise IbrobustError(
+            f"The attack {SCHEME}:{name} cannot be made with these options ({short_reason(error)}): it takes "
+            f"{', '.join(known) or 'none'}."
+        ) from error
+    norms = {foolbox.distances.linf: "Linf", foolbox.distances.l2: "L2", foolbox.distances.l1: "L1"}
+    norm = next((norm for known_distance, norm in norms.items() if distance is known_distance), None)
+    if norm is None:
+        raise IbrobustError(f"The attack {SCHEME}:{name} works in {distance}: choose one in Linf, L2 or L1.")
+
+    def run(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+        del seed  # foolbox draws from the global generators
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+        _, clipped, _ = attack(wrapped, images, labels, epsilons=epsilon)
+        adversarial: Tensor = clipped
+        return adversarial
+
+    return norm, run

@@ -1,0 +1,213 @@
+"""Attacks that are functions: by themselves, by name, of a plugin and of foolbox, and what of theirs is not counted."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks import given
+from ibrobust.evaluation.attacks.given import read_attack
+from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.worst_case import worst_case
+
+EPSILON = 0.1
+
+
+class Brightness(nn.Module):
+    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
+
+    def forward(self, images):
+        score = images.flatten(1).mean(dim=1) - 0.5
+        return torch.stack([score, -score], dim=1)
+
+
+# Class 0 is bright. Two images lie within 0.1 of the boundary, one beyond, and the last is wrong from the start.
+IMAGES = torch.tensor([0.55, 0.45, 0.8, 0.3]).view(4, 1, 1, 1).expand(4, 1, 2, 2).clone()
+LABELS = torch.tensor([0, 1, 0, 0])
+
+
+def darken(model, images, labels, *, epsilon, seed):
+    """Break class 0 alone."""
+    return (images - epsilon).clamp(0, 1)
+
+
+def brighten(model, images, labels, *, epsilon, seed, by=1.0):
+    """Break class 1 alone."""
+    images += by * epsilon  # in place, on what it was given
+    return images.clamp(0, 1).double().numpy()
+
+
+def towards_the_boundary(model, images, labels, *, epsilon, seed):
+    images.requires_grad_()
+    loss = nn.functional.cross_entropy(model(images), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, images)
+    return (images + epsilon * gradient.sign()).clamp(0, 1).detach()
+
+
+def in_l2(model, images, labels, *, epsilon, seed):
+    return (images - epsilon / 2).clamp(0, 1)  # four pixels: of length epsilon
+
+
+in_l2.norm = "L2"
+
+
+def robust(*attacks, epsilon=EPSILON, images=IMAGES):
+    return [r.robust_correct for r in run_attacks(Brightness(), images, LABELS, attacks=attacks, epsilons=[epsilon])]
+
+
+def test_a_function_breaks_what_it_breaks():
+    before = IMAGES.clone()
+    assert robust(darken, brighten, towards_the_boundary) == [
+        (False, True, True, False),
+        (True, False, True, False),
+        (False, False, True, False),
+    ]
+    assert torch.equal(IMAGES, before)
+
+
+def test_it_counts_in_the_worst_case_beside_ibrobusts_own():
+    results = run_attacks(Brightness(), IMAGES, LABELS, attacks=[darken, brighten, "FGSM"], epsilons=[EPSILON])
+    assert worst_case(results[:2])[0].robust_correct == (False, False, True, False)
+    assert worst_case(results)[0].robust_correct == results[2].robust_correct
+    assert results[0].attack.endswith(":darken")
+
+
+def test_a_function_in_another_norm():
+    (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=in_l2, epsilons=[EPSILON])
+    assert (result.norm, result.robust_correct) == ("L2", (True, True, True, False))
+    (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=in_l2, epsilons=[0.11])
+    assert result.robust_correct == (False, True, True, False)
+
+
+def test_random_numbers_follow_from_the_seed():
+    seen = []
+
+    def noisy(model, images, labels, *, epsilon, seed):
+        noise = torch.rand_like(images)
+        seen.append((seed, noise))
+        return (images + epsilon * (2 * noise - 1)).clamp(0, 1)
+
+    for _ in range(2):
+        robust(noisy)
+    assert seen[0][0] == seen[1][0]
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def returning(value):
+    def attack(model, images, labels, *, epsilon, seed):
+        return value(images, epsilon)
+
+    return attack
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda images, epsilon: images - 1.01 * epsilon, "beyond epsilon 0.1"),
+        (lambda images, epsilon: images - 0.95, r"beyond epsilon"),
+        (lambda images, epsilon: images / 0, "no numbers for 3 images"),
+        (lambda images, epsilon: images[:1], r"gave torch.float32 of \(1, 1, 2, 2\), where floats of \(3, 1, 2, 2\)"),
+        (lambda images, epsilon: images.long(), "gave torch.int64"),
+        (lambda images, epsilon: (images, images), "gave a tuple"),
+        (lambda images, epsilon: None, "gave a NoneType"),
+        (lambda images, epsilon: 1 / 0, "fails .ZeroDivisionError"),
+    ],
+)
+def test_what_does_not_count_is_refused(value, message):
+    with pytest.raises(IbrobustError, match=message) as caught:
+        robust(returning(value))
+    assert "\n" not in str(caught.value)
+
+
+def test_pixels_outside_the_range_are_refused():
+    images = IMAGES.clone()
+    images[2] = 0.99
+    with pytest.raises(IbrobustError, match=r"outside \[0, 1\] for 1 images"):
+        robust(returning(lambda images, epsilon: images + epsilon), images=images)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_attacks.py").write_text(
+        "def darken(model, images, labels, *, epsilon, seed, share=1.0):\n"
+        "    return (images - share * epsilon).clamp(0, 1)\n"
+        "def odd(model, images):\n    return images\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_attacks", raising=False)
+
+
+def test_a_function_by_name_with_options(module):
+    assert robust("my_attacks:darken") == [(False, True, True, False)]
+    assert robust("my_attacks:darken:share=0.1") == [(True, True, True, False)]
+    assert read_attack("my_attacks:darken:share=0.1").label == "my_attacks:darken:share=0.1"
+
+
+def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
+    info = tmp_path / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{given.ENTRY_POINT_GROUP}]\ndark = my_attacks:darken\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert robust("dark", "dark:share=0.1") == [(False, True, True, False), (True, True, True, False)]
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("my_attacks:absent", "'my_attacks' has no 'absent'"),
+        ("absent_attacks:darken", "needs the Python module 'absent_attacks'"),
+        ("my_attacks:odd", r"cannot be called as attack\(model, images, labels, \*, epsilon, seed\)"),
+        ("my_attacks:number", "is a int, where a function is needed"),
+        ("my_attacks:darken:share", "has no value: write share=VALUE"),
+        ("my_attacks:darken:eps=0.1", "the radii come from the list of epsilons"),
+        ("my_attacks:darken:speed=3", "cannot be called .* with its options"),
+        ("PDG:steps=50", "did you mean PGD"),
+        ("foolbox:LinfPDG", "foolbox has no attack 'LinfPDG': did you mean LinfPGD"),
+        ("foolbox:LinfPGD:step=3", "has no option 'step': it takes"),
+        ("foolbox:VirtualAdversarialAttack", "cannot be made with these options"),
+        (3, "A int is no attack"),
+        (lambda model, images: images, "cannot be called as"),
+    ],
+)
+def test_what_is_no_attack_is_one_sentence(module, attack, message):
+    with pytest.raises(IbrobustError, match=message) as caught:
+        read_attack(attack)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "attack", ["foolbox:LinfFastGradientAttack", "foolbox:LinfPGD:steps=4,abs_stepsize=0.05", "FGSM"]
+)
+def test_foolbox_breaks_what_the_gradient_breaks(attack):
+    assert robust(attack) == [(False, False, True, False)]
+
+
+def test_a_foolbox_attack_that_searches_the_smallest_perturbation_in_l2():
+    # The images are 0.05 from the boundary in each of four pixels, 0.1 in L2.
+    results = run_attacks(Brightness(), IMAGES, LABELS, attacks="foolbox:L2DeepFoolAttack", epsilons=[0.05, 0.12])
+    assert [result.norm for result in results] == ["L2", "L2"]
+    assert [result.robust_correct for result in results] == [(True, True, True, False), (False, False, True, False)]
+
+
+def test_a_state_is_not_resumed_with_another_function_of_the_name(tmp_path):
+    def run(value):
+        attack = returning(value)
+        run_attacks(Brightness(), IMAGES, LABELS, attacks=attack, epsilons=[EPSILON], state_path=tmp_path / "state")
+
+    def other():
+        def attack(model, images, labels, *, epsilon, seed):
+            return images + 0 * epsilon
+
+        attack.__qualname__ = returning(None).__qualname__
+        return attack
+
+    run(lambda images, epsilon: images)
+    run(lambda images, epsilon: images)
+    with pytest.raises(IbrobustError, match="another"):
+        run_attacks(Brightness(), IMAGES, LABELS, attacks=other(), epsilons=[EPSILON], state_path=tmp_path / "state")
