@@ -8,7 +8,7 @@ import typer
 def doctor() -> None:
     """Check the installation and print the command that fixes each problem.
 
-    The exit code is 0 only if training, attacking and benchmarking can run.
+    The exit code is 0 only if training and attacking can run.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchattacks.attack import Attack
 
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
@@ -21,6 +20,25 @@ from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
+
+try:
+    from torchattacks.attack import Attack
+except ModuleNotFoundError:
+
+    class Attack:  # type: ignore[no-redef]
+        """What `FGSMSweep` uses of torchattacks' base class, where that is not installed."""
+
+        def __init__(self, name: str, model: nn.Module) -> None:
+            self.attack, self.model = name, model
+
+        def set_device(self, device: torch.device) -> None:
+            self.device = device
+
+        def get_logits(self, images: Tensor) -> Tensor:
+            return self.model(images)
+
+        def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+            return self.forward(images, labels)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,14 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir
 from ibrobust.integrations.robustbench.environment import imported_quietly
 
+# What ibrobust can do without, and what it cannot do then.
+DISPENSABLE = {
+    "torchattacks": "needed for the attacks of torchattacks alone",
+    "RobustBench files": "needed for RobustBench's models and benchmark alone",
+    "RobustBench": "needed for RobustBench's models and benchmark alone",
+}
+MOST_PINS = 3
+
 OLDEST_PYTHON = (3, 10)
 NEEDED_BYTES = 2**30
 
@@ -46,7 +54,7 @@ def run_checks() -> tuple[Check, ...]:
 
 
 def main_job_can_run(checks: tuple[Check, ...]) -> bool:
-    """Return whether training, attacking and benchmarking can run."""
+    """Return whether training and attacking can run."""
     return all(check.status != "problem" for check in checks)
 
 
@@ -169,6 +177,18 @@ def check_autoattack() -> Check:
     return Check("AutoAttack", "ok", f"pyautoattack {version('pyautoattack')} through ibrobust's adapter, works")
 
 
+def check_pins() -> Check:
+    """Whether the installed packages have the versions that others want of them."""
+    from ibrobust.integrations.pins import broken_pins
+
+    broken = broken_pins()
+    if not broken:
+        return Check("pins", "ok", "every package has the versions that it wants")
+    more = f"; and {len(broken) - MOST_PINS} more" if len(broken) > MOST_PINS else ""
+    remedy = "install ibrobust into an environment of its own (python -m venv FOLDER) if another program needs these"
+    return Check("pins", "note", "; ".join(broken[:MOST_PINS]) + more, remedy)
+
+
 def check_data() -> Check:
     """The data sets that are available without a download."""
     folders = [data_dir(), Path("data").absolute()]
@@ -219,6 +239,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "RobustBench": check_robustbench,
     "timm": check_timm,
     "AutoAttack": check_autoattack,
+    "pins": check_pins,
     "data": check_data,
     "models": check_models,
     "disk": check_disk,
@@ -231,16 +252,24 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         package = {"autoattack": "pyautoattack"}.get(module, module)
-        return Check(name, "problem", f"the module {module} is not installed", f"python -m pip install {package}")
+        return _missing(name, f"the module {module} is not installed", f"python -m pip install {package}")
     except IbrobustError as error:
         problem, colon, command = str(error).rpartition(": ")
+        if problem.endswith("is not installed"):
+            return _missing(name, problem, command.rstrip("."))
         return Check(name, "problem", problem if colon else str(error), command.rstrip("."))
-    except Exception as error:  # the user must see the error of a broken installation, whatever its type
+    except Exception as error:  # whatever a broken installation raises is what the user must see
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return _problem(name, f"{type(error).__name__}: {first}", name.split()[0].lower())
 
 
-def _problem(name: str, detail: str, package: str) -> Check:
+def _missing(name: str, problem: str, command: str) -> Check:
+    if name in DISPENSABLE:
+        return Check(name, "note", f"{problem}: {DISPENSABLE[name]}", command)
+    return Check(name, "problem", problem, command)
+
+
+def _trouble(name: str, detail: str, package: str) -> Check:
     try:
         requirement = f"{package}=={version(package)}"
     except PackageNotFoundError:

@@ -137,10 +137,17 @@ def read_options(written: str, *, unwritten: Callable[[str], IbrobustError] | No
 
 def attack_names() -> list[str]:
     """Return the names of all attacks: ours and torchattacks' classes, without those that wrap other attacks."""
-    import torchattacks
-
     wrapping = {"MultiAttack", "LGV"}
-    return sorted({*OWN_ATTACKS, *(set(torchattacks.__all__) - wrapping)})
+    return sorted({*OWN_ATTACKS, *(set(_torchattacks_names()) - wrapping)})
+
+
+def _torchattacks_names() -> list[str]:
+    """Return the names of torchattacks' classes; none where it is not installed."""
+    try:
+        import torchattacks
+    except ModuleNotFoundError:
+        return []
+    return list(torchattacks.__all__)
 
 
 def attack_options(name: str) -> Mapping[str, Value | None]:
@@ -206,6 +213,8 @@ def _no_such_attack(name: str) -> IbrobustError:
         f"choose {', '.join(OWN_ATTACKS)}, a torchattacks class by its name, foolbox:NAME, or a function of yours, "
         "package.module:function."
     )
+    if not _torchattacks_names():
+        rule += " torchattacks is not installed: python -m pip install torchattacks."
     return IbrobustError(f"Unknown attack {name!r}: " + _remedy(name, attack_names(), rule))
 
 
