@@ -87,7 +87,7 @@ def demo(
     )
     print_table(attack_table(harder, dataset="digits"))
     left = [[result.robust_accuracy for result in (row.results[0], row.worst[0])] for row in harder]
-    console.print(meaning(*left), markup=False, highlight=False)
+    console.print(meaning(*left), markup=False, highlight=False, soft_wrap=True)
     lines = (
         f"Figure: {figure.absolute()}",
         f"Models: {models_dir()}",

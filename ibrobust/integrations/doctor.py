@@ -269,7 +269,7 @@ def _missing(name: str, problem: str, command: str) -> Check:
     return Check(name, "problem", problem, command)
 
 
-def _trouble(name: str, detail: str, package: str) -> Check:
+def _problem(name: str, detail: str, package: str) -> Check:
     try:
         requirement = f"{package}=={version(package)}"
     except PackageNotFoundError:
