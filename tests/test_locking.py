@@ -96,5 +96,5 @@ def test_two_that_ask_do_not_see_each_other(path: Path) -> None:
 
 def test_a_place_that_is_no_folder_is_one_sentence(path: Path) -> None:
     path.parent.write_text("a file")
-    with pytest.raises(IbrobustError, match="name.lock.*cannot be made"), locked(path, "refused"):
+    with pytest.raises(IbrobustError, match="name.lock.*cannot be created"), locked(path, "refused"):
         pass

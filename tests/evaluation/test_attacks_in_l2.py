@@ -52,5 +52,5 @@ def test_pgd_starts_and_stays_in_the_l2_ball():
 
 @pytest.mark.parametrize("name", ["PGD", "AutoAttack", "worst_case"])
 def test_a_norm_that_is_not_there_is_named(name):
-    with pytest.raises(IbrobustError, match="Unknown norm 'L1': .*Linf or L2"):
+    with pytest.raises(IbrobustError, match="has no norm 'L1': .*Linf or L2"):
         parse_attack(f"{name}:norm=L1")

@@ -220,7 +220,7 @@ def test_an_attack_that_needs_more_classes_is_refused_before_any_cell_is_trained
     binary = replace(digits, train=halves[0], test=halves[1], class_names=("even", "odd"))
     monkeypatch.setattr("ibrobust.study.checks.load_dataset", lambda *_, **__: binary)
     study = make_study({"beta": [0.1]}, evaluations={"attacks": {"attacks": ["FGSM", "APGDT"], "eps": [0.1]}})
-    with pytest.raises(IbrobustError, match="APGDT needs 4 classes, and the model has 2"):
+    with pytest.raises(IbrobustError, match="APGDT needs 4 classes, but the model has 2"):
         run_study(study)
     assert not study.folder.exists()
 

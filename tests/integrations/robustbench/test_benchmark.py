@@ -102,7 +102,7 @@ def test_names_that_timm_cannot_tell_apart_are_refused(home: Path, digits_classi
     for name in ("same-name", "same_name"):
         register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     rb.register()
-    with pytest.raises(IbrobustError, match="stands for same-name and same_name alike"):
+    with pytest.raises(IbrobustError, match="stands for both same-name and same_name"):
         robustbench.load_model("same_name")
 
 
