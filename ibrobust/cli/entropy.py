@@ -61,7 +61,8 @@ def entropy(
         model = target.load(str(place))
         if not isinstance(model, ImageClassifier):
             raise IbrobustError(
-                f"{target.name!r} is not a registered model, so its latents are unknown: name a registered model."
+                f"The latents of {target.name!r} are unknown, since ibrobust did not build its encoder: name a model that "
+                "ibrobust trained."
             )
         latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
         found = latent_information(

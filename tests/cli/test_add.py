@@ -65,7 +65,7 @@ def test_a_network_and_its_weights_become_a_model(added):
 
 def test_the_commands_take_it_as_their_own(run, added, folder, tmp_path):
     assert "net" in run("list").stdout
-    assert "factory: my_net:build" in run("show", added).stdout
+    assert "factory: my_net:build" in run("show", added, "--yaml").stdout
     data = ("--dataset", str(folder))
     swept = run("attack", added, "--eps", "4/255", *data, "--store")
     assert swept.returncode == 0, swept.stderr
@@ -83,7 +83,7 @@ def test_the_commands_take_it_as_their_own(run, added, folder, tmp_path):
 def test_what_an_encoder_alone_has_is_one_sentence(run, added, folder):
     finished = run("entropy", added, "--dataset", str(folder))
     assert finished.returncode == 2
-    assert "The latents of 'net' are not known" in finished.stderr
+    assert "The latents of 'net' are unknown" in finished.stderr
 
 
 def test_images_of_another_size_are_refused_before_anything_is_attacked(run, added, folder, tmp_path):
