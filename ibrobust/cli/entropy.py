@@ -61,8 +61,8 @@ def entropy(
         model = target.load(str(place))
         if not isinstance(model, ImageClassifier):
             raise IbrobustError(
-                f"The latents of {target.name!r} are unknown, since ibrobust did not build its encoder: name a model that "
-                "ibrobust trained."
+                f"The latents of {target.name!r} are unknown, since ibrobust did not build its encoder: name a model "
+                "that ibrobust trained."
             )
         latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
         found = latent_information(
