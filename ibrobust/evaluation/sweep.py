@@ -55,7 +55,7 @@ class SweepResult:
             NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
         total: number of images.
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
-        compared, since it depends on the machine, while the counts do not.
+            compared, since it depends on the machine, while the counts do not.
     """
 
     epsilons: tuple[float, ...]

@@ -44,7 +44,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def launch(cluster, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0.5)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[3]}:{os.environ.get('PYTHONPATH', '')}")
     return slurm_launcher(device=None, data_dir=None)
 
 
