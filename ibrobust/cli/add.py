@@ -66,6 +66,9 @@ def add(
     means, stds = _numbers("--mean", mean), _numbers("--std", std)
     if (mean is None) != (std is None):
         raise IbrobustError("--mean and --std go together: give both.")
+    if weights is None and source.startswith(("timm:", "torchvision:")):
+        # Its weights would be drawn at random. A factory of one's own may load them itself.
+        raise IbrobustError(f"{source!r} alone has random weights: give its trained ones with --weights.")
 
     # torch comes with these, seconds later.
     from ibrobust.cli.attacking import read_data

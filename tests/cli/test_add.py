@@ -123,6 +123,7 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
         (("my_net:build", "--name", "x", "--dataset", "digits", "--mean", "a", "--std", "1"), "not made of numbers"),
         (("my_net:build", "--name", "x", "--dataset", "digits"), "needs the Python module 'my_net'"),
         (("my_net:build", "--name", "x", "--dataset", "digits", "--weights", "absent.safetensors"), "cannot be read"),
+        (("timm:resnet18", "--name", "x", "--dataset", "digits"), "'timm:resnet18' alone has random weights"),
         (("absent.yaml",), "absent.yaml"),
         (("absent.yaml", "--dataset", "digits"), "leave --dataset out"),
     ],
