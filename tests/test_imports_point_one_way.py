@@ -16,6 +16,7 @@ FOUNDATION = {
     "function_names",
     "home",
     "lazy_names",
+    "live_line",
     "locking",
     "mapping_files",
     "processes",

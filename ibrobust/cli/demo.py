@@ -55,18 +55,13 @@ def demo(
     from ibrobust.home import models_dir
     from ibrobust.reporting.figures.sweep import save_sweep_figure
     from ibrobust.reporting.tables import accuracy_table, attack_table, sweep_table
-    from ibrobust.training.progress import TrainingProgress
     from ibrobust.training.recipe import Recipe
 
     console = Console()
     errors = Console(stderr=True)
     recipes = {f"demo-{name}": Recipe.parse(fields) for name, fields in RECIPES.items()}
     for name, recipe in recipes.items():
-        with TrainingProgress(errors, name) as progress:
-            card = registry.train(
-                recipe, name=name, overwrite=True, on_progress=progress.update, on_stage=progress.stage
-            )
-        print_table(accuracy_table(card))
+        print_table(accuracy_table(registry.train(recipe, name=name, overwrite=True, progress=True)))
     data = load_dataset("digits")
     targets = choose_models(list(recipes), [], data, "digits")
     rows = sweep_rows(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)

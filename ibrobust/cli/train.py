@@ -59,7 +59,6 @@ def _train(
     from rich.console import Console
 
     from ibrobust import processes, registry
-    from ibrobust.training.progress import TrainingProgress
 
     base = Recipe.preset(preset).model_dump() if preset else {}
     if recipe:
@@ -68,18 +67,16 @@ def _train(
     console = Console(stderr=True, quiet=not processes.is_main())
     title = name if name is not None else final.default_name()
     try:
-        with TrainingProgress(console, title, recipe=final) as progress:
-            card = registry.train(
-                final,
-                name=name,
-                data_dir=data_dir,
-                device=device,
-                resume=resume,
-                overwrite=overwrite,
-                log_with=log_with,
-                on_progress=progress.update,
-                on_stage=progress.stage,
-            )
+        card = registry.train(
+            final,
+            name=name,
+            data_dir=data_dir,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            log_with=log_with,
+            progress=True,
+        )
     except KeyboardInterrupt:
         console.print(f"Interrupted. Add --resume to the same command to continue {title}.", markup=False)
         raise typer.Exit(130) from None

@@ -14,9 +14,10 @@ from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
+from ibrobust.live_line import following
 
 
-def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
+def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: bool | Progress | None = None) -> Dataset:
     """Return the data set of that name or path, as uint8 tensors on the CPU.
 
     Args:
@@ -24,7 +25,8 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
             ``test/<class>/*``.
         data_dir: folder for CIFAR-10 and its JPEG files, downloaded if missing, and for the cache of decoded image
             folders; by default the ``data`` folder in ibrobust's home.
-        progress: called with (images done, total images) while JPEG files are downloaded or images are decoded.
+        progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
+            done, total images) while JPEG files are downloaded or images are decoded.
 
     Raises:
         IbrobustError: the data set does not exist, or something in it cannot be read.
@@ -43,7 +45,8 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
     if spec == "cifar10":
         return load_cifar10(folder)
     if spec == "cifar10-jpeg":
-        return load_cifar10_jpeg(folder, progress=progress)
+        with following(progress, f"reading {spec}", lambda line: line.show) as report:
+            return load_cifar10_jpeg(folder, progress=report)
     root = expanded(spec).resolve()
     if not root.exists():
         near = difflib.get_close_matches(spec, NAMED_DATASETS, n=2)
@@ -52,4 +55,5 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: Pro
             f"The data set {spec!r} is neither a known name ({', '.join(NAMED_DATASETS)}) nor a folder with "
             f"train/<class>/* and test/<class>/* images: {hint}."
         )
-    return load_image_folder(root, cache=folder / "decoded", progress=progress)
+    with following(progress, f"reading {spec}", lambda line: line.show) as report:
+        return load_image_folder(root, cache=folder / "decoded", progress=report)

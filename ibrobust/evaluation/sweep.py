@@ -20,6 +20,7 @@ from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.live_line import following
 
 try:
     from torchattacks.attack import Attack
@@ -167,7 +168,7 @@ def fgsm_sweep(
     *,
     batch_size: int = 250,
     screen: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
 ) -> SweepResult:
     """Return the accuracy of `model` under FGSM at every epsilon, and the number of images that were not attacked.
 
@@ -184,7 +185,8 @@ def fgsm_sweep(
         screen: classify the attacked images by a copy of the model in bfloat16 first if that is faster, and in the
             model itself if the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always
             the model's own. With False the model classifies all images.
-        progress: called with (images done, total images) after each batch.
+        progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
+            done, total images) after each batch.
 
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
@@ -206,7 +208,7 @@ def fgsm_sweep(
     guarded = guard(model)
     device = model_device(guarded)
     reference = model_reference(guarded)
-    with evaluation_mode(model):
+    with evaluation_mode(model), following(progress, "FGSM", lambda line: line.show) as report:
         # On the device until the end: reading a count in each batch would wait for the device each time.
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
@@ -235,8 +237,8 @@ def fgsm_sweep(
                 for row in range(len(epsilons)):
                     with torch.no_grad():
                         correct[row, span] = is_correct(guarded(perturbed(row)), targets)
-            if progress:
-                progress(span.stop, len(images))
+            if report:
+                report(span.stop, len(images))
         while screening and (unsettled := screening.unsettled()):
             for start in sorted({place // batch_size * batch_size for place in unsettled}):
                 span, batch, targets, gradient, _ = attacked(start)

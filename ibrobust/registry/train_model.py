@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
+from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
 from ibrobust.models import (
     HEAD,
@@ -34,8 +37,11 @@ from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of
 from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
+
+T = TypeVar("T")
 
 
 def train(
@@ -47,6 +53,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     log_with: str | None = None,
+    progress: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[int, Encoder], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -63,6 +70,8 @@ def train(
         resume: continue an unfinished run of this name.
         overwrite: replace a model, or an unfinished run, of this name.
         log_with: a tracker that accelerate knows.
+        progress: whether to show it; by default in a notebook or on a terminal, if neither `on_progress` nor `on_stage`
+            is given.
         on_progress: called during training.
         on_epoch: called with an epoch's number and the encoder before the epoch's checkpoint, see `train_encoder`.
         on_stage: called with a few words when a step other than training begins.
@@ -83,7 +92,10 @@ def train(
     check_name(name)
     refusal = f"{name!r} is being trained by another process: wait for it, or choose another name (--name)."
     # Of several processes that train together the main one holds the name for all.
-    with locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext():
+    with (
+        locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext(),
+        _shown(recipe, name, progress, on_progress, on_stage) as (on_progress, on_stage),
+    ):
         return _train(
             recipe,
             name,
@@ -96,6 +108,34 @@ def train(
             on_epoch=on_epoch,
             on_stage=on_stage,
         )
+
+
+@contextmanager
+def _shown(
+    recipe: Recipe,
+    name: str,
+    wanted: bool | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_stage: Callable[[str], None] | None,
+) -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[str], None] | None]]:
+    """Yield the two functions, which also show a live line if it is wanted."""
+    console = Console(stderr=True)
+    if wanted is None:
+        wanted = on_progress is None and on_stage is None and is_watched(console)
+    if not wanted or not processes.is_main():
+        yield on_progress, on_stage
+        return
+    with TrainingProgress(console, name, recipe=recipe) as line:
+        yield _both(line.update, on_progress), _both(line.stage, on_stage)
+
+
+def _both(first: Callable[[T], None], second: Callable[[T], None] | None) -> Callable[[T], None]:
+    def call(given: T) -> None:
+        first(given)
+        if second:
+            second(given)
+
+    return call
 
 
 def _train(

@@ -63,7 +63,7 @@ def measure(
             or an evaluation raises it.
     """
     stage(f"reading {cell.recipe.dataset}")
-    dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
+    dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
     if dataset.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(
             f"The images of {cell.recipe.dataset!r} are not those that {card.name!r} was trained on: restore them, or "

@@ -195,7 +195,7 @@ def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
         except IbrobustError:  # damaged, but not part of this study
             continue
         if card.recipe == cell.recipe:
-            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir)
+            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
             if card.dataset.fingerprint == dataset.fingerprint:
                 return name
     return None

@@ -1,4 +1,4 @@
-"""A live line on stderr: the progress of a training, its remaining time, and faster settings."""
+"""The live line of a training: its progress, its remaining time, and faster settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from ibrobust.live_line import NotebookBar
 from ibrobust.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LONG_SECONDS = 3600.0
 
 
 class TrainingProgress:
-    """Shows name, epoch, remaining time and loss terms. Without a terminal, one line per epoch.
+    """Shows name, epoch, remaining time and loss terms. Without a terminal or notebook, one line per epoch.
 
     After the first steps it prints once the expected training time on this device and, if that is over an hour on a
     CPU, faster settings.
@@ -55,19 +56,25 @@ class TrainingProgress:
             expand=True,
         )
         self._task: TaskID = self._bar.add_task(title, total=1, state="", left="")
+        self._notebook: NotebookBar | None = None
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
+        self._notebook = NotebookBar() if self._console.is_jupyter else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if self._notebook:
+            self._notebook.close()
 
     def stage(self, text: str) -> None:
         """Report a step other than training."""
-        if self._console.is_terminal:
+        if self._notebook:
+            self._notebook.show(f"{self._title}: {text}", 0, 1)
+        elif self._console.is_terminal:
             self._bar.update(self._task, left="", state=text)
         else:
             self._print(f"{self._title}: {text}")
@@ -78,8 +85,10 @@ class TrainingProgress:
         terms = "  ".join(f"{name} {value:.3f}" for name, value in state.terms.items())
         left = f"epoch {state.epoch}/{state.epochs}  {timedelta(seconds=round(state.seconds_left))} left"
         rest = f"{terms}  {state.images_per_second:,.0f} images/s"
-        if self._console.is_terminal:
-            total = state.epochs * state.steps
+        total = state.epochs * state.steps
+        if self._notebook:
+            self._notebook.show(f"{self._title}: {left}  {rest}", _steps_done(state), total)
+        elif self._console.is_terminal:
             self._bar.update(self._task, total=total, completed=_steps_done(state), left=left, state=rest)
         elif state.step == state.steps:
             self._print(f"{self._title}: {left}  {rest}")
@@ -116,9 +125,9 @@ def _what_is_faster(recipe: Recipe) -> list[str]:
     ways = []
     if recipe.width > best.width:
         if recipe.objective == best.objective:
-            ways.append("--preset knn_w16")
-        ways.append(f"--width {best.width}")
-    return [*ways, f"fewer --epochs (now {recipe.epochs})"]
+            ways.append("preset knn_w16")
+        ways.append(f"width {best.width}")
+    return [*ways, f"fewer epochs (now {recipe.epochs})"]
 
 
 def _steps_done(state: TrainingState) -> int:

@@ -48,7 +48,7 @@ def test_the_time_of_the_whole_is_told_once_from_the_steps_after_the_first():
 def test_over_an_hour_on_a_cpu_what_is_faster_is_told():
     text = told([state(20), state(40)], [0.0, 20.0], Recipe())
     assert "about 2 hours" in text
-    assert "Faster: --preset knn_w16, --width 16, fewer --epochs (now 20), or a GPU." in text
+    assert "Faster: preset knn_w16, width 16, fewer epochs (now 20), or a GPU." in text
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_over_an_hour_on_a_cpu_what_is_faster_is_told():
     [
         ([0.0, 2.0], Recipe(), "cpu", None),
         ([0.0, 20.0], Recipe(), "cuda", None),
-        ([0.0, 20.0], Recipe(width=16), "cpu", "Faster: fewer --epochs (now 20), or a GPU."),
+        ([0.0, 20.0], Recipe(width=16), "cpu", "Faster: fewer epochs (now 20), or a GPU."),
         (
             [0.0, 20.0],
             Recipe(objective="cross_entropy"),
             "cpu",
-            "Faster: --width 16, fewer --epochs (now 20), or a GPU.",
+            "Faster: width 16, fewer epochs (now 20), or a GPU.",
         ),
     ],
 )

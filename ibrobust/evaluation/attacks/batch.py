@@ -188,6 +188,7 @@ def _worst_case(
         seed=seed,
         batch_size=len(images),
         escalate=options["escalate"],
+        progress=False,
     )
     return result.adversarial, _nonfinite_gradient(model, images, labels)
 

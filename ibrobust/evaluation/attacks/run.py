@@ -24,6 +24,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.live_line import following
 
 
 def run_attacks(
@@ -36,7 +37,7 @@ def run_attacks(
     batch_size: int = 250,
     seed: int = 0,
     state_path: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
     on_images: Callable[[Tensor, Tensor], None] | None = None,
 ) -> list[AttackResult]:
     """Return one record per attack and epsilon, ordered by attack, then by epsilon.
@@ -56,7 +57,8 @@ def run_attacks(
         batch_size: images a batch.
         seed: of everything random.
         state_path: file for the results of each batch; an existing one is resumed.
-        progress: called with (images done, total images) after each batch, counted over attacks and epsilons.
+        progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
+            done, total images) after each batch, counted over attacks and epsilons.
         on_images: called with each batch (B, C, H, W) in [0, 1] and its adversarial images, in the order of the
             results. Not with `state_path`, since a resumed run makes no images again.
 
@@ -98,7 +100,7 @@ def run_attacks(
     path = Path(state_path) if state_path is not None else None
     work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
-    with evaluation_mode(model):
+    with evaluation_mode(model), following(progress, "attacks", lambda line: line.show) as report:
         reference = model_reference(guarded)
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for spec in specs:
@@ -131,8 +133,8 @@ def run_attacks(
                 attacked += from_bits(fields["attacked"])
                 nonfinite += fields["nonfinite"]
                 done += len(labels[part])
-                if progress:
-                    progress(done, total)
+                if report:
+                    report(done, total)
             results.append(AttackResult(spec.label, spec.norm, epsilon, clean, attacked, nonfinite, seed))
     return results
 

@@ -29,6 +29,7 @@ from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, 
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
+from ibrobust.live_line import LiveLine, following
 
 STAGES = 13
 
@@ -44,7 +45,7 @@ def audit(
     surrogate_name: str | None = None,
     batch_size: int = 250,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: bool | Callable[[str, int, int], None] | None = None,
 ) -> AuditReport:
     """Return whether the model's robustness at `epsilon` survives scrutiny, and what is left of it.
 
@@ -64,7 +65,8 @@ def audit(
         surrogate_name: what the report calls it; by default its class.
         batch_size: images a batch.
         seed: of everything random.
-        progress: called with (what comes next, stages done, stages in all).
+        progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (what comes
+            next, stages done, stages in all).
 
     Raises:
         IbrobustError: an argument is not of that form, or the model's output is not (B, K) logits.
@@ -95,10 +97,17 @@ def audit(
     def report(stage: str) -> None:
         nonlocal done
         done += 1
-        if progress:
-            progress(stage, done, STAGES)
+        if told:
+            told(stage, done, STAGES)
 
-    with evaluation_mode(model, seed=seed), counting_passes(guarded) as counter:
+    def described(line: LiveLine) -> Callable[[str, int, int], None]:
+        return lambda stage, done, total: line.show(done, total, stage)
+
+    with (
+        following(progress, "audit", described) as told,
+        evaluation_mode(model, seed=seed),
+        counting_passes(guarded) as counter,
+    ):
         report("the model itself")
         num_classes = count_classes(guarded, points, targets)
         some = points[spread_evenly(len(points), batch_size).to(points.device)]
@@ -129,8 +138,8 @@ def audit(
                 count_classes(other, points, targets)
                 runs = run_attacks_for_audit(subject, other, report=report)
         checks += attack_checks(subject, runs)
-    if progress:
-        progress("done", STAGES, STAGES)
+        if told:
+            told("done", STAGES, STAGES)
     return AuditReport(
         verdict=verdict(checks),
         checks=tuple(checks),

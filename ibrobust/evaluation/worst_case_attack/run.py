@@ -19,6 +19,7 @@ from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search
+from ibrobust.live_line import LiveLine, following
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
@@ -36,6 +37,7 @@ def worst_case_attack(
     seed: int = 0,
     batch_size: int = 250,
     escalate: bool = False,
+    progress: bool | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> WorstCaseResult:
     """Return the images that stay correct in the worst case at `epsilon`, with adversarial images for the others.
@@ -56,6 +58,7 @@ def worst_case_attack(
         seed: of everything random.
         batch_size: images per batch.
         escalate: run AutoAttack on the remaining images.
+        progress: whether to show it; by default in a notebook or on a terminal, if there is no `on_progress`.
         on_progress: called with (name of the starting stage, unbroken images, images that are right without an attack).
 
     Raises:
@@ -76,6 +79,7 @@ def worst_case_attack(
     points = unit_range(images, model_reference(guarded))
     targets = labels.to(model_device(guarded)).long()
     with ExitStack() as stack:
+        report = stack.enter_context(following(on_progress or progress, "worst case", _described))
         stack.enter_context(evaluation_mode(model, seed=seed))
         if surrogate is not None and other is not None:
             stack.enter_context(evaluation_mode(surrogate))
@@ -84,7 +88,7 @@ def worst_case_attack(
         with counting_passes(guarded) as counter:
             draws = DRAWS if is_stochastic(guarded, points[:batch_size]) else 1
             search = Search(guarded, draws, points, targets, ball, batch_size)
-        run = _Run(search, other, seed, on_progress, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
+        run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(escalate=escalate)
     robust = search.clean & ~search.broken
     return WorstCaseResult(
@@ -99,6 +103,10 @@ def worst_case_attack(
         seed=seed,
         adversarial=search.adversarial,
     )
+
+
+def _described(line: LiveLine) -> Callable[[str, int, int], None]:
+    return lambda stage, left, clean: line.show(clean - left, clean, f"{stage}, {left} images are unbroken")
 
 
 class _Run:

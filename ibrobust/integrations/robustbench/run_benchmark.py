@@ -31,6 +31,7 @@ from ibrobust.home import expanded
 from ibrobust.integrations import timm as timm_integration
 from ibrobust.integrations.robustbench.environment import imported_quietly, mend
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
+from ibrobust.live_line import LiveLine, following
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
 
@@ -140,6 +141,7 @@ def benchmark(
     name: str | None = None,
     state_path: str | Path | None = None,
     log_path: str | Path | None = None,
+    progress: bool | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> BenchmarkResult:
     """Return the result of RobustBench's own `benchmark`: clean accuracy, and accuracy under AutoAttack.
@@ -159,6 +161,8 @@ def benchmark(
         name: for the record, of a module.
         state_path: JSON file for the progress; an existing one is resumed.
         log_path: file to which AutoAttack's messages are appended.
+        progress: whether to show the last line of output; by default in a notebook or on a terminal, if there is no
+            `on_message`.
         on_message: called with every line of output of RobustBench and AutoAttack.
 
     Raises:
@@ -185,10 +189,11 @@ def benchmark(
     dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
     loaders = {dataset: lambda *_: (images.images, images.labels)}
     with (
+        following(on_message or progress, "AutoAttack", _described) as report,
         evaluation_mode(module),
         patch.dict(robustbench.data._clean_dataset_loaders, loaders),
         patch.object(robustbench.eval, "AutoAttack", seeded),
-        contextlib.redirect_stdout(_Lines(on_message)),
+        contextlib.redirect_stdout(_Lines(report)),
     ):
         clean, robust = robustbench.eval.benchmark(
             LibraryModel(module),
@@ -216,6 +221,10 @@ def benchmark(
         hardware=hardware(target.type),
         versions={**library_versions(), "pyautoattack": version("pyautoattack")},
     )
+
+
+def _described(line: LiveLine) -> Callable[[str], None]:
+    return lambda message: line.show(0, None, message) if message else None
 
 
 def store(result: BenchmarkResult) -> str:
