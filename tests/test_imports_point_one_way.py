@@ -20,6 +20,7 @@ FOUNDATION = {
     "locking",
     "mapping_files",
     "processes",
+    "readable",
     "records",
     "seeds",
 }

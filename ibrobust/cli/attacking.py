@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
+from ibrobust.cli.flags import in_flags
 from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
@@ -314,7 +315,7 @@ def _store(model: str, decoder: str, key: str, record: dict[str, Any], data: Dat
     try:
         add_evaluation(model, key, decoder, record, data)
     except IbrobustError as error:  # the card of a shipped model is not changed; the result is still shown
-        return f"Note: {error}"
+        return f"Note: {in_flags(str(error))}"
     return None
 
 

@@ -107,10 +107,11 @@ def _report(result: BenchmarkResult, console: Console, *, note: str) -> None:
 
 
 def _store(result: BenchmarkResult, errors: Console) -> None:
+    from ibrobust.cli.flags import in_flags
     from ibrobust.errors import IbrobustError
     from ibrobust.integrations.robustbench.run_benchmark import store
 
     try:
         store(result)
     except IbrobustError as error:  # the card of a shipped model is not changed; the result is still shown
-        errors.print(f"Not stored: {error}", style="yellow", markup=False)
+        errors.print(f"Not stored: {in_flags(str(error))}", style="yellow", markup=False)

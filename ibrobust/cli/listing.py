@@ -17,6 +17,7 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, accuracies in [0, 1].")] = False,
 ) -> None:
     """List the models, yours and those that ship with ibrobust: a line for each decoder, with what it withstands."""
+    from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
@@ -35,7 +36,7 @@ def list_command(
             card = model_card(name)
             rows += model_rows(card, epsilon=epsilon, size=weights_size(card))
         except IbrobustError as error:
-            damaged.append(str(error))
+            damaged.append(in_flags(str(error)))
     rows = sort_rows(rows, sort)
     if as_json:
         typer.echo(json.dumps([row.to_dict() for row in rows], indent=2))

@@ -27,6 +27,7 @@ from ibrobust.cli import (
     train,
     verify,
 )
+from ibrobust.cli.flags import in_flags
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 
@@ -78,7 +79,7 @@ def main() -> NoReturn:
     try:
         app()
     except IbrobustError as error:
-        _fail(str(error))
+        _fail(in_flags(str(error)))
     except BrokenPipeError:
         # The reader, for example `head`, has closed the pipe. Python must not complain about it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

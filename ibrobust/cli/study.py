@@ -157,6 +157,7 @@ def _show(study: Study, states: list[CellState]) -> None:
     """Print the table of the cells, and below it the error of each failed cell, which is too long for the table."""
     from rich.console import Console
 
+    from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.progress_table import study_table
     from ibrobust.study.time_left import seconds_left
@@ -165,7 +166,8 @@ def _show(study: Study, states: list[CellState]) -> None:
     print_table(study_table(states, title=study.title or study.name, rows=len(states), seconds_left=left))
     for state in states:
         if state.status == "failed":
-            Console().print(f"Failed: {state.cell}: {state.error}", markup=False, highlight=False, soft_wrap=True)
+            error = in_flags(state.error or "")
+            Console().print(f"Failed: {state.cell}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(study: Study, states: list[CellState]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 
+from ibrobust.cli.flags import in_flags
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.progress_table import study_table
 from ibrobust.study import study_states
@@ -72,5 +73,5 @@ def _watch_lines(study: Study, console: Console, stop: threading.Event) -> None:
 
 
 def _line(state: CellState) -> str:
-    detail = state.error or state.stage
+    detail = in_flags(state.error or state.stage)
     return f"{state.cell}: {state.status}{f' ({detail})' if detail else ''}"

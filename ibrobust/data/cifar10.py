@@ -30,7 +30,7 @@ def load_cifar10(folder: Path) -> Dataset:
         raise IbrobustError(
             f"CIFAR-10 is not in {folder} and could not be downloaded there ({error}): check the network and "
             "that the folder can be written, unpack cifar-10-python.tar.gz there yourself, or use images that need "
-            "no network: an image folder, or the digits (--dataset digits)."
+            "no network: an image folder, or `dataset='digits'`."
         ) from error
     train, test = (
         Split(torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets))

@@ -69,8 +69,8 @@ def _download(root: Path, progress: Progress | None) -> None:
             error.close()  # an HTTP error is a response with its own connection
         raise IbrobustError(
             f"The images of {NAME} are not in {str(root)!r} and could not be downloaded from {REPOSITORY} ({error}): "
-            "check the network, or use images that need no network, for example the digits "
-            "(--dataset digits)."
+            "check the network, or use images that need no network, for example "
+            "`dataset='digits'`."
         ) from error
 
 

@@ -9,9 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ibrobust.readable import Readable
 
-@dataclass(frozen=True)
-class Split:
+
+@dataclass(frozen=True, repr=False)
+class Split(Readable):
     """One half of a data set.
 
     Attributes:
@@ -21,6 +23,9 @@ class Split:
 
     images: Tensor
     labels: Tensor
+
+    def _sentence(self) -> str:
+        return f"{len(self):,} images of {' x '.join(map(str, self.images.shape[1:]))}"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,8 +45,8 @@ class Split:
         return Split(self.images[chosen], self.labels[chosen])
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Readable):
     """Training and test images with their names.
 
     Attributes:
@@ -55,6 +60,13 @@ class Dataset:
     class_names: tuple[str, ...]
     train: Split
     test: Split
+
+    def _sentence(self) -> str:
+        size = " x ".join(map(str, self.train.images.shape[1:]))
+        return (
+            f"{self.name}, {len(self.train):,} training and {len(self.test):,} test images of {size}, "
+            f"{self.num_classes} classes"
+        )
 
     @property
     def num_classes(self) -> int:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibrobust.epsilon import Epsilons, read_epsilons
+from ibrobust.epsilon import Epsilons, format_epsilon, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.bfloat16.screening import start_screening
 from ibrobust.evaluation.guarded_model import guard, image_gradient
@@ -21,6 +21,7 @@ from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_l
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
+from ibrobust.readable import Readable, percent
 
 try:
     from torchattacks.attack import Attack
@@ -42,8 +43,11 @@ except ModuleNotFoundError:
             return self.forward(images, labels)  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True)
-class SweepResult:
+MOST_SHOWN = 4  # epsilons in one line
+
+
+@dataclass(frozen=True, repr=False)
+class SweepResult(Readable):
     """Counts of an FGSM sweep.
 
     Attributes:
@@ -86,6 +90,16 @@ class SweepResult:
     def nonfinite_gradient_share(self) -> float:
         """Share in [0, 1] of images with a gradient that is not finite."""
         return self.nonfinite_gradient / self.total
+
+    def _sentence(self) -> str:
+        left = [f"{accuracy} at {epsilon}" for epsilon, accuracy in self._rows()[1:]]
+        shown = ", ".join(left[:MOST_SHOWN]) + (", ..." if len(left) > MOST_SHOWN else "")
+        unattacked = f"; {percent(self.zero_gradient_share)} have a zero gradient" if self.zero_gradient else ""
+        return f"{percent(self.clean_accuracy)} of {self.total:,} images clean, FGSM leaves {shown}{unattacked}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        numbers = zip(self.epsilons, self.accuracy, strict=True)
+        return [("epsilon", "accuracy"), *((format_epsilon(epsilon), percent(share)) for epsilon, share in numbers)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts and their accuracies, for JSON."""

@@ -19,6 +19,7 @@ from pydantic import (
 
 from ibrobust.errors import IbrobustError
 from ibrobust.mapping_files import read_mapping_file
+from ibrobust.readable import Readable, percent
 from ibrobust.training.recipe import Recipe
 
 # Cards of ibrobust's own models are still of schema 1, so that earlier versions read them.
@@ -105,7 +106,7 @@ class ArchitectureRecord(_Record):
         return self
 
 
-class ModelCard(_Record):
+class ModelCard(Readable, _Record):
     """Everything about a stored model except its weights.
 
     Attributes:
@@ -153,6 +154,25 @@ class ModelCard(_Record):
         fields: dict[str, Any] = write(self)
         other = ("architecture",) if self.architecture is None else ("width", "latent_dim", "encoder_outputs")
         return {key: value for key, value in fields.items() if key not in other}
+
+    def _sentence(self) -> str:
+        scores = ", ".join(f"{name} {percent(score.accuracy)}" for name, score in self.clean_accuracy.items())
+        made = self.recipe.objective if self.recipe is not None else "registered from outside"
+        return f"{self.name}, {made}, {self.dataset.name}; clean accuracy: {scores}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        data, training = self.dataset, self.training
+        facts = [
+            ("", self.name),
+            ("recipe", "none: the model was registered from outside" if self.recipe is None else repr(self.recipe)),
+            ("data", f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images"),
+            *((f"clean accuracy, {name}", percent(score.accuracy)) for name, score in self.clean_accuracy.items()),
+        ]
+        if training is not None:
+            facts.append(("trained", f"{training.epochs_run} epochs, {training.seconds:,.0f} s on {training.hardware}"))
+        if self.evaluations:
+            facts.append(("evaluations", ", ".join(self.evaluations)))
+        return facts
 
     def to_text(self) -> str:
         """Return the card as YAML."""

@@ -92,12 +92,12 @@ def write_export(
 
 def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:
     if card.recipe is None:
-        raise IbrobustError(f"The model {card.name!r} has no recipe with its data set: export it without --half.")
+        raise IbrobustError(f"The model {card.name!r} has no recipe with its data set: export it without `half`.")
     dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
     if dataset.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(
             f"The images in {card.recipe.dataset!r} are not those that {card.name!r} was scored on: restore them, or "
-            "export it without --half."
+            "export it without `half`."
         )
     cpu = torch.device("cpu")
     if card.architecture is not None:

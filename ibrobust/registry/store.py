@@ -181,10 +181,9 @@ def refuse_duplicate(name: str, *, overwrite: bool) -> None:
     twin = next((other for other in card_paths() if other != name and other.casefold() == name.casefold()), None)
     if twin is not None:
         raise IbrobustError(
-            f"The model {twin!r} exists, and some file systems cannot tell it from {name!r}: choose another name "
-            "(--name)."
+            f"The model {twin!r} exists, and some file systems cannot tell it from {name!r}: choose another `name`."
         )
     if not overwrite and name in card_paths():
         raise IbrobustError(
-            f"The model {name!r} already exists: choose another name (--name) or replace it (--overwrite)."
+            f"The model {name!r} already exists: choose another `name`, or replace it with `overwrite=True`."
         )

@@ -90,7 +90,7 @@ def train(
     processes.join(cpu=is_cpu(device))
     name = name if name is not None else recipe.default_name()
     check_name(name)
-    refusal = f"{name!r} is being trained by another process: wait for it, or choose another name (--name)."
+    refusal = f"{name!r} is being trained by another process: wait for it, or choose another `name`."
     # Of several processes that train together the main one holds the name for all.
     with (
         locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext(),
@@ -156,8 +156,8 @@ def _train(
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
         raise IbrobustError(
-            f"{name!r} has an unfinished run: resume it (--resume), start again (--overwrite), or choose "
-            "another name (--name)."
+            f"{name!r} has an unfinished run: resume it with `resume=True`, start again with `overwrite=True`, or "
+            "choose another `name`."
         )
     initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
     stage = on_stage if on_stage and processes.is_main() else (lambda _: None)

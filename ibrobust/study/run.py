@@ -46,7 +46,7 @@ def prepare_study(study: Study) -> None:
         raise IbrobustError(
             f"The folder {str(study.folder)!r} holds another study {study.name!r} ({_difference(before, study)}): run "
             "it as "
-            "it was started, give this one another name (--name), or remove that folder."
+            "it was started, give this one another `name`, or remove that folder."
         )
 
 
@@ -159,8 +159,7 @@ def _trained(
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and card.recipe != cell.recipe:
         raise IbrobustError(
-            f"The model {cell.model!r} exists with another recipe: give the study another name (--name), or remove "
-            "the model."
+            f"The model {cell.model!r} exists with another recipe: give the study another `name`, or remove the model."
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()

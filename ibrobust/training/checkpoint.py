@@ -39,7 +39,7 @@ def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
         reason = (str(error).splitlines() or [""])[0]
         raise IbrobustError(
             f"The checkpoint {str(target)!r} cannot be written ({reason}): free space on that disk, then resume with "
-            "--resume."
+            "`resume=True`."
         ) from error
     for older in _checkpoints(folder):
         if older != target:

@@ -202,6 +202,17 @@ class Recipe(BaseModel):
             raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
         return cls.from_yaml(recipes_dir() / f"{name}.yaml")
 
+    def __repr__(self) -> str:
+        """Return the fields that differ from the defaults for the objective, as a call that gives this recipe."""
+        plain = type(self)(objective=self.objective)
+        changed = [name for name in type(self).model_fields if getattr(self, name) != getattr(plain, name)]
+        if "neighbor_sharpness" in changed and "soft_share" not in changed:
+            changed.append("soft_share")  # without it, this would be read as a recipe of an earlier version
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in dict.fromkeys(["objective", *changed]))
+        return f"{type(self).__name__}({fields})"
+
+    __str__ = __repr__
+
     def to_yaml(self, path: str | Path) -> None:
         """Write the recipe, every field, to a YAML file."""
         write_text(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

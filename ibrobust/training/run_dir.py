@@ -46,7 +46,8 @@ def _refuse_other_images(run_dir: Path, fingerprint: str) -> None:
         before = None
     if before != fingerprint:
         raise IbrobustError(
-            f"The run in {str(run_dir)!r} started with other images: restore them, or start again (--overwrite)."
+            f"The run in {str(run_dir)!r} started with other images: restore them, or start "
+            "again with `overwrite=True`."
         )
 
 

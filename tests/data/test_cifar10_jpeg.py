@@ -100,7 +100,7 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_nothing(archive, genui
             pass
     else:
         archive.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
-    with pytest.raises(IbrobustError, match=r"could not be downloaded from .*--dataset digits") as refused:
+    with pytest.raises(IbrobustError, match=r"could not be downloaded from .*`dataset='digits'`") as refused:
         load_dataset("cifar10-jpeg", data_dir=tmp_path / "data")
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "data").iterdir()) == []

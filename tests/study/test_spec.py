@@ -119,7 +119,7 @@ def test_another_data_set_and_name_take_the_place_of_the_files(write, tmp_path, 
 
 def test_a_study_that_was_changed_is_refused(write):
     prepare_study(load_study(write()))
-    with pytest.raises(IbrobustError, match=r"another study 'mine'.*epochs was 2 and is 3.*--name"):
+    with pytest.raises(IbrobustError, match=r"another study 'mine'.*epochs was 2 and is 3.*`name`"):
         prepare_study(load_study(write(base={**SMALLEST["base"], "epochs": 3})))
     with pytest.raises(IbrobustError, match=r"with other grids"):
         prepare_study(load_study(write(grids=[{"beta": [0.1, 0.2]}])))

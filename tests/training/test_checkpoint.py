@@ -30,7 +30,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_older_checkpoint(tmp_path: P
     with new_checkpoint(tmp_path, 1) as folder:
         (folder / "weights").write_text("whole")
     with (
-        pytest.raises(IbrobustError, match=r"epoch-00002.*cannot be written \(.+\).*--resume"),
+        pytest.raises(IbrobustError, match=r"epoch-00002.*cannot be written \(.+\).*`resume=True`"),
         new_checkpoint(tmp_path, 2),
     ):
         write()

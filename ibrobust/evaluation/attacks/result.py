@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.readable import Readable, percent
 
 
-@dataclass(frozen=True)
-class AttackResult:
+@dataclass(frozen=True, repr=False)
+class AttackResult(Readable):
     """One attack at one epsilon.
 
     Attributes:
@@ -54,6 +56,12 @@ class AttackResult:
     def robust_accuracy(self) -> float:
         """Share in [0, 1] of all images that are right both without an attack and under it."""
         return sum(self.robust_correct) / self.total
+
+    def _sentence(self) -> str:
+        return (
+            f"{percent(self.clean_accuracy)} of {self.total:,} images clean, {self.attack} at {self.norm} "
+            f"{format_epsilon(self.epsilon)} leaves {percent(self.robust_accuracy)}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record for JSON, with the images as a string of 0 and 1."""

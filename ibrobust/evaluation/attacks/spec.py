@@ -126,7 +126,7 @@ def read_options(written: str, *, unwritten: Callable[[str], IbrobustError] | No
     for part in filter(None, written.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if key in RADIUS_OPTIONS:
-            raise IbrobustError(f"{written!r} gives {key}: the radii come from the list of epsilons (--eps).")
+            raise IbrobustError(f"{written!r} gives {key}: the radii come from `epsilons`.")
         if not equals:
             raise unwritten(key) if unwritten else IbrobustError(f"The option {key!r} has no value: write {key}=VALUE.")
         if key in options:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.pass_counter import Cost
+from ibrobust.readable import Readable
 from ibrobust.records import AUDIT_VERSION
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
@@ -64,8 +65,8 @@ class Check:
     reference: str
 
 
-@dataclass(frozen=True)
-class AuditReport:
+@dataclass(frozen=True, repr=False)
+class AuditReport(Readable):
     """The outcome of an audit.
 
     Attributes:
@@ -125,6 +126,19 @@ class AuditReport:
             f"{self.n} images where FGSM leaves {self.fgsm_accuracy:.1%}, of {self.clean_accuracy:.1%} clean: "
             f"{self.verdict}{failed}."
         )
+
+    def _sentence(self) -> str:
+        return self.headline
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        outcomes = {True: "pass", False: "FAIL", None: "-"}
+        return [
+            ("check", "figure", "threshold", "outcome"),
+            *(
+                (c.name, "-" if c.figure is None else f"{c.figure:.4g}", c.threshold, outcomes[c.passed])
+                for c in self.checks
+            ),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON and YAML can hold it."""

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.pass_counter import Cost
+from ibrobust.readable import Readable, percent
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class StageRecord:
         }
 
 
-@dataclass(frozen=True)
-class WorstCaseResult:
+@dataclass(frozen=True, repr=False)
+class WorstCaseResult(Readable):
     """The worst case at one epsilon, image by image.
 
     Attributes:
@@ -97,6 +99,19 @@ class WorstCaseResult:
             sum(stage.cost.forward_images for stage in self.stages),
             sum(stage.cost.backward_images for stage in self.stages),
         )
+
+    def _sentence(self) -> str:
+        bound = "at most " if self.upper_bound else ""
+        return (
+            f"{percent(self.clean_accuracy)} of {self.total:,} images clean, the worst case at {self.norm} "
+            f"{format_epsilon(self.epsilon)} leaves {bound}{percent(self.robust_accuracy)}"
+        )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            ("stage", "attacked", "broken"),
+            *((stage.name, f"{stage.attacked:,}", f"{stage.broken:,}") for stage in self.stages),
+        ]
 
     def attack_result(self, attack: str) -> AttackResult:
         """Return the result as a record of one attack of that name."""

@@ -67,8 +67,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         images = _from_dataset(own, count, data_dir=folder)
     elif folder is None and card is not None and card.dataset.name != "cifar10":
         raise IbrobustError(
-            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as the data "
-            "directory (--data-dir)."
+            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as `data_dir`."
         )
     else:
         images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
@@ -110,7 +109,7 @@ def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
     except (OSError, RuntimeError) as error:
         raise IbrobustError(
             f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
-            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*; ibrobust attack has "
-            "images that need no network (--dataset digits)."
+            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*; ibrobust attack "
+            "--dataset digits needs no network."
         ) from error
     return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels)

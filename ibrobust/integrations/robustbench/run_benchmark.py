@@ -23,7 +23,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from ibrobust.epsilon import read_radius
+from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
@@ -32,6 +32,7 @@ from ibrobust.integrations import timm as timm_integration
 from ibrobust.integrations.robustbench.environment import imported_quietly, mend
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
 from ibrobust.live_line import LiveLine, following
+from ibrobust.readable import Readable, percent
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
 
@@ -47,8 +48,8 @@ with imported_quietly():
 NORMS = ("Linf", "L2")
 
 
-@dataclass(frozen=True)
-class BenchmarkResult:
+@dataclass(frozen=True, repr=False)
+class BenchmarkResult(Readable):
     """The result of RobustBench's `benchmark`, with its settings.
 
     Attributes:
@@ -90,6 +91,14 @@ class BenchmarkResult:
     def robust_accuracy(self) -> float:
         """In [0, 1]."""
         return self.robust_correct / self.total
+
+    def _sentence(self) -> str:
+        warned = f"; AutoAttack warns: {'; '.join(self.flags)}" if self.flags else ""
+        return (
+            f"{self.model}: {percent(self.clean_accuracy)} of {self.total:,} images of {self.dataset} clean, "
+            f"AutoAttack at {self.threat_model} {format_epsilon(self.epsilon)} leaves "
+            f"{percent(self.robust_accuracy)}{warned}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result in the plain types of YAML and JSON."""
@@ -280,7 +289,7 @@ def _require_classes(module: nn.Module, card: ModelCard | None, images: Benchmar
     if card is not None and card.dataset.class_names != images.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "
-            f"{images.source!r}: give the model's own data set as the data directory (--data-dir)."
+            f"{images.source!r}: give the model's own data set as `data_dir`."
         )
     with torch.no_grad():
         outputs = guard(module.to(device))(images.images[:2].to(device))

@@ -141,7 +141,7 @@ def test_images_are_never_those_of_another_data_set(registered: str, digits_fold
     """A model of re-encoded CIFAR-10 images has CIFAR-10's classes, and was not trained on its files."""
     card = model_card(registered)
     moved = card.dataset.model_copy(update={"name": "elsewhere", "class_names": CIFAR10_CLASSES})
-    with pytest.raises(IbrobustError, match="--data-dir"):
+    with pytest.raises(IbrobustError, match="`data_dir`"):
         benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
 
 
