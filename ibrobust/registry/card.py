@@ -64,7 +64,7 @@ class TrainingRecord(_Record):
     versions: dict[str, str]
 
 
-class AccuracyRecord(_Record):
+class AccuracyRecord(Readable, _Record):
     """An accuracy in [0, 1] with its counts, so that its uncertainty is known."""
 
     correct: Annotated[int, Field(ge=0)]
@@ -73,6 +73,9 @@ class AccuracyRecord(_Record):
     @property
     def accuracy(self) -> float:
         return self.correct / self.total
+
+    def _sentence(self) -> str:
+        return f"{percent(self.accuracy)}, {self.correct:,} of {self.total:,}"
 
 
 class ArchitectureRecord(_Record):

@@ -13,8 +13,9 @@ from typer.main import get_command
 from ibrobust.cli.main import app
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-SHELL = "".join(re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL))
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = [text for language, text in FENCES if language == "python"]
+SHELL = "".join(text for language, text in FENCES if not language)
 COMMANDS = re.findall(r"^(?:pip install .* && )?ibrobust (.*?)(?:\s+#.*)?$", SHELL, flags=re.MULTILINE)
 # The same with a smaller network and fewer images, for less time.
 SMALLER = [("width=8, epochs=10", "width=1, latent_dim=8, epochs=1"), (").test\n", ").test.subset(16)\n")]
