@@ -33,8 +33,11 @@ ALLOWED = {
     "training": {"data", "models", "objectives"},
     "registry": {"data", "estimators", "models", "objectives", "training"},
     "reporting": {"evaluation"},
-    "study": {"data", "estimators", "evaluation", "models", "objectives", "registry", "reporting", "training"},
     "integrations": {"data", "models", "evaluation", "registry"},
+    "study": {
+        *("data", "estimators", "evaluation", "integrations", "models", "objectives"),
+        *("registry", "reporting", "training"),
+    },
     "cli": {"data", "estimators", "evaluation", "integrations", "models", "registry", "reporting", "study", "training"},
 }
 

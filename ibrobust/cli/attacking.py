@@ -31,6 +31,7 @@ from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
+from ibrobust.registry.catalog import require_fit
 from ibrobust.reporting.model_rows import shown_verdict
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
@@ -119,19 +120,7 @@ def _reference(name: str, data: Dataset) -> Target:
 
 def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Target]:
     card = model_card(name)
-    if card.dataset.class_names != data.class_names:
-        raise IbrobustError(
-            f"The model {name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
-            f"{data.name}: give the model's own data set (--dataset)."
-        )
-    if card.architecture is not None:
-        wanted = (card.architecture.channels, *card.architecture.image_size)
-        given = tuple(data.test.images.shape[1:])
-        if given != wanted:
-            raise IbrobustError(
-                f"The model {name!r} takes images of {_size(wanted)}, and those of {data.name} are {_size(given)}: "
-                "give its own data set (--dataset)."
-            )
+    require_fit(card, data)
     targets = []
     for decoder in chosen_decoders(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
@@ -143,11 +132,6 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))
     return targets
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    channels, height, width = shape
-    return f"{width}x{height} pixels in {channels} channel{'' if channels == 1 else 's'}"
 
 
 def _load_registered(name: str, decoder: str, device: str) -> nn.Module:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
+from ibrobust.errors import IbrobustError
 from ibrobust.home import zoo_dir
 from ibrobust.registry.card import ModelCard, read_card
 from ibrobust.registry.store import card_paths, find_card, stored_card
+
+if TYPE_CHECKING:
+    from ibrobust.data import Dataset
 
 
 def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
@@ -52,3 +57,25 @@ def weights_size(card: ModelCard) -> int | None:
     """Return the bytes of the weights file of a model with this card, or None if it is missing."""
     path = find_card(card.name).parent / card.weights.file
     return path.stat().st_size if path.is_file() else None
+
+
+def require_fit(card: ModelCard, data: Dataset) -> None:
+    """Raise IbrobustError if a model cannot be evaluated on a data set's images: other classes, or another size."""
+    if card.dataset.class_names != data.class_names:
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
+            f"{data.name}: give the model's own data set (--dataset)."
+        )
+    if card.architecture is not None:
+        wanted = (card.architecture.channels, *card.architecture.image_size)
+        given = tuple(data.test.images.shape[1:])
+        if given != wanted:
+            raise IbrobustError(
+                f"The model {card.name!r} takes images of {_size(wanted)}, and those of {data.name} are "
+                f"{_size(given)}: give its own data set (--dataset)."
+            )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} pixels in {channels} channel{'' if channels == 1 else 's'}"

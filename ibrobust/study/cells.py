@@ -1,4 +1,4 @@
-"""The cells of a study: one recipe each, with a unique name."""
+"""The cells of a study: one recipe or one stored model each, with a unique name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ibrobust.errors import IbrobustError
+from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import list_objectives, objective_class
+from ibrobust.registry import model_card
 from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
@@ -23,20 +25,25 @@ class Cell:
 
     Attributes:
         name: within the study.
-        model: name of its model in the registry.
-        recipe: its training.
+        model: name of its model in the registry, or a reference.
+        recipe: its training by the study; None for a model that the study names, which is not trained.
         setting: in words, what distinguishes it from other cells of its objective, except for fields with a column in
             the records.
     """
 
     name: str
     model: str
-    recipe: Recipe
+    recipe: Recipe | None
     setting: str
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in its evaluations."""
+        return self.recipe.seed if self.recipe is not None else 0
 
 
 def expand(study: Study) -> tuple[Cell, ...]:
-    """Return the cells of all grids in order; a recipe that occurs twice gives one cell.
+    """Return the cells of all grids in order, then those of the models; a recipe that occurs twice gives one cell.
 
     A cell is named after its objective and the fields that distinguish it from other cells of that objective. Fields
     that an objective does not use have their defaults, so that a grid over cross_entropy and several betas trains
@@ -62,9 +69,28 @@ def expand(study: Study) -> tuple[Cell, ...]:
                 "their "
                 "difference: change one of the values."
             )
-        setting = ", ".join(_words(field, getattr(recipe, field)) for field in telling if field not in RECORDED)
+        setting = ", ".join(field_words(field, getattr(recipe, field)) for field in telling if field not in RECORDED)
         cells[name] = Cell(name, f"{study.name}-{name}", recipe, setting)
+    for model in study.models:
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", model)
+        check_name(name)
+        if name in cells:
+            raise IbrobustError(f"Two cells of the study {study.name!r} would both be called {name!r}: leave one out.")
+        cells[name] = Cell(name, model, None, "")
     return tuple(cells.values())
+
+
+def dataset_of(study: Study, cell: Cell) -> str:
+    """Return the name or path of a cell's data set: the study's, or else that of its stored model's training."""
+    chosen = cell.recipe.dataset if cell.recipe is not None else study.base.get("dataset")
+    if chosen is not None:
+        return str(chosen)
+    if is_reference(cell.model):
+        raise IbrobustError(
+            f"The study {study.name!r} has no data set for {cell.model!r}: give base.dataset, or --dataset."
+        )
+    card = model_card(cell.model)
+    return card.recipe.dataset if card.recipe else card.dataset.name
 
 
 def find_cell(study: Study, name: str) -> Cell:
@@ -90,7 +116,7 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(recipe.model_dump(exclude=unused))
 
 
-def _words(field: str, value: Any) -> str:
+def field_words(field: str, value: Any) -> str:
     """Return the words for a field's value in a figure: latent dim 64, fixed power, no fixed power."""
     words = field.replace("_", " ")
     if isinstance(value, bool):

@@ -11,10 +11,13 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.given import read_attack
 from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
+from ibrobust.integrations.references import is_reference
+from ibrobust.models import HEAD
 from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
+from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.train_model import decoders_of
-from ibrobust.study.cells import Cell, expand
+from ibrobust.study.cells import Cell, dataset_of, expand
 from ibrobust.study.spec import InformationPlane, Study
 from ibrobust.training.build import check_fit
 
@@ -22,10 +25,18 @@ from ibrobust.training.build import check_fit
 def check_study(study: Study) -> None:
     """Raise IbrobustError, with the remedy, if a recipe is invalid or an evaluation does not fit the cells."""
     cells = expand(study)
-    for name in dict.fromkeys(cell.recipe.objective for cell in cells):
-        objective_class(name)
+    for cell in cells:
+        if cell.recipe is not None:
+            objective_class(cell.recipe.objective)
+        else:
+            dataset_of(study, cell)  # which reads its card
+    if study.models and (study.evaluations.information_plane or study.evaluations.train_accuracy):
+        raise IbrobustError(
+            f"The study {study.name!r} measures its trainings (information_plane or train_accuracy), and models are "
+            "not trained by it: make a study of its own for the models."
+        )
     if study.evaluations.attacks is not None:
-        for attack in study.evaluations.attacks.attacks:
+        for attack, _ in study.evaluations.attacks.runs:
             read_attack(attack)
     if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
         model_card(study.evaluations.audit.surrogate)
@@ -48,35 +59,45 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
                 f"The device {device!r} is not available: use cpu, or a GPU that torch finds."
             ) from error
     cells = expand(study)
-    for name in dict.fromkeys(cell.recipe.dataset for cell in cells):
+    for name in dict.fromkeys(dataset_of(study, cell) for cell in cells):
         dataset = load_dataset(name, data_dir=data_dir)
         for cell in cells:
-            if cell.recipe.dataset == name:
+            if dataset_of(study, cell) == name:
                 _check_cell(study, cell, dataset)
 
 
 def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
     """Raise IbrobustError if a cell's model could not be built, lacks a decoder, or has too few classes to attack."""
-    check_fit(cell.recipe, dataset)
-    has = decoders_of(cell.recipe, dataset.num_classes)
+    if cell.recipe is not None:
+        check_fit(cell.recipe, dataset)
+        has = decoders_of(cell.recipe, dataset.num_classes)
+    elif is_reference(cell.model):
+        has = (HEAD,)
+    else:
+        card = model_card(cell.model)
+        require_fit(card, dataset)
+        has = card.decoders
     asked = {
         "sweep": study.evaluations.sweep,
         "attacks": study.evaluations.attacks,
         "audit": study.evaluations.audit,
     }
     for name, evaluation in asked.items():
-        if evaluation is not None and evaluation.decoders and not set(evaluation.decoders) & set(has):
+        wanted = set(evaluation.decoders) if evaluation is not None else set()
+        if wanted and not wanted & {*has, "default"}:
             raise IbrobustError(
-                f"The evaluation {name!r} is for {', '.join(evaluation.decoders)}, but the cell {cell.name!r} has "
+                f"The evaluation {name!r} is for {', '.join(sorted(wanted))}, but the cell {cell.name!r} has "
                 f"{', '.join(has)}: name one of its decoders."
             )
-    for attack in study.evaluations.attacks.attacks if study.evaluations.attacks is not None else ():
+    for attack, _ in study.evaluations.attacks.runs if study.evaluations.attacks is not None else ():
         spec = read_attack(attack)
         if isinstance(spec, AttackSpec):
             check_attack(spec, channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:
+    if cell.recipe is None:
+        return
     late = [epoch for epoch in plane.epochs if epoch > cell.recipe.epochs]
     if late:
         raise IbrobustError(

@@ -1,244 +1,250 @@
-"""All evaluations of one trained cell, as rows of its records."""
+"""All evaluations of one cell, kept as its results and turned into rows of its records."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ibrobust.atomic import write_text
 from ibrobust.data import Dataset, Split, load_dataset
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.estimators.latent_information import latent_information
+from ibrobust.evaluation.attacks.given import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
-from ibrobust.models import ImageClassifier
+from ibrobust.integrations.external_models import load_reference
+from ibrobust.models import HEAD, ImageClassifier, encode_in_batches
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
-from ibrobust.registry.scoring import clean_accuracy
+from ibrobust.registry.catalog import require_fit
+from ibrobust.registry.scoring import clean_accuracy, unit_batches
 from ibrobust.study.cells import Cell
 from ibrobust.study.information_plane import information_plane, snapshot_path
-from ibrobust.study.spec import Attacks, Audit, Evaluations, InformationPlane, Sweep
+from ibrobust.study.results import RESULTS_FILE, Results, Row, card_rows, rows_of
+from ibrobust.study.spec import Audit, Entropies, Evaluations
 
-Row = dict[str, Any]
 Stage = Callable[[str], None]
 BATCH = 250
 
 
-def kept_folder(folder: Path) -> Path:
-    """Return the folder of a cell's rows until they are complete."""
+def state_folder(folder: Path) -> Path:
+    """Return the folder of a cell's interrupted attacks."""
     return folder / "measured"
 
 
 def measure(
     evaluations: Evaluations,
     cell: Cell,
-    card: ModelCard,
+    card: ModelCard | None,
     folder: Path,
     *,
+    dataset: str,
     device: str,
     data_dir: Path | None,
     stage: Stage,
 ) -> list[Row]:
     """Return the rows of one cell, without the columns that are equal in all its rows.
 
-    Completed evaluations of an earlier call are reused, and interrupted attacks resume at their last batch.
+    Every completed evaluation is stored in the cell's results. Those of an earlier call are reused, and interrupted
+    attacks resume at their last batch.
 
     Args:
         evaluations: the measurements.
         cell: the cell.
-        card: of its model.
-        folder: of the cell, for finished rows and snapshots.
+        card: of its model; None for a reference.
+        folder: of the cell, for results and snapshots.
+        dataset: name or path of the images.
         device: where the model runs.
         data_dir: see `load_dataset`.
         stage: called with a few words when a step begins, and with its progress after a comma.
 
     Raises:
-        IbrobustError: the images differ from the model's training data, the model has none of an evaluation's decoders,
-            or an evaluation raises it.
+        IbrobustError: the images differ from the training data of a model that the study trained, they do not fit
+            another model, the model has none of an evaluation's decoders, or an evaluation raises it.
     """
-    stage(f"reading {cell.recipe.dataset}")
-    dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
-    if dataset.fingerprint != card.dataset.fingerprint:
+    stage(f"reading {dataset}")
+    data = load_dataset(dataset, data_dir=data_dir, progress=False)
+    if card is not None and cell.recipe is not None and data.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(
-            f"The images of {cell.recipe.dataset!r} are not those that {card.name!r} was trained on: restore them, or "
-            "remove the model."
+            f"The images of {dataset!r} are not those that {card.name!r} was trained on: restore them, or remove the "
+            "model."
         )
-    loaded = {name: load_model(cell.model, decoder=name, device=device) for name in card.decoders}
-    models = {name: model for name, model in loaded.items() if isinstance(model, ImageClassifier)}  # as cells are
-
-    def once(what: str, rows: Iterator[Row]) -> list[Row]:
-        # The rows come from a generator, which is not run if they exist already.
-        path = kept_folder(folder) / f"{what.replace(' ', '-')}.json"
-        if not path.is_file():
-            stage(what)
-            write_text(path, json.dumps(list(rows)))
-        kept: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
-
-    rows = list(_of_the_card(card))
+    about = {"model": cell.model, "weights": card.weights.sha256 if card is not None else None}
+    images = {"dataset": data.name, "dataset_fingerprint": data.fingerprint}
+    results = Results(folder / RESULTS_FILE, {**about, **images})
+    if results.is_new:
+        shutil.rmtree(state_folder(folder), ignore_errors=True)  # of other weights or images
+        results.save()
+    models = _models(cell, card, data, device)
+    work = _Measuring(cell, data, results, models, state_folder(folder), stage)
     if evaluations.train_accuracy:
-        rows += once("training images", _train_accuracy(models, dataset))
+        results.once(results.content, "train_accuracy", work.train_accuracy)
+    if evaluations.entropies is not None and all(isinstance(model, ImageClassifier) for model in models.values()):
+        wanted = evaluations.entropies
+        results.once(results.content, "information", lambda: work.entropies(wanted))
     if (sweep := evaluations.sweep) is not None:
-        for name in _chosen(models, sweep.decoders, cell, "sweep"):
-            what = f"FGSM sweep {name}"
-            rows += once(what, _sweep(models[name], dataset.test, sweep, name, _share_of(what, stage)))
+        for name in work.chosen(sweep.decoders, "sweep"):
+            work.sweep(name, sweep.eps, data.test.subset(sweep.n_examples))
     if (attacks := evaluations.attacks) is not None:
-        for name in _chosen(models, attacks.decoders, cell, "attacks"):
-            what = f"attacks {name}"
-            state = kept_folder(folder) / f"attacks-{name}.jsonl"
-            share = _share_of(what, stage)
-            rows += once(what, _attacks(models[name], dataset.test, attacks, name, cell.recipe.seed, state, share))
-    if (wanted := evaluations.audit) is not None:
-        for name in _chosen(models, wanted.decoders, cell, "audit"):
-            rows += once(f"audit {name}", _audit(models[name], dataset, wanted, name, cell, card, stage))
-    if (plane := evaluations.information_plane) is not None:
+        for name in work.chosen(attacks.decoders, "attacks"):
+            work.attacks(name, attacks.runs, data.test.subset(attacks.n_examples))
+    if evaluations.audit is not None:
+        for name in work.chosen(evaluations.audit.decoders, "audit"):
+            for epsilon in evaluations.audit.eps:
+                work.audit(name, evaluations.audit, epsilon, None if cell.recipe is None else card)
+    if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
+        planes = results.content.setdefault("information_plane", {})
         for epoch in plane.epochs:
-            snapshot = snapshot_path(folder, epoch)
-            rows += once(f"information plane epoch {epoch}", _plane(cell, dataset, plane, snapshot, epoch, device))
-    return rows
+            at = (cell.recipe, data, plane, snapshot_path(folder, epoch))
+
+            def points(at: Any = at, epoch: int = epoch) -> list[Row]:
+                stage(f"information plane epoch {epoch}")
+                return [{**row, "epoch": epoch} for row in information_plane(*at, device=torch.device(device))]
+
+            results.once(planes, str(epoch), points)
+    # Clean accuracies in a card are those of its own test images.
+    has_own_images = card is not None and card.dataset.fingerprint == data.fingerprint
+    return [*(card_rows(card) if card is not None and has_own_images else ()), *rows_of(results.content)]
+
+
+def _models(cell: Cell, card: ModelCard | None, data: Dataset, device: str) -> dict[str, nn.Module]:
+    """Return a cell's model with each of its decoders."""
+    if card is None:
+        height, width = data.test.images.shape[-2:]
+        size = (height, width)
+        return {
+            HEAD: load_reference(cell.model, device=device, image_size=size, num_classes=data.num_classes),
+        }
+    require_fit(card, data)
+    return {name: load_model(card.name, decoder=name, device=device) for name in card.decoders}
+
+
+class _Measuring:
+    """The evaluations of one cell."""
+
+    def __init__(
+        self, cell: Cell, data: Dataset, results: Results, models: dict[str, nn.Module], state: Path, stage: Stage
+    ) -> None:
+        self._cell, self._data, self._results, self._models = cell, data, results, models
+        self._state, self._stage = state, stage
+
+    def chosen(self, decoders: Sequence[str], evaluation: str) -> list[str]:
+        """Return the decoders of an evaluation that the model has."""
+        names = list(self._models)
+        found = [
+            name for name in names if not decoders or name in decoders or ("default" in decoders and name == names[0])
+        ]
+        if not found:
+            raise IbrobustError(
+                f"The model of {self._cell.name!r} has none of the decoders of the evaluation {evaluation!r} "
+                f"({', '.join(decoders)}): name one of {', '.join(names)}."
+            )
+        return found
+
+    def train_accuracy(self) -> dict[str, Any]:
+        self._stage("training images")
+        models = {name: model for name, model in self._models.items() if isinstance(model, ImageClassifier)}
+        some = next(iter(models.values()))
+        decoders = {name: model.decoder for name, model in models.items()}
+        on_training = replace(self._data, test=self._data.train)
+        found = clean_accuracy(some.encoder, decoders, some.latent_dim, on_training)
+        return {name: record.model_dump() for name, record in found.items()}
+
+    def entropies(self, wanted: Entropies) -> dict[str, Any]:
+        self._stage("entropies")
+        some = next(iter(self._models.values()))
+        assert isinstance(some, ImageClassifier)
+        test, device = self._data.test.subset(wanted.n_examples), model_device(some)
+        latents = encode_in_batches(some.encoder, unit_batches(test, device))[:, : some.latent_dim]
+        labels = test.labels.to(device)
+        return latent_information(
+            latents,
+            labels,
+            self._data.num_classes,
+            noise=wanted.noise,
+            num_neighbors=wanted.num_neighbors,
+            seed=self._cell.seed,
+        ).to_dict()
+
+    def sweep(self, name: str, epsilons: Sequence[float], test: Split) -> None:
+        part, model, what = self._results.of(name), self._models[name], f"FGSM sweep {name}"
+        known = part.get("fgsm") or {}
+        if set(epsilons) <= set(known.get("epsilons", ())) and known["total"] == len(test):
+            return
+        self._stage(what)
+        result = fgsm_sweep(
+            model, test.images, test.labels, epsilons, batch_size=BATCH, progress=_share_of(what, self._stage)
+        )
+        part["fgsm"] = result.to_dict()
+        self._results.save()
+
+    def attacks(self, name: str, runs: Sequence[tuple[str, Sequence[float]]], test: Split) -> None:
+        """Run what is missing, one attack and epsilon after the other, the large radii first: they take less time."""
+        known = self._results.of(name)["attacks"]
+        for text, epsilons in runs:
+            label = read_attack(text).label
+            for epsilon in sorted(epsilons, reverse=True):
+                if any((r["attack"], r["epsilon"], r["total"]) == (label, epsilon, len(test)) for r in known):
+                    continue
+                what = f"{label.replace(',', ' ')} at {format_epsilon(epsilon)} {name}"  # progress follows a comma
+                self._stage(what)
+                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{label}-{epsilon!r}.jsonl")
+                (result,) = run_attacks(
+                    self._models[name],
+                    test.images,
+                    test.labels,
+                    attacks=[text],
+                    epsilons=[epsilon],
+                    batch_size=BATCH,
+                    seed=self._cell.seed,
+                    state_path=state,
+                    progress=_share_of(what, self._stage),
+                )
+                known.append(result.to_dict())
+                self._results.save()
+                state.unlink(missing_ok=True)
+
+    def audit(self, name: str, wanted: Audit, epsilon: float, card: ModelCard | None) -> None:
+        """Audit a decoder at an epsilon; store the report in the card of a model that the study trained as well."""
+        known, chosen = self._results.of(name)["audits"], self._data.test.subset(wanted.n_examples)
+        if any(report["epsilon"] == epsilon for report in known):
+            return
+        self._stage(f"audit {name}")
+        model, surrogate = self._models[name], None
+        if wanted.surrogate is not None and wanted.surrogate != self._cell.model:
+            if model_card(wanted.surrogate).dataset.class_names != self._data.class_names:
+                raise IbrobustError(
+                    f"The surrogate {wanted.surrogate!r} was trained on other classes than those of "
+                    f"{self._data.name!r}: name another one in the study's audit."
+                )
+            surrogate = load_model(wanted.surrogate, device=model_device(model))
+        report = audit(
+            model,
+            chosen.images,
+            chosen.labels,
+            epsilon=epsilon,
+            quick=wanted.quick,
+            surrogate=surrogate,
+            surrogate_name=wanted.surrogate,
+            batch_size=BATCH,
+            seed=self._cell.seed,
+            progress=lambda what, done, total: self._stage(f"audit {name}, {done} of {total}: {what}"),
+        ).to_dict()
+        if card is not None:
+            # As after `ibrobust audit`, so that the list of models shows the verdict.
+            add_evaluation(card.name, "audit", name, report, self._data, weights=card.weights.sha256)
+        # The sentences of the checks would fill most of the file; ibrobust audit prints them.
+        known.append({key: value for key, value in report.items() if key != "checks"})
+        self._results.save()
 
 
 def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:
     return lambda done, total: stage(f"{what}, {done / total:.0%}")
-
-
-def _chosen(models: dict[str, ImageClassifier], decoders: Sequence[str], cell: Cell, evaluation: str) -> list[str]:
-    chosen = [name for name in models if not decoders or name in decoders]
-    if not chosen:
-        raise IbrobustError(
-            f"The model of {cell.name!r} has none of the decoders of the evaluation {evaluation!r} "
-            f"({', '.join(decoders)}): name one of {', '.join(models)}."
-        )
-    return chosen
-
-
-def _of_the_card(card: ModelCard) -> Iterator[Row]:
-    for decoder, record in card.clean_accuracy.items():
-        yield {
-            "decoder": decoder,
-            "quantity": "test_accuracy",
-            "value": record.accuracy,
-            "num_images": record.total,
-        }
-    if card.training is not None:
-        yield {"quantity": "final_loss", "value": card.training.final_terms["loss"]}
-        yield {"quantity": "seconds_per_epoch", "value": card.training.seconds / card.training.epochs_run}
-
-
-def _train_accuracy(models: dict[str, ImageClassifier], dataset: Dataset) -> Iterator[Row]:
-    some = next(iter(models.values()))
-    decoders = {name: model.decoder for name, model in models.items()}
-    on_training = replace(dataset, test=dataset.train)
-    for name, record in clean_accuracy(some.encoder, decoders, some.latent_dim, on_training).items():
-        yield {
-            "decoder": name,
-            "quantity": "train_accuracy",
-            "value": record.accuracy,
-            "num_images": record.total,
-        }
-
-
-def _sweep(
-    model: ImageClassifier, test: Split, sweep: Sweep, decoder: str, progress: Callable[[int, int], None]
-) -> Iterator[Row]:
-    chosen = test.subset(sweep.n_examples)
-    result = fgsm_sweep(model, chosen.images, chosen.labels, sweep.eps, batch_size=BATCH, progress=progress)
-    common = {"decoder": decoder, "num_images": result.total}
-    yield {**common, "quantity": "clean_accuracy", "value": result.clean_accuracy}
-    common["attack"] = "FGSM"
-    yield {**common, "quantity": "zero_gradient_share", "value": result.zero_gradient_share}
-    yield {**common, "quantity": "nonfinite_gradient_share", "value": result.nonfinite_gradient_share}
-    for epsilon, accuracy in zip(result.epsilons, result.accuracy, strict=True):
-        yield {**common, "epsilon": epsilon, "quantity": "accuracy", "value": accuracy}
-
-
-def _attacks(
-    model: ImageClassifier,
-    test: Split,
-    attacks: Attacks,
-    decoder: str,
-    seed: int,
-    state: Path,
-    progress: Callable[[int, int], None],
-) -> Iterator[Row]:
-    chosen = test.subset(attacks.n_examples)
-    results = run_attacks(
-        model,
-        chosen.images,
-        chosen.labels,
-        attacks=attacks.attacks,
-        epsilons=attacks.eps,
-        batch_size=BATCH,
-        seed=seed,
-        state_path=state,
-        progress=progress,
-    )
-    for result in results:
-        common = {
-            "decoder": decoder,
-            "attack": result.attack,
-            "epsilon": result.epsilon,
-            "num_images": result.total,
-        }
-        yield {**common, "quantity": "accuracy", "value": result.accuracy_under_attack}
-        yield {**common, "quantity": "robust_accuracy", "value": result.robust_accuracy}
-    # A row does not say its norm, so only one norm can have a worst case.
-    bounded = [result for result in results if result.norm == "Linf"]
-    for result in worst_case(bounded) if bounded else ():
-        yield {
-            "decoder": decoder,
-            "attack": "worst case",
-            "epsilon": result.epsilon,
-            "quantity": "worst_case_accuracy",
-            "value": result.robust_accuracy,
-            "num_images": result.total,
-        }
-
-
-def _audit(
-    model: ImageClassifier, dataset: Dataset, wanted: Audit, decoder: str, cell: Cell, card: ModelCard, stage: Stage
-) -> Iterator[Row]:
-    chosen = dataset.test.subset(wanted.n_examples)
-    surrogate = None
-    if wanted.surrogate is not None and wanted.surrogate != cell.model:
-        if model_card(wanted.surrogate).dataset.class_names != dataset.class_names:
-            raise IbrobustError(
-                f"The surrogate {wanted.surrogate!r} was trained on other classes than those of {dataset.name!r}: name "
-                "another one in the study's audit."
-            )
-        surrogate = load_model(wanted.surrogate, device=model_device(model))
-    report = audit(
-        model,
-        chosen.images,
-        chosen.labels,
-        epsilon=wanted.eps,
-        quick=wanted.quick,
-        surrogate=surrogate,
-        surrogate_name=wanted.surrogate,
-        batch_size=BATCH,
-        seed=cell.recipe.seed,
-        progress=lambda what, done, total: stage(f"audit {decoder}, {done} of {total}: {what}"),
-    )
-    # As after `ibrobust audit`, so that the list of models shows the verdict.
-    add_evaluation(cell.model, "audit", decoder, report.to_dict(), dataset, weights=card.weights.sha256)
-    yield {
-        "decoder": decoder,
-        "epsilon": wanted.eps,
-        "quantity": "audit_worst_case_accuracy",
-        "value": report.worst_case_accuracy,
-        "num_images": report.n,
-        "verdict": report.verdict,
-    }
-
-
-def _plane(
-    cell: Cell, dataset: Dataset, plane: InformationPlane, snapshot: Path, epoch: int, device: str
-) -> Iterator[Row]:
-    for row in information_plane(cell.recipe, dataset, plane, snapshot, device=torch.device(device)):
-        yield {**row, "epoch": epoch}

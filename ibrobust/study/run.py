@@ -13,15 +13,18 @@ from ibrobust.atomic import write_text
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
+from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
-from ibrobust.study.cells import Cell, expand, find_cell
+from ibrobust.study.cells import Cell, dataset_of, expand, find_cell
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
-from ibrobust.study.measure import kept_folder, measure
+from ibrobust.study.measure import measure, state_folder
+from ibrobust.study.results import RESULTS_FILE
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress
 
 # A state is written this often during training.
@@ -33,6 +36,8 @@ Launcher = Callable[[Study, Sequence[Cell]], None]
 def prepare_study(study: Study) -> None:
     """Create the study's folder.
 
+    A study of models alone may name more models or evaluations than before: those that are missing are measured.
+
     Raises:
         IbrobustError: the study is invalid, or its folder holds another study of that name.
     """
@@ -42,7 +47,11 @@ def prepare_study(study: Study) -> None:
         write_text(path, study.to_text())
         return
     before = read_study(path)
-    if before != study:
+    if before != study and not study.grids and not before.grids and before.base == study.base:
+        write_text(path, study.to_text())
+        for cell in expand(study):
+            (cell_folder(study, cell.name) / "records.csv").unlink(missing_ok=True)
+    elif before != study:
         raise IbrobustError(
             f"The folder {str(study.folder)!r} holds another study {study.name!r} ({_difference(before, study)}): run "
             "it as "
@@ -118,6 +127,7 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
                 cell,
                 card,
                 folder,
+                dataset=dataset_of(study, cell),
                 device=device or default_device(),
                 data_dir=data_dir,
                 stage=reporter.stage,
@@ -136,8 +146,8 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
 
 
 def _drop_what_is_used(folder: Path) -> None:
-    """Remove the snapshots and partial results of a finished cell: the encoders take much space."""
-    for used in (snapshots_folder(folder), kept_folder(folder)):
+    """Remove the snapshots of a finished cell, which take much space, and the states of its attacks."""
+    for used in (snapshots_folder(folder), state_folder(folder)):
         shutil.rmtree(used, ignore_errors=True)
     (folder / "error.txt").unlink(missing_ok=True)
 
@@ -151,11 +161,14 @@ def default_device() -> str:
 
 def _trained(
     study: Study, cell: Cell, folder: Path, reporter: _Reporter, *, device: str | None, data_dir: Path | None
-) -> ModelCard:
+) -> ModelCard | None:
     """Return the card of the cell's model; train it now if it, or a needed snapshot, is missing.
 
-    A model of the same recipe and images is reused if no snapshots of its training are needed.
+    A model of the same recipe and images is reused if no snapshots of its training are needed. A model that the study
+    names is never trained, and a reference has no card.
     """
+    if cell.recipe is None:
+        return None if is_reference(cell.model) else model_card(cell.model)
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and card.recipe != cell.recipe:
         raise IbrobustError(
@@ -163,7 +176,7 @@ def _trained(
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
-    if card is None and not wanted and (twin := _trained_elsewhere(cell, data_dir)):
+    if card is None and not wanted and (twin := _trained_elsewhere(cell.recipe, data_dir)):
         reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
@@ -172,7 +185,8 @@ def _trained(
     if card is not None and whole:
         return card
     if done == 0 or not whole:
-        shutil.rmtree(kept_folder(folder), ignore_errors=True)
+        shutil.rmtree(state_folder(folder), ignore_errors=True)
+        (folder / RESULTS_FILE).unlink(missing_ok=True)
     return train(
         cell.recipe,
         name=cell.model,
@@ -186,15 +200,15 @@ def _trained(
     )
 
 
-def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
+def _trained_elsewhere(recipe: Recipe, data_dir: Path | None) -> str | None:
     """Return the name of an existing model of the same recipe and images, so that studies share models."""
     for name in list_models():
         try:
             card = model_card(name)
         except IbrobustError:  # damaged, but not part of this study
             continue
-        if card.recipe == cell.recipe:
-            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
+        if card.recipe == recipe:
+            dataset = load_dataset(recipe.dataset, data_dir=data_dir, progress=False)
             if card.dataset.fingerprint == dataset.fingerprint:
                 return name
     return None
@@ -211,7 +225,9 @@ class _Reporter:
 
     def __init__(self, study: Study, cell: Cell) -> None:
         self._study = study
-        self._state = CellState(cell.name, "running", "starting", epochs=cell.recipe.epochs, started=now())
+        self._state = CellState(
+            cell.name, "running", "starting", epochs=cell.recipe.epochs if cell.recipe else 0, started=now()
+        )
         self._written = 0.0
         self.write()
 

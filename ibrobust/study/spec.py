@@ -1,4 +1,4 @@
-"""The study file: a base recipe, grids of varied settings, evaluations and figures."""
+"""The study file: a base recipe, grids of varied settings, stored models, evaluations and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.epsilon import read_epsilon
@@ -15,6 +15,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded, home, zoo_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import FittedDecoder
+from ibrobust.registry import list_models
 from ibrobust.registry.card import check_name
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
@@ -22,8 +23,8 @@ Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 Decoders = Annotated[
-    tuple[FittedDecoder | Literal["head"], ...],
-    Field(description="decoders to evaluate; by default all of the cell's model"),
+    tuple[FittedDecoder | Literal["head", "default"], ...],
+    Field(description="decoders to evaluate, of which default is the model's first; by default all of them"),
 ]
 Examples = Annotated[int | None, Field(ge=1, description="test images, spread evenly; by default all")]
 
@@ -40,19 +41,42 @@ class Sweep(_Part):
     decoders: Decoders = ()
 
 
-class Attacks(_Part):
-    """Attacks as on the command line, and their worst case."""
+class AttackAt(_Part):
+    """An attack with epsilons of its own, such as those of another norm."""
 
-    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
+    attack: str
     eps: Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+
+
+class Attacks(_Part):
+    """Attacks as on the command line, and their worst case in each norm."""
+
+    attacks: Annotated[tuple[str | AttackAt, ...], Field(min_length=1)]
+    eps: Annotated[tuple[Epsilon, ...], Field(description="of the attacks without epsilons of their own")] = ()
     n_examples: Examples = None
     decoders: Decoders = ()
+
+    @model_validator(mode="after")
+    def _check_epsilons(self) -> Attacks:
+        for attack, epsilons in self.runs:
+            if not epsilons:
+                raise ValueError(f"the attack {attack!r} has no epsilon: give eps")
+        return self
+
+    @property
+    def runs(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """Each attack with its epsilons."""
+        return tuple((each, self.eps) if isinstance(each, str) else (each.attack, each.eps) for each in self.attacks)
 
 
 class Audit(_Part):
     """The audit of each model."""
 
-    eps: Epsilon = 8 / 255
+    eps: Annotated[
+        tuple[Epsilon, ...],
+        BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
+        Field(min_length=1, description="one audit each"),
+    ] = (8 / 255,)
     quick: bool = True
     n_examples: Examples = None
     decoders: Decoders = ()
@@ -69,12 +93,21 @@ class InformationPlane(_Part):
     num_neighbors: Annotated[int, Field(ge=1)] = 3
 
 
+class Entropies(_Part):
+    """Entropies of the test latents, as `ibrobust entropy` prints them, of the models that ibrobust built."""
+
+    n_examples: Examples = None
+    num_neighbors: Annotated[int, Field(ge=1)] = 3
+    noise: bool = True
+
+
 class Evaluations(_Part):
     """The evaluations of each cell, besides the clean accuracy of its decoders."""
 
     sweep: Sweep | None = None
     attacks: Attacks | None = None
     audit: Audit | None = None
+    entropies: Entropies | None = None
     information_plane: InformationPlane | None = None
     train_accuracy: Annotated[
         bool, Field(description="also measure the accuracy on the training images, without augmentation")
@@ -104,15 +137,30 @@ class Slurm(_Part):
 
 
 class Study(_Part):
-    """The content of a study file. A cell is a recipe: `base` plus one value for each field of a grid."""
+    """The content of a study file.
+
+    A cell is a recipe, `base` plus one value for each field of a grid, which is trained; or a model, which is not.
+    """
 
     name: str
     title: str = ""
     base: dict[str, Any] = {}
-    grids: Annotated[tuple[dict[str, Annotated[list[Any], Field(min_length=1)]], ...], Field(min_length=1)]
+    grids: tuple[dict[str, Annotated[list[Any], Field(min_length=1)]], ...] = ()
+    models: Annotated[
+        tuple[str, ...],
+        Field(description="stored models, shell patterns of their names, and references such as timm:NAME"),
+    ] = ()
     evaluations: Evaluations = Evaluations()
     figures: tuple[Figure, ...] = ()
     slurm: Slurm = Slurm()
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> Study:
+        if not self.grids and not self.models:
+            raise ValueError("there are neither grids nor models")
+        if not self.grids and set(self.base) - {"dataset"}:
+            raise ValueError("base is the recipe of the grids, and there are none: models take its dataset alone")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -143,12 +191,14 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
         name: the study's name, instead of the file's.
 
     Raises:
-        IbrobustError: the file or study does not exist, or it is invalid.
+        IbrobustError: the file or study does not exist, it is invalid, or a pattern of models fits no model.
     """
     study = read_study(_file(name_or_path))
     if name is not None:
         check_name(name)
         study = study.model_copy(update={"name": name})
+    models = dict.fromkeys(found for wanted in study.models for found in _matching(wanted))
+    study = study.model_copy(update={"models": tuple(models)})
     chosen = dataset if dataset is not None else study.base.get("dataset")
     if isinstance(chosen, str) and chosen not in NAMED_DATASETS:
         # A study can be resumed from any current folder.
@@ -175,7 +225,7 @@ def read_study(path: Path) -> Study:
     """Return the study in a YAML file; raise IbrobustError, in one sentence, if it is invalid."""
     fields = read_mapping_file(path, "study")
     if not isinstance(fields, dict):
-        raise IbrobustError(f"The study {str(path)!r} is not a mapping: it needs at least a name and grids.")
+        raise IbrobustError(f"The study {str(path)!r} is not a mapping: it needs at least a name, and grids or models.")
     try:
         study = Study.model_validate(fields)
     except ValidationError as error:
@@ -197,9 +247,20 @@ def _file(name_or_path: str) -> Path:
     return shipped[name_or_path]
 
 
+def _matching(wanted: str) -> list[str]:
+    """Return the stored models of a shell pattern; any other name as it is."""
+    if not set(wanted) & set("*?["):
+        return [wanted]
+    found = list_models(wanted)
+    if not found:
+        raise IbrobustError(f"No stored model is called like {wanted!r}: ibrobust list shows all.")
+    return found
+
+
 def _sentence(fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown field {place!r}"
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{place}: {message[0].lower()}{message[1:]}"
+    message = message[0].lower() + message[1:]
+    return f"{place}: {message}" if place else message

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
-from ibrobust.study.cells import Cell, expand
+from ibrobust.registry import model_card
+from ibrobust.study.cells import Cell, expand, field_words
 from ibrobust.study.spec import Study
+from ibrobust.training.recipe import Recipe
 
 
 def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
     """Return the columns that are equal in all rows of a cell; None means not applicable, an empty field."""
-    recipe = cell.recipe
+    common = {"study": study.name, "cell": cell.name, "model": cell.model}
+    if cell.recipe is not None:
+        return {**common, **recipe_columns(cell.recipe), "setting": cell.setting}
+    recipes = {model: _recipe_of(model) for model in study.models}
+    return {**common, **recipe_columns(recipes[cell.model]), "setting": settings_of(recipes)[cell.model]}
+
+
+def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
+    """Return the columns of a recipe; None is that of a model from elsewhere, of which nothing is known."""
+    if recipe is None:
+        return {"objective": "unknown"}
     kind = objective_class(recipe.objective)
     return {
-        "study": study.name,
-        "cell": cell.name,
-        "model": cell.model,
         "objective": recipe.objective,
         "beta": recipe.beta if "beta" in kind.options else None,
         "noise": recipe.noise if kind.adds_noise else None,
@@ -31,8 +42,33 @@ def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
         "width": recipe.width,
         "seed": recipe.seed,
         "epochs": recipe.epochs,
-        "setting": cell.setting,
     }
+
+
+def settings_of(recipes: Mapping[str, Recipe | None]) -> dict[str, str]:
+    """Return, for each model, what distinguishes it from others whose columns are equal.
+
+    Where two models of one objective have equal columns, all models of that objective get the fields that these differ
+    in. A model without a recipe is distinguished by its name.
+    """
+    settings = {name: "" if recipe is not None else name for name, recipe in recipes.items()}
+    known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
+    for objective in {recipe.objective for recipe in known.values()}:
+        alike = {name: recipe for name, recipe in known.items() if recipe.objective == objective}
+        telling = {
+            field: None
+            for one, other in itertools.combinations(alike.values(), 2)
+            if recipe_columns(one) == recipe_columns(other)
+            for field in Recipe.model_fields
+            if field not in ("dataset", "decoders") and getattr(one, field) != getattr(other, field)
+        }
+        for name, recipe in alike.items():
+            settings[name] = ", ".join(field_words(field, getattr(recipe, field)) for field in telling)
+    return settings
+
+
+def _recipe_of(model: str) -> Recipe | None:
+    return None if is_reference(model) else model_card(model).recipe
 
 
 def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:

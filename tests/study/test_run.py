@@ -86,7 +86,7 @@ def test_a_study_measures_everything_it_names(make_study):
             "train_accuracy": decoders,
             "final_loss": 1,
             "seconds_per_epoch": 1,
-            "clean_accuracy": 1,
+            "clean_accuracy": 1 + 1,  # of the sweep's images, and of the attacks' fewer ones
             "zero_gradient_share": 1,
             "nonfinite_gradient_share": 1,
             "accuracy": 2 + 2,  # the sweep's epsilons, the attacks
@@ -108,6 +108,7 @@ def test_a_study_measures_everything_it_names(make_study):
     # What the records were made from is gone, the models stay.
     assert sorted(path.name for path in cell_folder(study, expand(study)[0].name).iterdir()) == [
         "records.csv",
+        "results.json",
         "state.json",
     ]
     load_model(expand(study)[0].model)

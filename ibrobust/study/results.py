@@ -1,0 +1,151 @@
+"""What was measured of one model: a JSON file, from which its records and the evaluations of its card are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ibrobust.atomic import write_text
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.attacks.worst_case import worst_case
+from ibrobust.registry import ModelCard
+from ibrobust.study.information_plane import QUANTITIES
+
+Row = dict[str, Any]
+RESULTS_FILE = "results.json"
+WORST_CASE = "worst case"
+# Attacks that search long. A worst case over others alone would say little where one of these was run elsewhere.
+THOROUGH = ("AutoAttack", "WorstCase")
+
+
+class Results:
+    """The results of one model, kept in a file after each measurement.
+
+    Its content has `model`, `weights` (their SHA-256), `dataset`, `dataset_fingerprint`, `decoders` (by name, each with
+    `fgsm`, `attacks` with a result for every image, and `audits`), and `information`, `train_accuracy` and
+    `information_plane`, if they were measured.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Read the results that are about the same model, weights and images; start anew if there are none."""
+        self._path = path
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.is_new = not stored or any(stored.get(key) != value for key, value in about.items())
+        self.content: dict[str, Any] = {**about, "decoders": {}} if self.is_new else stored
+
+    def of(self, decoder: str) -> dict[str, Any]:
+        """Return the part of a decoder."""
+        part: dict[str, Any] = self.content["decoders"].setdefault(decoder, {"attacks": [], "audits": []})
+        return part
+
+    def once(self, place: dict[str, Any], key: str, make: Callable[[], Any]) -> None:
+        """Measure what a place does not hold under a key, and write the file."""
+        if key not in place:
+            place[key] = make()
+            self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        write_text(self._path, json.dumps(self.content, indent=1) + "\n")
+
+
+def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the rows of the records, without the columns that are equal in all rows of a model."""
+    for decoder, accuracy in content.get("train_accuracy", {}).items():
+        yield _row(decoder, "train_accuracy", accuracy["correct"] / accuracy["total"], accuracy["total"])
+    for decoder, part in content["decoders"].items():
+        if part.get("fgsm"):
+            yield from _sweep_rows(decoder, part["fgsm"])
+        yield from _attack_rows(decoder, list(part.get("attacks", ())), (part.get("fgsm") or {}).get("total"))
+        for audit in part.get("audits", ()):
+            row = _row(decoder, "audit_worst_case_accuracy", audit["worst_case_accuracy"], audit["n"])
+            yield {**row, "epsilon": audit["epsilon"], "verdict": audit["verdict"]}
+    if (information := content.get("information")) is not None:
+        for quantity in (*QUANTITIES, "mutual_information"):
+            if information.get(quantity) is not None:
+                yield _row("", quantity, information[quantity], information["num_points"])
+    for rows in content.get("information_plane", {}).values():
+        yield from rows
+
+
+def worst_cases(attacks: list[dict[str, Any]]) -> list[AttackResult]:
+    """Return a decoder's worst case over its attacks, by norm and epsilon, and by the number of images."""
+    known = [AttackResult.from_dict(fields) for fields in attacks if "attacked_correct" in fields]
+    found = []
+    for norm, total in dict.fromkeys((result.norm, result.total) for result in known):
+        alike = [result for result in known if (result.norm, result.total) == (norm, total)]
+        thorough = {result.epsilon for result in alike if result.attack.startswith(THOROUGH)}
+        found += [case for case in worst_case(alike) if not thorough or case.epsilon in thorough]
+    return found
+
+
+def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a card carries of the results, by key and decoder: the sweep, attacks, and the widest audit."""
+    images = {key: content[key] for key in ("dataset", "dataset_fingerprint")}
+    evaluations: dict[str, dict[str, Any]] = {"fgsm": {}, "attacks": {}, "audit": {}}
+    for decoder, part in content["decoders"].items():
+        known: dict[str, Any] = {"fgsm": part.get("fgsm")}
+        if part.get("attacks"):
+            results = [AttackResult.from_dict(fields) for fields in part["attacks"]]
+            known["attacks"] = {"results": [each.summary() for each in (*results, *worst_cases(part["attacks"]))]}
+        if part.get("audits"):
+            known["audit"] = max(part["audits"], key=lambda audit: audit["epsilon"])
+        for key, record in known.items():
+            if record:
+                evaluations[key][decoder] = {**record, **images}
+    return {key: found for key, found in evaluations.items() if found}
+
+
+def results_of_card(card: ModelCard) -> dict[str, Any]:
+    """Return the results that a card carries, without those for every image."""
+    stored = card.evaluations
+    decoders: dict[str, Any] = {}
+    for name in card.decoders:
+        audit = (stored.get("audit") or {}).get(name)
+        decoders[name] = {
+            "fgsm": (stored.get("fgsm") or {}).get(name),
+            "attacks": ((stored.get("attacks") or {}).get(name) or {}).get("results", []),
+            "audits": [audit] if audit else [],
+        }
+    return {"model": card.name, "decoders": decoders}
+
+
+def card_rows(card: ModelCard) -> Iterator[Row]:
+    """Yield the rows of what a card says of the training: clean accuracies, final loss and time."""
+    for decoder, record in card.clean_accuracy.items():
+        yield _row(decoder, "test_accuracy", record.accuracy, record.total)
+    if card.training is not None:
+        yield {"quantity": "final_loss", "value": card.training.final_terms["loss"]}
+        yield {"quantity": "seconds_per_epoch", "value": card.training.seconds / card.training.epochs_run}
+
+
+def _row(decoder: str, quantity: str, value: float, num_images: int) -> Row:
+    return {"decoder": decoder, "quantity": quantity, "value": value, "num_images": num_images}
+
+
+def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
+    total = sweep["total"]
+    yield _row(decoder, "clean_accuracy", sweep["clean_correct"] / total, total)
+    for quantity in ("zero_gradient", "nonfinite_gradient"):
+        yield {**_row(decoder, f"{quantity}_share", sweep[quantity] / total, total), "attack": "FGSM"}
+    for epsilon, correct in zip(sweep["epsilons"], sweep["correct"], strict=True):
+        yield {**_row(decoder, "accuracy", correct / total, total), "attack": "FGSM", "epsilon": epsilon}
+
+
+def _attack_rows(decoder: str, attacks: list[dict[str, Any]], swept: int | None) -> Iterator[Row]:
+    # A figure takes the accuracy without an attack on the same images.
+    for total, clean in {result["total"]: result["clean_accuracy"] for result in attacks}.items():
+        if total != swept:
+            yield _row(decoder, "clean_accuracy", clean, total)
+    worst = [case.summary() for case in worst_cases(attacks)]
+    for result in (*attacks, *worst):
+        where = {"epsilon": result["epsilon"]}
+        if result["attack"].startswith(f"{WORST_CASE} of"):
+            name = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
+            row = _row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"])
+            yield {**row, **where, "attack": name}
+            continue
+        for quantity, key in (("accuracy", "accuracy_under_attack"), ("robust_accuracy", "robust_accuracy")):
+            yield {**_row(decoder, quantity, result[key], result["total"]), **where, "attack": result["attack"]}

@@ -1,0 +1,197 @@
+"""Studies of stored models and references: nothing is trained, and everything can be read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from ibrobust.data import load_dataset
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.home import models_dir
+from ibrobust.registry import copy_model, load_model, model_card
+from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
+from ibrobust.study import measure as measure_module
+from ibrobust.study import run as run_module
+from ibrobust.study.results import RESULTS_FILE
+from ibrobust.study.write_records import cell_folder, settings_of
+
+ATTACKS = ["PGD:steps=2", {"attack": "PGD:norm=L2,steps=3", "eps": [0.5, 1.0]}]
+EVALUATIONS = {
+    "sweep": {"eps": ["8/255", "16/255"], "n_examples": 60},
+    "attacks": {"attacks": ATTACKS, "eps": ["16/255"], "n_examples": 30, "decoders": ["default"]},
+}
+
+
+class Dark(nn.Module):
+    """Judges handwritten digits by how much ink there is in some places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1))
+
+
+def study_of(*models: str, name: str = "given", evaluations: dict | None = None, **fields: object) -> Study:
+    wanted = EVALUATIONS if evaluations is None else evaluations
+    base = {"dataset": "digits"}
+    return Study.model_validate({"name": name, "base": base, "models": models, "evaluations": wanted, **fields})
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model of the study was trained")
+
+    monkeypatch.setattr(run_module, "train", refuse)
+    monkeypatch.setattr(run_module, "copy_model", refuse)
+
+
+def of(table: pd.DataFrame, **wanted: object) -> list[float]:
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return list(table.value)
+
+
+def test_the_records_of_a_model_are_those_of_the_evaluations_by_hand(no_training):
+    study = study_of("cross_entropy-digits", f"{__name__}:Dark")
+    assert [(state.status, state.error) for state in run_study(study)] == [("done", "")] * 2
+    assert not models_dir().exists()
+    table = pd.read_csv(study.folder / "records.csv")
+    test = load_dataset("digits").test
+    stored, outside = expand(study)
+    assert outside.name == f"{__name__}-Dark"
+    for cell, decoder, model in (
+        (stored, "logistic", load_model("cross_entropy-digits", decoder="logistic")),
+        (outside, "head", Dark()),
+    ):
+        some = test.subset(60)
+        sweep = fgsm_sweep(model, some.images, some.labels, [8 / 255, 16 / 255])
+        rows = table[(table.cell == cell.name) & (table.decoder == decoder)]
+        assert of(rows, attack="FGSM", quantity="accuracy") == list(sweep.accuracy)
+    fewer = test.subset(30)
+    first = model_card("cross_entropy-digits").decoders[0]
+    rows = table[(table.cell == stored.name) & (table.decoder == first)]
+    for attack, epsilons, name in (
+        ("PGD:steps=2", [16 / 255], "worst case"),
+        ("PGD:norm=L2,steps=3", [0.5, 1.0], "worst case, L2"),
+    ):
+        results = run_attacks(
+            load_model("cross_entropy-digits"), fewer.images, fewer.labels, attacks=attack, epsilons=epsilons
+        )
+        kept = json.loads((cell_folder(study, stored.name) / RESULTS_FILE).read_text())["decoders"][first]["attacks"]
+        by_hand = sorted(results, key=lambda result: -result.epsilon)
+        assert [AttackResult.from_dict(each) for each in kept if each["attack"] == by_hand[0].attack] == by_hand
+        worst = [min(r.robust_accuracy for r in results if r.epsilon <= epsilon) for epsilon in epsilons]
+        assert of(rows, quantity="worst_case_accuracy", attack=name) == worst
+    # Columns of the training come from the card, where there is one.
+    assert set(table[table.cell == stored.name].objective) == {"cross_entropy"}
+    assert set(table[table.cell == outside.name].objective) == {"unknown"}
+    assert of(table, cell=stored.name, decoder="head", quantity="test_accuracy") == [
+        model_card("cross_entropy-digits").clean_accuracy["head"].accuracy
+    ]
+    assert of(table, cell=outside.name, quantity="test_accuracy") == []
+
+
+def test_entropies_are_those_of_models_that_ibrobust_built(monkeypatch):
+    monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 4)
+    study = study_of("knn_ib-digits", f"{__name__}:Dark", evaluations={"entropies": {"n_examples": 120}})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    known = table[table.quantity.isin(["entropy", "conditional_entropy", "mutual_information", "label_information"])]
+    assert list(known.cell) == ["knn_ib-digits"] * 4
+    assert set(known.num_images) == {120}
+
+
+def test_what_is_measured_already_is_kept_when_a_study_gets_more(monkeypatch):
+    run_study(study_of("cross_entropy-digits"))
+    swept, attacked = [], []
+    sweep, attack = measure_module.fgsm_sweep, measure_module.run_attacks
+    monkeypatch.setattr(measure_module, "fgsm_sweep", lambda *a, **k: swept.append(a) or sweep(*a, **k))
+    monkeypatch.setattr(measure_module, "run_attacks", lambda *a, **k: attacked.append(k) or attack(*a, **k))
+    more = {**EVALUATIONS, "attacks": {**EVALUATIONS["attacks"], "eps": ["8/255", "16/255"]}}
+    study = study_of("cross_entropy-digits", "knn_ib-digits", evaluations=more)
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    assert len(swept) == len(model_card("knn_ib-digits").decoders), "none of the first model"
+    assert attacked[0]["epsilons"] == [8 / 255], "of the first model what was new"
+    assert len(attacked) == 1 + 4
+
+
+def test_the_results_of_other_weights_are_not_reused():
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine")
+    run_study(study)
+    path = cell_folder(study, "mine") / RESULTS_FILE
+    stored = json.loads(path.read_text())
+    weights = stored["weights"]
+    for part in stored["decoders"].values():
+        part["fgsm"]["correct"] = [0, 0]
+    path.write_text(json.dumps({**stored, "weights": "0" * 64}))
+    (path.parent / "records.csv").unlink()
+    run_study(study)
+    again = json.loads(path.read_text())
+    assert again["weights"] == weights
+    assert all(part["fgsm"]["correct"] != [0, 0] for part in again["decoders"].values())
+
+
+def test_patterns_are_the_models_that_there_are(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    fields = {"name": "mine", "base": {"dataset": "digits"}, "models": ["*-digits", "cross_entropy-digits"]}
+    file.write_text(yaml.safe_dump(fields))
+    assert load_study(str(file)).models == ("cross_entropy-digits", "knn_ib-digits")
+    file.write_text(yaml.safe_dump({**fields, "models": ["nobody*"]}))
+    with pytest.raises(IbrobustError, match=r"called like 'nobody\*'"):
+        load_study(str(file))
+
+
+def test_models_and_grids_stand_side_by_side(make_study):
+    study = make_study({"beta": [0.1]}, models=["cross_entropy-digits"], evaluations={"sweep": EVALUATIONS["sweep"]})
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    table = pd.read_csv(study.folder / "records.csv")
+    assert list(dict.fromkeys(table.model)) == ["tiny-knn_ib", "cross_entropy-digits"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"models": ["nobody"]}, "nobody"),
+        ({"models": ["timm:resnet18"], "base": {}}, "no data set for 'timm:resnet18'"),
+        ({"models": ["cross_entropy-w16-s0"], "base": {"dataset": "digits"}}, "classes of cifar10-jpeg"),
+        ({"evaluations": {"sweep": {"eps": [0.1], "decoders": ["resfc"]}}}, "'sweep' is for resfc"),
+        ({"evaluations": {"train_accuracy": True}}, "models are not trained"),
+    ],
+)
+def test_a_model_that_could_not_be_measured_is_named_first(fields, said):
+    study = Study.model_validate(
+        {"name": "given", "models": ["knn_ib-digits"], "base": {"dataset": "digits"}, **fields}
+    )
+    with pytest.raises(IbrobustError, match=said):
+        run_study(study)
+    assert not study.folder.exists()
+
+
+def test_models_that_their_columns_do_not_tell_apart_are_told_apart_by_their_recipes():
+    names = ["knn_ib-k50-w16-s0", "knn_ib-k50-w16-s1", "knn_ib-from_start-w16-s0", "soft_ib-w16-s0"]
+    found = settings_of({**{name: model_card(name).recipe for name in names}, "timm:resnet18": None})
+    assert found["soft_ib-w16-s0"] == ""
+    assert found["timm:resnet18"] == "timm:resnet18"
+    assert found[names[0]] == found[names[1]] != found[names[2]]
+    assert "soft share 0.75" in found[names[0]]
+
+
+def test_the_states_of_models_have_no_epochs():
+    study = study_of("knn_ib-digits")
+    prepare_study(study)
+    run_study(study)
+    assert [(state.status, state.epochs) for state in study_states(study)] == [("done", 0)]
