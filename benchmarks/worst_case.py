@@ -12,16 +12,18 @@ the worst-case attack, and everything is counted and timed.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
-from leaderboard_records import AUTOATTACK, RECORDS, Records
 from measuring import print_table
 from torch import Tensor, nn
 
 from ibrobust.data import Split, load_dataset
 from ibrobust.epsilon import format_epsilon, parse_epsilon
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import evaluation_mode
@@ -30,6 +32,7 @@ from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
 from ibrobust.registry import list_models, load_model, model_card
 
+RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records" / "zoo"
 HEADER = ["model", "epsilon", "clean", "worst case", "AutoAttack", "missed", "gained"]
 HEADER += ["passes", "AutoAttack's", "time", "AutoAttack's"]
 
@@ -81,11 +84,11 @@ def _autoattack(
     """Return (N,) bool, the images that AutoAttack leaves, its passes and its seconds, as far as they are known."""
     if not options.run_autoattack:
         decoder = model_card(name).decoders[0]
-        known = Records(RECORDS, name).most_precise(decoder, AUTOATTACK, epsilon, len(test.images))
+        known = _recorded(name, decoder, epsilon, len(test.images))
         if options.norm != "Linf" or known is None:
             return None, None, None
-        robust = torch.tensor(known[1].robust_correct)
-        clean, left = sum(known[1].clean_correct), int(robust.sum())
+        robust = torch.tensor(known.robust_correct)
+        clean, left = sum(known.clean_correct), int(robust.sum())
         return robust, Cost(clean * 101 + left * 7709, clean * 101 + left * 1809), None
     guarded, started, parts = guard(model), time.perf_counter(), []
     with evaluation_mode(model), counting_passes(guarded) as counter:
@@ -101,6 +104,17 @@ def _autoattack(
                 robust[at] = is_correct(guarded(found), targets[at])
             parts.append(robust.cpu())
     return torch.cat(parts), counter.cost, time.perf_counter() - started
+
+
+def _recorded(name: str, decoder: str, epsilon: float, total: int) -> AttackResult | None:
+    """Return what docs/records hold of AutoAttack, in float32 if they do."""
+    path = RECORDS / f"{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"decoders": {}}
+    for label in ("AutoAttack", "AutoAttack:precision=bf16"):
+        for fields in content["decoders"].get(decoder, {"attacks": []})["attacks"]:
+            if (fields["attack"], fields["epsilon"], fields["total"]) == (label, epsilon, total):
+                return AttackResult.from_dict(fields)
+    return None
 
 
 def _row(

@@ -84,7 +84,9 @@ def root_page(name: str) -> str:
 
 def records_page() -> str:
     """Return a list of the files with the numbers behind the results."""
-    names = sorted(path.name for path in (ROOT / "docs" / "records").iterdir() if path.suffix in (".csv", ".json"))
+    records = ROOT / "docs" / "records"
+    files = (path for path in records.rglob("*") if path.suffix in (".csv", ".json"))
+    names = sorted(path.relative_to(records).as_posix() for path in files)
     return "# Records\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
 
 

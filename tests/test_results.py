@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from ibrobust.home import zoo_dir
 from ibrobust.registry.card import read_card
+from ibrobust.study.results import card_evaluations
+from ibrobust.study.write_records import rows_of_models, write_records
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CARDS = sorted(path for path in zoo_dir().glob("*-w16-s*.yaml") if not path.stem.startswith("knn_ib-"))
@@ -18,23 +19,14 @@ ESTIMATOR_CARDS = sorted({*zoo_dir().glob("knn_ib-*-w*.yaml"), *zoo_dir().glob("
 
 
 @pytest.fixture
-def leaderboard(monkeypatch):
-    """The modules of benchmarks/leaderboard.py, which import one another by name."""
-    monkeypatch.syspath_prepend(CHECKOUT / "benchmarks")
-    return {name: importlib.import_module(f"leaderboard_{name}") for name in ("records", "tables")}
+def tables(monkeypatch):
+    """The module that writes the tables."""
+    monkeypatch.syspath_prepend(CHECKOUT / "docs")
+    return importlib.import_module("results_tables")
 
 
-@pytest.fixture
-def printed(leaderboard, capsys) -> set[str]:
-    """The rows that its commands table and compare print."""
-    records = leaderboard["records"].RECORDS
-    options = argparse.Namespace(records=records, eps="2/255,4/255,8/255", n_examples=1000)
-    names = [path.stem for path in CARDS]
-    leaderboard["tables"].print_tables(names, options)
-    leaderboard["tables"].print_differences(names, options)
-    leaderboard["tables"].print_means(names, options)
-    leaderboard["tables"].print_difference_over_seeds(names, options)
-    return _rows(capsys.readouterr().out)
+def _page(name: str) -> str:
+    return (CHECKOUT / name).read_text(encoding="utf-8")
 
 
 def _rows(text: str) -> set[str]:
@@ -44,32 +36,46 @@ def _rows(text: str) -> set[str]:
     return {line for line, title in titles.items() if "-w16-s" in title and not title.startswith(estimator)}
 
 
-def test_the_results_have_every_row_that_the_records_give_and_no_other(printed):
-    results = _rows((CHECKOUT / "docs" / "results.md").read_text(encoding="utf-8"))
-    assert sorted(printed - results) == []
-    assert sorted(results - printed) == []
+def test_every_table_is_the_one_that_the_records_give(tables):
+    text = _page("docs/results.md")
+    assert tables.with_tables(text) == text
 
 
-def test_the_readmes_rows_are_those_of_the_records(leaderboard):
-    rows = _rows((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+def test_the_results_have_every_row_that_the_records_give_and_no_other(tables):
+    given = {row for name in tables.TABLES for row in _rows(tables.table_text(name))}
+    shown = _rows(_page("docs/results.md"))
+    assert len(shown) > 100
+    assert sorted(given - shown) == []
+    assert sorted(shown - given) == []
+
+
+def test_the_csv_file_holds_the_same_numbers(tables, tmp_path):
+    rows = rows_of_models("zoo", tables.read_records())
+    write_records(tmp_path / "zoo.csv", rows)
+    assert (tmp_path / "zoo.csv").read_text() == _page("docs/records/zoo.csv")
+
+
+def test_the_readmes_rows_are_those_of_the_records(tables):
+    rows = _rows(_page("README.md"))
     assert len(rows) > 2
-    records = leaderboard["records"]
+    known = tables.read_records()
     for row in rows:
         title, *shown = (cell.strip() for cell in row.strip("|").split("|"))
         name, decoder = title.rstrip(")").split(" (")
-        measured = records.Records(records.RECORDS, name)
-        small, large = (leaderboard["tables"]._cells(measured, decoder, n / 255, 1000) for n in (2, 8))
+        small, large = (
+            list(tables.cells_at(known[name], decoder, n / 255, tables.attack_titles(known)).values()) for n in (2, 8)
+        )
         wanted = [float(cell.rstrip("*")) for cell in (*small[:4], *large[1:4])]
         # To one decimal, where the records have two.
         assert [float(cell) for cell in shown] == pytest.approx(wanted, abs=0.051), title
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
-def test_a_shipped_card_carries_what_was_measured(path: Path, leaderboard):
-    card, records = read_card(path), leaderboard["records"]
-    content = records.Records(records.RECORDS, card.name).content
+def test_a_shipped_card_carries_what_was_measured(path: Path, tables):
+    card = read_card(path)
+    content = tables.read_records()[card.name]
     assert content["weights"] == card.weights.sha256
-    assert card.evaluations == records.shipped_evaluations(content, card)
+    assert card.evaluations == card_evaluations(content)
 
 
 def test_the_estimators_accuracies_are_those_of_the_records():

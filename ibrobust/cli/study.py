@@ -134,6 +134,29 @@ def report(
     Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command("cards")
+def cards(
+    study: Run,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Write the cards in model_zoo of a checkout instead, for maintainers.")
+    ] = False,
+) -> None:
+    """Store what the study measured in the cards of its models, for ibrobust list and show."""
+    from ibrobust.study import stored_study
+    from ibrobust.study.write_cards import write_cards
+
+    changed, others = write_cards(stored_study(study), shipped=shipped)
+    for name in changed:
+        typer.echo(name)
+    if others:
+        why = (
+            "they are not shipped models, or have other weights now"
+            if shipped
+            else ("they are not your own models, or have other weights now")
+        )
+        typer.echo(f"Note: no card was changed of {', '.join(others)}: {why}.", err=True)
+
+
 def _records(study: Study) -> Path:
     """Collect and return the records of the finished cells; raise IbrobustError if no cell is finished."""
     from ibrobust.errors import IbrobustError

@@ -58,7 +58,7 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
     for decoder, part in content["decoders"].items():
         if part.get("fgsm"):
             yield from _sweep_rows(decoder, part["fgsm"])
-        yield from _attack_rows(decoder, list(part.get("attacks", ())), (part.get("fgsm") or {}).get("total"))
+        yield from _attack_rows(content, decoder)
         for audit in part.get("audits", ()):
             row = _row(decoder, "audit_worst_case_accuracy", audit["worst_case_accuracy"], audit["n"])
             yield {**row, "epsilon": audit["epsilon"], "verdict": audit["verdict"]}
@@ -70,14 +70,21 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
         yield from rows
 
 
-def worst_cases(attacks: list[dict[str, Any]]) -> list[AttackResult]:
-    """Return a decoder's worst case over its attacks, by norm and epsilon, and by the number of images."""
-    known = [AttackResult.from_dict(fields) for fields in attacks if "attacked_correct" in fields]
+def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
+    """Return a decoder's worst case over its attacks, by norm, number of images and epsilon.
+
+    If the model was attacked by one of `THOROUGH` in a norm, only where this was done: a worst case over others alone
+    would be too high beside it.
+    """
+    attacks = [fields for part in content["decoders"].values() for fields in part.get("attacks", ())]
+    searched = {fields["norm"] for fields in attacks if fields["attack"].startswith(THOROUGH)}
+    stored = content["decoders"][decoder].get("attacks", ())
+    known = [AttackResult.from_dict(fields) for fields in stored if "attacked_correct" in fields]
     found = []
-    for norm, total in dict.fromkeys((result.norm, result.total) for result in known):
+    for norm, total in sorted({(result.norm, result.total) for result in known}):
         alike = [result for result in known if (result.norm, result.total) == (norm, total)]
         thorough = {result.epsilon for result in alike if result.attack.startswith(THOROUGH)}
-        found += [case for case in worst_case(alike) if not thorough or case.epsilon in thorough]
+        found += [case for case in worst_case(alike) if norm not in searched or case.epsilon in thorough]
     return found
 
 
@@ -89,7 +96,7 @@ def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         known: dict[str, Any] = {"fgsm": part.get("fgsm")}
         if part.get("attacks"):
             results = [AttackResult.from_dict(fields) for fields in part["attacks"]]
-            known["attacks"] = {"results": [each.summary() for each in (*results, *worst_cases(part["attacks"]))]}
+            known["attacks"] = {"results": [each.summary() for each in (*results, *worst_cases(content, decoder))]}
         if part.get("audits"):
             known["audit"] = max(part["audits"], key=lambda audit: audit["epsilon"])
         for key, record in known.items():
@@ -134,18 +141,18 @@ def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
         yield {**_row(decoder, "accuracy", correct / total, total), "attack": "FGSM", "epsilon": epsilon}
 
 
-def _attack_rows(decoder: str, attacks: list[dict[str, Any]], swept: int | None) -> Iterator[Row]:
+def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
+    part = content["decoders"][decoder]
+    attacks = part.get("attacks", ())
     # A figure takes the accuracy without an attack on the same images.
     for total, clean in {result["total"]: result["clean_accuracy"] for result in attacks}.items():
-        if total != swept:
+        if total != (part.get("fgsm") or {}).get("total"):
             yield _row(decoder, "clean_accuracy", clean, total)
-    worst = [case.summary() for case in worst_cases(attacks)]
-    for result in (*attacks, *worst):
-        where = {"epsilon": result["epsilon"]}
+    for result in (*attacks, *(case.summary() for case in worst_cases(content, decoder))):
+        where = {"attack": result["attack"], "epsilon": result["epsilon"]}
         if result["attack"].startswith(f"{WORST_CASE} of"):
-            name = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
-            row = _row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"])
-            yield {**row, **where, "attack": name}
+            where["attack"] = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
+            yield {**_row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"]), **where}
             continue
         for quantity, key in (("accuracy", "accuracy_under_attack"), ("robust_accuracy", "robust_accuracy")):
-            yield {**_row(decoder, quantity, result[key], result["total"]), **where, "attack": result["attack"]}
+            yield {**_row(decoder, quantity, result[key], result["total"]), **where}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import model_card
 from ibrobust.study.cells import Cell, expand, field_words
+from ibrobust.study.results import card_rows, rows_of
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
 
@@ -24,8 +25,24 @@ def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
     common = {"study": study.name, "cell": cell.name, "model": cell.model}
     if cell.recipe is not None:
         return {**common, **recipe_columns(cell.recipe), "setting": cell.setting}
-    recipes = {model: _recipe_of(model) for model in study.models}
-    return {**common, **recipe_columns(recipes[cell.model]), "setting": settings_of(recipes)[cell.model]}
+    return {**common, **model_columns(study.models)[cell.model]}
+
+
+def rows_of_models(title: str, results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some models' results (by name or reference), as a study of that title has them."""
+    columns = model_columns(results)
+    for model, content in results.items():
+        card = None if is_reference(model) else model_card(model)
+        has_own_images = card is not None and content.get("dataset_fingerprint") in (None, card.dataset.fingerprint)
+        for row in (*(card_rows(card) if card is not None and has_own_images else ()), *rows_of(content)):
+            yield {"study": title, "cell": model, "model": model, **columns[model], **row}
+
+
+def model_columns(models: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the columns of each model's training, with what distinguishes it from the other models."""
+    recipes = {model: None if is_reference(model) else model_card(model).recipe for model in models}
+    settings = settings_of(recipes)
+    return {model: {**recipe_columns(recipe), "setting": settings[model]} for model, recipe in recipes.items()}
 
 
 def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
@@ -65,10 +82,6 @@ def settings_of(recipes: Mapping[str, Recipe | None]) -> dict[str, str]:
         for name, recipe in alike.items():
             settings[name] = ", ".join(field_words(field, getattr(recipe, field)) for field in telling)
     return settings
-
-
-def _recipe_of(model: str) -> Recipe | None:
-    return None if is_reference(model) else model_card(model).recipe
 
 
 def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -18,10 +18,12 @@ from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.home import models_dir
 from ibrobust.registry import copy_model, load_model, model_card
+from ibrobust.registry.card import read_card
 from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
-from ibrobust.study.results import RESULTS_FILE
+from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_card, rows_of
+from ibrobust.study.write_cards import study_results, write_cards
 from ibrobust.study.write_records import cell_folder, settings_of
 
 ATTACKS = ["PGD:steps=2", {"attack": "PGD:norm=L2,steps=3", "eps": [0.5, 1.0]}]
@@ -143,6 +145,33 @@ def test_the_results_of_other_weights_are_not_reused():
     again = json.loads(path.read_text())
     assert again["weights"] == weights
     assert all(part["fgsm"]["correct"] != [0, 0] for part in again["decoders"].values())
+
+
+SMALL = {"sweep": {"eps": ["8/255"], "n_examples": 20}, "attacks": {**EVALUATIONS["attacks"], "n_examples": 10}}
+
+
+def test_results_go_into_the_cards_of_ones_own_models_and_into_shipped_ones_on_request(tmp_path, monkeypatch):
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine", "cross_entropy-digits", evaluations=SMALL)
+    run_study(study)
+    mine, shipped = study_results(study)
+    assert write_cards(study) == (["mine"], ["cross_entropy-digits"])
+    assert model_card("mine").evaluations == card_evaluations(mine)
+    monkeypatch.setattr("ibrobust.study.write_cards.zoo_dir", lambda: tmp_path)
+    assert write_cards(study, shipped=True) == (["cross_entropy-digits"], ["mine"])
+    assert read_card(tmp_path / "cross_entropy-digits.yaml").evaluations == card_evaluations(shipped)
+    # What a card holds has the same rows as the results, without the images.
+    found = list(rows_of(results_of_card(model_card("mine"))))
+    assert sorted(found, key=str) == sorted(rows_of(mine), key=str)
+    register_other_weights("mine")
+    assert write_cards(study) == ([], ["mine", "cross_entropy-digits"])
+
+
+def register_other_weights(name: str) -> None:
+    path = models_dir() / f"{name}.yaml"
+    card = read_card(path)
+    weights = card.weights.model_copy(update={"sha256": "0" * 64})
+    path.write_text(card.model_copy(update={"weights": weights}).to_text())
 
 
 def test_patterns_are_the_models_that_there_are(tmp_path: Path):

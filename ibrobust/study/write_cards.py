@@ -1,0 +1,58 @@
+"""Writes what a study measured into the cards of its models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ibrobust.atomic import write_text
+from ibrobust.home import models_dir, zoo_dir
+from ibrobust.registry import ModelCard, list_models, model_card, update_metrics
+from ibrobust.study.cells import expand
+from ibrobust.study.results import RESULTS_FILE, card_evaluations
+from ibrobust.study.spec import Study
+from ibrobust.study.write_records import cell_folder
+
+
+def study_results(study: Study) -> Iterator[dict[str, Any]]:
+    """Yield the results of each cell that has any."""
+    for cell in expand(study):
+        path = cell_folder(study, cell.name) / RESULTS_FILE
+        if path.is_file():
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list[str]]:
+    """Store the results of a study in cards; return the names of the models that were changed, and of the others.
+
+    A card is not changed if its weights are not the measured ones, or if the model ships with a package.
+
+    Args:
+        study: the study.
+        shipped: write the cards that ship with ibrobust, in a checkout, instead of those of the user's models. The
+            results replace all that such a card holds.
+    """
+    changed, others = [], []
+    stored = set(list_models())
+    for content in study_results(study):
+        name = content["model"]
+        card = model_card(name) if name in stored else None
+        is_own = (models_dir() / f"{name}.yaml").is_file()
+        if card is None or card.weights.sha256 != content["weights"] or is_own == shipped:
+            others.append(name)
+            continue
+        found = card_evaluations(content)
+        if shipped:
+            write_shipped_card(zoo_dir() / f"{name}.yaml", card, found)
+        for key, by_decoder in found.items() if not shipped else ():
+            before = card.evaluations.get(key) or {}
+            update_metrics(name, key, {**before, **by_decoder}, weights=content["weights"])
+        changed.append(name)
+    return changed, others
+
+
+def write_shipped_card(path: Path, card: ModelCard, evaluations: dict[str, Any]) -> None:
+    """Replace the evaluations of a card in a checkout's folder of shipped models."""
+    write_text(path, card.model_copy(update={"evaluations": evaluations}).to_text())
