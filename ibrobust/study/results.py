@@ -11,11 +11,11 @@ from ibrobust.atomic import write_text
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.registry import ModelCard
+from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.study.information_plane import QUANTITIES
 
 Row = dict[str, Any]
 RESULTS_FILE = "results.json"
-WORST_CASE = "worst case"
 # Attacks that search long. A worst case over others alone would say little where one of these was run elsewhere.
 THOROUGH = ("AutoAttack", "WorstCase")
 

@@ -20,6 +20,8 @@ from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 
 UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
 # Of an attack, and of the worst case over several: an image counts if it is right without an attack and under it.
+WORST_CASE = "worst case"
+OTHER_NORMS = ("L0", "L1", "L2")  # as attacks and their worst cases are named
 ROBUST = ("robust_accuracy", "worst_case_accuracy")
 
 
@@ -125,10 +127,10 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
 
 
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
-    """Return robust accuracy against epsilon, by attack: a line for each setting and decoder.
+    """Return robust accuracy against epsilon in L-infinity, by attack: a line for each setting and decoder.
 
-    The worst case over all attacks has the name in its records. Clean accuracy on as many images is the point at
-    epsilon 0.
+    The worst case over all attacks has the name in its records; the worst case over a single attack replaces it. Clean
+    accuracy on as many images is the point at epsilon 0.
     """
     records = tuple(records)
     clean = {
@@ -138,11 +140,14 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     }
     values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
     for record in records:
-        if record.quantity in ROBUST and record.epsilon is not None:
+        in_another_norm = any(norm in record.attack for norm in OTHER_NORMS)
+        if record.quantity in ROBUST and record.epsilon is not None and not in_another_norm:
             by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
             if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
                 by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
+    if len(values) == 2 and WORST_CASE in values:
+        values = {WORST_CASE: values[WORST_CASE]}
     return {
         attack: [Line(setting, decoder, _points(by_epsilon)) for (setting, decoder), by_epsilon in lines.items()]
         for attack, lines in values.items()
