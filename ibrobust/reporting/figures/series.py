@@ -129,8 +129,8 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     """Return robust accuracy against epsilon in L-infinity, by attack: a line for each setting and decoder.
 
-    The worst case over all attacks has the name in its records; the worst case over a single attack replaces it. Clean
-    accuracy on as many images is the point at epsilon 0.
+    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. Clean accuracy on
+    as many images is the point at epsilon 0.
     """
     records = tuple(records)
     clean = {
@@ -146,8 +146,8 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
             if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
                 by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
-    if len(values) == 2 and WORST_CASE in values:
-        values = {WORST_CASE: values[WORST_CASE]}
+    if WORST_CASE in values:
+        values = {attack: lines for attack, lines in values.items() if not attack.startswith("WorstCase")}
     return {
         attack: [Line(setting, decoder, _points(by_epsilon)) for (setting, decoder), by_epsilon in lines.items()]
         for attack, lines in values.items()
