@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from ibrobust.data import Dataset, load_dataset
     from ibrobust.errors import IbrobustError
     from ibrobust.estimators import conditional_knn_entropy, knn_entropy, mutual_information
+    from ibrobust.evaluation.attacks.attack import Attack
+    from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks
+    from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
+    from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
+    from ibrobust.evaluation.attacks.worst_case import worst_case
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
@@ -23,20 +28,28 @@ if TYPE_CHECKING:
     from ibrobust.training.recipe import Recipe
 
 _HOMES = {
+    "Attack": "ibrobust.evaluation.attacks.attack",
+    "AttackResult": "ibrobust.evaluation.attacks.result",
     "AuditReport": "ibrobust.evaluation.audit",
+    "AutoAttack": "ibrobust.evaluation.attacks.own_attacks",
     "Dataset": "ibrobust.data",
     "Encoder": "ibrobust.models",
+    "FGSM": "ibrobust.evaluation.attacks.own_attacks",
     "IbrobustError": "ibrobust.errors",
     "ImageClassifier": "ibrobust.models",
     "ModelCard": "ibrobust.registry",
+    "PGD": "ibrobust.evaluation.attacks.own_attacks",
     "Recipe": "ibrobust.training.recipe",
     "SweepResult": "ibrobust.evaluation.sweep",
+    "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
     "WorstCaseResult": "ibrobust.evaluation.worst_case_attack",
     "audit": "ibrobust.evaluation.audit",
     "benchmark": "ibrobust.integrations.robustbench.run_benchmark",
     "conditional_knn_entropy": "ibrobust.estimators.entropy",
+    "create_attack": "ibrobust.evaluation.attacks.by_name",
     "fgsm_sweep": "ibrobust.evaluation.sweep",
     "knn_entropy": "ibrobust.estimators.entropy",
+    "list_attacks": "ibrobust.evaluation.attacks.by_name",
     "list_models": "ibrobust.registry",
     "load_dataset": "ibrobust.data",
     "load_model": "ibrobust.registry",
@@ -48,13 +61,19 @@ _HOMES = {
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
     "two_logits": "ibrobust.models",
+    "worst_case": "ibrobust.evaluation.attacks.worst_case",
     "worst_case_attack": "ibrobust.evaluation.worst_case_attack",
 }
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
     "AuditReport",
+    "AutoAttack",
     "Dataset",
     "Encoder",
     "IbrobustError",
@@ -62,12 +81,15 @@ __all__ = [
     "ModelCard",
     "Recipe",
     "SweepResult",
+    "WorstCase",
     "WorstCaseResult",
     "audit",
     "benchmark",
     "conditional_knn_entropy",
+    "create_attack",
     "fgsm_sweep",
     "knn_entropy",
+    "list_attacks",
     "list_models",
     "load_dataset",
     "load_model",
@@ -79,6 +101,7 @@ __all__ = [
     "run_attacks",
     "train",
     "two_logits",
+    "worst_case",
     "worst_case_attack",
 ]
 

@@ -43,7 +43,7 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
     except Exception as error:  # whatever the module does
         raise IbrobustError(f"The Python module {module_name!r} fails on import: {short_reason(error)}") from error
     if not callable(found):
-        raise IbrobustError(f"{reference} is a {type(found).__name__}, where a function is needed.")
+        raise IbrobustError(f"{reference} is a {type(found).__name__}, but a function is needed.")
     function: Callable[..., Any] = found
     return function
 

@@ -20,7 +20,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
-from ibrobust.evaluation.attacks.given import read_attack
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.worst_case import worst_case

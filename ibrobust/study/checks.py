@@ -8,9 +8,7 @@ import torch
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.given import read_attack
-from ibrobust.evaluation.attacks.spec import AttackSpec
-from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.objectives import objective_class
@@ -90,9 +88,7 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
                 f"{', '.join(has)}: name one of its decoders."
             )
     for attack, _ in study.evaluations.attacks.runs if study.evaluations.attacks is not None else ():
-        spec = read_attack(attack)
-        if isinstance(spec, AttackSpec):
-            check_attack(spec, channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
+        read_attack(attack).check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

@@ -16,7 +16,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators.latent_information import latent_information
-from ibrobust.evaluation.attacks.given import read_attack
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.model_state import model_device

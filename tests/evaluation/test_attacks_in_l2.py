@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.pgd import pgd, random_start
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.spec import parse_attack
 
 QUICK = {
     "PGD": "PGD:norm=L2,steps=20",
@@ -34,7 +34,7 @@ def _linear_model() -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor
 def test_a_linear_model_falls_where_its_l2_distance_is_clearly_below_epsilon_and_nowhere_above(name):
     model, images, labels, distances = _linear_model()
     epsilon = float(distances.median()) * 1.2
-    spec = parse_attack(QUICK[name])
+    spec = read_attack(QUICK[name])
     (result,) = run_attacks(model, images, labels, attacks=[spec], epsilons=[epsilon])
     assert (spec.name, result.norm) == (name, "L2")
     robust = torch.tensor(result.robust_correct)
@@ -53,4 +53,4 @@ def test_pgd_starts_and_stays_in_the_l2_ball():
 @pytest.mark.parametrize("name", ["PGD", "AutoAttack", "worst_case"])
 def test_a_norm_that_is_not_there_is_named(name):
     with pytest.raises(IbrobustError, match="has no norm 'L1': .*Linf or L2"):
-        parse_attack(f"{name}:norm=L1")
+        read_attack(f"{name}:norm=L1")

@@ -1,4 +1,4 @@
-"""Attacks by name: from their options to a record for every image."""
+"""Attacks: from their options to a record for every image."""
 
 from __future__ import annotations
 
@@ -7,29 +7,47 @@ from typing import TYPE_CHECKING
 from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from ibrobust.evaluation.attacks.attack import Attack
+    from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
     from ibrobust.evaluation.attacks.comparison import PairedDifference, paired_difference
+    from ibrobust.evaluation.attacks.function_attack import FunctionAttack
+    from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
-    from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, parse_attack
+    from ibrobust.evaluation.attacks.worst_case import worst_case
 
 _HOMES = {
+    "FGSM": "ibrobust.evaluation.attacks.own_attacks",
+    "PGD": "ibrobust.evaluation.attacks.own_attacks",
+    "Attack": "ibrobust.evaluation.attacks.attack",
     "AttackResult": "ibrobust.evaluation.attacks.result",
-    "AttackSpec": "ibrobust.evaluation.attacks.spec",
+    "AutoAttack": "ibrobust.evaluation.attacks.own_attacks",
+    "FunctionAttack": "ibrobust.evaluation.attacks.function_attack",
     "PairedDifference": "ibrobust.evaluation.attacks.comparison",
-    "attack_names": "ibrobust.evaluation.attacks.spec",
+    "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
+    "create_attack": "ibrobust.evaluation.attacks.by_name",
+    "list_attacks": "ibrobust.evaluation.attacks.by_name",
     "paired_difference": "ibrobust.evaluation.attacks.comparison",
-    "parse_attack": "ibrobust.evaluation.attacks.spec",
+    "read_attack": "ibrobust.evaluation.attacks.by_name",
     "run_attacks": "ibrobust.evaluation.attacks.run",
+    "worst_case": "ibrobust.evaluation.attacks.worst_case",
 }
 
 __all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
     "AttackResult",
-    "AttackSpec",
+    "AutoAttack",
+    "FunctionAttack",
     "PairedDifference",
-    "attack_names",
+    "WorstCase",
+    "create_attack",
+    "list_attacks",
     "paired_difference",
-    "parse_attack",
+    "read_attack",
     "run_attacks",
+    "worst_case",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

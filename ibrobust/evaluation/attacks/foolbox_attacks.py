@@ -1,23 +1,25 @@
-"""foolbox's attacks by class name, as functions on images in [0, 1]."""
+"""foolbox's attacks by class name."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import with_options
+from ibrobust.evaluation.attacks.function_attack import FunctionAttack
 from ibrobust.function_names import short_reason
 
 SCHEME = "foolbox"
 
 
-def foolbox_function(name: str, options: Mapping[str, Any]) -> tuple[str, Callable[..., Tensor]]:
-    """Return the norm of a foolbox attack, Linf, L2 or L1, and the attack as a function.
+def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
+    """Return a foolbox attack.
 
     An attack that searches for the smallest perturbation gives it where it is within epsilon, and cut to epsilon where
     it is not, as foolbox does.
@@ -71,4 +73,4 @@ def foolbox_function(name: str, options: Mapping[str, Any]) -> tuple[str, Callab
         adversarial: Tensor = clipped
         return adversarial
 
-    return norm, run
+    return FunctionAttack(run, with_options(f"{SCHEME}:{name}", options), norm)

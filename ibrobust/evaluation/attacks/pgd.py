@@ -49,6 +49,15 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
     return gradient, values.detach(), logits.detach()
 
 
+def nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return (B,) bool, where the gradient of cross-entropy in images (B, C, H, W) is NaN or infinite.
+
+    The libraries' own steps turn a NaN into no step at all, and the image would look robust.
+    """
+    gradient, _, _ = loss_gradient(model, images, labels, LOSSES["cross_entropy"])
+    return ~gradient.flatten(1).isfinite().all(dim=1)
+
+
 def default_step_size(epsilon: float, steps: int) -> float:
     """Return the step size 2.5 epsilon / steps; PGD then reaches the boundary from every start (Madry et al. 2018)."""
     return 2.5 * epsilon / max(steps, 1)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
-from ibrobust.evaluation.attacks.given import AnyAttack, Attack, GivenAttack, read_attack
+from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
-from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.attacks.state import AttackLog, evaluation_digest
-from ibrobust.evaluation.attacks.torchattacks_classes import check_attack
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
@@ -32,7 +32,7 @@ def run_attacks(
     images: ArrayLike,
     labels: ArrayLike,
     *,
-    attacks: Sequence[AnyAttack | Attack | str] | AnyAttack | Attack | str,
+    attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str,
     epsilons: Epsilons,
     batch_size: int = 250,
     seed: int = 0,
@@ -51,8 +51,8 @@ def run_attacks(
             device, in evaluation mode.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255], on any device; a tensor, a NumPy array or a list.
         labels: (N,) integers in [0, K), likewise.
-        attacks: as on the command line, "PGD:steps=50,random_start=true" or "foolbox:LinfPGD"; parsed; or functions,
-            ``attack(model, images, labels, *, epsilon, seed)`` -> adversarial images, see `GivenAttack`.
+        attacks: objects, PGD(steps=50); text as on the command line, "PGD:steps=50" or "foolbox:LinfPGD"; or functions,
+            ``attack(model, images, labels, *, epsilon, seed)`` -> adversarial images, see `FunctionAttack`.
         epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
         batch_size: images a batch.
         seed: of everything random.
@@ -71,16 +71,16 @@ def run_attacks(
         >>> import torch
         >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
         >>> images = torch.tensor([[0.2, 0.8], [0.55, 0.45]]).reshape(2, 1, 1, 2)
-        >>> (result,) = ibrobust.run_attacks(model, images, [1, 0], attacks="PGD:steps=5", epsilons=0.1)
+        >>> (result,) = ibrobust.run_attacks(model, images, [1, 0], attacks=ibrobust.PGD(steps=5), epsilons=0.1)
         >>> result.robust_correct
         (True, False)
     """
     attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
-    specs = [read_attack(attack) for attack in attacks]
+    chosen = [read_attack(attack) for attack in attacks]
     epsilons = read_epsilons(epsilons)
-    if not specs or not epsilons:
+    if not chosen or not epsilons:
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
-    for values, what in (([spec.label for spec in specs], "attack"), (epsilons, "epsilon")):
+    for values, what in (([attack.label for attack in chosen], "attack"), (epsilons, "epsilon")):
         if len(set(values)) < len(values):
             raise IbrobustError(f"An {what} occurs twice in {', '.join(map(str, values))}: give each once.")
     if on_images is not None and state_path is not None:
@@ -90,22 +90,21 @@ def run_attacks(
     images, labels = images_and_labels(images, labels)
     guarded = guard(model)
     settings = {
-        "attacks": [spec.label for spec in specs],
+        "attacks": [attack.label for attack in chosen],
         "epsilons": epsilons,
         "batch_size": batch_size,
         "seed": seed,
     }
-    if sources := [spec.source for spec in specs if isinstance(spec, GivenAttack)]:
+    if sources := [attack.source for attack in chosen if attack.source]:
         settings["sources"] = sources
     path = Path(state_path) if state_path is not None else None
-    work = [(spec, epsilon) for spec in specs for epsilon in epsilons]
+    work = [(attack, epsilon) for attack in chosen for epsilon in epsilons]
     total, done, results = len(images) * len(work), 0, []
     with evaluation_mode(model), following(progress, "attacks", lambda line: line.show) as report:
         reference = model_reference(guarded)
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
-        for spec in specs:
-            if isinstance(spec, AttackSpec):
-                check_attack(spec, channels=images.shape[1], num_classes=num_classes)
+        for attack in chosen:
+            attack.check_fit(channels=images.shape[1], num_classes=num_classes)
         log = AttackLog(
             path,
             evaluation_digest(model, images, labels, settings) if path else "",
@@ -113,20 +112,20 @@ def run_attacks(
             [len(part) for part in labels.split(batch_size)],
         )
         copied = None
-        if any(("precision", "bf16") in spec.options for spec in specs):
+        if any(attack.searches_on_copy for attack in chosen):
             copied = _copy_to_search(guarded, images, labels)
-        for spec, epsilon in work:
+        for attack, epsilon in work:
             clean: tuple[bool, ...] = ()
             attacked: tuple[bool, ...] = ()
             nonfinite = 0
             for index, start in enumerate(range(0, len(images), batch_size)):
                 part = slice(start, start + batch_size)
-                key = (spec.label, epsilon, index)
+                key = (attack.label, epsilon, index)
                 fields = log.get(key)
                 if fields is None:
                     key_seed = derive_seed(seed, *key)
                     fields = _attack_one(
-                        guarded, images[part], labels[part], spec, epsilon, key_seed, copied, on_images
+                        guarded, images[part], labels[part], attack, epsilon, key_seed, copied, on_images
                     )
                     log.add(key, fields)
                 clean += from_bits(fields["clean"])
@@ -135,7 +134,7 @@ def run_attacks(
                 done += len(labels[part])
                 if report:
                     report(done, total)
-            results.append(AttackResult(spec.label, spec.norm, epsilon, clean, attacked, nonfinite, seed))
+            results.append(AttackResult(attack.label, attack.norm, epsilon, clean, attacked, nonfinite, seed))
     return results
 
 
@@ -152,7 +151,7 @@ def _attack_one(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    spec: AnyAttack,
+    attack: Attack,
     epsilon: float,
     seed: int,
     copied: nn.Module | None,
@@ -163,9 +162,9 @@ def _attack_one(
     torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
     with torch.no_grad():
         clean = is_correct(model(images), labels)  # (B,)
-    targets = clean.nonzero()[:, 0] if spec.skips_misclassified else torch.arange(len(labels), device=device)
+    targets = clean.nonzero()[:, 0] if attack.skips_misclassified else torch.arange(len(labels), device=device)
     adversarial, nonfinite = attack_batch(
-        model, images[targets], labels[targets], spec, epsilon=epsilon, seed=seed, copied=copied
+        model, images[targets], labels[targets], attack, epsilon=epsilon, seed=seed, copied=copied
     )
     attacked = torch.zeros_like(clean)
     if len(targets):

@@ -1,111 +1,219 @@
-"""torchattacks' attacks by class name: their requirements, inputs and results."""
+"""torchattacks' attacks by class name: their options, requirements, inputs and results."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.spec import (
-    OWN_ATTACKS,
-    RADIUS_OPTIONS,
-    AttackSpec,
-    attack_options,
-    torchattacks_signature,
-)
+from ibrobust.evaluation.attacks.attack import NamedAttack, Value
+from ibrobust.evaluation.attacks.batch import TOLERANCE, perturbation_size
+from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
+from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device
 
+# They run other attacks.
+_WRAPPERS = {"MultiAttack", "LGV"}
+_NORMS = {
+    **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
+    "EADL1": "L1",
+    **dict.fromkeys(("SparseFool", "OnePixel", "Pixle", "JSMA"), "L0"),
+}
+_GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
 # Their kernels are made for three channels.
 _THREE_CHANNELS = {"TIFGSM", "PIFGSM", "PIFGSMPP"}
 # DLR compares with the third largest logit, its targeted form with the fourth.
 _FEWEST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3}
+# The names under which the classes take their radius.
+RADIUS_OPTIONS = ("eps", "max_epsilon")
+# Filled in by ibrobust: the radius from the list of epsilons, the number of classes from the model.
+_RESERVED = (*RADIUS_OPTIONS, "model", "n_classes", "verbose", "seed")
 
 
-def check_attack(spec: AttackSpec, *, channels: int, num_classes: int) -> None:
-    """Raise IbrobustError if a torchattacks class cannot work on such images or with so few classes."""
-    if spec.name in OWN_ATTACKS:
-        return
-    if spec.name in _THREE_CHANNELS and channels != 3:
-        raise IbrobustError(
-            f"{spec.label} works on images with 3 channels, but these have {channels}: leave this attack out."
-        )
-    loss = str({**attack_options(spec.name), **dict(spec.options)}.get("loss", "ce"))
-    fewest = 4 if spec.name == "APGDT" else _FEWEST_CLASSES.get(loss, 2)
-    if num_classes < fewest:
-        raise IbrobustError(
-            f"{spec.label} needs {fewest} classes, but the model has {num_classes}: leave this attack out."
-        )
+def _not_zero(value: float) -> float:
+    if value == 0:
+        raise ValueError("JSMA's option theta is 0: a number from -1 to 1 other than 0 is needed.")
+    return value
 
 
-def foreign_attack(
-    model: nn.Module, images: Tensor, labels: Tensor, spec: AttackSpec, *, epsilon: float, seed: int
-) -> tuple[Tensor, Tensor, bool]:
-    """Return adversarial images (B, C, H, W), (B,) bool, and whether the attack takes a radius.
+# What their numbers may be, by the option's name: torchattacks checks none of them. It writes defaults such as c=1 and
+# scale=10 for numbers that need not be whole; such a field takes both kinds, and keeps the one that it was given.
+NUMBERS: dict[str, Any] = {
+    # Sizes of steps and weights of losses.
+    **dict.fromkeys(("alpha", "lr", "delta", "c", "initial_const", "scale", "amplification"), Positive),
+    **dict.fromkeys(("nsig", "resize_rate"), Positive),
+    # 0 is the attack without momentum, confidence, overshoot, noise or penalty.
+    **dict.fromkeys(("decay", "momentum", "kappa", "overshoot", "std", "noise_sd", "beta"), NotNegative),
+    "project_factor": NotNegative,
+    **dict.fromkeys(("steps", "n_iter", "nb_iter", "num_iter_set", "max_iterations", "binary_search_steps"), Count),
+    **dict.fromkeys(("restarts", "n_restarts", "n_queries", "eot_iter", "nb_sample", "N", "m"), Count),
+    **dict.fromkeys(("inf_batch", "max_batch_size", "noise_batch_size", "batch_max"), Count),
+    **dict.fromkeys(("pixels", "popsize", "len_kernel"), Count),
+    **dict.fromkeys(("diversity_prob", "prob", "rho", "alpha_max"), Share),
+    **dict.fromkeys(("p_init", "gamma"), PositiveShare),
+    # Factors by which a step goes beyond the boundary.
+    **dict.fromkeys(("eta", "lam"), Annotated[float, Field(ge=1)]),
+    # The change of a pixel, up or down.
+    "theta": Annotated[float, Field(ge=-1, le=1), AfterValidator(_not_zero)],
+    # Keeps a division by the gradient's norm finite; a large one would make the step vanish.
+    "eps_for_division": Annotated[float, Field(gt=0, le=1e-6)],
+    "GN.std": Positive,  # its only effect
+    "FAB.beta": PositiveShare,  # of the way back to the image
+}
 
-    The second marks images with a NaN gradient or logit of the model. If the attack itself turned an image into NaN
-    because the model's gradient was zero, the image is returned unchanged: the attack had no direction.
 
-    Args:
-        model: in evaluation mode, behind a guard: torchattacks views gradients as if they were contiguous.
-        images: (B, C, H, W) in [0, 1], on the model's device.
-        labels: (B,).
-        spec: the attack.
-        epsilon: radius in the attack's norm.
-        seed: of everything random.
+class TorchattacksAttack(NamedAttack):
+    """A class of torchattacks; see `torchattacks_class`."""
 
-    Raises:
-        IbrobustError: torchattacks cannot run it, or does not return images.
-    """
+    @model_validator(mode="after")
+    def _runs_together(self) -> TorchattacksAttack:
+        """Reject options that exclude each other."""
+        option = vars(self)
+        if self.name == "FAB" and option["norm"] == "L1":
+            raise ValueError("torchattacks' FAB has no L1 result: give norm=Linf or norm=L2.")
+        if self.name in ("EADL1", "EADEN") and option["abort_early"] and option["max_iterations"] < 10:
+            raise ValueError(
+                f"{self.name} with max_iterations={option['max_iterations']} cannot abort early, which it checks ten "
+                "times: give at least 10 or abort_early=false."
+            )
+        if self.name in ("PGDRS", "PGDRSL2") and option["batch_max"] < option["noise_batch_size"]:
+            raise ValueError(
+                f"{self.name}'s batch_max={option['batch_max']} is smaller than noise_batch_size="
+                f"{option['noise_batch_size']}, the number of copies of one image: give at least that."
+            )
+        return self
+
+    def check_fit(self, *, channels: int, num_classes: int) -> None:
+        """Raise IbrobustError if the attack cannot work on images of so many channels or with so few classes."""
+        if self.name in _THREE_CHANNELS and channels != 3:
+            raise IbrobustError(
+                f"{self.label} works on images with 3 channels, but these have {channels}: leave this attack out."
+            )
+        fewest = 4 if self.name == "APGDT" else _FEWEST_CLASSES.get(getattr(self, "loss", "ce"), 2)
+        if num_classes < fewest:
+            raise IbrobustError(
+                f"{self.label} needs {fewest} classes, but the model has {num_classes}: leave this attack out."
+            )
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or logit of the model.
+
+        If the attack itself turned an image into NaN because the model's gradient was zero, the image is returned
+        unchanged: the attack had no direction. So is one that an attack without a radius moved further than epsilon.
+
+        Raises:
+            IbrobustError: torchattacks cannot run it, or does not return images.
+        """
+        signature = _signature(self.name)
+        arguments = self.options
+        radius = next((option for option in RADIUS_OPTIONS if option in signature), None)
+        if radius is not None:
+            arguments[radius] = epsilon
+        if "seed" in signature:
+            arguments["seed"] = seed
+        with torch.no_grad():
+            num_classes = model(images[:1]).shape[1]
+        if "n_classes" in signature:
+            arguments["n_classes"] = num_classes
+        watched = _Watched(LibraryModel(model), len(images))
+        adversarial = self._run(watched, images, labels, arguments, num_classes)
+        lost = ~adversarial.flatten(1).isfinite().all(dim=1)  # (B,)
+        nonfinite = torch.zeros_like(lost)
+        if bool(watched.failed_anywhere):
+            nonfinite = lost | watched.failed
+        elif bool(lost.any()) and not bool(watched.vanished):
+            raise IbrobustError(
+                f"{self.label} gave NaN pixels for {int(lost.sum())} images, although the model's outputs "
+                "and gradients are finite: its result is not counted. Leave this attack out."
+            )
+        else:
+            adversarial = torch.where(lost[:, None, None, None], images, adversarial)
+        if radius is None:
+            outside = perturbation_size(adversarial - images, self.norm) > epsilon + TOLERANCE[self.norm]  # (B,)
+            adversarial = torch.where(outside[:, None, None, None], images, adversarial)
+        if self.name not in _GRADIENT_FREE:
+            nonfinite = nonfinite | nonfinite_gradient(model, images, labels)
+        return adversarial, nonfinite
+
+    def _run(
+        self, model: nn.Module, images: Tensor, labels: Tensor, arguments: dict[str, Any], num_classes: int
+    ) -> Tensor:
+        # torchattacks views gradients as if they were contiguous; the guard makes them so.
+        import torchattacks
+
+        try:
+            with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
+                attack = getattr(torchattacks, self.name)(model, **arguments)
+                attack.set_device(model_device(model))
+                if self.name == "JSMA":  # its own targets are the next of ten classes
+                    attack.set_mode_targeted_by_function(lambda _, labels: (labels + 1) % num_classes, quiet=True)
+                adversarial: Tensor = attack(images.contiguous(), labels).detach().to(images)
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:  # any error of its code, or of the model on its images
+            if isinstance(error, IbrobustError) and error.__cause__ is None:
+                raise
+            reason = error.__cause__ if isinstance(error, IbrobustError) else error
+            why = " ".join(str(reason).split()) or type(reason).__name__
+            raise IbrobustError(
+                f"torchattacks cannot run {self.label} ({why}): correct its options, or leave this attack out."
+            ) from error
+        if adversarial.shape != images.shape:
+            raise IbrobustError(
+                f"{self.label} gave images of shape {tuple(adversarial.shape)} for {tuple(images.shape)}: its result "
+                "is not counted. Leave this attack out."
+            )
+        return adversarial
+
+
+def torchattacks_names() -> list[str]:
+    """Return the names of torchattacks' classes, without those that wrap other attacks; none if it is missing."""
+    try:
+        import torchattacks
+    except ModuleNotFoundError:
+        return []
+    return [name for name in torchattacks.__all__ if name not in _WRAPPERS]
+
+
+@functools.cache
+def torchattacks_class(name: str) -> type[TorchattacksAttack]:
+    """Return the attack of a torchattacks class, with the class's own options and defaults as fields."""
+    fields: dict[str, Any] = {}
+    for key, default in _signature(name).items():
+        # Pixle's pairs of numbers cannot be written as an option.
+        if key not in _RESERVED and isinstance(default, Value):
+            fields[key] = (_option_type(name, key, default), default)
+    if "norm" not in fields:
+        fields["norm"] = (ClassVar[str], _NORMS.get(name, "Linf"))
+    return create_model(name, __base__=TorchattacksAttack, __doc__=f"torchattacks' {name}.", **fields)
+
+
+def _option_type(name: str, key: str, default: Value) -> Any:
+    if key == "noise_type":
+        return Literal["guassian", "uniform"]
+    if isinstance(default, bool | str):
+        return type(default)
+    kind = NUMBERS.get(f"{name}.{key}", NUMBERS.get(key, Annotated[float, Field()]))
+    whole_is_enough = isinstance(default, int) and kind.__origin__ is float
+    return Annotated[(int | float, *kind.__metadata__)] if whole_is_enough else kind
+
+
+def _signature(name: str) -> dict[str, Any]:
+    """Return every argument of a torchattacks class but the model, with its default."""
     import torchattacks
 
-    signature = torchattacks_signature(spec.name)
-    arguments: dict[str, Any] = dict(spec.options)
-    radius = next((option for option in RADIUS_OPTIONS if option in signature), None)
-    if radius is not None:
-        arguments[radius] = epsilon
-    if "seed" in signature:
-        arguments["seed"] = seed
-    with torch.no_grad():
-        num_classes = model(images[:1]).shape[1]
-    if "n_classes" in signature:
-        arguments["n_classes"] = num_classes
-    watched = _Watched(LibraryModel(model), len(images))
-    try:
-        with redirect_stdout(io.StringIO()):  # torchattacks reports progress by print
-            attack = getattr(torchattacks, spec.name)(watched, **arguments)
-            attack.set_device(model_device(model))
-            if spec.name == "JSMA":  # its own targets are the next of ten classes
-                attack.set_mode_targeted_by_function(lambda _, labels: (labels + 1) % num_classes, quiet=True)
-            adversarial: Tensor = attack(images.contiguous(), labels).detach().to(images)
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:  # any error of its code, or of the model on its images
-        if isinstance(error, IbrobustError) and error.__cause__ is None:
-            raise
-        reason = error.__cause__ if isinstance(error, IbrobustError) else error
-        why = " ".join(str(reason).split()) or type(reason).__name__
-        raise IbrobustError(
-            f"torchattacks cannot run {spec.label} ({why}): correct its options, or leave this attack out."
-        ) from error
-    if adversarial.shape != images.shape:
-        raise IbrobustError(
-            f"{spec.label} gave images of shape {tuple(adversarial.shape)} for {tuple(images.shape)}: its result is "
-            "not counted. Leave this attack out."
-        )
-    lost = ~adversarial.flatten(1).isfinite().all(dim=1)  # (B,)
-    if bool(watched.failed_anywhere):
-        return adversarial, lost | watched.failed, radius is not None
-    if bool(lost.any()) and not bool(watched.vanished):
-        raise IbrobustError(
-            f"{spec.label} gave NaN pixels for {int(lost.sum())} images, although the model's outputs "
-            "and gradients are finite: its result is not counted. Leave this attack out."
-        )
-    return torch.where(lost[:, None, None, None], images, adversarial), torch.zeros_like(lost), radius is not None
+    parameters = inspect.signature(getattr(torchattacks, name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
 
 
 class _Watched(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.by_name import create_attack
 from ibrobust.evaluation.attacks.losses import margin, targeted_margin
-from ibrobust.evaluation.attacks.spec import AttackSpec
 from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.predictions import is_correct
@@ -187,9 +187,9 @@ def _targeted(subject: Subject, which: Tensor, found: _Counterexamples) -> Tenso
 
 
 def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
-    spec = AttackSpec("Square", (("n_queries", subject.effort.queries),))
+    attack = create_attack("Square", n_queries=subject.effort.queries)
     seed = derive_seed(subject.seed, "square")
-    adversarial, _ = attack_batch(subject.target, images, labels, spec, epsilon=subject.epsilon, seed=seed)
+    adversarial, _ = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
     return adversarial
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.pgd import default_step_size, pgd, random_start
-from ibrobust.evaluation.attacks.spec import parse_attack
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.05
@@ -139,6 +139,6 @@ def peak_bytes(call: Callable[[], object]) -> int:
 def test_pgd_needs_no_more_memory_than_torchattacks(robust_model, test_data):
     images, labels = test_data[0][:50], test_data[1][:50]
     peer = torchattacks.PGD(robust_model, eps=0.03, alpha=0.01, steps=3)
-    options = parse_attack("PGD:steps=3,alpha=0.01,random_start=true")
+    options = read_attack("PGD:steps=3,alpha=0.01,random_start=true")
     ours = peak_bytes(lambda: attack_batch(robust_model, images, labels, options, epsilon=0.03, seed=0))
     assert ours <= peak_bytes(lambda: peer(images, labels))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch, perturbation_size
+from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, attack_options, parse_attack
 from ibrobust.evaluation.sweep import fgsm_sweep
 
 Data = tuple[Tensor, Tensor]
@@ -67,7 +67,7 @@ def test_more_restarts_only_break_more() -> None:
 
 def test_autoattack_equals_pyautoattack(robust_model: nn.Module, data: Data) -> None:
     images, labels = data
-    spec = parse_attack("AutoAttack:n_iter=10,n_queries=50")
+    spec = read_attack("AutoAttack:n_iter=10,n_queries=50")
     right = robust_model(images).argmax(1) == labels
     images, labels = images[right], labels[right]
     ours, _ = attack_batch(robust_model, images, labels, spec, epsilon=0.12, seed=3)
@@ -105,14 +105,14 @@ _FAST_OPTIONS = {
 
 # SparseFool passes a tensor where NumPy 2 wants another signature.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", list_attacks())
 def test_every_attack_runs_and_stays_in_its_ball(name: str, robust_model: nn.Module, data: Data) -> None:
     """The check inside `attack_batch` raises where one does not."""
-    known = attack_options(name)
-    options = tuple((key, value) for key, value in _FAST_OPTIONS.items() if key in known)
+    known = type(create_attack(name)).model_fields
+    options = {key: value for key, value in _FAST_OPTIONS.items() if key in known}
     if name == "AutoAttack":
-        options = (("n_iter", 3), ("n_queries", 10))
-    spec = AttackSpec(name, options)
+        options = {"n_iter": 3, "n_queries": 10}
+    spec = create_attack(name, **options)
     (result,) = run_attacks(robust_model, data[0][:4], data[1][:4], attacks=[spec], epsilons=[EPSILON])
     assert result.total == 4
     assert result.norm == spec.norm
@@ -194,7 +194,7 @@ def test_two_runs_agree_whatever_the_callers_random_state(robust_model: nn.Modul
 
 @pytest.mark.parametrize("attack", ["PGD:steps=2", "Square:n_queries=20", "RFGSM:steps=1"])
 def test_another_seed_gives_other_images(attack: str, robust_model: nn.Module, data: Data) -> None:
-    spec = parse_attack(attack)
+    spec = read_attack(attack)
     one, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
     same, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
     other, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=2)

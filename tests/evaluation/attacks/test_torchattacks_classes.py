@@ -8,10 +8,11 @@ import torchattacks
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, attack_options, parse_attack
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.1
@@ -22,9 +23,9 @@ FEW = {
 NEEDS = {"APGDT": "needs 4 classes", **dict.fromkeys(("PIFGSM", "PIFGSMPP", "TIFGSM"), "3 channels, but these have 1")}
 
 
-def short(name: str) -> AttackSpec:
-    known = attack_options(name)
-    return AttackSpec(name, tuple((key, value) for key, value in FEW.items() if key in known))
+def short(name: str) -> Attack:
+    known = type(create_attack(name)).model_fields
+    return create_attack(name, **{key: value for key, value in FEW.items() if key in known})
 
 
 def small_net(*, channels: int = 3, classes: int = 10) -> tuple[nn.Module, Data]:
@@ -38,7 +39,7 @@ def small_net(*, channels: int = 3, classes: int = 10) -> tuple[nn.Module, Data]
         return model, (images, model(images).argmax(dim=1))
 
 
-def run(model: nn.Module, data: Data, spec: AttackSpec | str) -> AttackResult:
+def run(model: nn.Module, data: Data, spec: Attack | str) -> AttackResult:
     (result,) = run_attacks(model, *data, attacks=[spec], epsilons=[EPSILON])
     return result
 
@@ -47,7 +48,7 @@ def run(model: nn.Module, data: Data, spec: AttackSpec | str) -> AttackResult:
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", list_attacks())
 def test_every_attack_takes_a_model_in_channels_last(name: str) -> None:
     model, data = small_net()
     result = run(model.to(memory_format=torch.channels_last), data, short(name))
@@ -65,7 +66,7 @@ def test_the_memory_format_changes_no_image(name: str) -> None:
         assert not torch.equal(found, images)
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", list_attacks())
 def test_two_classes_and_one_channel_are_attacked_or_refused_before_the_work(name: str) -> None:
     model, data = small_net(channels=1, classes=2)
     if name not in NEEDS:
@@ -162,5 +163,5 @@ def test_a_gradient_that_is_no_number_on_the_way_is_the_models() -> None:
 
 def test_the_model_stays_in_evaluation_mode() -> None:
     model, data = small_net()
-    attack_batch(model, *data, parse_attack("BIM:steps=1"), epsilon=EPSILON, seed=0)
+    attack_batch(model, *data, read_attack("BIM:steps=1"), epsilon=EPSILON, seed=0)
     assert not any(module.training for module in model.modules())

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.spec import parse_attack
 from ibrobust.evaluation.bfloat16 import search as search_copy
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
 from ibrobust.evaluation.bfloat16.copy import differentiable_copy, low_precision_copy, margins_of
@@ -67,8 +67,8 @@ def test_what_falls_on_a_wrong_copy_alone_is_attacked_on_the_model(robust_model:
         def forward(self, images: Tensor) -> Tensor:
             return -robust_model(images)
 
-    plain, _ = attack_batch(robust_model, *data, parse_attack(AUTOATTACK), epsilon=EPSILON, seed=3)
-    spec = parse_attack(f"{AUTOATTACK},precision=bf16")
+    plain, _ = attack_batch(robust_model, *data, read_attack(AUTOATTACK), epsilon=EPSILON, seed=3)
+    spec = read_attack(f"{AUTOATTACK},precision=bf16")
     drafted, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=3, copied=Wrong())
     torch.testing.assert_close(drafted, plain)
     assert (robust_model(drafted).argmax(dim=1) != data[1]).any()
@@ -80,7 +80,7 @@ def test_a_gradient_that_rounding_hides_is_seen(robust_model: nn.Module, data: D
             root = (images[:, :1, 0, 0] - images[:, :1, 0, 0]).sqrt()  # 0, with a gradient of infinity times 0
             return robust_model(images) + root
 
-    spec = parse_attack("PGD:steps=2,precision=bf16")
+    spec = read_attack("PGD:steps=2,precision=bf16")
     _, nonfinite = attack_batch(NoGradient(), *data, spec, epsilon=EPSILON, seed=0, copied=robust_model)
     assert nonfinite.all()
 
@@ -113,8 +113,8 @@ class _WithoutFiniteLogits(_Copy):
 @pytest.mark.parametrize("kind", [_WithoutFiniteGradient, _WithOtherGradient, _WithoutFiniteLogits])
 def test_nothing_that_only_the_copy_says_counts(kind: type[_Copy], robust_model: nn.Module, data: Data) -> None:
     attack = "PGD:steps=10,random_start=false"
-    plain, _ = attack_batch(robust_model, *data, parse_attack(attack), epsilon=EPSILON, seed=0)
-    spec = parse_attack(f"{attack},precision=bf16")
+    plain, _ = attack_batch(robust_model, *data, read_attack(attack), epsilon=EPSILON, seed=0)
+    spec = read_attack(f"{attack},precision=bf16")
     copied = kind(robust_model)
     found, nonfinite = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=0, copied=copied)
     assert not nonfinite.any()
@@ -240,7 +240,7 @@ def test_where_bfloat16_is_slow_the_model_is_attacked_and_that_is_said(
     with pytest.warns(UserWarning, match="not faster here"):
         (found,) = run_attacks(robust_model, *data, attacks=["PGD:steps=3,precision=bf16"], epsilons=[EPSILON])
     seed = derive_seed(0, "PGD:precision=bf16,steps=3", EPSILON, 0)
-    plain, _ = attack_batch(robust_model, *data, parse_attack("PGD:steps=3"), epsilon=EPSILON, seed=seed)
+    plain, _ = attack_batch(robust_model, *data, read_attack("PGD:steps=3"), epsilon=EPSILON, seed=seed)
     assert found.attacked_correct == tuple((robust_model(plain).argmax(dim=1) == data[1]).tolist())
 
 

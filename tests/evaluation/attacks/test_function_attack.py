@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import given
-from ibrobust.evaluation.attacks.given import read_attack
+from ibrobust.evaluation.attacks import by_name
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.worst_case import worst_case
 
@@ -109,8 +109,8 @@ def returning(value):
     [
         (lambda images, epsilon: images - 1.01 * epsilon, "beyond epsilon 0.1"),
         (lambda images, epsilon: images - 0.95, r"beyond epsilon"),
-        (lambda images, epsilon: images / 0, "no numbers for 3 images"),
-        (lambda images, epsilon: images[:1], r"gave torch.float32 of \(1, 1, 2, 2\), where floats of \(3, 1, 2, 2\)"),
+        (lambda images, epsilon: images / 0, "NaN or infinite pixels for 3 images"),
+        (lambda images, epsilon: images[:1], r"gave torch.float32 of \(1, 1, 2, 2\), but floats of \(3, 1, 2, 2\)"),
         (lambda images, epsilon: images.long(), "gave torch.int64"),
         (lambda images, epsilon: (images, images), "gave a tuple"),
         (lambda images, epsilon: None, "gave a NoneType"),
@@ -152,7 +152,7 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{given.ENTRY_POINT_GROUP}]\ndark = my_attacks:darken\n")
+    (info / "entry_points.txt").write_text(f"[{by_name.ENTRY_POINT_GROUP}]\ndark = my_attacks:darken\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert robust("dark", "dark:share=0.1") == [(False, True, True, False), (True, True, True, False)]
 
@@ -163,9 +163,9 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
         ("my_attacks:absent", "'my_attacks' has no 'absent'"),
         ("absent_attacks:darken", "needs the Python module 'absent_attacks'"),
         ("my_attacks:odd", r"cannot be called as attack\(model, images, labels, \*, epsilon, seed\)"),
-        ("my_attacks:number", "is a int, where a function is needed"),
+        ("my_attacks:number", "is a int, but a function is needed"),
         ("my_attacks:darken:share", "has no value: write share=VALUE"),
-        ("my_attacks:darken:eps=0.1", "the radii come from the list of epsilons"),
+        ("my_attacks:darken:eps=0.1", "the radii come from `epsilons`"),
         ("my_attacks:darken:speed=3", "cannot be called .* with its options"),
         ("PDG:steps=50", "did you mean PGD"),
         ("foolbox:LinfPDG", "foolbox has no attack 'LinfPDG': did you mean LinfPGD"),

@@ -5,44 +5,52 @@ from __future__ import annotations
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.option_limits import LIMITS
-from ibrobust.evaluation.attacks.spec import AttackSpec, attack_names, attack_options, parse_attack
+from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.own_attacks import FGSM, OWN_ATTACKS, PGD, AutoAttack, WorstCase
+from ibrobust.evaluation.attacks.torchattacks_classes import NUMBERS
+
+
+def defaults(name: str) -> dict[str, object]:
+    kind = type(create_attack(name))
+    assert issubclass(kind, NamedAttack)
+    return {key: field.default for key, field in kind.model_fields.items()}
 
 
 def test_name_alone() -> None:
-    assert parse_attack("FGSM") == AttackSpec("FGSM")
+    assert read_attack("FGSM") == FGSM()
 
 
 def test_options_take_the_kind_of_their_default() -> None:
-    spec = parse_attack("PGD: steps=50, random_start=TRUE, alpha=2/255, loss=margin")
+    spec = read_attack("PGD: steps=50, random_start=TRUE, alpha=2/255, loss=margin")
     assert dict(spec.options) == {"steps": 50, "random_start": True, "alpha": 2 / 255, "loss": "margin"}
 
 
 def test_a_label_reads_back_as_the_same_attack() -> None:
-    spec = parse_attack("PGD:random_start=false,steps=50")
+    spec = read_attack("PGD:random_start=false,steps=50")
     assert spec.label == "PGD:random_start=false,steps=50"
-    assert parse_attack(spec.label) == spec
+    assert read_attack(spec.label) == spec
 
 
 def test_a_whole_number_may_stand_for_a_decimal_one() -> None:
-    assert dict(parse_attack("MIFGSM:decay=1").options) == {"decay": 1.0}
+    assert dict(read_attack("MIFGSM:decay=1").options) == {"decay": 1.0}
 
 
 def test_case_of_the_name_does_not_matter() -> None:
-    assert parse_attack("autoattack").name == "AutoAttack"
+    assert read_attack("autoattack").name == "AutoAttack"
 
 
 @pytest.mark.parametrize(
     ("text", "norm"), [("APGD", "Linf"), ("APGD:norm=L2", "L2"), ("CW", "L2"), ("JSMA", "L0"), ("PGD", "Linf")]
 )
 def test_norm(text: str, norm: str) -> None:
-    assert parse_attack(text).norm == norm
+    assert read_attack(text).norm == norm
 
 
 def test_torchattacks_classes_are_known() -> None:
-    assert {"FGSM", "PGD", "APGD", "Square", "CW", "AutoAttack", "TPGD"} <= set(attack_names())
-    assert "MultiAttack" not in attack_names()
-    assert attack_options("BIM") == {"alpha": 2 / 255, "steps": 10}
+    assert {"FGSM", "PGD", "APGD", "Square", "CW", "AutoAttack", "TPGD"} <= set(list_attacks())
+    assert "MultiAttack" not in list_attacks()
+    assert defaults("BIM") == {"alpha": 2 / 255, "steps": 10}
 
 
 @pytest.mark.parametrize(
@@ -51,14 +59,14 @@ def test_torchattacks_classes_are_known() -> None:
         ("PDG", "did you mean PGD"),
         ("", "Unknown attack ''"),
         ("PGD:step=5", "did you mean steps\\? It takes"),
-        ("PGD:steps", "has no option 'steps'|like 10"),
+        ("PGD:steps", "'steps' has no value: write steps=VALUE"),
         ("PGD:steps=many", "like 10 is needed"),
         ("PGD:steps=2.5", "like 10 is needed"),
         ("PGD:steps=0", "at least 1"),
         ("PGD:random_start=1", "like true is needed"),
         ("PGD:loss=hinge", ": choose cross_entropy or margin or dlr"),
         ("PGD:steps=5,steps=6", "twice"),
-        ("BIM:eps=0.1", "the list of epsilons"),
+        ("BIM:eps=0.1", "the radii come from `epsilons`"),
         ("AutoAttack:version=plus", ": choose standard or rand"),
         ("VANILA:steps=3", ": it takes none"),
         ("APGD:seed=3", "no option 'seed'"),
@@ -66,21 +74,22 @@ def test_torchattacks_classes_are_known() -> None:
 )
 def test_what_is_wrong_is_named_with_the_remedy(text: str, message: str) -> None:
     with pytest.raises(IbrobustError, match=message):
-        parse_attack(text)
+        read_attack(text)
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", list_attacks())
 def test_no_number_is_taken_that_the_attack_cannot_work_with(name: str) -> None:
     """NaN and infinity mean nothing, -2 is below every option's range, and 0 means something to some of them only."""
-    for key, default in attack_options(name).items():
+    own = name in [kind.__name__ for kind in OWN_ATTACKS]
+    for key, default in defaults(name).items():
         if isinstance(default, bool | str):
             continue
-        assert key in LIMITS, f"what may {name}'s {key} be?"
+        assert own or key in NUMBERS, f"what may {name}'s {key} be?"
         if default is not None:
-            assert AttackSpec(name, ((key, default),)).options == ((key, default),)
+            assert create_attack(name, **{key: default}).options == {key: default}
         for value in ("nan", "inf", "-inf", "-2"):
             with pytest.raises(IbrobustError, match=f"{name}'s option {key} is "):
-                parse_attack(f"{name}:{key}={value}")
+                read_attack(f"{name}:{key}={value}")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_no_number_is_taken_that_the_attack_cannot_work_with(name: str) -> None:
 )
 def test_a_value_that_cannot_attack_is_refused(text: str) -> None:
     with pytest.raises(IbrobustError, match="is needed"):
-        parse_attack(text)
+        read_attack(text)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,7 @@ def test_a_value_that_cannot_attack_is_refused(text: str) -> None:
     ["MIFGSM:decay=0", "CW:kappa=0", "Jitter:std=0", "JSMA:theta=-1", "PGDRS:noise_sd=0", "DeepFool:overshoot=0"],
 )
 def test_a_value_at_the_end_of_its_range_is_taken(text: str) -> None:
-    assert parse_attack(text).options
+    assert read_attack(text).options
 
 
 @pytest.mark.parametrize(
@@ -138,20 +147,61 @@ def test_a_value_at_the_end_of_its_range_is_taken(text: str) -> None:
 )
 def test_options_that_torchattacks_cannot_run_are_refused(text: str, message: str) -> None:
     with pytest.raises(IbrobustError, match=message):
-        parse_attack(text)
+        read_attack(text)
 
 
 def test_an_attack_made_in_code_is_held_to_the_same() -> None:
     with pytest.raises(IbrobustError, match="alpha is nan"):
-        AttackSpec("PGD", (("alpha", float("nan")),))
+        PGD(alpha=float("nan"))
     with pytest.raises(IbrobustError, match="no option 'step'"):
-        AttackSpec("PGD", (("step", 3),))
+        PGD(step=3)
     with pytest.raises(IbrobustError, match="Unknown attack 'PDG'"):
-        AttackSpec("PDG")
+        create_attack("PDG")
+
+
+@pytest.mark.parametrize(
+    ("text", "attack"),
+    [
+        ("FGSM:loss=margin", FGSM(loss="margin")),
+        ("PGD:steps=50,random_start=false", PGD(steps=50, random_start=False)),
+        ("AutoAttack:norm=L2", AutoAttack(norm="L2")),
+        ("worst_case", WorstCase()),
+        ("cw:c=2,steps=5", create_attack("CW", steps=5, c=2)),
+    ],
+)
+def test_text_and_object_are_the_same_attack(text: str, attack: NamedAttack) -> None:
+    assert read_attack(text) == attack
+    assert read_attack(text).label == attack.label
+    assert read_attack(attack.label) == attack
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("PGD:steps=10", "PGD:steps=10"),
+        ("PGD:random_start=TRUE,alpha=2/255", "PGD:alpha=0.00784313725490196,random_start=true"),
+        ("CW:c=2", "CW:c=2"),
+        ("CW:c=2.0", "CW:c=2.0"),
+        ("MIFGSM:decay=1", "MIFGSM:decay=1.0"),
+        ("Worst_Case:escalate=true", "WorstCase:escalate=true"),
+    ],
+)
+def test_labels_are_those_of_earlier_results(text: str, label: str) -> None:
+    """They name results and fix the random numbers, so a default that is written stays written."""
+    assert read_attack(text).label == label
+
+
+def test_an_attack_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        PGD().steps = 3
+
+
+def test_a_class_is_the_attack_with_its_defaults() -> None:
+    assert read_attack(PGD) == PGD()
 
 
 @pytest.mark.parametrize("text", ["AutoAttack:precision=", "PGD:loss=", "PGD:=3", "XYZ:", "PGD:alpha="])
 def test_a_sentence_has_single_spaces(text: str) -> None:
     with pytest.raises(IbrobustError) as caught:
-        parse_attack(text)
+        read_attack(text)
     assert "  " not in str(caught.value)

@@ -1,0 +1,140 @@
+"""An attack that is any function."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Attack, with_options
+from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+from ibrobust.evaluation.ball import NORMS
+from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.function_names import short_reason
+
+FORM = "attack(model, images, labels, *, epsilon, seed)"
+AttackFunction = Callable[..., Any]
+_NORMS = (*NORMS, "L1")
+
+
+@dataclass(frozen=True)
+class FunctionAttack(Attack):
+    """An attack that is a function.
+
+    Attributes:
+        function: ``attack(model, images, labels, *, epsilon, seed)`` -> adversarial images (B, C, H, W) in [0, 1].
+        label: what it is called in results.
+        norm: of epsilon: Linf, L2 or L1.
+        options: passed to the function by keyword.
+
+    Raises:
+        IbrobustError: the function does not take these arguments, or the norm is not one of them.
+    """
+
+    function: AttackFunction
+    label: str
+    norm: str = "Linf"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.norm not in _NORMS:
+            raise IbrobustError(f"The attack {self.label} has the norm {self.norm!r}: choose {' or '.join(_NORMS)}.")
+        try:
+            inspect.signature(self.function).bind(None, None, None, epsilon=0.0, seed=0, **dict(self.options))
+        except TypeError as error:
+            raise IbrobustError(
+                f"The attack {self.label} cannot be called as {FORM}{' with its options' if self.options else ''} "
+                f"({error}): change its arguments."
+            ) from error
+        except ValueError:  # a function that is not written in Python does not tell its arguments
+            pass
+
+    @property
+    def source(self) -> str:
+        """SHA-256 of the function's text, so that a run is not resumed with another one; empty if it has none."""
+        try:
+            return hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()
+        except (OSError, TypeError):
+            return ""
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the function makes of copies of the images, and (B,) bool for images with a NaN gradient.
+
+        Raises:
+            IbrobustError: the function fails, does not return images of this shape, or returns NaN pixels although the
+                gradients of the model are finite.
+        """
+        nonfinite = nonfinite_gradient(model, images, labels)
+        adversarial = self._run(model, images, labels, epsilon=epsilon, seed=seed)
+        lost = ~adversarial.flatten(1).isfinite().all(dim=1) & ~nonfinite
+        if bool(lost.any()):
+            raise IbrobustError(
+                f"The attack {self.label} gave NaN or infinite pixels for {int(lost.sum())} images, although the "
+                "model's gradients are finite: its result is not counted. Correct it, or leave it out."
+            )
+        return adversarial, nonfinite
+
+    def _run(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+        options: dict[str, Any] = dict(self.options)
+        try:
+            given = self.function(
+                LibraryModel(model), images.clone(), labels.clone(), epsilon=epsilon, seed=seed, **options
+            )
+        except (MemoryError, torch.cuda.OutOfMemoryError, IbrobustError):
+            raise
+        except Exception as error:  # whatever it does
+            raise IbrobustError(
+                f"The attack {self.label} fails ({short_reason(error)}): correct it, or leave it out."
+            ) from error
+        try:
+            adversarial = torch.as_tensor(given).detach().clone()
+        except (TypeError, ValueError, RuntimeError):
+            adversarial = None
+        if adversarial is None or adversarial.shape != images.shape or not adversarial.is_floating_point():
+            what = f"a {type(given).__name__}"
+            if adversarial is not None:
+                what = f"{adversarial.dtype} of {tuple(adversarial.shape)}"
+            raise IbrobustError(
+                f"The attack {self.label} gave {what}, but floats of {tuple(images.shape)} are needed: its result is "
+                "not counted. Return adversarial images alone."
+            )
+        return adversarial.to(images)
+
+
+def function_attack(
+    function: AttackFunction, *, label: str | None = None, options: Mapping[str, Any] | None = None
+) -> FunctionAttack:
+    """Return a function as an attack.
+
+    Args:
+        function: see `FunctionAttack`; its attribute `norm`, if it has one, says what epsilon is a radius of. The
+            keywords of a `functools.partial` are its options.
+        label: the function's name by default.
+        options: passed to the function by keyword; `norm` is also the attack's norm.
+
+    Raises:
+        IbrobustError: it is no such function.
+    """
+    options = dict(options or {})
+    if isinstance(function, functools.partial) and not function.args:
+        options = {**function.keywords, **options}
+        function = function.func
+    label = label or _name_of(function)
+    if not callable(function):
+        raise IbrobustError(f"{label} is a {type(function).__name__}, but a function is needed, {FORM}.")
+    norm = str(options.get("norm", getattr(function, "norm", "Linf")))
+    return FunctionAttack(function, with_options(label, options), norm, tuple(options.items()))
+
+
+def _name_of(function: AttackFunction) -> str:
+    name = getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
+    return f"{getattr(function, '__module__', type(function).__module__)}:{name}"

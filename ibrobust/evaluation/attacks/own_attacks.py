@@ -1,0 +1,213 @@
+"""ibrobust's own attacks.
+
+FGSM and PGD replace torchattacks' classes of that name: they have three losses, skip images that are already wrong, and
+stop at the first success.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.losses import LossName
+from ibrobust.evaluation.attacks.option_types import Count, Positive
+from ibrobust.evaluation.attacks.pgd import nonfinite_gradient, pgd, random_start
+from ibrobust.evaluation.autoattack_parts import autoattack
+from ibrobust.evaluation.ball import Norm
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
+
+Precision = Literal["fp32", "bf16"]
+
+
+class FGSM(NamedAttack):
+    """One step of epsilon along the sign of the gradient (Goodfellow et al. 2015), in L-infinity.
+
+    Attributes:
+        loss: that the step increases: cross_entropy, margin or dlr.
+
+    Raises:
+        IbrobustError: an option is unknown, or the attack cannot work with a value.
+
+    Examples:
+        >>> import ibrobust, torch
+        >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
+        >>> images = torch.tensor([[0.55, 0.45]]).reshape(1, 1, 1, 2)
+        >>> ibrobust.FGSM()(model, images, [0], epsilon=0.1).flatten()
+        tensor([0.4500, 0.5500])
+    """
+
+    norm: ClassVar[Literal["Linf"]] = "Linf"
+    skips_misclassified: ClassVar[bool] = False  # it has to equal the sweep
+
+    loss: LossName = "cross_entropy"
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images after the step (B, C, H, W), and (B,) bool for images with a NaN gradient."""
+        del seed  # nothing in it is random
+        run = pgd(
+            model,
+            images,
+            labels,
+            epsilon=epsilon,
+            steps=1,
+            step_size=epsilon,
+            loss=self.loss,
+            stop_when_broken=False,
+        )
+        return run.last, run.nonfinite
+
+
+class PGD(NamedAttack):
+    """Projected gradient descent (Madry et al. 2018); it stops on an image at the first success.
+
+    Attributes:
+        steps: gradients per image and start.
+        alpha: step size in pixel scale; by default 2.5 epsilon / steps.
+        random_start: start at a random point of the ball, else at the image.
+        restarts: number of starts; from the second on they are random.
+        loss: that the steps increase: cross_entropy, margin or dlr.
+        norm: of the ball: Linf or L2.
+        precision: with bf16 it searches on a bfloat16 copy of the model; only the model's own answer counts.
+
+    Raises:
+        IbrobustError: an option is unknown, or the attack cannot work with a value.
+
+    Examples:
+        >>> import ibrobust, torch
+        >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
+        >>> images = torch.tensor([[0.55, 0.45]]).reshape(1, 1, 1, 2)
+        >>> attack = ibrobust.PGD(steps=20, norm="L2")
+        >>> attack.label
+        'PGD:norm=L2,steps=20'
+        >>> model(attack(model, images, [0], epsilon="1/10")).argmax(dim=1)
+        tensor([1])
+    """
+
+    steps: Count = 10
+    alpha: Positive | None = None
+    random_start: bool = True
+    restarts: Count = 1
+    loss: LossName = "cross_entropy"
+    norm: Norm = "Linf"
+    precision: Precision = "fp32"
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient."""
+        generator = torch.Generator().manual_seed(seed)
+        adversarial = images
+        nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        left = torch.arange(len(images), device=images.device)
+        for restart in range(self.restarts):
+            # The first time without a copy.
+            targets, points = (labels, images) if restart == 0 else (labels[left], images[left])
+            # From the second on, a start at the image would only repeat the first.
+            moved = self.random_start or restart > 0
+            run = pgd(
+                model,
+                points,
+                targets,
+                epsilon=epsilon,
+                steps=self.steps,
+                step_size=self.alpha,
+                loss=self.loss,
+                start=random_start(points, epsilon, generator, self.norm) if moved else None,
+                norm=self.norm,
+            )
+            adversarial = run.adversarial if restart == 0 else adversarial.index_copy(0, left, run.adversarial)
+            nonfinite[left] |= run.nonfinite
+            left = left[~run.broken]
+            if len(left) == 0:
+                break
+        return adversarial, nonfinite
+
+
+class AutoAttack(NamedAttack):
+    """The ensemble of Croce and Hein (2020): APGD with two losses, FAB and Square, each on what is still unbroken.
+
+    Attributes:
+        version: standard, or rand for models that draw random numbers.
+        norm: of the ball: Linf or L2.
+        n_iter: steps of the attacks that take a gradient.
+        n_queries: of Square.
+        precision: with bf16 it searches on a bfloat16 copy of the model; only the model's own answer counts.
+
+    Raises:
+        IbrobustError: an option is unknown, or the attack cannot work with a value.
+
+    Examples:
+        >>> import ibrobust
+        >>> ibrobust.AutoAttack(norm="L2").label
+        'AutoAttack:norm=L2'
+    """
+
+    version: Literal["standard", "rand"] = "standard"
+    norm: Norm = "Linf"
+    n_iter: Count = 100
+    n_queries: Count = 5000
+    precision: Precision = "fp32"
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return images, adversarial if an attack succeeded, and (B,) bool for images with a NaN gradient."""
+        # Before the attacks, so that a failing backward pass is reported at once.
+        nonfinite = nonfinite_gradient(model, images, labels)
+        adversarial = autoattack(
+            model,
+            images,
+            labels,
+            epsilon=epsilon,
+            norm=self.norm,
+            seed=seed,
+            version=self.version,
+            n_iter=self.n_iter,
+            n_queries=self.n_queries,
+        )
+        return adversarial, nonfinite
+
+
+class WorstCase(NamedAttack):
+    """The attack in stages of `worst_case_attack`, each on what is still unbroken; also written worst_case.
+
+    Attributes:
+        norm: of the ball: Linf or L2.
+        escalate: run AutoAttack on the images that are left.
+
+    Raises:
+        IbrobustError: an option is unknown, or the attack cannot work with a value.
+
+    Examples:
+        >>> import ibrobust
+        >>> ibrobust.WorstCase(escalate=True).label
+        'WorstCase:escalate=true'
+    """
+
+    norm: Norm = "Linf"
+    escalate: bool = False
+
+    def find(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return images, adversarial if a stage succeeded, and (B,) bool for images with a NaN gradient."""
+        result = worst_case_attack(
+            model,
+            images,
+            labels,
+            epsilon=epsilon,
+            norm=self.norm,
+            seed=seed,
+            batch_size=len(images),
+            escalate=self.escalate,
+            progress=False,
+        )
+        return result.adversarial, nonfinite_gradient(model, images, labels)
+
+
+OWN_ATTACKS: tuple[type[NamedAttack], ...] = (FGSM, PGD, AutoAttack, WorstCase)
