@@ -1,12 +1,15 @@
-"""Images that the worst-case attack and AutoAttack leave, one by one, with the passes and the time of both.
+"""The worst-case attack beside AutoAttack, image by image: what each leaves, its passes and its CPU time.
 
-    python benchmarks/worst_case.py --dataset DIR --models 'cross_entropy-*' --eps 2/255,4/255
-    python benchmarks/worst_case.py --dataset DIR --norm L2 --eps 0.25,0.5 --run-autoattack
+    python benchmarks/worst_case.py --dataset DIR --output FILE --models '*-w16-s0' --linf 2/255,4/255 --l2 0.25,0.5
+    python benchmarks/worst_case.py --dataset DIR --output FILE ... --autoattack 'knn_ib-*:Linf:4/255'
+    python benchmarks/worst_case.py --output FILE --table
 
-Without --run-autoattack the images that AutoAttack leaves come from docs/records, where they are known, and its passes
-are those of its schedule, a little too few: APGD does 101 passes forward and backward on every image, its targeted form
-909 and FAB-T 900 with 900 more forward on each that is left, and Square 5,000 forward. With it AutoAttack is run after
-the worst-case attack, and everything is counted and timed.
+A pair is a model, a norm and an epsilon. Every pair adds a line of JSON to FILE with the result of each image, and
+AutoAttack one line per batch. Nothing that has a line is computed again: a killed run continues if it is started again.
+AutoAttack runs in float32 on the pairs that a pattern of --autoattack names. For other pairs the images that it leaves
+come from docs/records, where they are known, and its passes (after ~) from its schedule, a little too few: APGD does
+101 passes forward and backward on every image, its targeted form 909 and FAB-T 900 with 900 more forward on each image
+that is left, and Square 5,000 forward.
 """
 
 from __future__ import annotations
@@ -14,130 +17,319 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
-from measuring import print_table
+from measuring import cpu_seconds, print_table, wait_for
 from torch import Tensor, nn
 
 from ibrobust.data import Split, load_dataset
-from ibrobust.epsilon import format_epsilon, parse_epsilon
-from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.epsilon import format_epsilon, read_radius
+from ibrobust.evaluation.attacks.pgd import pgd
+from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
 from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import evaluation_mode
-from ibrobust.evaluation.pass_counter import Cost, counting_passes
+from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import is_correct
-from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
 from ibrobust.registry import list_models, load_model, model_card
 
 RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records" / "zoo"
-HEADER = ["model", "epsilon", "clean", "worst case", "AutoAttack", "missed", "gained"]
-HEADER += ["passes", "AutoAttack's", "time", "AutoAttack's"]
+HEADER = ["model", "norm", "epsilon", "clean", "FGSM", "suite", "AutoAttack", "missed", "gained"]
+HEADER += ["passes", "AutoAttack's", "ratio", "CPU s", "AutoAttack's", "ratio"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model at one epsilon of one norm."""
+
+    model: str
+    norm: str
+    epsilon: float
+
+    @property
+    def text(self) -> str:
+        """As a pattern of --autoattack is compared with it: model:norm:epsilon."""
+        written = f"{self.epsilon:g}" if self.norm == "L2" else format_epsilon(self.epsilon)
+        return f"{self.model}:{self.norm}:{written}"
+
+
+class Lines:
+    """The file of results."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        # A kill may leave an incomplete last line.
+        self.content = [json.loads(line) for line in text.splitlines() if line.endswith("}") and _is_json(line)]
+
+    def find(
+        self, pair: Pair, images: int, attack: str, *, start: int = 0, surrogate: str | None = None
+    ) -> dict[str, Any] | None:
+        """Return the line of an attack on a pair, with a batch that begins at image `start`."""
+        wanted = (pair.model, pair.norm, pair.epsilon, images, attack, start, surrogate)
+        return next((line for line in self.content if _key(line) == wanted), None)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line."""
+        begun = self.path.is_file() and not self.path.read_text(encoding="utf-8").endswith("\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if begun and self.content else "") + json.dumps(line) + "\n")
+        self.content.append(line)
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[key] for key in ("model", "norm", "epsilon", "images", "attack", "start", "surrogate"))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="image folder that the models were trained on")
-    parser.add_argument("--models", default="*-w16-s*", help="shell pattern of names")
-    parser.add_argument("--eps", default="2/255,4/255,8/255")
-    parser.add_argument("--norm", choices=("Linf", "L2"), default="Linf")
+    parser.add_argument("--output", type=Path, required=True, help="file of JSON lines; an existing one is continued")
+    parser.add_argument("--table", action="store_true", help="only print the table of what the file has")
+    parser.add_argument("--dataset", help="image folder that the models were trained on")
+    parser.add_argument("--models", default="*-w16-s*", help="shell patterns of names, separated by commas")
+    parser.add_argument("--linf", default="", help="epsilons in L-infinity, such as 2/255,4/255")
+    parser.add_argument("--l2", default="", help="epsilons in L2, such as 0.25,0.5")
     parser.add_argument("--n-examples", type=int, default=1000)
-    parser.add_argument("--surrogate", help="a shipped model whose adversarial images are starting points")
-    parser.add_argument("--run-autoattack", action="store_true")
+    parser.add_argument("--surrogate", help="a stored model whose adversarial images are starting points")
+    parser.add_argument(
+        "--autoattack",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="run AutoAttack on the pairs MODEL:NORM:EPSILON that match; may be repeated",
+    )
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    lines = Lines(options.output)
+    if not options.table:
+        if options.dataset is None:
+            parser.error("--dataset is needed to measure")
+        _measure(lines, options)
+    _print(lines)
+
+
+def _pairs(options: argparse.Namespace) -> Iterator[Pair]:
+    patterns = options.models.split(",")
+    for model in list_models():
+        if any(fnmatch(model, pattern) for pattern in patterns):
+            for norm, written in (("Linf", options.linf), ("L2", options.l2)):
+                for epsilon in filter(None, written.split(",")):
+                    yield Pair(model, norm, read_radius(epsilon))
+
+
+def _measure(lines: Lines, options: argparse.Namespace) -> None:
     test = load_dataset(options.dataset).test.subset(options.n_examples)
     surrogate = load_model(options.surrogate, device=options.device) if options.surrogate else None
-    rows, stages = [], []
-    for name in (name for name in list_models() if fnmatch(name, options.models)):
-        for epsilon in (parse_epsilon(text) for text in options.eps.split(",")):
-            started = time.perf_counter()
-            model = load_model(name, device=options.device)
-            result = worst_case_attack(
+    pairs = list(_pairs(options))
+    for pair in pairs:  # every pair's suite first: AutoAttack takes much longer
+        if lines.find(pair, len(test.images), "WorstCase", surrogate=options.surrogate) is None:
+            lines.add(_suite(pair, test, surrogate, options))
+    for pair in pairs:
+        if any(fnmatch(pair.text, pattern) for pattern in options.autoattack):
+            _run_autoattack(lines, pair, test, options)
+
+
+def _suite(pair: Pair, test: Split, surrogate: nn.Module | None, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the line of the worst-case attack on a pair, with FGSM's result beside it."""
+    model = load_model(pair.model, device=options.device)
+    fgsm = _fgsm(model, pair, test, options)
+    seconds, processor = _clocks(options)
+    result = worst_case_attack(
+        model,
+        test.images,
+        test.labels,
+        epsilon=pair.epsilon,
+        norm=pair.norm,
+        surrogate=surrogate,
+        batch_size=options.batch_size,
+    )
+    wall, used = (now - before for now, before in zip(_clocks(options), (seconds, processor), strict=True))
+    line = {
+        **_head(pair, test, "WorstCase", 0, options),
+        "clean": to_bits(result.clean_correct),
+        "fgsm": to_bits(tuple(fgsm.tolist())),
+        "robust": to_bits(result.robust_correct),
+        "broken_by": list(result.broken_by),
+        "stages": [stage.to_dict() for stage in result.stages],
+        "warnings": list(result.warnings),
+        "upper_bound": result.upper_bound,
+        **result.cost.to_dict(),
+        "surrogate_passes": sum(
+            stage.surrogate_cost.forward_images + stage.surrogate_cost.backward_images for stage in result.stages
+        ),
+        "seconds": wall,
+        "cpu_seconds": used,
+    }
+    print(f"{pair.text}: {sum(result.robust_correct)} left of {sum(result.clean_correct)}, {used:.0f} s", flush=True)
+    return line
+
+
+def _fgsm(model: nn.Module, pair: Pair, test: Split, options: argparse.Namespace) -> Tensor:
+    """Return (N,) bool, the images that one step along the gradient of cross-entropy leaves."""
+    parts = []
+    with evaluation_mode(model):
+        for images, labels in _batches(test, options):
+            run = pgd(
                 model,
-                test.images,
-                test.labels,
-                epsilon=epsilon,
-                norm=options.norm,
-                surrogate=surrogate,
-                batch_size=options.batch_size,
+                images,
+                labels,
+                epsilon=pair.epsilon,
+                steps=1,
+                step_size=pair.epsilon,
+                norm=pair.norm,
+                stop_when_broken=False,
             )
-            seconds = time.perf_counter() - started
-            left, cost, its = _autoattack(name, model, test, epsilon, options)
-            rows.append(_row(name, result, left, cost, seconds, its))
-            print(*rows[-1], flush=True)
-            stages.append(
-                [name, format_epsilon(epsilon), *(f"{s.name} {s.broken}/{s.attacked}" for s in result.stages)]
-            )
-    print_table(HEADER, rows)
-    for stage in stages:
-        print(*stage, sep="; ")
-    print(f"{options.device}, torch {torch.__version__}, {options.n_examples} images")
+            parts.append(~run.broken.cpu())
+    return torch.cat(parts)
 
 
-def _autoattack(
-    name: str, model: nn.Module, test: Split, epsilon: float, options: argparse.Namespace
-) -> tuple[Tensor | None, Cost | None, float | None]:
-    """Return (N,) bool, the images that AutoAttack leaves, its passes and its seconds, as far as they are known."""
-    if not options.run_autoattack:
-        decoder = model_card(name).decoders[0]
-        known = _recorded(name, decoder, epsilon, len(test.images))
-        if options.norm != "Linf" or known is None:
-            return None, None, None
-        robust = torch.tensor(known.robust_correct)
-        clean, left = sum(known.clean_correct), int(robust.sum())
-        return robust, Cost(clean * 101 + left * 7709, clean * 101 + left * 1809), None
-    guarded, started, parts = guard(model), time.perf_counter(), []
-    with evaluation_mode(model), counting_passes(guarded) as counter:
-        for images, labels in zip(
-            test.images.split(options.batch_size), test.labels.split(options.batch_size), strict=True
-        ):
-            points, targets = images.to(options.device).float() / 255, labels.to(options.device).long()
+def _run_autoattack(lines: Lines, pair: Pair, test: Split, options: argparse.Namespace) -> None:
+    model = load_model(pair.model, device=options.device)
+    guarded = guard(model)
+    for index, (images, labels) in enumerate(_batches(test, options)):
+        start = index * options.batch_size
+        if lines.find(pair, len(test.images), "AutoAttack", start=start) is not None:
+            continue
+        seconds, processor = _clocks(options)
+        with evaluation_mode(model), counting_passes(guarded) as counter:
             with torch.no_grad():
-                robust = is_correct(guarded(points), targets)
+                robust = is_correct(guarded(images), labels)
             at = robust.nonzero()[:, 0]
-            found = autoattack(guarded, points[at], targets[at], epsilon=epsilon, norm=options.norm, seed=0)
+            found = autoattack(guarded, images[at], labels[at], epsilon=pair.epsilon, norm=pair.norm, seed=0)
             with torch.no_grad():
-                robust[at] = is_correct(guarded(found), targets[at])
-            parts.append(robust.cpu())
-    return torch.cat(parts), counter.cost, time.perf_counter() - started
+                robust[at] = is_correct(guarded(found), labels[at])
+        wall, used = (now - before for now, before in zip(_clocks(options), (seconds, processor), strict=True))
+        lines.add(
+            {
+                **_head(pair, test, "AutoAttack", start, options),
+                "robust": to_bits(tuple(robust.tolist())),
+                **counter.cost.to_dict(),
+                "seconds": wall,
+                "cpu_seconds": used,
+            }
+        )
+        print(f"{pair.text}: AutoAttack leaves {int(robust.sum())} from image {start} on, {used:.0f} s", flush=True)
 
 
-def _recorded(name: str, decoder: str, epsilon: float, total: int) -> AttackResult | None:
-    """Return what docs/records hold of AutoAttack, in float32 if they do."""
-    path = RECORDS / f"{name}.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"decoders": {}}
-    for label in ("AutoAttack", "AutoAttack:precision=bf16"):
-        for fields in content["decoders"].get(decoder, {"attacks": []})["attacks"]:
-            if (fields["attack"], fields["epsilon"], fields["total"]) == (label, epsilon, total):
-                return AttackResult.from_dict(fields)
-    return None
+def _batches(test: Split, options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in zip(
+        test.images.split(options.batch_size), test.labels.split(options.batch_size), strict=True
+    ):
+        yield images.to(options.device).float() / 255, labels.to(options.device).long()
 
 
-def _row(
-    name: str, result: WorstCaseResult, left: Tensor | None, cost: Cost | None, seconds: float, its: float | None
-) -> list[str]:
-    robust = torch.tensor(result.robust_correct)
+def _head(pair: Pair, test: Split, attack: str, start: int, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "model": pair.model,
+        "decoder": model_card(pair.model).decoders[0],
+        "norm": pair.norm,
+        "epsilon": pair.epsilon,
+        "images": len(test.images),
+        "attack": attack,
+        "start": start,
+        "surrogate": options.surrogate if attack == "WorstCase" else None,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _clocks(options: argparse.Namespace) -> tuple[float, float]:
+    wait_for(options.device)
+    return time.perf_counter(), cpu_seconds()
+
+
+def _print(lines: Lines) -> None:
+    rows = []
+    suites = [line for line in lines.content if line["attack"] == "WorstCase"]
+    for suite in suites:
+        key = _key(suite)[:4]
+        parts = [line for line in lines.content if line["attack"] == "AutoAttack" and _key(line)[:4] == key]
+        parts.sort(key=lambda line: line["start"])
+        rows.append(_row(suite, _joined(parts, suite["images"])))
+    print_table(HEADER, rows)
+    _print_stages(suites)
+
+
+def _joined(parts: list[dict[str, Any]], images: int) -> dict[str, Any] | None:
+    """Return AutoAttack's batches as one, or None if one is missing."""
+    robust = "".join(part["robust"] for part in parts)
+    if len(robust) < images:
+        return None
+    counts = ("forward_images", "backward_images", "cpu_seconds")
+    return {"robust": robust, **{key: sum(part[key] for part in parts) for key in counts}}
+
+
+def _row(suite: dict[str, Any], other: dict[str, Any] | None) -> list[str]:
+    robust = torch.tensor(from_bits(suite["robust"]))
+    clean, fgsm = from_bits(suite["clean"]), from_bits(suite["fgsm"])
+    recorded = _recorded(suite) if other is None else None
+    known = recorded if other is None else other["robust"]
+    left = None if known is None else torch.tensor(from_bits(known))
+    passes = suite["forward_images"] + suite["backward_images"] + suite["surrogate_passes"]
+    theirs = None if other is None else other["forward_images"] + other["backward_images"]
+    about = ""
+    if left is not None and theirs is None:
+        about, theirs = "~", sum(clean) * 2 * 101 + int(left.sum()) * (2 * 909 + 3 * 900 + 5000)
     return [
-        name,
-        f"{result.norm} {format_epsilon(result.epsilon)}",
-        str(sum(result.clean_correct)),
-        f"{int(robust.sum())}{' (upper bound)' if result.upper_bound else ''}",
+        suite["model"],
+        suite["norm"],
+        Pair(suite["model"], suite["norm"], suite["epsilon"]).text.rpartition(":")[2],
+        str(sum(clean)),
+        str(sum(a and b for a, b in zip(clean, fgsm, strict=True))),
+        f"{int(robust.sum())}{' (upper bound)' if suite['upper_bound'] else ''}",
         "" if left is None else str(int(left.sum())),
         "" if left is None else str(int((robust & ~left).sum())),
         "" if left is None else str(int((~robust & left).sum())),
-        _passes(result.cost),
-        "" if cost is None else _passes(cost),
-        f"{seconds:.1f} s",
-        "" if its is None else f"{its:.1f} s",
+        f"{passes:,}",
+        "" if theirs is None else f"{about}{theirs:,}",
+        "" if theirs is None else f"{about}{passes / theirs:.1%}",
+        f"{suite['cpu_seconds']:.0f}",
+        "" if other is None else f"{other['cpu_seconds']:.0f}",
+        "" if other is None else f"{suite['cpu_seconds'] / other['cpu_seconds']:.1%}",
     ]
 
 
-def _passes(cost: Cost) -> str:
-    return f"{cost.forward_images} + {cost.backward_images}"
+def _recorded(suite: dict[str, Any]) -> str | None:
+    """Return the images that AutoAttack leaves, from docs/records, if they are known."""
+    path = RECORDS / f"{suite['model']}.json"
+    if suite["norm"] != "Linf" or not path.is_file():
+        return None
+    attacks = json.loads(path.read_text(encoding="utf-8"))["decoders"].get(suite["decoder"], {"attacks": []})["attacks"]
+    for label in ("AutoAttack", "AutoAttack:precision=bf16"):
+        for fields in attacks:
+            if (fields["attack"], fields["epsilon"], fields["total"]) == (label, suite["epsilon"], suite["images"]):
+                return to_bits(AttackResult.from_dict(fields).robust_correct)
+    return None
+
+
+def _print_stages(suites: list[dict[str, Any]]) -> None:
+    """Print what each stage breaks and costs over all pairs."""
+    totals: dict[str, list[int]] = {}
+    for suite in suites:
+        for stage in suite["stages"]:
+            total = totals.setdefault(stage["stage"], [0, 0, 0])
+            total[0] += stage["attacked"]
+            total[1] += stage["broken"]
+            total[2] += stage["forward_images"] + stage["backward_images"]
+    everything = sum(total[2] for total in totals.values()) or 1
+    rows = [[name, f"{a:,}", f"{b:,}", f"{c:,}", f"{c / everything:.1%}"] for name, (a, b, c) in totals.items()]
+    print_table(["stage", "attacked", "broken", "passes", "share"], rows)
 
 
 if __name__ == "__main__":
