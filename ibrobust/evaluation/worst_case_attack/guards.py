@@ -9,12 +9,19 @@ from ibrobust.evaluation.autoattack_parts import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.worst_case_attack.search import Search
 
-WATCHED = 64  # survivors for a first trial of the guards
+# Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
+WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
+FAB_ONE_IN, LEAST_FAB = 125, 4
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
-FAB_IMAGES, FAB_STEPS, FAB_TARGETS = 8, 50, 3
+FAB_STEPS, FAB_TARGETS = 50, 3
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
+
+
+def watched(search: Search) -> Tensor:
+    """Return the positions (M,) of the survivors nearest to another class, for a first trial of the guards."""
+    return search.closest(search.left)[: max(LEAST_WATCHED, len(search.images) // WATCHED_ONE_IN)]
 
 
 def random_corners(search: Search, positions: Tensor, seed: int) -> None:
@@ -62,8 +69,9 @@ def fast_adaptive_boundary(search: Search, seed: int) -> None:
         device=search.images.device,
         n_target_classes=min(FAB_TARGETS, search.num_classes - 1),
     )
-    left = search.left
-    for at in search.batches(search.closest(left[search.reached[left]])[:FAB_IMAGES]):
+    near = search.closest(search.left, within=0.3)
+    near = near[search.reached[near]][: max(LEAST_FAB, len(search.images) // FAB_ONE_IN)]
+    for at in search.batches(near):
         images = search.images[at]
         with torch.no_grad():
             found = attack.perturb(images.float(), search.labels[at])

@@ -23,6 +23,7 @@ from ibrobust.live_line import LiveLine, following
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
+COMPARED = 32  # images whose logits are computed twice to find out whether the model draws random numbers
 SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
 
 
@@ -86,7 +87,7 @@ def worst_case_attack(
             count_classes(other, points, targets)
         count_classes(guarded, points, targets)
         with counting_passes(guarded) as counter:
-            draws = DRAWS if is_stochastic(guarded, points[:batch_size]) else 1
+            draws = DRAWS if is_stochastic(guarded, points[: min(batch_size, COMPARED)]) else 1
             search = Search(guarded, draws, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(escalate=escalate)
@@ -135,8 +136,7 @@ class _Run:
         self.stage("targets", lambda: stages.towards_each_class(search))
         self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
-        watched = search.closest(search.left)[: guards.WATCHED]
-        by_guards = self._guards(watched, guards.QUERIES)
+        by_guards = self._guards(guards.watched(search), guards.QUERIES)
         found = guards.warnings(search, by_guards=by_guards)
         if by_guards or found:
             by_guards += self._guards(search.left, guards.MORE_QUERIES)

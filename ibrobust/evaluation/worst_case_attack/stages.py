@@ -15,8 +15,10 @@ START_STEPS = 10
 FURTHER_STEPS = 60
 # Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
+SHRINKING_FOR_FAR_CLASSES = ((2.0, 5), (NEAR, 10), (1.0, 20))
 SHRINKING_SLOWLY = ((2.0, 10), (1.6, 10), (1.3, 12), (1.15, 15), (1.0, 20))
 MOST_TARGETS = 9  # as many as AutoAttack's
+FULL_TARGETS = 5
 LINEARISED = 20  # number of classes with a linearised distance, if there are more than ten
 
 
@@ -41,16 +43,16 @@ def from_surrogate(search: Search, surrogate: nn.Module) -> None:
 
 
 def from_larger_ball(search: Search) -> None:
-    """Start from misclassified points of the model itself in a ball of twice the radius."""
+    """Start from misclassified points of the model itself in a ball of twice the radius, if it has any there."""
     for at in search.batches(search.left):
-        _shrink(search, at, ((2.0, START_STEPS), (1.0, STEPS)), margin_loss, None)
+        _shrink(search, at, ((2.0, START_STEPS), (1.0, STEPS)), ratio_loss, None)
 
 
 def towards_each_class(search: Search) -> None:
     """Target up to nine classes in turn, each through shrinking balls, with the ratio loss.
 
-    The three nearest classes are attacked to the end. The others are given up if a larger ball ends at a point that
-    is still classified correctly.
+    A class is given up for an image if a larger ball ends at a point that is still classified correctly. Of the three
+    nearest classes, the first ball only has to end with most of the way done.
     """
     order = search.ranked(search.left)
     if search.num_classes > 10:
@@ -58,8 +60,9 @@ def towards_each_class(search: Search) -> None:
     orders = torch.zeros(len(search.images), order.shape[1], dtype=torch.long, device=order.device)
     orders[search.left] = order
     for rank in range(min(MOST_TARGETS, order.shape[1])):
+        radii = SHRINKING if rank < FULL_TARGETS else SHRINKING_FOR_FAR_CLASSES
         for at in search.batches(search.left):
-            _shrink(search, at, SHRINKING, ratio_loss, orders[at, rank], race=rank >= 3)
+            _shrink(search, at, radii, ratio_loss, orders[at, rank], start_within=0.6 if rank < 3 else 0.0)
 
 
 def further_steps(search: Search) -> None:
@@ -80,11 +83,11 @@ def further_steps(search: Search) -> None:
 
 
 def shrinking_slowly(search: Search) -> None:
-    """Target the three nearest classes through five balls, on the margin, for images that may still break.
+    """Target the two nearest classes through five balls, on the margin, for images that may still break.
 
     These were misclassified within 1.4 epsilon before, and at most 30% of the gap remains.
     """
-    for rank in range(min(3, search.num_classes - 1)):
+    for rank in range(min(2, search.num_classes - 1)):
         near = search.closest(search.left, within=0.3)
         for at in search.batches(near[search.reached[near]]):
             _shrink(search, at, SHRINKING_SLOWLY, margin_loss, search.ranked(at)[:, rank])
@@ -97,9 +100,13 @@ def _shrink(
     loss: AimedLoss,
     targets: Tensor | None,
     *,
-    race: bool = False,
+    start_within: float = 0.0,
 ) -> None:
-    """Maximise in one ball after the other, each from the projected end of the last."""
+    """Maximise in one ball after the other, each from the projected end of the last.
+
+    An image is given up if a larger ball ends at a point that is still classified correctly; after the first ball, if
+    more than the share `start_within` of the clean margin remains there.
+    """
     points = search.images[at]
     for number, (factor, steps) in enumerate(radii):
         images = search.images[at]
@@ -118,8 +125,9 @@ def _shrink(
         )
         broken = search.learn(at, run, factor=factor)
         stays = ~broken
-        if race and factor > 1.0:
-            stays &= run.reached
+        if factor > 1.0:
+            near = run.margins >= -start_within * search.clean_margin[at] if number == 0 else run.reached
+            stays &= near | run.reached
         at, points, targets = at[stays], run.last[stays], None if targets is None else targets[stays]
         if len(at) == 0:
             break
