@@ -53,6 +53,7 @@ class Ascent:
         nonfinite: (B,) bool, a gradient was NaN at some step.
         zero: (B,) bool, the first gradient was exactly zero.
         reached: (B,) bool, the last point is misclassified, in a ball of any size.
+        at_once: (B,) bool, the start is misclassified.
     """
 
     found: Tensor
@@ -63,6 +64,7 @@ class Ascent:
     nonfinite: Tensor
     zero: Tensor
     reached: Tensor
+    at_once: Tensor
 
 
 def climb(
@@ -96,7 +98,7 @@ def climb(
     """
     last, previous, found = start.clone(), start.clone(), start.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    nonfinite, zero, reached = broken.clone(), broken.clone(), broken.clone()
+    nonfinite, zero, reached, at_once = broken.clone(), broken.clone(), broken.clone(), broken.clone()
     gaps: Tensor | None = None
     margins = images.new_zeros(len(images))
     active = torch.arange(len(images), device=images.device)
@@ -125,6 +127,7 @@ def climb(
         nonfinite[active] |= ~finite
         if step == 0:
             zero[active] = (gradient == 0.0).flatten(1).all(dim=1)
+            at_once = wrong
         size = first_step * factor * ball.epsilon * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         moved = ball.project(points + size * ball.direction(gradient, points), images[active], factor)
         if step > 0:
@@ -138,7 +141,7 @@ def climb(
                 break
     assert gaps is not None
     found[~broken] = last[~broken]
-    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached)
+    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached, at_once)
 
 
 def _gradient(

@@ -11,7 +11,7 @@ from ibrobust.evaluation.worst_case_attack.search import Search
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
-FAB_ONE_IN, LEAST_FAB = 125, 4
+FAB_ONE_IN, MORE_FAB_ONE_IN, LEAST_FAB = 125, 10, 4
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
@@ -54,7 +54,7 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
         search.offer(at, search.ball.project(found.to(images), images))
 
 
-def fast_adaptive_boundary(search: Search, seed: int) -> None:
+def fast_adaptive_boundary(search: Search, seed: int, *, one_in: int = FAB_ONE_IN) -> None:
     """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it."""
     from pyautoattack.fab_pt import FABAttack_PT
 
@@ -70,7 +70,7 @@ def fast_adaptive_boundary(search: Search, seed: int) -> None:
         n_target_classes=min(FAB_TARGETS, search.num_classes - 1),
     )
     near = search.closest(search.left, within=0.3)
-    near = near[search.reached[near]][: max(LEAST_FAB, len(search.images) // FAB_ONE_IN)]
+    near = near[search.reached[near]][: max(LEAST_FAB, len(search.images) // one_in)]
     for at in search.batches(near):
         images = search.images[at]
         with torch.no_grad():
@@ -87,6 +87,10 @@ def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:
         found.append(f"The gradient is exactly zero at {zero} of {right} images.")
     if nonfinite:
         found.append(f"A gradient was no number for {nonfinite} of {right} images.")
+    if search.transferred > max(1, 0.01 * right):
+        found.append(
+            f"Images that break the surrogate broke {search.transferred} of {right} images that the gradient left."
+        )
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")
     return tuple(found)

@@ -45,9 +45,14 @@ def worst_case_attack(
 
     Each stage attacks the images that earlier stages did not break: the margin from the image; the margin from a better
     start; the ratio loss towards each class through shrinking balls; further steps and slower balls for images near
-    another class; attacks without gradients, and FAB on a few. If those show that gradients mislead, they are run
-    longer on all that is left, and the number is an upper bound. A stochastic model is attacked and judged through
-    averages over draws. Model mode, parameter gradients and random state are restored afterwards.
+    another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN, or if attacks without a
+    gradient or the surrogate's images break what gradients left, the number is an upper bound. Random restarts, more
+    queries on all that is left and FAB on more images then follow. Model mode, parameter gradients and random state are
+    restored afterwards.
+
+    A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
+    transformation). An image counts as correct or broken by the mean over 32 draws, so the result is that of the
+    averaged classifier, not of a single draw. Its number is always called an upper bound.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
@@ -138,10 +143,15 @@ class _Run:
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
         found = guards.warnings(search, by_guards=by_guards)
-        if by_guards or found:
+        fired = bool(by_guards or found)
+        if fired:
+            seed = derive_seed(self.seed, "random restarts")
+            self.stage("random restarts", lambda: stages.random_restarts(search, seed))
             by_guards += self._guards(search.left, guards.MORE_QUERIES)
             found = guards.warnings(search, by_guards=by_guards)
-        self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(search, derive_seed(self.seed, "FAB-T")))
+        share = guards.MORE_FAB_ONE_IN if fired else guards.FAB_ONE_IN
+        seed_of_fab = derive_seed(self.seed, "FAB-T")
+        self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(search, seed_of_fab, one_in=share))
         if escalate:
             self.stage("AutoAttack", self._autoattack)
         return found if search.target is search.model else (RANDOM, *found)

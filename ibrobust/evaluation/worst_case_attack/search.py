@@ -42,6 +42,7 @@ class Search:
         nearest: (N, C, H, W) among the end points of runs in the ball, the one with the largest margin.
         reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
         zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or a NaN gradient.
+        transferred: number of images that the untargeted steps left and the surrogate's images broke as they were.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Search:
         self.clean = is_correct(logits, labels)
         self.broken = torch.zeros_like(self.clean)
         self.reached, self.zero, self.nonfinite = self.broken.clone(), self.broken.clone(), self.broken.clone()
+        self.transferred = 0
         self.clean_margin = logits.gather(1, labels[:, None])[:, 0] - logits.scatter(
             1, labels[:, None], -torch.inf
         ).amax(dim=1)

@@ -13,6 +13,7 @@ from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
 STEPS = 20
 START_STEPS = 10
 FURTHER_STEPS = 60
+RESTARTS = 5
 # Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
 SHRINKING_FOR_FAR_CLASSES = ((2.0, 5), (NEAR, 10), (1.0, 20))
@@ -39,7 +40,9 @@ def from_surrogate(search: Search, surrogate: nn.Module) -> None:
         start = climb(
             surrogate, images, labels, images, ball=search.ball, steps=START_STEPS, loss=margin_loss, stop=False
         ).last
-        search.learn(at, climb(search.target, images, labels, start, ball=search.ball, steps=STEPS, loss=margin_loss))
+        run = climb(search.target, images, labels, start, ball=search.ball, steps=STEPS, loss=margin_loss)
+        search.transferred += int(run.at_once.sum())
+        search.learn(at, run)
 
 
 def from_larger_ball(search: Search) -> None:
@@ -63,6 +66,17 @@ def towards_each_class(search: Search) -> None:
         radii = SHRINKING if rank < FULL_TARGETS else SHRINKING_FOR_FAR_CLASSES
         for at in search.batches(search.left):
             _shrink(search, at, radii, ratio_loss, orders[at, rank], start_within=0.6 if rank < 3 else 0.0)
+
+
+def random_restarts(search: Search, seed: int) -> None:
+    """Maximise the margin from random points of the ball, several times."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(RESTARTS):
+        for at in search.batches(search.left):
+            images, labels = search.images[at], search.labels[at]
+            start = search.ball.random_point(images, generator)
+            run = climb(search.target, images, labels, start, ball=search.ball, steps=STEPS, loss=margin_loss)
+            search.learn(at, run)
 
 
 def further_steps(search: Search) -> None:
