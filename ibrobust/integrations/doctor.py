@@ -21,6 +21,7 @@ DISPENSABLE = {
     "torchattacks": "needed for the attacks of torchattacks alone",
     "RobustBench files": "needed for RobustBench's models and benchmark alone",
     "RobustBench": "needed for RobustBench's models and benchmark alone",
+    "timm": "needed for timm's models and RobustBench alone",
 }
 MOST_PINS = 3
 
@@ -133,6 +134,8 @@ def check_robustbench() -> Check:
 
 def check_timm() -> Check:
     """Whether timm can download weights; only models of the form timm:NAME need this."""
+    import timm  # noqa: F401  # a missing timm is none that cannot download
+
     from ibrobust.integrations.robustbench.environment import mend_timm
 
     try:

@@ -17,7 +17,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS
-from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
+from ibrobust.integrations.robustbench.environment import mend_timm
 from ibrobust.models import Normalized
 
 
@@ -94,10 +94,9 @@ class UnitRangeInput(Normalized):
 
 
 def _load_timm(name: str) -> nn.Module:
-    with imported_quietly():
-        import timm
-
     mend_timm()
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise IbrobustError(f"timm has no model {name!r}{_suggestion(near)}")

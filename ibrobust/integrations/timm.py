@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
+from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm, require_timm
 from ibrobust.registry import list_models, load_model, model_card
 
+require_timm()
 with imported_quietly():
     import timm
 

@@ -136,7 +136,10 @@ def _offered_by_packages() -> set[str]:
 
 
 def _timm(name: str, **arguments: Any) -> nn.Module:
-    import timm
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise IbrobustError("timm is not installed: pip install timm.") from error
 
     if not timm.is_model(name):
         raise _no_such("timm", name, timm.list_models())

@@ -34,7 +34,7 @@ from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
-from ibrobust.training.accelerator import is_cpu
+from ibrobust.training.accelerator import check_tracker, is_cpu
 from ibrobust.training.build import build_objective_of
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
@@ -151,7 +151,9 @@ def _train(
     on_epoch: Callable[[int, Encoder], None] | None,
     on_stage: Callable[[str], None] | None,
 ) -> ModelCard:
-    objective_class(recipe.objective)  # an unknown one is reported before any data is read
+    # Before any data is read.
+    objective_class(recipe.objective)
+    check_tracker(log_with)
     refuse_duplicate(name, overwrite=overwrite)
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):

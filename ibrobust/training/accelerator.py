@@ -28,7 +28,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_
     from accelerate.state import AcceleratorState
 
     cpu = is_cpu(device)
-    _check_tracker(log_with)
+    check_tracker(log_with)
     processes.join(cpu=cpu)
     if device is not None:
         _choose_device(device)
@@ -97,7 +97,8 @@ def _choose_device(device: str) -> None:
         )
 
 
-def _check_tracker(log_with: str | None) -> None:
+def check_tracker(log_with: str | None) -> None:
+    """Raise IbrobustError if a tracker is unknown or not installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     if log_with is None:
@@ -105,6 +106,7 @@ def _check_tracker(log_with: str | None) -> None:
     known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
     if log_with not in known:
         raise IbrobustError(f"Unknown tracker {log_with!r}: use one of {', '.join(known)}.")
-    package = {"comet_ml": "comet_ml", "tensorboard": "tensorboard"}.get(log_with, log_with)
-    if importlib.util.find_spec(package) is None:
-        raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {package}.")
+    # accelerate takes tensorboardX as well.
+    modules = ("tensorboard", "tensorboardX") if log_with == "tensorboard" else (log_with,)
+    if all(importlib.util.find_spec(module) is None for module in modules):
+        raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {log_with}.")

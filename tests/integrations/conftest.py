@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from installed import build
 from PIL import Image
 from torch import Tensor, nn
 
 from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.models import Encoder, ImageClassifier, encode_in_batches, fit_logistic
 from ibrobust.registry import register_model
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 class TinyNet(nn.Module):
@@ -90,3 +93,10 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:04d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """ibrobust's (sdist, wheel); the wheel is made from the sdist."""
+    sdist, wheel = sorted(build(CHECKOUT, tmp_path_factory.mktemp("dist")), key=lambda file: file.suffix == ".whl")
+    return sdist, wheel

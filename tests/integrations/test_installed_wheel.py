@@ -6,22 +6,16 @@ that nothing is downloaded.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import sysconfig
 import tarfile
-import venv
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from installed import Environment, build, new_environment
 
 pytestmark = pytest.mark.network
 
-CHECKOUT = Path(__file__).parents[2]
 TRAIN = (
     "train --dataset digits --objective {objective} --width 2 --latent-dim 8 --epochs 1 "
     "--decoder logistic --name {name}"
@@ -71,65 +65,6 @@ def cards():
 ''',
     "ibrobust_example/broken.py": 'raise RuntimeError("written for another version")\n',
 }
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A virtual environment and an ibrobust home of its own."""
-
-    folder: Path
-    home: Path
-
-    @property
-    def site(self) -> Path:
-        return Path(sysconfig.get_path("purelib", "venv", {"base": str(self.folder), "platbase": str(self.folder)}))
-
-    @property
-    def bin(self) -> Path:
-        return Path(sysconfig.get_path("scripts", "venv", {"base": str(self.folder)}))
-
-    def install(self, wheel: Path) -> None:
-        pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "--disable-pip-version-check"]
-        # The environment that runs the tests is in sight for its dependencies, and may hold an ibrobust of its own.
-        run([*pip, "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed", str(wheel)])
-
-    def ibrobust(self, arguments: str, *, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run the installed command from a folder that has nothing to do with the checkout."""
-        return run([str(self.bin / "ibrobust"), *arguments.split()], home=self.home, expect=expect)
-
-    def python(self, code: str) -> str:
-        return run([str(self.bin / "python"), "-c", code], home=self.home).stdout
-
-
-def run(command: list[str], *, home: Path | None = None, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "IBROBUST_HOME")}
-    folder = None
-    if home is not None:
-        folder = home.parent / "elsewhere"
-        folder.mkdir(exist_ok=True)
-        variables |= {"IBROBUST_HOME": str(home), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == expect, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def new_environment(folder: Path) -> Environment:
-    venv.create(folder / "venv", with_pip=False)
-    environment = Environment(folder / "venv", folder / "home")
-    (environment.site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return environment
-
-
-def build(source: Path, output: Path) -> list[Path]:
-    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)])
-    return sorted(output.iterdir())
-
-
-@pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """ibrobust's (sdist, wheel); the wheel is made from the sdist."""
-    sdist, wheel = sorted(build(CHECKOUT, tmp_path_factory.mktemp("dist")), key=lambda file: file.suffix == ".whl")
-    return sdist, wheel
 
 
 @pytest.fixture(scope="module")

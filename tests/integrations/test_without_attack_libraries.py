@@ -11,7 +11,7 @@ import pytest
 BLOCKED = """
 import importlib.metadata as metadata, sys
 
-BLOCKED = {"torchattacks", "robustbench"}
+BLOCKED = {"torchattacks", "robustbench", "timm"}
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -37,6 +37,7 @@ for arguments, code in (
     (["attack", "knn_ib-digits", "--n-examples", "8", "--attack", "CW"], 2),
     (["benchmark", "knn_ib-digits", "--n-examples", "8"], 2),
     (["attack", "robustbench:Standard", "--dataset", "digits", "--n-examples", "8"], 2),
+    (["attack", "timm:resnet18", "--dataset", "digits", "--n-examples", "8"], 2),
 ):
     sys.argv = ["ibrobust", *arguments]
     try:
@@ -59,8 +60,9 @@ def test_everything_but_their_own_attacks_zoo_and_benchmark_works(finished):
 
 
 def test_where_they_are_needed_one_sentence_names_the_command(finished):
-    no_attack, no_benchmark, no_zoo = finished.stderr.strip().splitlines()
+    no_attack, no_benchmark, no_zoo, no_timm = finished.stderr.strip().splitlines()
     assert no_attack.startswith("Error: Unknown attack 'CW'")
     assert "python -m pip install torchattacks" in no_attack
     assert no_benchmark == "Error: RobustBench is not installed: pip install robustbench."
     assert no_zoo == no_benchmark
+    assert no_timm == "Error: timm is not installed: pip install timm."

@@ -96,6 +96,17 @@ def mend() -> None:
     autoattack_module.install()
 
 
+def require_timm() -> None:
+    """Raise IbrobustError if timm is not installed."""
+    try:
+        with imported_quietly():
+            import timm  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        raise IbrobustError("timm is not installed: pip install timm.") from error
+
+
 def mend_timm() -> bool:
     """Make timm able to download from the Hugging Face Hub in this process; return whether a fix was needed.
 
@@ -103,8 +114,9 @@ def mend_timm() -> bool:
     need, so timm treats the whole package as missing.
 
     Raises:
-        IbrobustError: timm cannot find huggingface_hub, or its download functions are missing.
+        IbrobustError: timm is not installed, it cannot find huggingface_hub, or its download functions are missing.
     """
+    require_timm()
     with imported_quietly():
         import timm
         from timm.models import _hub

@@ -28,7 +28,6 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.home import expanded
-from ibrobust.integrations import timm as timm_integration
 from ibrobust.integrations.robustbench.environment import imported_quietly, mend
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
 from ibrobust.live_line import LiveLine, following
@@ -44,6 +43,8 @@ with imported_quietly():
     import robustbench.utils
     from robustbench.model_zoo import model_dicts
     from robustbench.model_zoo.enums import BenchmarkDataset
+
+    from ibrobust.integrations import timm as timm_integration
 
 NORMS = ("Linf", "L2")
 

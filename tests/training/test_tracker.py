@@ -1,0 +1,33 @@
+"""Trackers beside the metrics file: one that cannot be used is told before any data is read."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+import ibrobust
+from ibrobust.training.accelerator import check_tracker
+
+RECIPE = ibrobust.Recipe(dataset="no-such-folder")
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow"])
+def test_a_missing_one_is_told_before_data_is_read(nothing_installed, name):
+    with pytest.raises(ibrobust.IbrobustError, match=rf"tracker '{name}' is not installed: pip install {name}\."):
+        ibrobust.train(RECIPE, log_with=name)
+
+
+def test_an_unknown_one_is_told_before_data_is_read():
+    with pytest.raises(ibrobust.IbrobustError, match="Unknown tracker 'notes'"):
+        ibrobust.train(RECIPE, log_with="notes")
+
+
+def test_tensorboard_may_be_tensorboardx(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "tensorboardX" else None)
+    check_tracker("tensorboard")
