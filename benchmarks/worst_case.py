@@ -29,13 +29,12 @@ from torch import Tensor, nn
 
 from ibrobust.data import Split, load_dataset
 from ibrobust.epsilon import format_epsilon, read_radius
+from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
-from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import evaluation_mode
 from ibrobust.evaluation.pass_counter import counting_passes
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 from ibrobust.registry import list_models, load_model, model_card
 
@@ -207,12 +206,10 @@ def _run_autoattack(lines: Lines, pair: Pair, test: Split, options: argparse.Nam
             continue
         seconds, processor = _clocks(options)
         with evaluation_mode(model), counting_passes(guarded) as counter:
-            with torch.no_grad():
-                robust = is_correct(guarded(images), labels)
-            at = robust.nonzero()[:, 0]
-            found = autoattack(guarded, images[at], labels[at], epsilon=pair.epsilon, norm=pair.norm, seed=0)
-            with torch.no_grad():
-                robust[at] = is_correct(guarded(found), labels[at])
+            outcome = autoattack(
+                guarded, images, labels, epsilon=pair.epsilon, norm=pair.norm, batch_size=len(images), seed=0
+            )
+            robust = outcome.robust_correct
         wall, used = (now - before for now, before in zip(_clocks(options), (seconds, processor), strict=True))
         lines.add(
             {

@@ -26,12 +26,10 @@ def benchmark(
             "By default the model's own data."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the CPU by default.")] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="JSON file for the progress; the same command resumes from it.")
-    ] = None,
+    state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,
     log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
 ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ibrobust.atomic import write_tensors
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.batch import TOLERANCE, perturbation_size
+from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, images_and_labels

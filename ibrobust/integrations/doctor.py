@@ -151,8 +151,7 @@ def check_autoattack() -> Check:
     """The AutoAttack for RobustBench, and whether it breaks a linear model."""
     import torch
 
-    from ibrobust.integrations.autoattack.engine import AutoAttack
-    from ibrobust.integrations.robustbench.autoattack_module import real_autoattack
+    from ibrobust.integrations.robustbench.autoattack_module import AutoAttack, real_autoattack
 
     genuine = real_autoattack()
     if genuine is not None:

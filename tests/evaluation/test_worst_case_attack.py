@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
-from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.model_state import evaluation_mode
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 NORMS = ("Linf", "L2")
@@ -73,8 +74,9 @@ def test_a_linear_model_falls_exactly_where_its_distance_is_below_epsilon(norm, 
 def test_it_leaves_no_more_than_autoattack(robust_model, test_data, norm, epsilon):
     images, labels = test_data[0][:20], test_data[1][:20]
     guarded = guard(robust_model)
-    found = autoattack(guarded, images, labels, epsilon=epsilon, norm=norm, seed=0, n_iter=10, n_queries=50)
-    left = is_correct(robust_model(images), labels) & is_correct(robust_model(found), labels)
+    options = {"epsilon": epsilon, "norm": norm, "seed": 0, "n_iter": 10, "n_queries": 50, "batch_size": 20}
+    with evaluation_mode(robust_model):
+        left = autoattack(guarded, images, labels, **options).robust_correct
 
     result = worst_case_attack(robust_model, images, labels, epsilon=epsilon, norm=norm)
 
@@ -199,9 +201,9 @@ def test_escalation_runs_autoattack_on_what_is_left(robust_model, test_data, mon
     images, labels = test_data[0][:20], test_data[1][:20]
     asked = []
 
-    def attack(model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> Tensor:
+    def attack(model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> SimpleNamespace:
         asked.append(len(images))
-        return torch.ones_like(images)  # outside the ball: must be moved into it
+        return SimpleNamespace(adversarial=torch.ones_like(images))  # outside the ball: must be moved into it
 
     monkeypatch.setattr(run, "autoattack", attack)
     result = worst_case_attack(robust_model, images, labels, epsilon=0.06, escalate=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.pgd import pgd as our_pgd
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
-from ibrobust.integrations.autoattack.engine import AutoAttack
+from ibrobust.integrations.robustbench.autoattack_module import AutoAttack
 from ibrobust.integrations.robustbench.environment import imported_quietly
 from ibrobust.registry import load_model
 

@@ -6,17 +6,18 @@ stop at the first success.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.autoattack import AutoAttackOutcome, autoattack
 from ibrobust.evaluation.attacks.losses import LossName
 from ibrobust.evaluation.attacks.option_types import Count, Positive
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient, pgd, random_start
-from ibrobust.evaluation.autoattack_parts import autoattack
 from ibrobust.evaluation.ball import Norm
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 Precision = Literal["fp32", "bf16"]
@@ -157,20 +158,25 @@ class AutoAttack(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return images, adversarial if an attack succeeded, and (B,) bool for images with a NaN gradient."""
-        # Before the attacks, so that a failing backward pass is reported at once.
-        nonfinite = nonfinite_gradient(model, images, labels)
-        adversarial = autoattack(
-            model,
+        outcome = self.run(model, images, labels, epsilon=epsilon, batch_size=len(images), seed=seed, keep_images=True)
+        assert outcome.adversarial is not None
+        return outcome.adversarial.to(images), outcome.nonfinite.to(images.device)
+
+    def run(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **options: Any
+    ) -> AutoAttackOutcome:
+        """Return the outcome on any number of images; for the arguments see `autoattack`."""
+        return autoattack(
+            guard(model),
             images,
             labels,
             epsilon=epsilon,
             norm=self.norm,
-            seed=seed,
             version=self.version,
             n_iter=self.n_iter,
             n_queries=self.n_queries,
+            **options,
         )
-        return adversarial, nonfinite
 
 
 class WorstCase(NamedAttack):

@@ -22,6 +22,7 @@ class AttackResult(Readable):
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
         nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
         seed: of the evaluation.
+        flags: warnings of AutoAttack's own checks; with any warning, the number is not reliable.
     """
 
     attack: str
@@ -31,6 +32,7 @@ class AttackResult(Readable):
     attacked_correct: tuple[bool, ...]
     nonfinite_gradient: int
     seed: int
+    flags: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -83,6 +85,7 @@ class AttackResult(Readable):
             "robust_accuracy": self.robust_accuracy,
             "nonfinite_gradient": self.nonfinite_gradient,
             "seed": self.seed,
+            **({"flags": list(self.flags)} if self.flags else {}),
         }
 
     @classmethod
@@ -96,12 +99,18 @@ class AttackResult(Readable):
             attacked_correct=from_bits(fields["attacked_correct"]),
             nonfinite_gradient=fields["nonfinite_gradient"],
             seed=fields["seed"],
+            flags=tuple(fields.get("flags", ())),
         )
 
 
 def to_bits(values: tuple[bool, ...]) -> str:
     """Return a string of 0 and 1."""
     return "".join("1" if value else "0" for value in values)
+
+
+def are_bits(text: Any, count: int) -> bool:
+    """Return whether a value is a `to_bits` string of so many images."""
+    return isinstance(text, str) and len(text) == count and set(text) <= {"0", "1"}
 
 
 def from_bits(text: str) -> tuple[bool, ...]:

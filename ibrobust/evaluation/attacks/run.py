@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
-from ibrobust.evaluation.attacks.result import AttackResult, from_bits, to_bits
-from ibrobust.evaluation.attacks.state import AttackLog, evaluation_digest
+from ibrobust.evaluation.attacks.own_attacks import AutoAttack
+from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
+from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
-from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
@@ -42,9 +45,9 @@ def run_attacks(
 ) -> list[AttackResult]:
     """Return one record per attack and epsilon, ordered by attack, then by epsilon.
 
-    Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone. So two runs give
-    the same records, and so does one that was killed and resumed. Model mode, parameter gradients and random state are
-    restored afterwards.
+    Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone; AutoAttack's batches
+    all start from the seed itself, as in the original. So two runs give the same records, and so does one that was
+    killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -89,52 +92,37 @@ def run_attacks(
     seed = check_seed(seed)
     images, labels = images_and_labels(images, labels)
     guarded = guard(model)
-    settings = {
+    settings: dict[str, Any] = {
         "attacks": [attack.label for attack in chosen],
         "epsilons": epsilons,
-        "batch_size": batch_size,
+        "batch size": batch_size,
         "seed": seed,
     }
     if sources := [attack.source for attack in chosen if attack.source]:
         settings["sources"] = sources
     path = Path(state_path) if state_path is not None else None
     work = [(attack, epsilon) for attack in chosen for epsilon in epsilons]
-    total, done, results = len(images) * len(work), 0, []
+    total, results = len(images) * len(work), []
     with evaluation_mode(model), following(progress, "attacks", lambda line: line.show) as report:
         reference = model_reference(guarded)
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for attack in chosen:
             attack.check_fit(channels=images.shape[1], num_classes=num_classes)
-        log = AttackLog(
-            path,
-            evaluation_digest(model, images, labels, settings) if path else "",
-            behaviour(guarded, unit_range(some_images(images), reference)) if path else None,
-            [len(part) for part in labels.split(batch_size)],
-        )
+        log = AttackLog()
+        if path is not None:
+            settings |= data_digests(model, images, labels)
+            log = AttackLog(path, settings, behaviour(guarded, unit_range(some_images(images), reference)))
         copied = None
         if any(attack.searches_on_copy for attack in chosen):
             copied = _copy_to_search(guarded, images, labels)
-        for attack, epsilon in work:
-            clean: tuple[bool, ...] = ()
-            attacked: tuple[bool, ...] = ()
-            nonfinite = 0
-            for index, start in enumerate(range(0, len(images), batch_size)):
-                part = slice(start, start + batch_size)
-                key = (attack.label, epsilon, index)
-                fields = log.get(key)
-                if fields is None:
-                    key_seed = derive_seed(seed, *key)
-                    fields = _attack_one(
-                        guarded, images[part], labels[part], attack, epsilon, key_seed, copied, on_images
-                    )
-                    log.add(key, fields)
-                clean += from_bits(fields["clean"])
-                attacked += from_bits(fields["attacked"])
-                nonfinite += fields["nonfinite"]
-                done += len(labels[part])
+        for number, (attack, epsilon) in enumerate(work):
+
+            def show(done: int, before: int = number * len(images)) -> None:
                 if report:
-                    report(done, total)
-            results.append(AttackResult(attack.label, attack.norm, epsilon, clean, attacked, nonfinite, seed))
+                    report(before + done, total)
+
+            run = _Run(guarded, images, labels, attack, epsilon, batch_size, seed, copied, log, show, on_images)
+            results.append(run.autoattack() if isinstance(attack, AutoAttack) else run.batch_by_batch())
     return results
 
 
@@ -147,33 +135,110 @@ def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Modu
     return copied
 
 
-def _attack_one(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    attack: Attack,
-    epsilon: float,
-    seed: int,
-    copied: nn.Module | None,
-    on_images: Callable[[Tensor, Tensor], None] | None,
-) -> dict[str, Any]:
-    device = model_device(model)
-    images, labels = unit_range(images, model_reference(model)), labels.to(device).long()
-    torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
-    with torch.no_grad():
-        clean = is_correct(model(images), labels)  # (B,)
-    targets = clean.nonzero()[:, 0] if attack.skips_misclassified else torch.arange(len(labels), device=device)
-    adversarial, nonfinite = attack_batch(
-        model, images[targets], labels[targets], attack, epsilon=epsilon, seed=seed, copied=copied
-    )
-    attacked = torch.zeros_like(clean)
-    if len(targets):
+@dataclass(frozen=True)
+class _Run:
+    """One attack at one epsilon on all images; the arguments of `run_attacks`."""
+
+    model: GuardedModel
+    images: Tensor
+    labels: Tensor
+    attack: Attack
+    epsilon: float
+    batch_size: int
+    seed: int
+    copied: nn.Module | None
+    log: AttackLog
+    show: Callable[[int], None]
+    on_images: Callable[[Tensor, Tensor], None] | None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells this run's steps in the log from those of the other runs."""
+        return {"attack": self.attack.label, "epsilon": self.epsilon}
+
+    def autoattack(self) -> AttackResult:
+        """Run AutoAttack, which goes through the images once for each of its parts."""
+        assert isinstance(self.attack, AutoAttack)
+        outcome = self.attack.run(
+            self.model,
+            self.images,
+            self.labels,
+            epsilon=self.epsilon,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            copied=self.copied if self.attack.searches_on_copy else None,
+            log=self.log,
+            key=self.key,
+            keep_images=self.on_images is not None,
+            progress=lambda share: self.show(round(share * len(self.labels))),
+        )
+        if self.on_images is not None and outcome.adversarial is not None:
+            reference = model_reference(self.model)
+            for images, found in zip(
+                self.images.split(self.batch_size), outcome.adversarial.split(self.batch_size), strict=True
+            ):
+                self.on_images(unit_range(images, reference), found.to(reference))
+        return AttackResult(
+            self.attack.label,
+            self.attack.norm,
+            self.epsilon,
+            tuple(outcome.clean_correct.tolist()),
+            tuple(outcome.robust_correct.tolist()),
+            int(outcome.nonfinite.sum()),
+            self.seed,
+            outcome.flags,
+        )
+
+    def batch_by_batch(self) -> AttackResult:
+        """Run any other attack."""
+        clean: tuple[bool, ...] = ()
+        attacked: tuple[bool, ...] = ()
+        nonfinite = 0
+        for number, start in enumerate(range(0, len(self.images), self.batch_size)):
+            part = slice(start, start + self.batch_size)
+            size = len(self.labels[part])
+            fields = self.log.step(
+                {**self.key, "batch": number},
+                partial(self._attack_batch, self.images[part], self.labels[part], number),
+                partial(_is_batch, size=size),
+            )
+            clean += from_bits(fields["clean"])
+            attacked += from_bits(fields["attacked"])
+            nonfinite += fields["nonfinite"]
+            self.show(start + size)
+        return AttackResult(self.attack.label, self.attack.norm, self.epsilon, clean, attacked, nonfinite, self.seed)
+
+    def _attack_batch(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Any]:
+        device = model_device(self.model)
+        seed = derive_seed(self.seed, self.attack.label, self.epsilon, number)
+        images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
+        torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
         with torch.no_grad():
-            attacked[targets] = is_correct(model(adversarial), labels[targets]) & ~nonfinite
-    if on_images is not None:
-        on_images(images, images.index_copy(0, targets, adversarial.to(images)))
-    return {
-        "clean": to_bits(tuple(clean.tolist())),
-        "attacked": to_bits(tuple(attacked.tolist())),
-        "nonfinite": int(nonfinite.sum()),
-    }
+            clean = is_correct(self.model(images), labels)  # (B,)
+        targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
+        adversarial, nonfinite = attack_batch(
+            self.model,
+            images[targets],
+            labels[targets],
+            self.attack,
+            epsilon=self.epsilon,
+            seed=seed,
+            copied=self.copied,
+        )
+        attacked = torch.zeros_like(clean)
+        if len(targets):
+            with torch.no_grad():
+                attacked[targets] = is_correct(self.model(adversarial), labels[targets]) & ~nonfinite
+        if self.on_images is not None:
+            self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
+        return {
+            "clean": to_bits(tuple(clean.tolist())),
+            "attacked": to_bits(tuple(attacked.tolist())),
+            "nonfinite": int(nonfinite.sum()),
+        }
+
+
+def _is_batch(line: dict[str, Any], *, size: int) -> bool:
+    """Return whether a line holds an attack's result for one batch of this size."""
+    bits = all(are_bits(line[key], size) for key in ("clean", "attacked"))
+    return bits and isinstance(line["nonfinite"], int) and 0 <= line["nonfinite"] <= size

@@ -1,127 +1,203 @@
-"""The results of a long evaluation, one line of JSON per batch, from which it can resume."""
+"""The finished steps of a long evaluation, one line of JSON each, from which it can resume.
+
+An evaluation makes the same steps in the same order each time. A resumed one reads the results of its first steps and
+computes the others.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ibrobust.atomic import write_text
+from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
-FORMAT = 2
-Key = tuple[str, float, int]
+FORMAT = 3
+_REMEDY = "remove it or name another file"
 
 
 class AttackLog:
-    """The finished batches, in memory and, with a path, on the disk.
+    """The finished steps, in their order, in a file; without a path, nothing is stored.
 
     Args:
-        path: file of JSON lines, read if it exists; None writes nothing to the disk.
-        digest: of everything that affects the numbers, except the forward pass; see `evaluation_digest`.
+        path: file of JSON lines, read if it exists.
+        settings: everything that affects the numbers, except the forward pass; see `data_digests`.
         behaviour: of the model; None without a path.
-        sizes: images in each batch.
+        keep_images: whether the images of a step are stored, in a folder beside the file.
 
     Raises:
         IbrobustError: the file is damaged or belongs to another evaluation, or cannot be written.
     """
 
-    def __init__(self, path: Path | None, digest: str, behaviour: Behaviour | None, sizes: Sequence[int]) -> None:
-        self.path = path
-        self._done: dict[Key, dict[str, Any]] = {}
-        if path is None or behaviour is None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        behaviour: Behaviour | None = None,
+        *,
+        keep_images: bool = False,
+    ) -> None:
+        self.path, self.keep_images = path, keep_images
+        self._finished: list[dict[str, Any]] = []
+        self._done = 0
+        if path is None or settings is None or behaviour is None:
             return
-        lines = _complete_lines(path) if path.exists() else []
-        if lines:
-            _check_header(path, lines[0], digest, behaviour)
-        else:
-            lines = [{"format": FORMAT, "digest": digest, "behaviour": behaviour.to_dict()}]
-        for number, line in enumerate(lines[1:], start=2):
-            if not _is_batch(line, sizes):
-                raise IbrobustError(f"Line {number} of {str(path)!r} is damaged: remove it or name another file.")
-            self._done[line["attack"], line["epsilon"], line["batch"]] = line
+        lines = [{"format": FORMAT, "settings": dict(settings), "behaviour": behaviour.to_dict()}]
+        if path.exists():
+            lines = _complete_lines(path)
+            _check_header(path, lines[0], settings, behaviour)
+        elif keep_images:
+            shutil.rmtree(images_folder(path), ignore_errors=True)  # of an earlier evaluation
+        self._finished = lines[1:]
         try:
             # Written again, to remove an incomplete last line after a kill.
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         except OSError as error:
             raise IbrobustError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
-    def get(self, key: Key) -> dict[str, Any] | None:
-        """Return the fields of a finished batch, else None."""
-        return self._done.get(key)
+    def step(
+        self,
+        key: Mapping[str, Any],
+        work: Callable[[], dict[str, Any]],
+        valid: Callable[[dict[str, Any]], bool],
+    ) -> dict[str, Any]:
+        """Return the fields of the next step: from the file if it is finished, else from `work`, and store them.
 
-    def add(self, key: Key, fields: dict[str, Any]) -> None:
-        """Store a batch's fields; they are on the disk when this returns."""
-        line = {"attack": key[0], "epsilon": key[1], "batch": key[2], **fields}
-        self._done[key] = line
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        Args:
+            key: what tells this step from all others.
+            work: computes the fields, for JSON; a tensor (M, C, H, W) named "images" is stored in a file of its own, or
+                not at all if the log keeps no images.
+            valid: whether a line of the file holds such fields; it may raise KeyError, TypeError or ValueError.
+
+        Raises:
+            IbrobustError: the line is damaged, or its images are missing.
+        """
+        number = self._done = self._done + 1
+        if number <= len(self._finished):
+            line = self._finished[number - 1]
+            if not _holds(line, key, valid):
+                raise IbrobustError(f"Line {number + 1} of {str(self.path)!r} is damaged: {_REMEDY}.")
+            return self._with_images(line, number)
+        fields = work()
+        if self.path is not None:
+            images = fields.get("images")
+            line = {**key, **{name: value for name, value in fields.items() if name != "images"}}
+            if self.keep_images and images is not None:
+                line["images"] = len(images)
+                if len(images):
+                    write_tensors(_images_file(self.path, number), {"images": images.contiguous()})
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return fields
+
+    def _with_images(self, line: dict[str, Any], number: int) -> dict[str, Any]:
+        if not self.keep_images or not line.get("images"):
+            return line
+        assert self.path is not None
+        file = _images_file(self.path, number)
+        try:
+            images = load_file(file)["images"]
+            if len(images) != line["images"]:
+                raise ValueError("it holds other images")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise IbrobustError(
+                f"{str(self.path)!r} and the images in {str(file)!r} do not belong together ({error}): delete both to "
+                "start again."
+            ) from error
+        return {**line, "images": images}
 
 
-def evaluation_digest(model: nn.Module, images: Tensor, labels: Tensor, settings: dict[str, Any]) -> str:
-    """Return a SHA-256 of the model's class and weights, the images, the labels and the settings."""
-    digest = hashlib.sha256(json.dumps([type(model).__name__, settings], sort_keys=True).encode())
-    for name, tensor in [*model.state_dict().items(), ("images", images), ("labels", labels)]:
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+def images_folder(path: Path) -> Path:
+    """Return the folder of the images of a state file."""
+    return path.with_name(path.name + ".images")
+
+
+def data_digests(model: nn.Module | None, images: Tensor, labels: Tensor) -> dict[str, str]:
+    """Return the SHA-256 of the images with their labels, and of the model's weights."""
+    weights = model.state_dict().values() if model is not None else ()
+    return {
+        "images": _digest([images, labels]),
+        "weights": _digest(tensor for tensor in weights if isinstance(tensor, Tensor)),
+    }
+
+
+def read_state(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a state file: its header, then one per finished step.
+
+    Raises:
+        IbrobustError: it is not the state of an evaluation of this version.
+    """
+    lines = _complete_lines(path)
+    _require_format(path, lines[0])
+    return lines
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+        # Through bytes, since NumPy has no bfloat16; a 0-dimensional tensor has no byte view.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _check_header(path: Path, header: dict[str, Any], digest: str, found: Behaviour) -> None:
-    remedy = "remove it or name another file"
-    if "digest" in header and header.get("format") != FORMAT:
-        raise IbrobustError(f"{str(path)!r} is the state of another version of ibrobust: {remedy}.")
+def _images_file(path: Path, number: int) -> Path:
+    return images_folder(path) / f"{number:06d}.safetensors"
+
+
+def _holds(line: dict[str, Any], key: Mapping[str, Any], valid: Callable[[dict[str, Any]], bool]) -> bool:
     try:
-        stored, fields = header["digest"], header["behaviour"]
-        before = Behaviour(logits=fields["logits"], gradients=fields["gradients"])
-        difference = before.difference(found)
+        return all(line[name] == value for name, value in key.items()) and valid(line)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _require_format(path: Path, header: dict[str, Any]) -> None:
+    if {"digest", "settings"} & set(header) and header.get("format") != FORMAT:
+        raise IbrobustError(f"{str(path)!r} cannot be read: it is the state of another version of ibrobust: {_REMEDY}.")
+
+
+def _check_header(path: Path, header: dict[str, Any], settings: Mapping[str, Any], found: Behaviour) -> None:
+    _require_format(path, header)
+    try:
+        stored, fields = dict(header["settings"]), header["behaviour"]
+        difference = Behaviour(logits=fields["logits"], gradients=fields["gradients"]).difference(found)
     except (KeyError, TypeError, ValueError) as error:
-        raise IbrobustError(f"{str(path)!r} is not an evaluation's state: {remedy}.") from error
-    if stored != digest:
-        raise IbrobustError(
-            f"{str(path)!r} holds the state of another evaluation (model, images, attacks, epsilons, batch size or "
-            f"seed differ): {remedy}."
-        )
+        raise IbrobustError(f"{str(path)!r} cannot be read: it is not an evaluation's state: {_REMEDY}.") from error
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            digest = name in ("images", "weights")
+            what = f"other {name}" if digest else f"{name}: {stored.get(name)!r} there and {value!r} here"
+            raise IbrobustError(f"{str(path)!r} holds the state of another evaluation ({what}): {_REMEDY}.")
     if difference:
         raise IbrobustError(
             f"{str(path)!r} holds the state of another evaluation (the model has the same weights but gave other "
             f"{difference}, for example after an edit of its code, on other hardware, or with random numbers of its "
-            "own): "
-            f"{remedy}."
+            f"own): {_REMEDY}."
         )
-
-
-def _is_batch(line: dict[str, Any], sizes: Sequence[int]) -> bool:
-    """Return whether a line holds an attack's result for one batch, one character per image."""
-    texts = all(isinstance(line.get(key), str) for key in ("attack", "clean", "attacked"))
-    numbers = all(isinstance(line.get(key), int) for key in ("batch", "nonfinite"))
-    if not (texts and numbers and isinstance(line.get("epsilon"), float | int) and 0 <= line["batch"] < len(sizes)):
-        return False
-    size = sizes[line["batch"]]
-    bits = all(len(line[key]) == size and set(line[key]) <= {"0", "1"} for key in ("clean", "attacked"))
-    return bits and 0 <= line["nonfinite"] <= size
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        lines = [json.loads(line) for line in whole]
+        # The header is written completely, so a file without a complete line belongs to another program.
+        complete = text[: text.rfind("\n") + 1] or text
+        lines = [json.loads(line) for line in complete.splitlines()]
     except (OSError, ValueError) as error:
-        raise IbrobustError(f"{str(path)!r} cannot be read as an evaluation's state: {error}.") from error
-    # The header is written completely, so a file without it belongs to another program.
-    if not all(isinstance(line, dict) for line in lines) or (text and not lines):
-        raise IbrobustError(f"{str(path)!r} is not an evaluation's state: remove it or name another file.")
+        raise IbrobustError(f"{str(path)!r} cannot be read as an evaluation's state ({error}): {_REMEDY}.") from error
+    if not lines or not all(isinstance(line, dict) for line in lines):
+        raise IbrobustError(f"{str(path)!r} cannot be read: it is not an evaluation's state: {_REMEDY}.")
     return lines

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack, Value
-from ibrobust.evaluation.attacks.batch import TOLERANCE, perturbation_size
 from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
+from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device

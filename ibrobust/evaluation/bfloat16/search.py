@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.pgd import loss_gradient
+from ibrobust.evaluation.attacks.pgd import loss_gradient, nonfinite_gradient
 from ibrobust.evaluation.bfloat16.copy import NoCopyError, differentiable_copy
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
+from ibrobust.evaluation.predictions import is_correct
 
 # On so many of a run's images the copy is compared with the model and timed, and in so large a share it has to agree.
 COMPARED_IMAGES = 32
@@ -74,6 +77,36 @@ def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, 
     size = logits.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=1, keepdim=True)
     near = ((logits - found_logits).abs() <= largest_difference * size) | (logits == found_logits)
     return same & near.all(dim=1) & gradient.isfinite().all(dim=1)
+
+
+# (model, images (B, C, H, W), labels (B,)) -> adversarial images (B, C, H, W), and (B,) bool for a NaN gradient.
+BatchAttack = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def search_on_copy(
+    attack: BatchAttack, copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient.
+
+    The attack runs on a copy of the model, then on the model itself for images for which only the copy gives a result.
+    These are images that break only the copy, unbroken images on which the two disagree, and images with a NaN gradient
+    of the copy alone. Only the model's own answer counts, since the caller evaluates it for the classes.
+    """
+    adversarial, unsure = attack(copied, images, labels)
+    # Rounding can hide a NaN gradient.
+    nonfinite = nonfinite_gradient(model, images, labels)
+    with torch.no_grad():
+        unbroken = is_correct(model(adversarial), labels)
+        unsure |= unbroken & ~is_correct(copied(adversarial), labels)
+    rest = (unbroken & ~unsure).nonzero()[:, 0]
+    if len(rest):
+        unsure[rest] = ~agrees(copied, model, adversarial[rest], labels[rest], SAME_BUT_FOR_ROUNDING)
+    again = unbroken & unsure | ~adversarial.flatten(1).isfinite().all(dim=1)
+    if bool(again.any()):
+        found, without_gradient = attack(model, images[again], labels[again])
+        adversarial[again] = found
+        nonfinite[again] |= without_gradient
+    return adversarial, nonfinite
 
 
 def _smooth_margin(logits: Tensor, labels: Tensor) -> Tensor:

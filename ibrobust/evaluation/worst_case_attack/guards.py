@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ibrobust.evaluation.autoattack_parts import square_takes
+from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.worst_case_attack.search import Search
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
-from ibrobust.evaluation.autoattack_parts import autoattack
+from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
@@ -171,17 +171,22 @@ class _Run:
     def _autoattack(self) -> None:
         search = self.search
         version = "standard" if search.target is search.model else "rand"
-        for at in search.batches(search.left):
-            found = autoattack(
-                search.target,
-                search.images[at],
-                search.labels[at],
-                epsilon=search.ball.epsilon,
-                norm=search.ball.norm,
-                seed=derive_seed(self.seed, "AutoAttack"),
-                version=version,
-            )
-            search.offer(at, search.ball.project(found, search.images[at]))
+        left = search.left
+        outcome = autoattack(
+            guard(search.target),
+            search.images[left],
+            search.labels[left],
+            epsilon=search.ball.epsilon,
+            norm=search.ball.norm,
+            version=version,
+            batch_size=search.batch_size,
+            seed=self.seed,
+            keep_images=True,
+        )
+        assert outcome.adversarial is not None
+        found = search.ball.project(outcome.adversarial.to(search.images), search.images[left])
+        for at, candidates in zip(search.batches(left), found.split(search.batch_size), strict=True):
+            search.offer(at, candidates)
 
     def stage(self, name: str, work: Callable[[], None]) -> int:
         """Run a stage, record it, and return the number of images that it broke."""

@@ -45,6 +45,7 @@ with imported_quietly():
     from robustbench.model_zoo.enums import BenchmarkDataset
 
     from ibrobust.integrations import timm as timm_integration
+    from ibrobust.integrations.robustbench.autoattack_module import AutoAttack, EvaluationState
 
 NORMS = ("Linf", "L2")
 
@@ -144,7 +145,7 @@ def benchmark(
     n_examples: int | None = None,
     threat_model: str = "Linf",
     data_dir: str | Path | None = None,
-    batch_size: int = 128,
+    batch_size: int = 250,
     device: str | torch.device | None = None,
     seed: int = 0,
     decoder: str | None = None,
@@ -169,7 +170,7 @@ def benchmark(
         seed: of the attacks; RobustBench itself uses the time.
         decoder: of a registered model; its first by default.
         name: for the record, of a module.
-        state_path: JSON file for the progress; an existing one is resumed.
+        state_path: file for the progress; an existing one is resumed.
         log_path: file to which AutoAttack's messages are appended.
         progress: whether to show the last line of output; by default in a notebook or on a terminal, if there is no
             `on_message`.
@@ -189,11 +190,10 @@ def benchmark(
     images = benchmark_images(card, None if data_dir is None else expanded(data_dir), n_examples)
     with evaluation_mode(module):
         _require_classes(module, card, images, target)
-    adversaries: list[Any] = []
-    genuine = robustbench.eval.AutoAttack
+    adversaries: list[AutoAttack] = []
 
-    def seeded(*args: Any, **options: Any) -> Any:
-        adversaries.append(genuine(*args, seed=seed, **options))
+    def seeded(model: nn.Module, **options: Any) -> AutoAttack:
+        adversaries.append(AutoAttack(model, seed=seed, **options))
         return adversaries[-1]
 
     dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
@@ -202,10 +202,11 @@ def benchmark(
         following(on_message or progress, "AutoAttack", _described) as report,
         evaluation_mode(module),
         patch.dict(robustbench.data._clean_dataset_loaders, loaders),
-        patch.object(robustbench.eval, "AutoAttack", seeded),
+        # Also in place of an installed `autoattack`, so that a model has one number.
+        patch.multiple(robustbench.eval, AutoAttack=seeded, EvaluationState=EvaluationState),
         contextlib.redirect_stdout(_Lines(report)),
     ):
-        clean, robust = robustbench.eval.benchmark(
+        robustbench.eval.benchmark(
             LibraryModel(module),
             n_examples=len(images.labels),
             dataset=dataset,
@@ -216,6 +217,8 @@ def benchmark(
             aa_state_path=None if state_path is None else Path(state_path),
             log_path=None if log_path is None else str(log_path),
         )
+    outcome = adversaries[0].outcome
+    assert outcome is not None
     return BenchmarkResult(
         model=model if isinstance(model, str) else name or type(model).__name__,
         decoder=(decoder or card.decoders[0]) if card is not None else None,
@@ -223,11 +226,11 @@ def benchmark(
         threat_model=threat_model,
         epsilon=eps,
         total=len(images.labels),
-        clean_correct=round(clean * len(images.labels)),
-        robust_correct=round(robust * len(images.labels)),
+        clean_correct=int(outcome.clean_correct.sum()),
+        robust_correct=int(outcome.robust_correct.sum()),
         seed=seed,
         batch_size=batch_size,
-        flags=tuple(getattr(adversaries[0], "flags", ())),
+        flags=outcome.flags,
         hardware=hardware(target.type),
         versions={**library_versions(), "pyautoattack": version("pyautoattack")},
     )

@@ -137,6 +137,6 @@ resource = "helper_files/imagenet_test_image_ids.txt"
 print(open(pkg_resources.resource_filename("robustbench.loaders", resource)).readline()[:2])
 """
     found = run(WITHOUT_PKG_RESOURCES + code).split()
-    assert found == ["pkg_resources", "benchmark", "ibrobust.integrations.autoattack.engine", "n0"]
+    assert found == ["pkg_resources", "benchmark", "ibrobust.integrations.robustbench.autoattack_module", "n0"]
     assert len(before) > 30
     assert [file.read_bytes() for file in files] == before

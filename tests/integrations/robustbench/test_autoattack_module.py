@@ -1,4 +1,4 @@
-"""The AutoAttack adapter against pyautoattack itself, and its resume against an uninterrupted run."""
+"""AutoAttack as RobustBench calls it, against pyautoattack itself, and its resume against an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.autoattack.engine import AutoAttack
-from ibrobust.integrations.autoattack.state import EvaluationState
 from ibrobust.integrations.robustbench import autoattack_module
+from ibrobust.integrations.robustbench.autoattack_module import AutoAttack, EvaluationState
 
 EPSILON = 0.1
 ATTACKS = ["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -222,66 +221,92 @@ def test_a_state_of_another_forward_pass_is_refused(
         ours(other(tiny_model), **short).run_standard_evaluation(*digits_images, state_path=path)
 
 
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("part", "key", "value"),
     [
-        ("robust", [1, 0, 1]),
-        ("robust", [2] * 32),
-        ("robust", [True, [1]]),
-        ("clean_predictions", [0]),
-        ("finished", ["square"]),
-        ("finished", ["apgd-ce", "apgd-ce"]),
-        ("attack", "square"),
-        ("pending", [40]),
-        ("batches_done", -1),
-        ("accuracies", {}),
-        ("behaviour", None),
-        ("behaviour", {"logits": [[0.0]]}),
-        ("behaviour", {"logits": [["x"]], "gradients": [[0.0]]}),
-        ("behaviour", {"logits": 3, "gradients": [[0.0]]}),
+        ("checks", "classes", "10"),
+        ("checks", "flags", None),
+        ("clean", "clean", "111"),
+        ("clean", "clean", "2" * 8),
+        ("clean", "clean", [True, [1]]),
+        ("clean", "nonfinite", ""),
+        ("clean", "predictions", [0]),
+        ("clean", "predictions", [10] * 8),
+        ("clean", "part", "square"),
+        ("apgd-ce", "wrong", "1"),
+        ("apgd-ce", "attacked", "1" * 9),
+        ("apgd-ce", "predictions", ["x"]),
+        ("apgd-ce", "batch", 3),
+        ("apgd-ce", "batch", -1),
     ],
 )
 def test_a_state_that_contradicts_itself_is_refused(
-    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, key: str, value: object
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, part: str, key: str, value: object
 ) -> None:
-    path = tmp_path / "state.json"
+    path = tmp_path / "state.jsonl"
     short = {"version": "custom", "attacks_to_run": ["apgd-ce", "square"]}
     with pytest.raises(KeyboardInterrupt):
-        ours(Interrupting(tiny_model, 32), **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, key: value}))
-    with pytest.raises(IbrobustError, match="cannot be read"):
+        ours(Interrupting(tiny_model, 50), **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
+    lines = lines_of(path)
+    number = next(number for number, line in enumerate(lines) if line.get("part") == part)
+    lines[number][key] = value
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(IbrobustError, match=f"Line {number + 1} of .* is damaged"):
         ours(tiny_model, **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
 
 
-@pytest.mark.parametrize("what", ["images", "robust"])
+@pytest.mark.parametrize("what", ["missing", "others"])
 def test_images_and_state_that_do_not_belong_together_are_refused(
     tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path, what: str
 ) -> None:
-    """What fell is in files beside the state; without them clean images would be returned as adversarial ones."""
-    path = tmp_path / "state.json"
+    """The adversarial images are in files beside the state; without them clean images would be returned for them."""
+    path = tmp_path / "state.jsonl"
     short = {"version": "custom", "attacks_to_run": ["square"]}
     images, _ = ours(tiny_model, **short).run_standard_evaluation(*digits_images, return_labels=True, state_path=path)
     assert not torch.equal(images, digits_images[0])
-    if what == "images":
-        shutil.rmtree(tmp_path / "state.json.images")
+    if what == "missing":
+        shutil.rmtree(tmp_path / "state.jsonl.images")
     else:
-        fields = json.loads(path.read_text())
-        path.write_text(json.dumps({**fields, "robust": [1] * 32}))
+        lines = lines_of(path)
+        next(line for line in lines if line.get("images"))["images"] += 1
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(IbrobustError, match="do not belong together"):
         ours(tiny_model, **short).run_standard_evaluation(*digits_images, state_path=path)
+
+
+def test_a_state_of_the_earlier_format_is_refused(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"settings": {"norm": "Linf"}, "robust": [1, 0], "finished": ["apgd-ce"]}))
+    with pytest.raises(IbrobustError, match="another version of ibrobust"):
+        ours(tiny_model).run_standard_evaluation(*digits_images, state_path=path)
 
 
 def test_the_state_keeps_the_clean_predictions(
     tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    path = tmp_path / "state.json"
-    ours(tiny_model, version="custom", attacks_to_run=["square"]).run_standard_evaluation(
-        *digits_images, state_path=path
-    )
+    path = tmp_path / "state.jsonl"
+    short = {"version": "custom", "attacks_to_run": ["square"]}
+    ours(tiny_model, **short).run_standard_evaluation(*digits_images, bs=10, state_path=path)
     with torch.no_grad():
         expected = tiny_model(digits_images[0]).argmax(dim=1)
-    assert torch.equal(EvaluationState.from_disk(path).clean_predictions, expected)
+    found = [line["predictions"] for line in lines_of(path) if line.get("part") == "clean"]
+    assert [prediction for batch in found for prediction in batch] == expected.tolist()
+
+
+def test_a_state_that_is_not_finished_has_no_result_for_robustbench(
+    tiny_model: nn.Module, digits_images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "state.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        ours(Interrupting(tiny_model, 30)).run_standard_evaluation(*digits_images, bs=8, state_path=path)
+    with pytest.raises(IbrobustError, match="is not finished"):
+        EvaluationState.from_disk(path)
 
 
 @pytest.mark.parametrize(

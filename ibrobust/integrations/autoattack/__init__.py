@@ -1,1 +1,0 @@
-"""AutoAttack with the signature that RobustBench calls, resumable."""
