@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibrobust.data.names import FORMS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,11 +33,14 @@ def attack_command(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the first model's own."),
+        typer.Option(help=f"{FORMS}. By default the first model's own."),
     ] = None,
     decoder: Annotated[
         list[str] | None,
         typer.Option(help="Decoder to attack (repeatable), or all. By default each model's own default."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
     ] = None,
     n_examples: Annotated[
         int | None,
@@ -49,7 +54,7 @@ def attack_command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     save_images: Annotated[
@@ -110,7 +115,7 @@ def attack_command(
     check_run(attacks=attack or [], seed=seed, device=device)
     if state:
         state.mkdir(parents=True, exist_ok=True)
-    data, spec = choose_data(dataset, models or [], data_dir=data_dir)
+    data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec)
     if save_images and len(targets) > 1:
         raise IbrobustError(f"--save-images needs one decoder, but {len(targets)} were chosen: give one --decoder.")

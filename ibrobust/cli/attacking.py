@@ -17,6 +17,7 @@ from ibrobust.cli.flags import in_flags
 from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
+from ibrobust.data.names import with_option
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
@@ -29,9 +30,9 @@ from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
-from ibrobust.models import HEAD
-from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
-from ibrobust.registry.catalog import require_fit
+from ibrobust.models import HEAD, ImageClassifier
+from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
+from ibrobust.registry.catalog import require_fit, require_shape
 from ibrobust.reporting.model_rows import shown_verdict
 from ibrobust.reporting.tables import AttackRow, SweepRow
 
@@ -73,14 +74,35 @@ def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None 
             ) from error
 
 
-def choose_data(dataset: str | None, names: Sequence[str], *, data_dir: Path | None) -> tuple[Dataset, str]:
-    """Return the requested data set, by default the first model's training data, and its name or path."""
+def choose_data(
+    dataset: str | None, names: Sequence[str], *, split: str | None = None, data_dir: Path | None
+) -> tuple[Dataset, str]:
+    """Return the requested data set, by default the first model's training data, and its name or path.
+
+    Grey images that are stored in three equal channels have one, if the first model takes one.
+
+    Args:
+        dataset: a ``--dataset`` value.
+        names: of the models.
+        split: to attack instead of the test images.
+        data_dir: see `load_dataset`.
+    """
+    own = [name for name in names if not is_reference(name)]
+    card = model_card(own[0]) if own else None
     if dataset is None:
-        own = [name for name in names if not is_reference(name)]
-        card = model_card(own[0]) if own else None
-        # A model that was registered from outside has no recipe, only the name of its data set.
-        dataset = (card.recipe.dataset if card.recipe else card.dataset.name) if card else DEFAULT_DATASET
-    return read_data(dataset, data_dir=data_dir), dataset
+        dataset = _training_data(card) if card else DEFAULT_DATASET
+    if split is not None:
+        dataset = with_option(dataset, "test", split)
+    data = read_data(dataset, data_dir=data_dir)
+    if card is not None and card.architecture is not None and card.architecture.channels == 1 and data.is_grey:
+        data = data.in_channels(1)
+    return data, dataset
+
+
+def _training_data(card: ModelCard) -> str:
+    if card.recipe is not None:
+        return card.recipe.dataset
+    return card.dataset.source if card.dataset.source is not None else card.dataset.name
 
 
 def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
@@ -105,20 +127,22 @@ def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, 
         )
     targets: list[Target] = []
     for name in chosen:
-        targets += [_reference(name, data)] if is_reference(name) else _registered(name, decoders, data)
+        targets += [_reference(name, data)] if is_reference(name) else _registered(name, decoders, data, spec)
     return targets
 
 
 def _reference(name: str, data: Dataset) -> Target:
-    height, width = data.test.images.shape[-2:]
+    channels, height, width = data.test.images.shape[1:]
 
     def load(device: str) -> nn.Module:
-        return load_reference(name, device=device, image_size=(height, width), num_classes=data.num_classes)
+        return load_reference(
+            name, device=device, channels=channels, image_size=(height, width), num_classes=data.num_classes
+        )
 
     return Target(name, "-", load)
 
 
-def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Target]:
+def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
     card = model_card(name)
     require_fit(card, data)
     targets = []
@@ -128,14 +152,18 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset) -> list[Targe
         verdict = None
         if audit.get("dataset_fingerprint") == data.fingerprint:
             verdict = f"{shown_verdict(audit)} at {format_epsilon(audit['epsilon'])}"
-        load = partial(_load_registered, name, decoder)
+        load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))
     return targets
 
 
-def _load_registered(name: str, decoder: str, device: str) -> nn.Module:
-    return load_model(name, decoder=decoder, device=device)
+def _load_registered(name: str, decoder: str, shape: tuple[int, ...], spec: str, device: str) -> nn.Module:
+    model = load_model(name, decoder=decoder, device=device)
+    # A card of ibrobust's own model does not say the channels, and a single one would be repeated silently.
+    if isinstance(model, ImageClassifier):
+        require_shape(name, (model.encoder.mean.shape[1], *shape[1:]), shape, spec)
+    return model
 
 
 def default_device(device: str | None) -> str:
@@ -229,7 +257,7 @@ def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | No
         return None
     if name is not None:
         return choose_models([name], [], data, data.name)[0]
-    if tuple(data.test.images.shape[-2:]) != CIFAR10_SIZE:  # the image size of all shipped models
+    if tuple(data.test.images.shape[1:]) != (3, *CIFAR10_SIZE):  # the images of all shipped models
         return None
     for candidate in shipped_models():
         card = model_card(candidate)

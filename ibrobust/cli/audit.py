@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.data.names import FORMS
+
 
 def audit(
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
@@ -14,10 +16,13 @@ def audit(
     quick: Annotated[bool, typer.Option("--quick", help="Use 256 images and weaker attacks.")] = False,
     dataset: Annotated[
         str | None,
-        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
+        typer.Option(help=f"{FORMS}. By default the model's own."),
     ] = None,
     decoder: Annotated[
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
     ] = None,
     n_examples: Annotated[
         int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
@@ -33,7 +38,7 @@ def audit(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
 ) -> None:
@@ -71,7 +76,7 @@ def audit(
     from ibrobust.reporting.tables import audit_table, failures_table
 
     check_run(seed=seed, device=device)
-    data, spec = choose_data(dataset, [model], data_dir=data_dir)
+    data, spec = choose_data(dataset, [model], split=split, data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec)
     other = choose_surrogate(surrogate, model, data)
     test = data.test.subset(n_examples)

@@ -7,24 +7,29 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.data.names import FORMS
+
 
 def entropy(
     models: Annotated[list[str], typer.Argument(help="Registered models.")],
     dataset: Annotated[
         str | None,
-        typer.Option(help="cifar10, cifar10-jpeg, digits or an image folder. By default the model's own."),
+        typer.Option(help=f"{FORMS}. By default the model's own."),
     ] = None,
     noise: Annotated[
         bool, typer.Option(help="Add zero-entropy noise to the latents of every model, so that models can be compared.")
     ] = True,
     num_neighbors: Annotated[int, typer.Option(min=1, help="Neighbours k of the estimator.")] = 3,
+    split: Annotated[
+        str | None, typer.Option(help="The split of the data set to use, by default its test images: val.")
+    ] = None,
     n_examples: Annotated[
         int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the decoder behind H[Y|Z].")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
@@ -52,7 +57,7 @@ def entropy(
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
     check_run(seed=seed, device=device)
-    data, spec = choose_data(dataset, models, data_dir=data_dir)
+    data, spec = choose_data(dataset, models, split=split, data_dir=data_dir)
     test = data.test.subset(n_examples)
     place = torch.device(default_device(device))
     records = {}

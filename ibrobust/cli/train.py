@@ -33,7 +33,7 @@ def _train(
     name: Annotated[str | None, typer.Option(help="Name of the model. By default made from the recipe.")] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder for CIFAR-10 (downloaded if missing) and the cache of decoded images."),
+        typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default a GPU if there is one.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished run of this name.")] = False,

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 
 from ibrobust.data.dataset import Dataset
-from ibrobust.data.image_folder import Progress, load_image_folder
+from ibrobust.data.image_folder import load_image_folder
+from ibrobust.data.pictures import Progress
 from ibrobust.errors import IbrobustError
 
 NAME = "cifar10-jpeg"

@@ -6,22 +6,24 @@ import hashlib
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ibrobust.atomic import write_tensors
-from ibrobust.data.dataset import Dataset, Split
+from ibrobust.data.dataset import Dataset, Split, no_images
+from ibrobust.data.names import FORMS
+from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
 if TYPE_CHECKING:
     import numpy as np
 
-Progress = Callable[[int, int], None]
+# The folder of a half, of which the first that exists is used.
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 # Part of the cache's key, with Pillow's version: increase it if the same file would give other pixels.
 DECODER_VERSION = 2
@@ -30,10 +32,18 @@ DECODER_VERSION = 2
 @dataclass(frozen=True)
 class _Listing:
     class_names: tuple[str, ...]
-    files: dict[str, list[tuple[Path, int]]]  # split -> (file, class index), sorted by class and name
+    files: dict[str, list[tuple[Path, int]]]  # half -> (file, class index), sorted by class and name
 
 
-def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
+def load_image_folder(
+    root: Path,
+    *,
+    train: str | None = None,
+    test: str | None = None,
+    size: int | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
     """Return the data set in an image folder; class indices follow the sorted folder names.
 
     Every file is read at each call, since the cache of decoded images is keyed by the files' names and bytes, and by
@@ -44,7 +54,11 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
     and transparency is dropped. Grey images of 16 bits keep their 8 upper bits.
 
     Args:
-        root: folder with ``train/<class>/*`` and ``test/<class>/*``, all images of one size.
+        root: folder with ``train/<class>/*`` and ``test/<class>/*``, or ``val``, all images of one size. Without a
+            folder of training images there are none.
+        train: the folder of the training images, by default one of TRAIN_FOLDERS.
+        test: the folder of the test images, by default the first of TEST_FOLDERS that exists; ``.`` is `root` itself.
+        size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         cache: folder for the decoded tensors; no cache if None, and a warning if it cannot be written.
         progress: called with (images decoded, total images).
 
@@ -53,8 +67,8 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
             not an image, has pixels without a known range, or differs in size from the others.
     """
     try:
-        listing = _list_files(root)
-        key = _content_key(root, listing)
+        listing = _list_files(root, train, test)
+        key = _content_key(root, listing, size)
     except OSError as error:
         raise IbrobustError(f"The data set folder {str(root)!r} cannot be read ({error}): make it readable.") from error
     name = root.name if _is_text(root.name) else ascii(root.name)
@@ -63,9 +77,9 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
         dataset = _read_cache(cached, name, listing.class_names)
         if dataset is not None:
             return dataset
-    dataset = _decode(name, listing, progress)
+    dataset = _decode(name, listing, size, progress)
     # A file may have changed since the key was computed.
-    if cached and _content_key(root, listing) == key:
+    if cached and _content_key(root, listing, size) == key:
         try:
             _write_cache(cached, dataset)
         except OSError as error:
@@ -76,37 +90,49 @@ def load_image_folder(root: Path, *, cache: Path | None = None, progress: Progre
     return dataset
 
 
-def _list_files(root: Path) -> _Listing:
+def _list_files(root: Path, train: str | None, test: str | None) -> _Listing:
     if not root.is_dir():
+        raise IbrobustError(f"The data set {str(root)!r} is neither a known name nor a folder or file: give {FORMS}.")
+    folders = {"train": _half(root, train, TRAIN_FOLDERS), "test": _half(root, test, TEST_FOLDERS)}
+    classes = {half: _class_folders(root, name) for half, name in folders.items() if name is not None}
+    if "test" not in classes:
         raise IbrobustError(
-            f"The data set {str(root)!r} is neither a known name (cifar10, digits) nor a folder: give one of "
-            "these names or a folder with train/<class>/* and test/<class>/* images."
+            f"The data set folder {str(root)!r} has no folder of test images ({', '.join(TEST_FOLDERS)}): it must hold "
+            "train/<class>/* and test/<class>/* images, or name its own, as in FOLDER:train=a,test=b."
         )
-    classes = {split: _class_folders(root, split) for split in ("train", "test")}
-    if classes["train"].keys() != classes["test"].keys():
+    if "train" in classes and classes["train"].keys() != classes["test"].keys():
         differing = sorted(classes["train"].keys() ^ classes["test"].keys())
         raise IbrobustError(
-            f"The classes of {str(root)!r} differ between train and test ({', '.join(differing)}): "
-            "both must have the same class folders."
+            f"The classes of {str(root)!r} differ between {folders['train']} and {folders['test']} "
+            f"({', '.join(differing)}): both must have the same class folders."
         )
-    names = sorted(classes["train"])
+    names = sorted(classes["test"])
     if len(names) < 2:
         raise IbrobustError(f"The data set {str(root)!r} has one class only, {names[0]!r}: at least 2 are needed.")
     files: dict[str, list[tuple[Path, int]]] = {}
-    for split in ("train", "test"):
-        files[split] = []
+    for half, of_half in classes.items():
+        files[half] = []
         for index, name in enumerate(names):
-            found = [file for folder in classes[split][name] for file in _visible(folder)]
+            found = [file for folder in of_half[name] for file in _visible(folder)]
             if not found:
-                raise IbrobustError(f"The class folder {str(classes[split][name][0])!r} is empty: put images in it.")
-            files[split] += [(file, index) for file in sorted(found, key=lambda file: (_composed(file.name), file))]
+                raise IbrobustError(f"The class folder {str(of_half[name][0])!r} is empty: put images in it.")
+            files[half] += [(file, index) for file in sorted(found, key=lambda file: (_composed(file.name), file))]
     return _Listing(tuple(names), files)
+
+
+def _half(root: Path, chosen: str | None, usual: tuple[str, ...]) -> str | None:
+    if chosen is None:
+        return next((name for name in usual if (root / name).is_dir()), None)
+    if not (root / chosen).is_dir():
+        there = ", ".join(sorted(entry.name for entry in _visible(root) if entry.is_dir())) or "none"
+        raise IbrobustError(f"The data set folder {str(root)!r} has no folder {chosen!r}: its folders are {there}.")
+    return chosen
 
 
 def _class_folders(root: Path, split: str) -> dict[str, list[Path]]:
     """Return the folders of each class: several if its name occurs in several Unicode spellings, else one."""
     folders: dict[str, list[Path]] = {}
-    for entry in sorted(_visible(root / split)) if (root / split).is_dir() else []:
+    for entry in sorted(_visible(root / split)):
         if not entry.is_dir():
             continue
         name = _composed(entry.name)
@@ -136,12 +162,13 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _content_key(root: Path, listing: _Listing) -> str:
+def _content_key(root: Path, listing: _Listing, size: int | None) -> str:
     import PIL
 
     digest = hashlib.sha256(f"{DECODER_VERSION}\0{PIL.__version__}\0".encode())
-    for split in ("train", "test"):
-        for file, _ in listing.files[split]:
+    digest.update(f"size {size}\0".encode() if size is not None else b"")
+    for files in listing.files.values():
+        for file, _ in files:
             if not file.is_file():
                 raise IbrobustError(f"{str(file)!r} is not a file: a class folder holds images only.")
             content = file.read_bytes()
@@ -150,67 +177,32 @@ def _content_key(root: Path, listing: _Listing) -> str:
     return digest.hexdigest()
 
 
-def _decode(name: str, listing: _Listing, progress: Progress | None) -> Dataset:
-    total = sum(len(files) for files in listing.files.values())
-    done = 0
-    size: tuple[int, int] | None = None
-    splits = {}
-    for split, files in listing.files.items():
-        pixels: list[Tensor] = []
-        for file, _ in files:
-            array = _pixels(file)
-            if size is None:
-                size = array.shape[:2]
-            if array.shape[:2] != size:
-                raise IbrobustError(
-                    f"{str(file)!r} is {array.shape[1]}x{array.shape[0]} pixels, but the images before it are "
-                    f"{size[1]}x{size[0]}: bring all images to one size."
-                )
-            pixels.append(torch.from_numpy(array))
-            done += 1
-            if progress and done % max(total // 20, 1) == 0:
-                progress(done, total)
-        images = torch.stack(pixels).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
-        splits[split] = Split(images, torch.tensor([index for _, index in files]))
-    if progress:
-        progress(total, total)
-    return Dataset(name, listing.class_names, splits["train"], splits["test"])
+def _decode(name: str, listing: _Listing, size: int | None, progress: Progress | None) -> Dataset:
+    told = Counter(progress, sum(len(files) for files in listing.files.values()))
+    halves = {
+        half: Split(
+            one_tensor(((repr(str(file)), _pixels(file)) for file, _ in files), size=size, told=told),
+            torch.tensor([index for _, index in files]),
+        )
+        for half, files in listing.files.items()
+    }
+    return Dataset(name, listing.class_names, halves.get("train", no_images(halves["test"])), halves["test"])
 
 
 def _pixels(file: Path) -> np.ndarray[Any, Any]:
     """Return the pixels (H, W, 3) uint8 of an image file."""
-    import numpy as np
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                # A PNG or PGM of 16 bits has this mode in some versions of Pillow.
-                if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                    return np.repeat(_upper_bits(image)[..., None], 3, axis=2)
-                # For these Pillow cuts off all above 255.
-                if image.mode not in ("I", "F"):
-                    return np.array(image.convert("RGB"))
-                mode = image.mode
+                return pixels_of(image, repr(str(file)))
+    except IbrobustError:
+        raise
     # Pillow's readers raise many types of errors for a damaged file.
     except Exception as error:
         raise IbrobustError(f"{str(file)!r} cannot be read as an image ({error}): remove it or replace it.") from error
-    raise IbrobustError(
-        f"{str(file)!r} has pixels of 32 bits or with signs (Pillow's mode {mode!r}), and it is unknown which values "
-        "mean "
-        "black and white: store it with 8 or 16 bits, without signs."
-    )
-
-
-def _upper_bits(image: Any) -> np.ndarray[Any, Any]:
-    """Return the 8 upper bits (H, W) uint8 of a grey image of 16 bits, as Pillow does for colours."""
-    import numpy as np
-
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    bits = tags.get(258, (16,))[0]  # BitsPerSample: of 12 bits Pillow gives the numbers as they are
-    upper = (np.asarray(image).astype(np.int64) >> (bits - 8)).astype(np.uint8)
-    return 255 - upper if tags.get(262) == 0 else upper  # PhotometricInterpretation: white is 0
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
@@ -233,7 +225,7 @@ def _read_cache(path: Path, name: str, class_names: tuple[str, ...]) -> Dataset 
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             recorded = file.metadata()["fingerprint"]
         train, test = (Split(tensors[f"{half}.images"], tensors[f"{half}.labels"]) for half in ("train", "test"))
-    except (SafetensorError, OSError, KeyError, TypeError):
+        dataset = Dataset(name, class_names, train, test)
+    except (SafetensorError, OSError, KeyError, TypeError, IbrobustError):
         return None
-    dataset = Dataset(name, class_names, train, test)
     return dataset if dataset.fingerprint == recorded else None

@@ -5,26 +5,34 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from ibrobust.data.cifar10 import load_cifar10
+from ibrobust.data.array_file import ENDINGS, load_array_file
 from ibrobust.data.cifar10_jpeg import load_cifar10_jpeg
 from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
-from ibrobust.data.image_folder import Progress, load_image_folder
-from ibrobust.data.names import NAMED_DATASETS
+from ibrobust.data.hugging_face import load_hugging_face
+from ibrobust.data.image_folder import load_image_folder
+from ibrobust.data.names import FORMS, HUGGING_FACE, MEMORY, NAMED_DATASETS, TORCHVISION, lasting_name, read_name
+from ibrobust.data.pictures import Progress
+from ibrobust.data.torchvision_sets import load_torchvision
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
 from ibrobust.live_line import following
+
+_OF_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST"}
 
 
 def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: bool | Progress | None = None) -> Dataset:
     """Return the data set of that name or path, as uint8 tensors on the CPU.
 
     Args:
-        spec: ``cifar10``, ``cifar10-jpeg``, ``digits``, or the path of an image folder with ``train/<class>/*`` and
-            ``test/<class>/*``.
-        data_dir: folder for CIFAR-10 and its JPEG files, downloaded if missing, and for the cache of decoded image
-            folders; by default the ``data`` folder in ibrobust's home.
+        spec: ``cifar10``, ``cifar10-jpeg``, ``cifar100``, ``svhn``, ``mnist`` or ``digits``; ``torchvision:NAME``, as
+            torchvision.datasets names it; ``hf:NAME`` of the Hugging Face Hub; or a path: an image folder with
+            ``train/<class>/*`` and ``test/<class>/*`` (or ``val``), or an .npz or .safetensors file, see
+            `load_array_file`. Options may follow, as in ``pets:test=val,size=64``: ``train`` and ``test`` name the
+            halves, ``size`` scales and cuts images to a square, ``channels`` is 1 or 3.
+        data_dir: folder for what is downloaded, if missing, and for the cache of decoded image folders; by default the
+            ``data`` folder in ibrobust's home.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
             done, total images) while JPEG files are downloaded or images are decoded.
 
@@ -36,24 +44,67 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
         >>> digits = ibrobust.load_dataset("digits")
         >>> digits.train.images.shape, digits.test.labels.shape
         (torch.Size([1437, 3, 32, 32]), torch.Size([360]))
+        >>> ibrobust.load_dataset("digits:channels=1").train.images.shape
+        torch.Size([1437, 1, 32, 32])
     """
-    if not spec:
-        raise IbrobustError(f"The data set name is empty: give {', '.join(NAMED_DATASETS)}, or the path of a folder.")
+    name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
-    if spec == "digits":
-        return load_digits()
-    if spec == "cifar10":
-        return load_cifar10(folder)
-    if spec == "cifar10-jpeg":
-        with following(progress, f"reading {spec}", lambda line: line.show) as report:
-            return load_cifar10_jpeg(folder, progress=report)
-    root = expanded(spec).resolve()
-    if not root.exists():
-        near = difflib.get_close_matches(spec, NAMED_DATASETS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else "give one of these names or a folder"
-        raise IbrobustError(
-            f"The data set {spec!r} is neither a known name ({', '.join(NAMED_DATASETS)}) nor a folder with "
-            f"train/<class>/* and test/<class>/* images: {hint}."
-        )
+    channels = _number(spec, "channels", options.pop("channels", None))
     with following(progress, f"reading {spec}", lambda line: line.show) as report:
-        return load_image_folder(root, cache=folder / "decoded", progress=report)
+        dataset = _load(spec, name, options, folder, report)
+    if channels is not None:
+        dataset = dataset.in_channels(channels)
+    return dataset.read_from(lasting_name(spec))
+
+
+def _load(spec: str, name: str, options: dict[str, str], folder: Path, progress: Progress | None) -> Dataset:
+    if name.startswith(MEMORY):
+        raise IbrobustError(
+            f"The images of {name.removeprefix(MEMORY)!r} were given in memory, so they cannot be read again: name "
+            "where they are, as `dataset`."
+        )
+    if name in ("digits", "cifar10-jpeg"):
+        _refuse(spec, options)
+        return load_digits() if name == "digits" else load_cifar10_jpeg(folder, progress=progress)
+    halves = {"train": options.pop("train", None), "test": options.pop("test", None)}
+    if name.startswith(TORCHVISION) or name in _OF_TORCHVISION:
+        size = _number(spec, "size", options.pop("size", None))
+        kind, shown = _OF_TORCHVISION.get(name, name.removeprefix(TORCHVISION)), name.removeprefix(TORCHVISION)
+        return load_torchvision(kind, folder, **halves, size=size, options=options, shown_name=shown, progress=progress)
+    if name.startswith(HUGGING_FACE):
+        size = _number(spec, "size", options.pop("size", None))
+        return load_hugging_face(
+            name.removeprefix(HUGGING_FACE), **halves, size=size, options=options, progress=progress
+        )
+    path = expanded(name).resolve()
+    if not path.exists():
+        near = difflib.get_close_matches(name, NAMED_DATASETS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "give one of these."
+        raise IbrobustError(
+            f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
+            f"test/<class>/* images ({FORMS}): {hint}"
+        )
+    if path.is_file():
+        if path.suffix not in ENDINGS:
+            raise IbrobustError(
+                f"The data set {spec!r} is a file that does not end in {' or '.join(ENDINGS)}: give a folder of images "
+                "or such a file."
+            )
+        _refuse(spec, options)
+        return load_array_file(path, **halves)
+    size = _number(spec, "size", options.pop("size", None))
+    _refuse(spec, options)
+    return load_image_folder(path, **halves, size=size, cache=folder / "decoded", progress=progress)
+
+
+def _refuse(spec: str, options: dict[str, str]) -> None:
+    for option in options:
+        raise IbrobustError(f"The data set {spec!r} has no option {option!r}: leave it out.")
+
+
+def _number(spec: str, option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise IbrobustError(f"The data set {spec!r} gives {option}={text}: give a whole number, at least 1.")
+    return int(text)

@@ -26,6 +26,7 @@ def load_reference(
     *,
     device: str | torch.device | None = None,
     num_classes: int | None = None,
+    channels: int = 3,
     image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """Return the model of a reference: images (B, 3, H, W) in [0, 1] -> logits (B, C), in evaluation mode.
@@ -36,6 +37,7 @@ def load_reference(
             that returns an nn.Module and is imported as Python imports, from the current folder too.
         device: of the model; the CPU by default.
         num_classes: C that the caller requires.
+        channels: of the images that the caller requires.
         image_size: (H, W) that the caller requires.
 
     Raises:
@@ -54,7 +56,7 @@ def load_reference(
             f"The device {str(device)!r} is not available: use cpu, or a GPU that torch finds."
         ) from error
     if image_size is not None:
-        _require_fit(reference, model, image_size, num_classes)
+        _require_fit(reference, model, (channels, *image_size), num_classes)
     return model
 
 
@@ -177,9 +179,9 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     return model
 
 
-def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], num_classes: int | None) -> None:
+def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], num_classes: int | None) -> None:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.full((2, 3, *image_size), 0.5, device=device)
+    images = torch.full((2, *shape), 0.5, device=device)
     try:
         with torch.no_grad():
             logits = model(images)
@@ -189,11 +191,11 @@ def _require_fit(reference: str, model: nn.Module, image_size: tuple[int, int], 
         raise IbrobustError(
             f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {short_reason(error)}"
         ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     expected = (2, num_classes) if num_classes is not None else (2, "C")
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and shape != expected):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and got != expected):
         raise IbrobustError(
-            f"The model {reference!r} gives {shape} for 2 images, but logits of shape {expected} are needed: "
+            f"The model {reference!r} gives {got} for 2 images, but logits of shape {expected} are needed: "
             "choose a data set with the model's classes."
         )
 

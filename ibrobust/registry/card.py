@@ -43,6 +43,14 @@ class DatasetRecord(_Record):
     class_names: tuple[str, ...]
     num_train: int
     num_test: int
+    source: Annotated[
+        str | None, Field(description="what it can be read from again, if neither the name nor a recipe says that")
+    ] = None
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_source(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        return {key: value for key, value in fields.items() if key != "source" or value is not None}
 
 
 class WeightsRecord(_Record):

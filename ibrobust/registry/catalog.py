@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
+from ibrobust.data.names import file_name, with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.home import zoo_dir
 from ibrobust.registry.card import ModelCard, read_card
@@ -59,21 +60,46 @@ def weights_size(card: ModelCard) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def require_fit(card: ModelCard, data: Dataset) -> None:
-    """Raise IbrobustError if a model cannot be evaluated on a data set's images: other classes, or another size."""
+def require_fit(card: ModelCard, data: Dataset, *, size: int | None = None) -> None:
+    """Raise IbrobustError if a model cannot be evaluated on a data set's images: other classes, or another size.
+
+    Args:
+        card: of the model.
+        data: its test images are evaluated.
+        size: height and width that the images are scaled to before the model; None if they are not.
+    """
     if card.dataset.class_names != data.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
-            f"{data.name}: give the model's own data set (--dataset)."
+            f"{data.name}: give the model's own `dataset`."
         )
     if card.architecture is not None:
         wanted = (card.architecture.channels, *card.architecture.image_size)
-        given = tuple(data.test.images.shape[1:])
-        if given != wanted:
-            raise IbrobustError(
-                f"The model {card.name!r} takes images of {_size(wanted)}, and those of {data.name} are "
-                f"{_size(given)}: give its own data set (--dataset)."
-            )
+        channels, *given = data.test.images.shape[1:]
+        given = given if size is None else [size, size]
+        require_shape(card.name, wanted, (channels, *given), data.source or data.name)
+
+
+def require_shape(name: str, wanted: tuple[int, ...], given: tuple[int, ...], source: str) -> None:
+    """Raise IbrobustError, with the remedy, if a model takes images (C, H, W) of another shape.
+
+    Args:
+        name: of the model.
+        wanted: the shape that it takes.
+        given: the shape of the images.
+        source: of the images, as `load_dataset` takes it.
+    """
+    if given == wanted:
+        return
+    remedy = "give its own `dataset`"
+    if wanted[0] == given[0] and wanted[1] == wanted[2]:
+        remedy += f", or scale them inside the model: `resize` {wanted[1]}"
+    if wanted[1:] == given[1:] and {given[0], wanted[0]} == {1, 3}:
+        remedy = f"if they are grey, give `dataset='{with_option(source, 'channels', wanted[0])}'`"
+    raise IbrobustError(
+        f"The model {name!r} takes images of {_size(wanted)}, and those of {file_name(source)} are {_size(given)}: "
+        f"{remedy}."
+    )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -25,7 +25,7 @@ MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 def portable_card(card: ModelCard) -> ModelCard:
     """Return the card with the data set's name instead of its path on this machine."""
     if card.recipe is None:
-        return card
+        return card.model_copy(update={"dataset": card.dataset.model_copy(update={"source": None})})
     return card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": card.dataset.name})})
 
 

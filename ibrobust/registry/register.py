@@ -110,7 +110,7 @@ def _register_outside(
         name=name,
         description=description,
         recipe=recipe,
-        dataset=_dataset_record(dataset),
+        dataset=_dataset_record(dataset, recipe),
         architecture=architecture,
         decoders=(HEAD,),
         weights=weights,
@@ -168,7 +168,7 @@ def _pack(
         name=name,
         description=description,
         recipe=recipe,
-        dataset=_dataset_record(dataset),
+        dataset=_dataset_record(dataset, recipe),
         width=encoder.width,
         latent_dim=latent_dim,
         encoder_outputs=encoder.latent_dim,
@@ -181,13 +181,14 @@ def _pack(
     return card, content
 
 
-def _dataset_record(dataset: Dataset) -> DatasetRecord:
+def _dataset_record(dataset: Dataset, recipe: Recipe | None) -> DatasetRecord:
     return DatasetRecord(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
         num_train=len(dataset.train),
         num_test=len(dataset.test),
+        source=dataset.source if recipe is None and dataset.source != dataset.name else None,
     )
 
 

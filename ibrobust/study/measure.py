@@ -118,10 +118,12 @@ def measure(
 def _models(cell: Cell, card: ModelCard | None, data: Dataset, device: str) -> dict[str, nn.Module]:
     """Return a cell's model with each of its decoders."""
     if card is None:
-        height, width = data.test.images.shape[-2:]
+        channels, height, width = data.test.images.shape[1:]
         size = (height, width)
         return {
-            HEAD: load_reference(cell.model, device=device, image_size=size, num_classes=data.num_classes),
+            HEAD: load_reference(
+                cell.model, device=device, channels=channels, image_size=size, num_classes=data.num_classes
+            ),
         }
     require_fit(card, data)
     return {name: load_model(card.name, decoder=name, device=device) for name in card.decoders}

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ibrobust.data.names import NAMED_DATASETS
+from ibrobust.data.names import lasting_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.home import expanded, home, zoo_dir
+from ibrobust.home import home, zoo_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import FittedDecoder
 from ibrobust.registry import list_models
@@ -200,9 +200,8 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
     models = dict.fromkeys(found for wanted in study.models for found in _matching(wanted))
     study = study.model_copy(update={"models": tuple(models)})
     chosen = dataset if dataset is not None else study.base.get("dataset")
-    if isinstance(chosen, str) and chosen not in NAMED_DATASETS:
-        # A study can be resumed from any current folder.
-        chosen = str(expanded(chosen).resolve())
+    if isinstance(chosen, str):
+        chosen = lasting_name(chosen)  # a study can be resumed from any current folder
     if chosen is None:
         return study
     return study.model_copy(update={"base": {**study.base, "dataset": chosen}})

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ibrobust.atomic import write_text
+from ibrobust.data.names import file_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
@@ -62,9 +63,14 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    dataset: Annotated[str, Field(min_length=1, description="cifar10, cifar10-jpeg, digits, or an image folder")] = (
-        "cifar10"
-    )
+    dataset: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="cifar10, cifar10-jpeg, cifar100, svhn, mnist, digits, torchvision:NAME, hf:NAME, or an image "
+            "folder or file",
+        ),
+    ] = "cifar10"
     objective: Annotated[
         str,
         Field(
@@ -228,7 +234,7 @@ class Recipe(BaseModel):
             parts.append(f"dropout{self.dropout:g}")
         if self.dropconnect:
             parts.append(f"dropconnect{self.dropconnect:g}")
-        dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(self.dataset).name) or "data"
+        dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in file_name(self.dataset)) or "data"
         return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
 
 

@@ -250,3 +250,41 @@ def test_nothing_is_cached_where_a_file_is_no_image(tree, home):
     with pytest.raises(IbrobustError):
         load_dataset(str(tree))
     assert not list(home.rglob("*.*"))
+
+
+def test_validation_images_are_the_test_images_if_there_are_no_others(tree):
+    (tree / "test").rename(tree / "val")
+    data = load_dataset(str(tree))
+    assert (len(data.train), len(data.test)) == (6, 4)
+
+
+def test_halves_by_their_names(tree):
+    expected = load_dataset(str(tree))
+    swapped = load_dataset(f"{tree}:train=test,test=train")
+    assert torch.equal(swapped.test.images, expected.train.images)
+    assert swapped.source == f"{tree}:train=test,test=train"
+    with pytest.raises(IbrobustError, match="no folder 'dev': its folders are test, train"):
+        load_dataset(f"{tree}:test=dev")
+
+
+def test_test_images_alone_are_a_data_set(tree):
+    shutil.rmtree(tree / "train")
+    data = load_dataset(str(tree))
+    assert (len(data.train), len(data.test)) == (0, 4)
+    assert load_dataset(f"{tree / 'test'}:test=.").test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_images_of_several_sizes_are_scaled_and_cut(tree):
+    Image.new("RGB", (20, 10), (9, 9, 9)).save(tree / "test" / "dog" / "1.png")
+    with pytest.raises(IbrobustError, match=r"1.png' is 20x10 pixels.*6x8.*:size=10"):
+        load_dataset(str(tree))
+    for _ in range(2):  # the second time from the cache, whose key has the size
+        data = load_dataset(f"{tree}:size=4")
+        assert data.test.images.shape == (4, 3, 4, 4)
+        assert (data.test.images[3] == 9).all()
+
+
+def test_a_folder_whose_name_looks_like_one_with_options(tree):
+    odd = tree.with_name("pets:test=val")
+    tree.rename(odd)
+    assert len(load_dataset(str(odd)).test) == 4

@@ -91,6 +91,8 @@ def _own_dataset(card: ModelCard | None) -> str | None:
         path = expanded(card.recipe.dataset)
         if (path / "test").is_dir():
             return str(path)
+    if card.recipe is None and card.dataset.source is not None:
+        return card.dataset.source
     return card.dataset.name if card.dataset.name in NAMED_DATASETS and card.dataset.name != "cifar10" else None
 
 
