@@ -21,7 +21,6 @@ ENDINGS = (".npz", ".safetensors")
 # The keys of images and labels of a half; its own name comes first, as in train_images. MedMNIST's files and Keras's
 # mnist.npz have such keys.
 _PAIRS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
-_TEST_HALVES = ("test", "val")
 CLASS_NAMES = "class_names"
 
 
@@ -64,16 +63,15 @@ def load_array_file(path: Path, *, train: str | None = None, test: str | None = 
 def _pairs(path: Path, keys: Collection[str], train: str | None, test: str | None) -> dict[str, tuple[str, str]]:
     """Return the keys of images and labels of each half that there is."""
     halves: dict[str, tuple[str, str]] = {}
-    for half, chosen, usual in (("test", test, _TEST_HALVES), ("train", train, ("train",))):
-        starts = (chosen,) if chosen is not None else usual
-        pairs = [(images.format(start), labels.format(start)) for start in starts for images, labels in _PAIRS]
+    for half, chosen in (("test", test), ("train", train)):
+        pairs = [(images.format(chosen or half), labels.format(chosen or half)) for images, labels in _PAIRS]
         if half == "test" and chosen is None:
-            pairs.append(("images", "labels"))
+            pairs += [("images", "labels"), ("val_images", "val_labels")]
         found = next((pair for pair in pairs if pair[0] in keys), None)
         if found is None and (half == "test" or chosen is not None):
             raise IbrobustError(
                 f"The file {str(path)!r} has no {pairs[0][0]}: it holds {', '.join(sorted(keys)) or 'nothing'}, and "
-                f"{' or '.join(' with '.join(pair) for pair in dict.fromkeys((pairs[0], pairs[-1])))} are needed."
+                f"{' or '.join(' with '.join(pair) for pair in dict.fromkeys((pairs[0], pairs[-2])))} are needed."
             )
         if found is not None and found[1] not in keys:
             raise IbrobustError(f"The file {str(path)!r} has {found[0]} and no {found[1]}: add them.")

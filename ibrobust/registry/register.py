@@ -10,6 +10,7 @@ from safetensors.torch import load
 from torch import nn
 
 from ibrobust.data import Dataset
+from ibrobust.data.names import MEMORY
 from ibrobust.errors import IbrobustError
 from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_name
 from ibrobust.registry.build import build_classifier
@@ -182,13 +183,14 @@ def _pack(
 
 
 def _dataset_record(dataset: Dataset, recipe: Recipe | None) -> DatasetRecord:
+    source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"
     return DatasetRecord(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
         num_train=len(dataset.train),
         num_test=len(dataset.test),
-        source=dataset.source if recipe is None and dataset.source != dataset.name else None,
+        source=source if recipe is None and source != dataset.name else None,
     )
 
 

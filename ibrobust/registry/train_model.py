@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
+from ibrobust.data.names import MEMORY
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.live_line import is_watched
@@ -48,6 +49,7 @@ def train(
     recipe: Recipe,
     *,
     name: str | None = None,
+    dataset: Dataset | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -65,6 +67,8 @@ def train(
     Args:
         recipe: what to do.
         name: of the model; by default made from the recipe.
+        dataset: training and test images in memory, see `Dataset.of`, instead of the recipe's data set. The card then
+            has their name and fingerprint.
         data_dir: see `load_dataset`.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
         resume: continue an unfinished run of this name.
@@ -88,6 +92,8 @@ def train(
         ['gaussian_mixture', 'head', 'logistic']
     """
     processes.join(cpu=is_cpu(device))
+    if dataset is not None:
+        recipe = _naming(recipe, dataset)
     name = name if name is not None else recipe.default_name()
     check_name(name)
     refusal = f"{name!r} is being trained by another process: wait for it, or choose another `name`."
@@ -99,6 +105,7 @@ def train(
         return _train(
             recipe,
             name,
+            dataset=dataset,
             data_dir=data_dir,
             device=device,
             resume=resume,
@@ -142,6 +149,7 @@ def _train(
     recipe: Recipe,
     name: str,
     *,
+    dataset: Dataset | None,
     data_dir: str | Path | None,
     device: str | None,
     resume: bool,
@@ -163,13 +171,14 @@ def _train(
         )
     initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
     stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
-    stage(f"reading {recipe.dataset}")
-    with processes.main_first():  # it downloads or decodes missing data
-        dataset = load_dataset(
-            recipe.dataset,
-            data_dir=data_dir,
-            progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
-        )
+    if dataset is None:
+        stage(f"reading {recipe.dataset}")
+        with processes.main_first():  # it downloads or decodes missing data
+            dataset = load_dataset(
+                recipe.dataset,
+                data_dir=data_dir,
+                progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
+            )
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(
@@ -199,6 +208,17 @@ def _train(
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     processes.wait()
     return stored_card(name)
+
+
+def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe with the data set that it is trained on, which may be in memory only."""
+    if not isinstance(dataset, Dataset):
+        raise IbrobustError(
+            f"The data set is a {type(dataset).__name__}: give ibrobust.Dataset.of(test, train=...), which takes "
+            "arrays, tensors and loaders, or name it in the recipe."
+        )
+    source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"
+    return recipe.model_copy(update={"dataset": source})
 
 
 def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:

@@ -50,6 +50,11 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
 
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
     """Raise IbrobustError if the data set cannot fill the recipe's batches, or processes cannot share them equally."""
+    if len(dataset.train) == 0:
+        raise IbrobustError(
+            f"The data set {dataset.name!r} has no training images: add them (in memory, with "
+            "ibrobust.Dataset.of(test, train=...))."
+        )
     if len(dataset.train) < recipe.batch_size:
         raise IbrobustError(
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "

@@ -33,9 +33,9 @@ def images(name: str, *, size: int = 32, classes: tuple[str, ...] | None = None)
 @pytest.fixture
 def cifar10(monkeypatch) -> Dataset:
     """Let a small data set be found as CIFAR-10, and as its JPEG files."""
-    for name in ("cifar10", "cifar10_jpeg"):
-        small = images(name.replace("_", "-"))
-        monkeypatch.setattr(f"ibrobust.data.load.load_{name}", lambda *_, found=small, **__: found)
+    for name, reader in (("cifar10", "load_torchvision"), ("cifar10-jpeg", "load_cifar10_jpeg")):
+        small = images(name)
+        monkeypatch.setattr(f"ibrobust.data.load.{reader}", lambda *_, found=small, **__: found)
     return data_module.load_dataset("cifar10")
 
 

@@ -1,0 +1,90 @@
+"""`--dataset` and `--split`: images of every source, and what is said if they do not fit the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ibrobust import Dataset, Encoder, ImageClassifier, load_dataset, model_card, register_model
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (6, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture
+def grey_file(tmp_path: Path) -> str:
+    """Grey images in three classes."""
+    file = tmp_path / "shades.npz"
+    np.savez(file, images=GREY, labels=np.arange(6) % 3, val_images=GREY[:3], val_labels=np.arange(3))
+    return str(file)
+
+
+def classifier(channels: int) -> ImageClassifier:
+    torch.manual_seed(0)
+    scale = [0.5] * channels
+    return ImageClassifier(Encoder(width=1, latent_dim=2, mean=scale, std=scale), nn.Linear(2, 3))
+
+
+@pytest.fixture
+def shades(grey_file: str) -> str:
+    """The name of a model of grey images."""
+    register_model("shades", classifier(1), dataset=load_dataset(grey_file))
+    return "shades"
+
+
+def test_a_model_is_attacked_on_its_own_file_by_default(run, shades, grey_file):
+    assert model_card(shades).dataset.source == grey_file
+    finished = run("attack", shades, "--eps", "2/255")
+    assert finished.returncode == 0, finished.stderr
+    assert "6 test images" in " ".join((finished.stdout + finished.stderr).split()) or "6" in finished.stdout
+    assert "trained on" not in finished.stdout
+
+
+def test_a_split_by_its_name(run, shades, grey_file):
+    finished = run("attack", shades, "--eps", "2/255", "--dataset", grey_file, "--split", "val")
+    assert finished.returncode == 0, finished.stderr
+    assert "trained on other images of shades" in " ".join(finished.stdout.split())
+    finished = run("attack", shades, "--split", "dev")
+    assert finished.returncode == 2
+    assert "has no dev_images" in finished.stderr
+
+
+def test_grey_images_on_a_model_of_colours_name_the_option(run, grey_file):
+    register_model("colours", classifier(3), dataset=load_dataset(f"{grey_file}:channels=3"))
+    finished = run("attack", "colours", "--dataset", grey_file)
+    assert finished.returncode == 2
+    assert "3 channels, and those of shades.npz are 16x16 pixels in 1 channel" in finished.stderr
+    assert f"give --dataset {grey_file}:channels=3" in finished.stderr
+    finished = run("attack", "colours", "--dataset", f"{grey_file}:channels=3", "--eps", "2/255")
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_images_in_memory_must_be_named_again(run, grey_file):
+    register_model("loose", classifier(1), dataset=Dataset.of((GREY, [0, 1, 2, 0, 1, 2]), name="loose images"))
+    finished = run("attack", "loose")
+    assert finished.returncode == 2
+    assert "--dataset" in finished.stderr
+    assert run("attack", "loose", "--dataset", grey_file, "--eps", "0").returncode == 0
+
+
+def test_the_path_on_this_machine_is_not_exported(run, shades, tmp_path):
+    assert run("export", shades, str(tmp_path / "given")).returncode == 0
+    assert str(tmp_path) not in (tmp_path / "given" / "shades.yaml").read_text()
+
+
+def test_a_folder_without_test_images(run, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "pets" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "pets" / "train" / name / "0.png")
+    finished = run("attack", "--dataset", str(tmp_path / "pets"))
+    assert finished.returncode == 2
+    assert "has no folder of test images" in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    finished = run("train", "--dataset", f"{tmp_path / 'pets'}:test=train,train=dev")
+    assert finished.returncode == 2
+    assert "has no folder 'dev'" in finished.stderr
