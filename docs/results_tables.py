@@ -25,6 +25,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.comparison import paired_difference
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.study.results import worst_cases
+from ibrobust.verdicts import read_verdict
 
 DOCS = Path(__file__).resolve().parent
 RECORDS = DOCS / "records"
@@ -86,7 +87,8 @@ def cells_at(content: Content, decoder: str, epsilon: float, titles: list[str]) 
     audit: dict[str, Any] = next((each for each in part["audits"] if each["epsilon"] == epsilon), {})
     cells["audit's worst case"] = percent(audit.get("worst_case_accuracy"), 1)
     failed = f" ({', '.join(audit['failed'])})" if audit.get("failed") else ""
-    cells["audit"] = audit.get("verdict", "") + failed
+    answer = read_verdict(audit.get("verdict", ""))
+    cells["audit"] = (answer.text if answer else "") + failed
     return cells
 
 

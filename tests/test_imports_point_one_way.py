@@ -23,6 +23,7 @@ FOUNDATION = {
     "readable",
     "records",
     "seeds",
+    "verdicts",
 }
 ALLOWED = {
     "data": set(),

@@ -18,7 +18,6 @@ from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.data.names import with_option
-from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.by_name import read_attack
@@ -33,8 +32,9 @@ from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD, ImageClassifier
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
 from ibrobust.registry.catalog import require_fit, require_shape
-from ibrobust.reporting.model_rows import shown_verdict
+from ibrobust.reporting.model_rows import card_verdict
 from ibrobust.reporting.tables import AttackRow, SweepRow
+from ibrobust.verdicts import Verdict
 
 DEFAULT_DATASET = "cifar10"
 
@@ -47,7 +47,8 @@ class Target:
         name: as the user gave it.
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
-        verdict: of an audit with its epsilon, if the model's card holds one of the same data set.
+        verdict: of an audit, if the model's card holds one of the same data set.
+        audited_at: its epsilon.
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
         trained_on: the training images of a registered model, if they differ from the attacked ones.
     """
@@ -55,7 +56,8 @@ class Target:
     name: str
     decoder: str
     load: Callable[[str], nn.Module]
-    verdict: str | None = None
+    verdict: Verdict | None = None
+    audited_at: float | None = None
     is_baseline: bool = False
     trained_on: str | None = None
 
@@ -148,13 +150,13 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str) ->
     targets = []
     for decoder in chosen_decoders(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
-        # A verdict holds for one epsilon and one data set: the table must not show it for others.
-        verdict = None
+        # A verdict is about one epsilon and one data set: the table must not lend it to others.
+        verdict, audited_at = None, None
         if audit.get("dataset_fingerprint") == data.fingerprint:
-            verdict = f"{shown_verdict(audit)} at {format_epsilon(audit['epsilon'])}"
+            verdict, audited_at = card_verdict(audit), audit["epsilon"]
         load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
-        targets.append(Target(name, decoder, load, verdict, is_baseline, trained_on(card, data)))
+        targets.append(Target(name, decoder, load, verdict, audited_at, is_baseline, trained_on(card, data)))
     return targets
 
 
@@ -193,7 +195,9 @@ def sweep_rows(
                 batch_size=batch_size,
                 progress=show,
             )
-            rows.append(SweepRow(target.name, target.decoder, result, target.verdict, target.is_baseline))
+            rows.append(
+                SweepRow(target.name, target.decoder, result, target.verdict, target.audited_at, target.is_baseline)
+            )
     return rows
 
 
@@ -277,6 +281,7 @@ def run_audit(
     *,
     epsilon: float,
     quick: bool,
+    claim: float | None,
     surrogate: Target | None,
     batch_size: int,
     seed: int,
@@ -296,6 +301,7 @@ def run_audit(
             test.labels,
             epsilon=epsilon,
             quick=quick,
+            claim=claim,
             surrogate=surrogate.load(default_device(device)) if surrogate else None,
             surrogate_name=surrogate.name if surrogate else None,
             batch_size=batch_size,

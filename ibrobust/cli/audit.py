@@ -14,6 +14,10 @@ def audit(
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
     quick: Annotated[bool, typer.Option("--quick", help="Use 256 images and weaker attacks.")] = False,
+    claim: Annotated[
+        float | None,
+        typer.Option(help="Robust accuracy in question, such as 0.47. By default FGSM's on the same images."),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help=f"{FORMS}. By default the model's own."),
@@ -42,16 +46,19 @@ def audit(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
 ) -> None:
-    """Audit a model's robustness: print every check, the verdict and the worst-case accuracy.
+    """Audit a model: is its robustness real, and did its gradient vanish?
 
-    The worst case replaces the FGSM accuracy. The verdict is stored in the card of a registered model, and ibrobust
-    attack shows it.
+    The answers come first, then every check behind them. They are stored in the card of a registered model and shown by
+    ibrobust attack.
     """
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import NO_SURROGATE, check_models
     from ibrobust.epsilon import parse_epsilon
+    from ibrobust.errors import IbrobustError
 
     epsilon = parse_epsilon(eps)
+    if claim is not None and not 0.0 < claim <= 1.0:
+        raise IbrobustError(f"The claim {claim:g} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
     if json_file:
         require_writable(json_file)
     check_models([model], decoder or [])
@@ -88,6 +95,7 @@ def audit(
             test,
             epsilon=epsilon,
             quick=quick,
+            claim=claim,
             surrogate=other,
             batch_size=batch_size,
             seed=seed,

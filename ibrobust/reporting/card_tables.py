@@ -12,6 +12,8 @@ from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.model_rows import ModelRow, Withstood
+from ibrobust.reporting.tables import verdict_text
+from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.
 MOST_EPSILONS = 5
@@ -39,7 +41,7 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     for row in rows:
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
         numbers = [percent(value) for value in (row.clean, row.fgsm, row.worst_case)]
-        table.add_row(row.model, row.decoder, *numbers, row.verdict or "-", size)
+        table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table
 
 

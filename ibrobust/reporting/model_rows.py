@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ibrobust.records import AUDIT_VERSION
+from ibrobust.verdicts import Verdict, read_verdict
 
-OLDER_AUDIT = "older audit"
 SAME = 1e-6  # epsilons that differ by less are one
 
 # What a list can be sorted by; numbers with the largest first.
@@ -28,7 +28,7 @@ class ModelRow:
         clean: accuracy on the test images.
         fgsm: accuracy under FGSM.
         worst_case: robust accuracy under all attacks that were run, image by image.
-        verdict: of the audit; "older audit" if its rules were older than the current ones.
+        verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
     """
 
@@ -65,7 +65,7 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
                 clean.accuracy if clean else None,
                 next((value for at, value in _fgsm(card, decoder) if _same(at, epsilon)), None),
                 _worst_case(card, decoder, epsilon),
-                shown_verdict(audit) if of_epsilon else None,
+                card_verdict(audit).text if of_epsilon else None,
                 size,
             )
         )
@@ -73,9 +73,15 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
 
 
 def sort_rows(rows: Sequence[ModelRow], by: str) -> list[ModelRow]:
-    """Return the rows by one of `SORT_KEYS`: names in order, of numbers the largest first, what is not known last."""
-    if by in ("name", "verdict"):
-        return sorted(rows, key=lambda row: (by == "verdict" and (row.verdict is None, row.verdict), row.model))
+    """Return the rows by one of `SORT_KEYS`, what is not known last.
+
+    Names are in order, numbers have the largest first, and verdicts the most trustworthy.
+    """
+    if by == "name":
+        return sorted(rows, key=lambda row: row.model)
+    if by == "verdict":
+        ranked = [(verdict.rank if (verdict := read_verdict(row.verdict or "")) else (9, 0), row.model) for row in rows]
+        return [row for _, row in sorted(zip(ranked, rows, strict=True), key=lambda pair: pair[0])]
     field = {"worst": "worst_case", "size": "bytes"}.get(by, by)
 
     def key(row: ModelRow) -> tuple[bool, float]:
@@ -137,21 +143,21 @@ def audit_sentences(card: Any) -> list[str]:
         if not audit:
             continue
         failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
-        by = f", by an {OLDER_AUDIT} (ibrobust audit makes it again)" if _is_old(audit) else ""
+        answer = card_verdict(audit)
+        again = " (ibrobust audit makes it again)" if answer.older else ""
         sentences.append(
-            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {audit['verdict']}{by}; "
+            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
             f"transfer from {audit.get('surrogate') or 'no model'}{failed}."
         )
     return sentences
 
 
-def shown_verdict(audit: dict[str, Any]) -> str:
-    """Return the verdict of an audit as a card holds it, or that the audit is an older one."""
-    return OLDER_AUDIT if _is_old(audit) else str(audit["verdict"])
-
-
-def _is_old(audit: dict[str, Any]) -> bool:
-    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+def card_verdict(audit: dict[str, Any]) -> Verdict:
+    """Return the verdict of an audit as a card holds it; an older one's if it was made before today's rules."""
+    answer = read_verdict(str(audit["verdict"]))
+    if answer is None or int(audit.get("audit_version", 0)) < AUDIT_VERSION:
+        return Verdict("", "", str(audit["verdict"]))
+    return answer
 
 
 def _fgsm(card: Any, decoder: str) -> Iterator[tuple[float, float]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.verdicts import Verdict
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.result import AttackResult
@@ -29,13 +30,15 @@ class SweepRow:
         decoder: the decoder it was attacked with.
         result: the sweep.
         verdict: of an audit, if the model's card holds one.
+        audited_at: its epsilon.
         is_baseline: trained with plain cross-entropy; drawn in black.
     """
 
     model: str
     decoder: str
     result: SweepResult
-    verdict: str | None = None
+    verdict: Verdict | None = None
+    audited_at: float | None = None
     is_baseline: bool = False
 
 
@@ -44,7 +47,8 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Ta
 
     Args:
         rows: at least one; all with the same epsilons and images. A model with more than 1% of images that FGSM could
-            not attack gets daggers and cannot be the best under attack.
+            not attack gets daggers, and cannot be the best under attack; neither can one whose audit says that its
+            robustness is not real or that its gradient is not honest. The audit's answer is the first column.
         dataset: name for the caption.
         note: for the caption, on the models' training data.
     """
@@ -59,6 +63,9 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Ta
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
+    answers = [verdict_text(row.verdict, row.audited_at) for row in rows]
+    if audited:
+        table.add_column("audit", no_wrap=True, min_width=max(map(len, answers)))
     table.add_column("model (decoder)", overflow="fold", min_width=18)
     _add_number_column(table, "clean")
     for epsilon in first.epsilons:
@@ -66,27 +73,40 @@ def sweep_table(rows: Sequence[SweepRow], *, dataset: str, note: str = "") -> Ta
     _add_number_column(table, "zero\ngradient")
     if some_nonfinite:
         _add_number_column(table, "NaN or inf\ngradient")
-    if audited:
-        table.add_column("audit", no_wrap=True, min_width=max(len(row.verdict or "-") for row in rows))
     columns = [[row.result.clean_accuracy for row in rows]]
     columns += [[row.result.accuracy[index] for row in rows] for index in range(len(first.epsilons))]
     unattacked = [_unattacked(row.result) > UNATTACKED_SHARE for row in rows]
+    barred = [
+        out or (row.verdict is not None and not row.verdict.may_be_best)
+        for row, out in zip(rows, unattacked, strict=True)
+    ]
     for index, row in enumerate(rows):
-        cells: list[str | Text] = [f"{row.model} ({row.decoder})"]
+        cells: list[str | Text] = [answers[index]] if audited else []
+        cells.append(f"{row.model} ({row.decoder})")
         for place, column in enumerate(columns):
-            # A model that was not attacked cannot be the best under attack.
-            contenders = [value for value, out in zip(column, unattacked, strict=True) if place == 0 or not out]
-            excluded = place > 0 and unattacked[index]
-            best = len(rows) > 1 and not excluded and column[index] == max(contenders)
-            text = f"{'*' if best else ''}{100 * column[index]:.1f}{DAGGER if excluded else ''}"
+            # A model that was not attacked cannot be the best under attack, nor one that an audit speaks against.
+            contenders = [value for value, out in zip(column, barred, strict=True) if place == 0 or not out]
+            best = len(rows) > 1 and not (place > 0 and barred[index]) and column[index] == max(contenders)
+            dagger = DAGGER if place > 0 and unattacked[index] else ""
+            text = f"{'*' if best else ''}{100 * column[index]:.1f}{dagger}"
             cells.append(Text(text, style="bold" if best else ""))
         cells.append(f"{row.result.zero_gradient_share:.1%}")
         if some_nonfinite:
             cells.append(f"{row.result.nonfinite_gradient_share:.1%}")
-        if audited:
-            cells.append(row.verdict or "-")
         table.add_row(*cells)
     return table
+
+
+# Of an audit's first answer.
+TONES = {"real": "green", "partly": "yellow", "undecided": "yellow", "not": "bold red", "older": "dim"}
+
+
+def verdict_text(verdict: Verdict | None, epsilon: float | None = None) -> Text:
+    """Return an audit's answers, coloured by the first, with the epsilon they are about; a dash without an audit."""
+    if verdict is None:
+        return Text("-", style="dim")
+    where = "" if epsilon is None else f" at {format_epsilon(epsilon)}"
+    return Text(verdict.text + where, style=TONES[verdict.tone])
 
 
 def _add_number_column(table: Table, header: str) -> None:
@@ -99,6 +119,8 @@ def _caption(rows: Sequence[SweepRow], dataset: str, note: str) -> str:
     caption = f"n = {total:,} test images of {dataset}; 95% intervals within ±{_half_width(total):.1f} points"
     if len(rows) > 1:
         caption += "; * best of its column"
+        if any(row.verdict is not None and not row.verdict.may_be_best for row in rows):
+            caption += " among models whose robustness an audit did not refute"
     if note:
         caption += f"; {note}"
     if any(_unattacked(row.result) > UNATTACKED_SHARE for row in rows):
@@ -180,7 +202,10 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
     The note, on the model's training data, goes into the caption.
     """
     table = Table(
-        title=f"{model} ({decoder}): {report.headline}",
+        title=Text.assemble(
+            (report.robustness, f"not italic {TONES[Verdict(report.robustness, report.gradient).tone]}"),
+            f"{report.headline.removeprefix(report.robustness)}.\n{report.detail}\n{model} ({decoder})",
+        ),
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'transfer from {report.surrogate}' if report.surrogate else 'no transfer'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward"
@@ -191,14 +216,12 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
         padding=(0, 1, 0, 0),
     )
     table.add_column("check", no_wrap=True, min_width=max(len(check.name) for check in report.checks))
-    _add_number_column(table, "figure")
+    _add_number_column(table, "value")
     table.add_column("threshold", overflow="fold")
     table.add_column("", no_wrap=True)
     for check in report.checks:
         outcomes = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
-        table.add_row(
-            check.name, "-" if check.figure is None else f"{check.figure:.4g}", check.threshold, outcomes[check.passed]
-        )
+        table.add_row(check.name, check.shown, check.threshold, outcomes[check.passed])
     return table
 
 

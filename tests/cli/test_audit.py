@@ -7,7 +7,7 @@ import pytest
 
 from ibrobust.cli.attacking import choose_surrogate
 from ibrobust.data import Dataset
-from ibrobust.registry import model_card
+from ibrobust.registry import add_evaluation, model_card
 
 TRAIN = ["train", "--dataset", "digits", "--width", "2", "--latent-dim", "8", "--epochs", "1", "--batch-size", "200"]
 
@@ -26,7 +26,9 @@ def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline,
     for check in report["checks"]:
         assert check["name"] in finished.stdout
     stored = model_card(mine).evaluations["audit"]["head"]
-    assert stored["verdict"] == report["verdict"]
+    answers = ("robustness", "gradient", "verdict", "headline")
+    assert [stored[key] for key in answers] == [report[key] for key in answers]
+    assert finished.stdout.strip().startswith(report["robustness"])
     assert {check["name"]: check["passed"] for check in stored["checks"]}["transfer_not_stronger"] is not None
 
 
@@ -54,7 +56,21 @@ def test_an_attack_table_shows_the_stored_verdict(run, mine):
     assert run("audit", mine, "--quick", "--n-examples", "16").returncode == 0
     stored = model_card(mine).evaluations["audit"]["head"]["verdict"]
     row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)
-    assert f"{stored} at 8/255" in row
+    assert row.strip().startswith(f"{stored} at 8/255")
+
+
+def test_a_verdict_of_an_older_audit_is_shown_as_that(run, mine, digits):
+    record = {"verdict": "sound", "epsilon": 8 / 255}
+    add_evaluation(mine, "audit", "head", record, digits)
+    row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)
+    assert row.strip().startswith("older audit: sound at 8/255")
+
+
+@pytest.mark.parametrize("claim", ["0", "-0.1", "1.5", "nan"])
+def test_a_claim_that_is_no_accuracy_is_refused(run, mine, claim):
+    finished = run("audit", mine, "--claim", claim)
+    assert finished.returncode == 2
+    assert "not a robust accuracy" in finished.stderr
 
 
 def test_a_module_from_elsewhere_is_audited(run, tmp_path):

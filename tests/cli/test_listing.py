@@ -19,8 +19,8 @@ def evaluated(mine, digits) -> str:
     worst = {"norm": "Linf", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
     result = {"attack": "worst case of A, B", "epsilon": 8 / 255, "robust_accuracy": 0.03, **worst}
     add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
-    audit = {"verdict": "sound", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
-    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": 2}, digits)
+    audit = {"verdict": "not real, honest", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
+    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": 3}, digits)
     return mine
 
 
@@ -31,14 +31,14 @@ def row_of(run, model: str, decoder: str = "head") -> list[str]:
 
 def test_a_line_has_clean_fgsm_worst_case_verdict_and_size(run, evaluated):
     clean = model_card(evaluated).clean_accuracy["head"].accuracy
-    assert row_of(run, evaluated)[:4] == [f"{100 * clean:.1f}", "2.5", "3.0", "sound"]
+    assert row_of(run, evaluated)[:6] == [f"{100 * clean:.1f}", "2.5", "3.0", "not", "real,", "honest"]
 
 
 def test_an_audit_from_before_todays_rules_is_shown_as_one(run):
     assert model_card("cross_entropy-w16-s0").evaluations["audit"]["head"]["verdict"] == "sound"
-    assert row_of(run, "cross_entropy-w16-s0")[3:5] == ["older", "audit"]
+    assert row_of(run, "cross_entropy-w16-s0")[3:6] == ["older", "audit:", "sound"]
     shown = " ".join(run("show", "cross_entropy-w16-s0").stdout.split())
-    assert "Audit of head at 8/255: sound, by an older audit" in shown
+    assert "Audit of head at 8/255: older audit: sound (ibrobust audit makes it again)" in shown
 
 
 def test_what_was_not_measured_at_an_epsilon_is_a_dash(run, evaluated):

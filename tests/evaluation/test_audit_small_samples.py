@@ -9,14 +9,22 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from ibrobust.evaluation.audit import audit
-from ibrobust.evaluation.audit.attack_checks import check_averaged_draws, check_random_search, check_unbounded
+from ibrobust.evaluation.audit.attack_checks import (
+    check_averaged_draws,
+    check_better_start,
+    check_random_search,
+    check_unbounded,
+    check_worst_case,
+)
 from ibrobust.evaluation.audit.attack_runs import AttackRuns
 from ibrobust.evaluation.audit.gradient_checks import (
     check_gradient_matches_differences,
     check_gradients,
     check_saturation,
+    check_stable_predictions,
 )
 from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
+from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
 from ibrobust.evaluation.audit.statistics import more_often
 from ibrobust.evaluation.audit.subject import QUICK, Subject
 
@@ -27,8 +35,10 @@ def some(count: int, total: int) -> Tensor:
 
 def runs(total: int, **found: Tensor) -> AttackRuns:
     none = torch.zeros(total, dtype=torch.bool)
-    names = "fgsm cross_entropy cross_entropy_last margin harder targeted square random large unbounded worst_case"
-    fields = {name: none for name in names.split()} | {"transfer": None, "plain": None}
+    names = "fgsm cross_entropy cross_entropy_last margin harder square random large unbounded worst_case"
+    names += " by_steps beyond_steps targeted black_box"
+    fields = {name: none for name in names.split()}
+    fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0}
     return AttackRuns(**{**fields, **found}, by_epsilon={}, survivor_losses=torch.zeros(21, 0))
 
 
@@ -37,16 +47,18 @@ def subject(model, images: Tensor, labels: Tensor, *, clean: Tensor | None = Non
     return Subject(model, model, images, labels, right, num_classes, 0.03, QUICK, 250, 0)
 
 
-def test_one_image_can_be_sound(plain_model, test_data):
+def test_one_image_says_nothing_against_the_gradient_nor_for_robustness(plain_model, test_data):
     images, labels = test_data
-    report = audit(plain_model, images[:1], labels[:1], epsilon=0.03, quick=True)
-    assert report.clean_correct == 1
-    assert report.verdict == "sound"
+    report = audit(plain_model, images[:1], labels[:1], epsilon=0.001, quick=True)
+    assert report.worst_case_correct == 1
+    assert (report.robustness, report.gradient) == ("undecided", "honest")
+    assert "too few images" in report.headline
 
 
-def test_one_image_with_a_cut_gradient_is_not_sound(plain_model, test_data):
+def test_one_image_with_a_cut_gradient_is_not_honest(plain_model, test_data):
     images, labels = test_data
-    assert audit(Detached(plain_model).eval(), images[:1], labels[:1], epsilon=0.03, quick=True).verdict != "sound"
+    report = audit(Detached(plain_model).eval(), images[:1], labels[:1], epsilon=0.03, quick=True)
+    assert report.gradient == "vanishing"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,72 @@ def test_clean_accuracy_is_judged_where_there_are_images_enough(correct, total, 
 @pytest.mark.parametrize(("count", "total", "passed"), [(1, 1, True), (1, 10, True), (2, 10, False), (2, 96, True)])
 def test_a_comparison_of_attacks_needs_two_images_and_a_share_above_what_is_tolerated(count, total, passed):
     assert check_random_search(runs(total, random=some(count, total))).passed is passed
+
+
+def test_survivors_that_were_tried_stand_for_their_share_of_all_images():
+    assert check_random_search(runs(100, random=some(2, 100))).passed is True
+    check = check_random_search(runs(100, random=some(2, 100), tried=0.1))
+    assert (check.value, check.passed) == (0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("started", "left", "total", "passed"),
+    [
+        (10, 20, 256, False),  # of the trials: models whose gradient misleads
+        (13, 68, 256, False),
+        (2, 48, 256, True),  # and those whose gradient does not
+        (1, 84, 256, True),
+        (2, 3, 256, True),  # a large share of three images is little of 256
+        (0, 0, 256, None),
+    ],
+)
+def test_a_better_start_has_to_break_much_of_what_is_left_and_enough_of_all(started, left, total, passed):
+    images, labels = torch.zeros(total, 3, 2, 2), torch.zeros(total, dtype=torch.long)
+    found = runs(total, by_steps=~some(left, total), better_start=some(started, total))
+    assert check_better_start(subject(None, images, labels), found).passed is passed
+
+
+@pytest.mark.parametrize(("beyond", "passed"), [(4, True), (7, True), (22, False), (17, False)])
+def test_the_worst_case_may_break_a_few_images_beyond_ordinary_steps(beyond, passed):
+    assert check_worst_case(runs(256, beyond_steps=some(beyond, 256))).passed is passed
+
+
+class Rough(Wrapped):
+    """The margin changes by half of itself between neighbouring floats."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) * (1.0 + 0.5 * torch.sin(1e6 * images.mean(dim=(1, 2, 3))))[:, None]
+
+
+@pytest.mark.parametrize(("count", "passed"), [(4, True), (32, False)])
+def test_a_rough_margin_is_unstable(count, passed, plain_model, test_data):
+    images, labels = test_data
+    assert check_stable_predictions(subject(Rough(plain_model), images[:count], labels[:count])).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "claimed", "upper_bound", "answer"),
+    [
+        (139, 256, 145, False, "real"),
+        (109, 256, 145, False, "partly real"),
+        (84, 256, 112, True, "undecided"),  # nobody knows how much more an attack would break
+        (3, 256, 96, False, "not real"),
+        (3, 256, 96, True, "not real"),
+        (12, 256, 12, False, "not real"),  # all of a claim of 5%, which a constant answer keeps too
+        (3, 3, 3, False, "undecided"),
+        (0, 256, 0, False, "not real"),
+        (2, 4, 4, False, "undecided"),
+    ],
+)
+def test_the_robustness_is_what_the_worst_case_leaves_of_the_claim(correct, total, claimed, upper_bound, answer):
+    kept = share_kept(Claim(claimed / total, "FGSM", claimed), correct, total)
+    assert is_it_real(kept, correct, total, num_classes=10, upper_bound=upper_bound) == answer
+
+
+def test_the_interval_of_a_number_claimed_is_the_accuracy_s_over_the_claim():
+    exact = binomtest(50, 256).proportion_ci(0.95, "exact")
+    kept = share_kept(Claim(0.47, "claimed"), 50, 256)
+    assert (kept.share, kept.low, kept.high) == pytest.approx((50 / 256 / 0.47, exact.low / 0.47, exact.high / 0.47))
 
 
 @pytest.mark.parametrize(("left", "total", "passed"), [(1, 96, True), (1, 20, True), (4, 96, False), (1, 1, False)])

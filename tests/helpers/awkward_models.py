@@ -82,6 +82,16 @@ class RandomResize(Wrapped):
         return self.model(F.pad(resized, (left, 32 - size - left, top, 32 - size - top)))
 
 
+class SparseGradient(Noise):
+    """Small noise, and a gradient of one pixel in ten, of others at every call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, 0.003)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(torch.where(torch.rand_like(images) < 0.1, images, images.detach()))
+
+
 class Temperature(Wrapped):
     """Logits over a temperature, as distillation leaves them."""
 
@@ -91,6 +101,20 @@ class Temperature(Wrapped):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images) / self.temperature
+
+
+class Detector(Wrapped):
+    """One more class, the likeliest if neighbouring pixels differ by more than `most` in the mean."""
+
+    def __init__(self, model: nn.Module, most: float) -> None:
+        super().__init__(model)
+        self.most = most
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        rough = (images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3))
+        rejected = logits.amax(dim=1) + 1000.0 * (rough - self.most)
+        return torch.cat([logits, rejected[:, None]], dim=1)
 
 
 class Detached(Wrapped):

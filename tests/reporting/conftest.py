@@ -72,7 +72,7 @@ def cell_rows(*, objective: str, beta: float | None, noise: bool | None, seed: i
             epsilon=8 / 255,
             decoder=decoder,
             num_images=200,
-            verdict="masked" if masked else "suspicious" if noise is False else "sound",
+            verdict="not real, vanishing" if masked else "real, misleading" if noise is False else "real, honest",
         )
     for epoch in (1, 2, 5, 10):
         pull = beta or 0.0

@@ -217,25 +217,40 @@ def test_numbers_are_those_of_the_records_in_per_cent(records):
                     assert float(of_it["test_accuracy"].sort) == record.value
 
 
-def test_masked_models_come_last_with_daggers_and_are_never_the_best_under_attack(records):
+def test_models_that_an_audit_speaks_against_come_last_and_are_never_the_best_under_attack(records):
     board = leaderboard(records)
+    assert board.columns[0].key == "verdict"
     verdicts = [entry.text for entry in column(board, "verdict")]
-    assert verdicts == sorted(verdicts, key=["sound", "suspicious", "masked"].index)
-    assert verdicts.count("masked") == 2
+    assert verdicts == sorted(verdicts, key=["real, honest", "real, misleading", "not real, vanishing"].index)
+    assert verdicts.count("not real, vanishing") == 2
     fgsm = column(board, "accuracy-32")
     assert max(float(entry.sort) for entry in fgsm) == max(float(entry.sort) for entry in fgsm[-2:])
-    assert [entry.text.endswith("†") for entry in fgsm] == [verdict == "masked" for verdict in verdicts]
-    assert not any(entry.is_best for entry in fgsm[-2:])
+    assert [entry.text.endswith("†") for entry in fgsm] == [verdict == "not real, vanishing" for verdict in verdicts]
+    honest = [entry for entry, verdict in zip(fgsm, verdicts, strict=True) if verdict == "real, honest"]
     best = [entry for entry in fgsm if entry.is_best]
-    assert [float(entry.sort) for entry in best] == [max(float(entry.sort) for entry in fgsm[:-2])]
+    assert [float(entry.sort) for entry in best] == [max(float(entry.sort) for entry in honest)]
+
+
+def test_verdicts_of_older_audits_are_shown_as_that_and_masked_models_never_win(study_rows, write_records):
+    older = {"real, honest": "sound", "real, misleading": "suspicious", "not real, vanishing": "masked"}
+    for row in study_rows:
+        row["verdict"] = older.get(row.get("verdict"), "")
+    board = leaderboard(read_study_records(write_records(study_rows)))
+    verdicts = column(board, "verdict")
+    assert {entry.text for entry in verdicts} == {f"older audit: {word}" for word in older.values()}
+    assert {entry.tone for entry in verdicts} == {"older"}
+    assert [entry.text for entry in verdicts[-2:]] == ["older audit: masked"] * 2
+    assert not any(entry.is_best for entry in column(board, "accuracy-32")[-2:])
 
 
 def test_within_a_verdict_the_audits_worst_case_decides(records):
     board = leaderboard(records)
     worst, verdicts = column(board, "audit_worst_case_accuracy-8"), column(board, "verdict")
-    sound = [float(entry.sort) for entry, verdict in zip(worst, verdicts, strict=True) if verdict.text == "sound"]
-    assert len(sound) == 30
-    assert sound == sorted(sound, reverse=True)
+    honest = [
+        float(entry.sort) for entry, verdict in zip(worst, verdicts, strict=True) if verdict.text == "real, honest"
+    ]
+    assert len(honest) == 30
+    assert honest == sorted(honest, reverse=True)
 
 
 def test_the_header_says_how_many_images(records):
@@ -248,10 +263,10 @@ def test_audits_at_two_epsilons_say_theirs(study_rows, write_records):
     rows = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
     rows[0]["epsilon"] = 4 / 255
     board = leaderboard(read_study_records(write_records(rows)))
-    assert {entry.text for entry in column(board, "verdict")} >= {"sound at 4/255", "sound at 8/255"}
+    assert {entry.text for entry in column(board, "verdict")} >= {"real, honest at 4/255", "real, honest at 8/255"}
 
 
-def test_without_an_audit_nothing_is_called_sound(study_rows, write_records):
+def test_without_an_audit_nothing_is_called_real(study_rows, write_records):
     rows = [row for row in study_rows if not row.get("verdict")]
     found = read_study_records(write_records(rows))
     assert "verdict" not in [column.key for column in leaderboard(found).columns]
@@ -263,18 +278,21 @@ def test_without_an_audit_nothing_is_called_sound(study_rows, write_records):
 
 def test_the_summary_counts_and_names_the_best_worst_case(records):
     cells = [cell("a"), cell("b"), cell("c", "failed"), cell("d", "interrupted")]
-    progress, audits, best, masked = summary(records, cells)
+    progress, audits, best, overstated = summary(records, cells)
     assert progress == "4 cells: 2 done, 1 failed, 1 interrupted."
-    assert audits == "Audits at ε = 8/255, one per cell and decoder: 30 sound, 24 suspicious, 2 masked."
+    assert audits == (
+        "Audits at ε = 8/255, one per cell and decoder: 30 real, honest; 24 real, misleading; 2 not real, vanishing."
+    )
     worst = {
         (record.cell, record.decoder): record.value
         for record in records
-        if record.quantity == "audit_worst_case_accuracy" and record.verdict != "masked"
+        if record.quantity == "audit_worst_case_accuracy" and record.verdict == "real, honest"
     }
     name, decoder = max(worst, key=worst.get)
     assert f"{100 * worst[name, decoder]:.1f}% (95% interval" in best
     assert best.endswith(f"n = 200), {name} ({decoder}).")
-    assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in masked
+    assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in overstated
+    assert overstated.endswith("its audit says: not real, vanishing.")
 
 
 def test_the_interval_is_wilsons(study_rows, write_records):

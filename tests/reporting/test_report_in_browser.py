@@ -137,7 +137,7 @@ def test_the_verdict_is_sorted_by_what_it_means(visit):
     page = visit()
     head(page, "verdict").get_by_role("button").click()
     found = order(page, "verdict")
-    assert list(dict.fromkeys(found)) == ["sound", "suspicious", "masked"]
+    assert list(dict.fromkeys(found)) == ["real, honest", "real, misleading", "not real, vanishing"]
 
 
 def test_a_curve_is_read_under_the_pointer(visit):

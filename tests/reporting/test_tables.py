@@ -7,15 +7,17 @@ from rich.console import Console
 
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.report import AuditReport, Check
+from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.figures.sweep import save_sweep_figure
 from ibrobust.reporting.tables import AttackRow, SweepRow, attack_table, failures_table, sweep_table
+from ibrobust.verdicts import read_verdict
 
 
-def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str | None = None):
+def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str = ""):
     result = SweepResult((0.01, 8 / 255), correct, 90, zero, nonfinite, 100)
-    return SweepRow(name, "head", result, verdict)
+    return SweepRow(name, "head", result, read_verdict(verdict), 8 / 255 if verdict else None)
 
 
 def text(*rows: SweepRow) -> str:
@@ -25,7 +27,7 @@ def text(*rows: SweepRow) -> str:
 
 
 def line(of: str, name: str) -> list[str]:
-    return next(line for line in of.splitlines() if f"{name} (head)" in line).split()[2:]
+    return next(line for line in of.splitlines() if f"{name} (head)" in line).split("(head)")[1].split()
 
 
 def test_cells_are_accuracies_in_per_cent():
@@ -55,8 +57,28 @@ def test_gradients_that_are_not_finite_have_a_column_where_there_are_some():
     assert line(printed, "a") == ["90.0", "50.0†", "7.0†", "0.0%", "5.0%"]
 
 
-def test_a_stored_verdict_is_shown():
-    assert line(text(row("a", (50, 7), verdict="masked"), row("b", (40, 9))), "a")[-1] == "masked"
+def test_an_audit_s_answer_is_the_first_column_with_its_epsilon():
+    printed = text(
+        row("a", (50, 7), verdict="partly real, honest"), row("b", (40, 9), verdict="sound"), row("c", (1, 1))
+    )
+    lines = [line.strip() for line in printed.splitlines() if "(head)" in line]
+    starts = ["partly real, honest at 8/255 a", "older audit: sound at 8/255 b", "- c"]
+    assert [" ".join(line.split("(head)")[0].split()) for line in lines] == starts
+
+
+@pytest.mark.parametrize(
+    "verdict", ["not real, honest", "real, misleading", "partly real, vanishing", "real, random", "masked"]
+)
+def test_a_model_that_its_audit_speaks_against_is_never_the_best_under_attack(verdict):
+    printed = text(row("a", (80, 70), verdict=verdict), row("b", (40, 9)))
+    assert line(printed, "a") == ["*90.0", "80.0", "70.0", "0.0%"]
+    assert line(printed, "b") == ["*90.0", "*40.0", "*9.0", "0.0%"]
+
+
+@pytest.mark.parametrize("verdict", ["real, honest", "partly real, honest", "undecided, honest", "sound"])
+def test_other_audited_models_may_be_the_best(verdict):
+    printed = text(row("a", (80, 70), verdict=verdict), row("b", (40, 9)))
+    assert line(printed, "a") == ["*90.0", "*80.0", "*70.0", "0.0%"]
 
 
 def test_the_caption_says_how_many_images_of_which_data_and_how_sure():
@@ -97,7 +119,10 @@ def test_images_that_only_the_attack_makes_right_are_in_the_caption():
 def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
     sentence = "5 of 60 images that PGD left are broken by the Square attack, which sees no gradient."
     check = Check("square_not_stronger", 0.08, "at most 0.02, with 95% confidence", False, sentence, "[Croce]")
-    report = AuditReport("masked", (check,), 8 / 255, 60, 60, 60, 30, Cost(1, 1), True, 0)
+    kept, claim = Kept(0.5, 0.4, 0.6), Claim(1.0, "FGSM", 60)
+    report = AuditReport(
+        "undecided", "misleading", claim, kept, True, (check,), 8 / 255, 60, 60, 60, 30, Cost(1, 1), True, 0
+    )
     console = Console(file=io.StringIO(), width=100)
     console.print(failures_table(report))
     assert f" {sentence}" in console.file.getvalue()

@@ -13,7 +13,9 @@ from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, more_o
 from ibrobust.evaluation.audit.subject import Subject
 
 FEWEST = 2  # images that a comparison of attacks needs to speak against a model
-LATE = 0.1
+LATE = 0.1  # of the loss's rise
+RISING = 0.5  # of the images that PGD left
+STARTED = 0.1  # of what 20 untargeted steps left
 MISSED = 0.005  # of all images; AutoAttack warns at 0.002 of 10,000
 
 
@@ -27,6 +29,9 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
         check_loss_converged(runs),
         check_more_effort(runs),
         check_targeted(runs),
+        check_better_start(subject, runs),
+        check_worst_case(runs),
+        check_black_box(runs),
         check_accuracy_falls(runs),
         check_large_epsilon(subject, runs),
         check_unbounded(subject, runs),
@@ -79,7 +84,7 @@ def check_silent_success(subject: Subject, runs: AttackRuns) -> Check:
 def check_loss_rises(runs: AttackRuns) -> Check:
     """Count survivors whose loss never rose above its start."""
     losses = runs.survivor_losses
-    name, threshold = "loss_rises", "at most 0.05, with 95% confidence"
+    name, threshold = "loss_rises", _threshold(0.05)
     total = losses.shape[1]
     if total == 0:
         return Check(name, None, threshold, None, "PGD left no image.", PINTOR)
@@ -96,22 +101,23 @@ def check_loss_rises(runs: AttackRuns) -> Check:
 
 
 def check_loss_converged(runs: AttackRuns) -> Check:
-    """Measure how much of its rise the survivors' loss makes in the last quarter of the steps."""
+    """Count survivors whose loss makes much of its rise in the last quarter of the steps."""
     losses = runs.survivor_losses
-    name, threshold = "loss_converged", f"median at most {LATE:g}, with 95% confidence"
+    name, threshold = "loss_converged", _threshold(RISING)
     total = losses.shape[1]
     if total == 0:
         return Check(name, None, threshold, None, "PGD left no image.", PINTOR)
     best = losses.cummax(dim=0).values
     quarter = len(best) - 1 - (len(best) - 1) // 4
     gain = (best[-1] - best[quarter]) / (best[-1] - best[0]).clamp(min=1e-12)
+    rising = int((gain > LATE).sum())
     return Check(
         name,
-        float(gain.median()),
+        rising / total,
         threshold,
-        not exceeds(int((gain > LATE).sum()), total, 0.5),
-        f"In the median of {total} images that PGD left, this share of the loss's rise came in the last "
-        "quarter of the steps; where it is large, more steps would break more.",
+        not exceeds(rising, total, RISING),
+        f"For {rising} of {total} images that PGD left, more than {LATE:.0%} of the loss's rise came in the last "
+        "quarter of the steps: more steps would raise it further.",
         f"{PINTOR}; {CARLINI}",
     )
 
@@ -124,11 +130,12 @@ def check_more_effort(runs: AttackRuns) -> Check:
         0.02,
         "images fall only to twice the steps from new starts: the attack has not converged.",
         CARLINI,
+        tried=runs.tried,
     )
 
 
 def check_targeted(runs: AttackRuns) -> Check:
-    """Count what falls only to attacks that aim at one class.
+    """Count what the worst-case attack breaks only by aiming at one class after the other.
 
     Some always does; at width 16 it was 3% or less of cross-entropy's images, and 8% of the kNN objective's.
     """
@@ -136,9 +143,58 @@ def check_targeted(runs: AttackRuns) -> Check:
         "targeted_changes_little",
         runs.targeted,
         0.03,
-        "images fall only when PGD aims at one other class after the other: the nearest class leads astray, and "
-        "attacks without a target overstate the robustness.",
+        "images fall only to an attack that aims at one other class after the other: the nearest class leads astray, "
+        "and attacks without a target overstate the robustness.",
         CROCE,
+    )
+
+
+def check_better_start(subject: Subject, runs: AttackRuns) -> Check:
+    """Count what falls to the same steps from a better start, of the images that 20 untargeted steps left.
+
+    The start is an adversarial image of a surrogate. At width 16 it broke 19% to 67% of what was left of models trained
+    with the kNN objective, 2 of 48 images of cross-entropy's and 1 of 84 of the adversarially trained model's. To fail,
+    it needs to break enough of all images too: of five images left, two are 40%.
+    """
+    name, threshold = "better_start_changes_little", _threshold(STARTED)
+    if runs.better_start is None:
+        return Check(name, None, threshold, None, "Without a surrogate there are no such starts.", TRAMER)
+    left = subject.clean & ~runs.by_steps
+    count, total = int(runs.better_start.sum()), int(left.sum())
+    if total == 0:
+        return Check(name, None, threshold, None, "20 untargeted steps left no image.", TRAMER)
+    fails = count >= FEWEST and exceeds(count, total, STARTED) and exceeds(count, len(left), MISSED)
+    return Check(
+        name,
+        count / total,
+        threshold,
+        not fails,
+        f"{count} of the {total} images that 20 untargeted steps left are broken by the same steps from an image made "
+        "for the surrogate: the gradient at the image does not lead where it should.",
+        TRAMER,
+    )
+
+
+def check_worst_case(runs: AttackRuns) -> Check:
+    """Count what the worst-case attack breaks after its 20 untargeted steps."""
+    return _share(
+        "worst_case_changes_little",
+        runs.beyond_steps,
+        0.03,
+        "images are left by 20 untargeted steps and broken by the later stages of the worst-case attack: ordinary PGD "
+        "overstates the robustness.",
+        CROCE,
+    )
+
+
+def check_black_box(runs: AttackRuns) -> Check:
+    """Count what the worst-case attack breaks without a gradient, of what all its gradient steps left."""
+    return _share(
+        "black_box_not_stronger",
+        runs.black_box,
+        MISSED,
+        "images that all gradient steps of the worst-case attack left are broken by its attacks without gradients.",
+        f"{CROCE}; {ATHALYE}",
     )
 
 
@@ -169,7 +225,7 @@ def check_large_epsilon(subject: Subject, runs: AttackRuns) -> Check:
     return Check(
         "large_epsilon_reaches_chance",
         left / total,
-        f"at most {ceiling / total:.3g}",
+        f"at most {100 * ceiling / total:.3g}%",
         left <= ceiling,
         f"{left} of {total} images withstand PGD at epsilon 0.5, where any image can be made grey; a guesser exceeds "
         "the threshold once in 100 trials.",
@@ -198,6 +254,7 @@ def check_square(runs: AttackRuns) -> Check:
         MISSED,
         "images that PGD left are broken by the Square attack, which sees no gradient.",
         f"{CROCE}; {ATHALYE}",
+        tried=runs.tried,
     )
 
 
@@ -209,6 +266,7 @@ def check_random_search(runs: AttackRuns) -> Check:
         MISSED,
         "images that PGD left are broken by random corners of the ball.",
         f"{CARLINI}; {ATHALYE}",
+        tried=runs.tried,
     )
 
 
@@ -223,6 +281,7 @@ def check_transfer(runs: AttackRuns) -> Check:
         MISSED,
         "images that PGD left are broken by adversarial images made for the surrogate.",
         f"{ATHALYE}; {TRAMER}",
+        tried=runs.tried,
     )
 
 
@@ -248,13 +307,24 @@ def check_averaged_draws(runs: AttackRuns) -> Check:
 
 
 def _share(
-    name: str, found: Tensor, tolerated: float, sentence: str, reference: str, *, acquitted: bool = False
+    name: str,
+    found: Tensor,
+    tolerated: float,
+    sentence: str,
+    reference: str,
+    *,
+    acquitted: bool = False,
+    tried: float = 1.0,
 ) -> Check:
+    """Return the check of the share of all images that `found` (N,) marks.
+
+    If an attack was tried on the share `tried` of the images it could have broken, they stand for that share of all.
+    """
     # A single image is never enough, even where it is one of ten.
-    count, total = int(found.sum()), len(found)
+    count, total = int(found.sum()), max(round(tried * len(found)), int(found.sum()))
     return Check(
         name,
-        count / total,
+        count / total if total else 0.0,
         _threshold(tolerated),
         acquitted or count < FEWEST or not exceeds(count, total, tolerated),
         f"{count} of {total} {sentence}",
@@ -263,4 +333,4 @@ def _share(
 
 
 def _threshold(tolerated: float) -> str:
-    return f"at most {tolerated:g}, with 95% confidence"
+    return f"at most {100 * tolerated:g}%, with 95% confidence"

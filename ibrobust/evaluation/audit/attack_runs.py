@@ -10,13 +10,18 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack
-from ibrobust.evaluation.attacks.losses import margin, targeted_margin
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
+from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
 
-MOST_TARGETS = 9  # as many as AutoAttack's
+# Stages of the worst-case attack, by name.
+STEPS = "untargeted"
+BETTER_STARTS = ("surrogate start", "larger ball")
+SURROGATE_START = BETTER_STARTS[0]
+BLACK_BOX = ("random corners", "Square")
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,14 @@ class AttackRuns:
         cross_entropy: PGD on cross-entropy; some iterate, or the last one of a stochastic model.
         cross_entropy_last: the same run's last iterate, all that an attack which keeps no record would report.
         margin: PGD on the margin.
-        harder: PGD on the margin with twice the steps and two more starts, on what both left.
-        targeted: PGD towards one other class after the other, on what all before it left.
-        square, random, transfer: on what PGD at the ordinary effort left. transfer is None without a surrogate.
+        harder: PGD with twice the steps from new starts, on both losses.
+        square, random, transfer: attacks that see no gradient of the model. transfer is None without a surrogate.
+        tried: the share in [0, 1] of the images that PGD left on which those four were tried.
+        by_steps: the worst-case attack's 20 untargeted steps.
+        beyond_steps: what the worst-case attack broke after those.
+        targeted: what it broke after those and after its better start, aiming at one class after the other.
+        black_box: what its attacks without gradients broke, of what all its gradient steps left.
+        better_start: what it broke from the surrogate's images, of what the steps left. None without a surrogate.
         plain: PGD on the margin of single draws of a stochastic model; None for a deterministic one.
         by_epsilon: radius -> PGD on the margin at that radius, rising, `epsilon` among them.
         large: PGD on the margin at 0.5.
@@ -44,10 +54,15 @@ class AttackRuns:
     cross_entropy_last: Tensor
     margin: Tensor
     harder: Tensor
-    targeted: Tensor
     square: Tensor
     random: Tensor
     transfer: Tensor | None
+    tried: float
+    by_steps: Tensor
+    beyond_steps: Tensor
+    targeted: Tensor
+    black_box: Tensor
+    better_start: Tensor | None
     plain: Tensor | None
     by_epsilon: dict[float, Tensor]
     large: Tensor
@@ -102,10 +117,25 @@ def run_attacks_for_audit(
     report("PGD on the margin")
     base = pgd(clean, "margin", "margin")
     left = clean & ~cross_entropy.broken & ~base.broken
+    report("the worst case")
+    strongest = worst_case_attack(
+        subject.model,
+        subject.images,
+        subject.labels,
+        epsilon=epsilon,
+        surrogate=surrogate,
+        seed=derive_seed(subject.seed, "worst case"),
+        batch_size=subject.batch_size,
+        queries=subject.effort.total_queries,
+        progress=False,
+    )
+    stages = _by_stage(subject, strongest)
+    found.add(strongest.adversarial, stages.broken)
+    tried = subject.survivors(left)
+    share = int(tried.sum()) / max(int(left.sum()), 1)
+    left = tried
     report("PGD with more steps and starts")
     harder = _harder(subject, left, found)
-    report("PGD towards each class")
-    targeted = _targeted(subject, left & ~harder, found)
     report("Square")
     moved = subject.moved(left, lambda images, labels: _square(subject, images, labels))
     square = found.add(moved, subject.wrong(left, moved))
@@ -119,7 +149,7 @@ def run_attacks_for_audit(
         transfer = found.add(attempt.images, attempt.broken)
     report("several epsilons")
     by_epsilon = {epsilon: base.broken}
-    for factor in (0.25, 0.5, 2.0, 4.0):
+    for factor in subject.effort.radii:
         radius = min(factor * epsilon, 1.0)
         if radius not in by_epsilon:
             attempt = subject.pgd(clean, f"epsilon times {factor}", loss="margin", epsilon=radius)
@@ -140,10 +170,15 @@ def run_attacks_for_audit(
         cross_entropy_last=cross_entropy.last_broken,
         margin=base.broken,
         harder=harder,
-        targeted=targeted,
         square=square,
         random=random,
         transfer=transfer,
+        tried=share,
+        by_steps=stages.of(STEPS),
+        beyond_steps=stages.broken & ~stages.of(STEPS),
+        targeted=stages.broken & ~stages.of(STEPS, *BETTER_STARTS),
+        black_box=stages.of(*BLACK_BOX),
+        better_start=stages.of(SURROGATE_START) if surrogate is not None else None,
         plain=plain,
         by_epsilon=dict(sorted(by_epsilon.items())),
         large=large,
@@ -151,6 +186,23 @@ def run_attacks_for_audit(
         survivor_losses=base.survivor_losses,
         worst_case=found.worst_case(fgsm),
     )
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Which images the worst-case attack broke (N,) bool, and at which stage."""
+
+    broken: Tensor
+    names: tuple[str, ...]
+
+    def of(self, *names: str) -> Tensor:
+        """Return (N,) bool, the images that one of these stages broke."""
+        return torch.tensor([name in names for name in self.names], device=self.broken.device) & self.broken
+
+
+def _by_stage(subject: Subject, result: WorstCaseResult) -> _Stages:
+    broken = [was and not still for was, still in zip(result.clean_correct, result.robust_correct, strict=True)]
+    return _Stages(torch.tensor(broken, device=subject.clean.device) & subject.clean, result.broken_by)
 
 
 def _fgsm(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
@@ -165,23 +217,6 @@ def _harder(subject: Subject, which: Tensor, found: _Counterexamples) -> Tensor:
     for loss in ("margin", "cross_entropy"):
         steps = 2 * subject.effort.steps
         attempt = subject.pgd(which & ~broken, f"harder {loss}", loss=loss, steps=steps, move_start=True)
-        broken = broken | found.add(attempt.images, attempt.broken)
-    return broken
-
-
-def _targeted(subject: Subject, which: Tensor, found: _Counterexamples) -> Tensor:
-    """Aim at each of an image's likeliest other classes in turn: the nearest of them need not be the one that gives."""
-    logits = subject.images.new_full((len(which), subject.num_classes), -torch.inf)
-    for indices in subject.batches(which):
-        with torch.no_grad():
-            logits[indices] = subject.target(subject.images[indices]).to(logits)
-    logits.scatter_(1, subject.labels[:, None], -torch.inf)
-    likely = logits.topk(min(MOST_TARGETS, subject.num_classes - 1), dim=1).indices
-    aimed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, likely, True)  # (N, K)
-    broken = torch.zeros_like(which)
-    for target in range(subject.num_classes):
-        left = which & ~broken & aimed[:, target]
-        attempt = subject.pgd(left, f"target {target}", loss=targeted_margin(target))
         broken = broken | found.add(attempt.images, attempt.broken)
     return broken
 

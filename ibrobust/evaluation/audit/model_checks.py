@@ -25,6 +25,7 @@ def check_determinism(model: nn.Module, images: Tensor) -> Check:
         distance <= SAME,
         "Five passes over the same images give the same logits, so that one pass tells whether an image is broken.",
         CROCE,
+        "",
     )
 
 
@@ -37,7 +38,7 @@ def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
     return Check(
         "logits_not_probabilities",
         share,
-        "at most 0.5",
+        "at most 50%",
         share <= 0.5,
         f"{int(distribution.sum())} of {len(images)} outputs are numbers in [0, 1] that sum to 1: cross-entropy of "
         "a softmax flattens the loss.",
@@ -61,7 +62,7 @@ def check_batch_invariance(model: nn.Module, images: Tensor, *, stochastic: bool
             "with others."
         )
     passed = distance <= SAME if distance is not None else None
-    return Check("batch_invariance", distance, f"at most {SAME:g}", passed, meaning, CARLINI)
+    return Check("batch_invariance", distance, f"at most {SAME:g}", passed, meaning, CARLINI, "")
 
 
 def check_clean_accuracy(subject: Subject) -> Check:
@@ -77,7 +78,7 @@ def check_clean_accuracy(subject: Subject) -> Check:
     return Check(
         "clean_accuracy",
         correct / total,
-        f"above {ceiling / total:.3g}",
+        f"above {100 * ceiling / total:.3g}%",
         passed,
         f"{correct} of {total} images are right without an attack; a guesser exceeds the threshold once in 100 trials, "
         "and only images that are right can be attacked.",
@@ -99,7 +100,7 @@ def check_epsilon_zero(subject: Subject) -> Check:
     return Check(
         "epsilon_zero_equals_clean",
         differing / len(before),
-        "at most 0",
+        "at most 0%",
         differing == 0,
         f"{differing} of {len(before)} images change under an attack of epsilon 0, which shows whether the way from "
         "images to counts is the same with and without an attack.",

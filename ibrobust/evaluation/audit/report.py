@@ -1,15 +1,18 @@
-"""What an audit found: the checks, the verdict and the headline."""
+"""What an audit found: two answers, the checks behind them, and the headline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.readable import Readable
 from ibrobust.records import AUDIT_VERSION
+from ibrobust.verdicts import Verdict
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients Give a False Sense of Security"
@@ -18,51 +21,93 @@ CROCE = "Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness"
 TRAMER = "Tramer et al. 2020, On Adaptive Attacks to Adversarial Example Defenses"
 KORSHUNOVA = "Korshunova et al. 2021, A Closer Look at the Adversarial Robustness of IB Models"
 
-# What the gradient alone looks like. A failure is a sign, not yet a verdict: a quantiser with a straight-through
-# gradient fails to match differences, and is attacked as well as the model without it.
-CROSS_ENTROPY_SIGNS = frozenset({"zero_gradient_cross_entropy", "nonfinite_gradient_cross_entropy"})
-GRADIENT_SIGNS = CROSS_ENTROPY_SIGNS | {
-    "zero_gradient_margin",
-    "nonfinite_gradient_margin",
-    "gradient_matches_differences",
-    "loss_rises",
+SHARE, NATS = "share", "nats"
+
+# What a failed check says about the gradient, with its value, the most telling first.
+VANISHING = {
+    "zero_gradient_margin": "it is zero for {:.0%} of the images",
+    "nonfinite_gradient_margin": "it is NaN or infinite for {:.0%} of the images",
+    "zero_gradient_cross_entropy": "cross-entropy's is zero for {:.0%} of the images",
+    "nonfinite_gradient_cross_entropy": "cross-entropy's is NaN or infinite for {:.0%} of the images",
+    "softmax_saturation": "the softmax is saturated in float32",
+    "logits_not_probabilities": "the outputs are probabilities, whose softmax is nearly flat",
+}
+RANDOM = {
+    "determinism": "five passes over the same images differ",
+}
+MISLEADING = {
+    "better_start_changes_little": "a better start breaks {:.0%} of what 20 steps left",
+    "square_not_stronger": "Square, which sees no gradient, breaks {:.1%} of the images that PGD missed",
+    "black_box_not_stronger": "attacks without gradients break {:.1%} of the images that all gradient steps left",
+    "random_search_not_stronger": "random corners break {:.1%} of the images that PGD missed",
+    "transfer_not_stronger": "images made for the surrogate break {:.1%} of the images that PGD missed",
+    "iterative_not_weaker": "one step breaks {:.1%} of the images that many steps missed",
+    "averaged_draws_not_stronger": "averaging over draws breaks {:.1%} of the images that single draws missed",
+    "accuracy_falls_with_epsilon": "a smaller epsilon breaks {:.1%} of the images that a larger one missed",
+    "unbounded_reaches_zero": "PGD without a bound misses {:.0%} of the images",
+    "large_epsilon_reaches_chance": "PGD at epsilon 0.5 misses {:.0%} of the images",
+    "worst_case_changes_little": "the worst case breaks {:.1%} of the images that 20 steps missed",
+    "targeted_changes_little": "only aiming at one class after the other breaks {:.1%} of the images",
+    "losses_agree": "the margin breaks {:.1%} of the images that cross-entropy missed",
+    "gradient_matches_differences": "it does not predict how the margin changes",
+    "loss_rises": "the loss does not rise along it for {:.0%} of the images that PGD left",
+    "predictions_stable": "small random noise changes the margin by {:.0%}",
+}
+SAYINGS = {**VANISHING, **RANDOM, **MISLEADING}
+PHRASES = {
+    "honest": "the gradient is honest",
+    "vanishing": "the gradient vanishes",
+    "random": "the model is random",
+    "misleading": "the gradient misleads",
 }
 
-# Something that the gradient should have found and did not: an attack which should be weaker broke more, or images
-# withstand what no image can. The number is then an upper bound with nothing behind it.
-CONSEQUENCES = frozenset(
+# If one of these fails, no attack that follows the gradient is known to get far, and the worst case is an upper bound.
+BLINDING = frozenset(
     {
-        "iterative_not_weaker",
-        "accuracy_falls_with_epsilon",
-        "large_epsilon_reaches_chance",
-        "unbounded_reaches_zero",
+        "zero_gradient_margin",
+        "nonfinite_gradient_margin",
+        "gradient_matches_differences",
+        "loss_rises",
+        "predictions_stable",
+        "black_box_not_stronger",
         "square_not_stronger",
         "random_search_not_stronger",
-        "transfer_not_stronger",
-        "averaged_draws_not_stronger",
+        "large_epsilon_reaches_chance",
+        "unbounded_reaches_zero",
     }
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question to the model.
+    """One question about the model.
 
     Attributes:
         name: of the check.
-        figure: what was measured; None where the check does not apply.
-        threshold: what the figure is held against, as a sentence's end: "at most 0.01".
-        passed: None where the check does not apply.
-        meaning: one sentence, with the counts behind the figure.
-        reference: where the check comes from.
+        value: what was measured; None if the check does not apply.
+        threshold: what the value is compared with: "at most 1%".
+        passed: None if the check does not apply.
+        meaning: one sentence, with the counts behind the value.
+        reference: the source of the check.
+        unit: of the value: `SHARE` for a share in [0, 1], `NATS`, or "" for a plain number.
     """
 
     name: str
-    figure: float | None
+    value: float | None
     threshold: str
     passed: bool | None
     meaning: str
     reference: str
+    unit: str = SHARE
+
+    @property
+    def shown(self) -> str:
+        """The value in its unit: "2.3%", "4.1 nats", "0.0001"; a dash if the check does not apply."""
+        if self.value is None:
+            return "-"
+        if self.unit == SHARE:
+            return f"{100.0 * self.value:.3g}%"
+        return f"{self.value:.3g}{f' {self.unit}' if self.unit else ''}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,22 +115,29 @@ class AuditReport(Readable):
     """The outcome of an audit.
 
     Attributes:
-        verdict: `masked`, `suspicious` or `sound`, see `verdict`.
+        robustness: is it real? `real`, `partly real`, `not real` or `undecided`, see `is_it_real`.
+        gradient: did it vanish? `honest`, `vanishing`, `random` or `misleading`, see `gradient_answer`.
+        claim: the robust accuracy that is in question, FGSM's by default.
+        kept: the share of it that the worst case leaves, with its 95% interval.
+        upper_bound: whether another attack would probably break more than the worst case.
         checks: in the order they were made.
         epsilon: L-infinity radius in [0, 1] pixel scale.
         n: images.
         clean_correct: images classified correctly without an attack.
-        fgsm_correct: images correct both without an attack and under FGSM with cross-entropy, the figure that the
-            worst case replaces.
-        worst_case_correct: images that nothing the audit ran at this epsilon breaks.
+        fgsm_correct: images correct both without an attack and under FGSM with cross-entropy.
+        worst_case_correct: images that neither the worst-case attack nor another attack of the audit breaks.
         cost: passes through the model.
         quick: whether it was the quick audit.
         seed: of everything random.
-        surrogate: name of the model that adversarial images were transferred from; None where there was none. A verdict
-            may hang on it.
+        surrogate: name of the model whose adversarial images were tried; None if there was none. An answer may depend
+            on it.
     """
 
-    verdict: str
+    robustness: str
+    gradient: str
+    claim: Claim
+    kept: Kept
+    upper_bound: bool
     checks: tuple[Check, ...]
     epsilon: float
     n: int
@@ -96,6 +148,11 @@ class AuditReport(Readable):
     quick: bool
     seed: int
     surrogate: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Both answers, as records and cards keep them: "not real, misleading"."""
+        return Verdict(self.robustness, self.gradient).text
 
     @property
     def clean_accuracy(self) -> float:
@@ -118,13 +175,36 @@ class AuditReport(Readable):
         return tuple(check for check in self.checks if check.passed is False)
 
     @property
+    def reason(self) -> str:
+        """What says that the gradient is not honest; "" if nothing does."""
+        kinds = {"honest": {}, "vanishing": VANISHING, "random": RANDOM, "misleading": MISLEADING}
+        failed = {check.name: check for check in self.failed}
+        for name, saying in kinds[self.gradient].items():
+            if name in failed:
+                return saying.format(failed[name].value or 0.0)
+        return ""
+
+    @property
     def headline(self) -> str:
-        """The result in one sentence."""
-        failed = f" ({', '.join(check.name for check in self.failed)})" if self.failed else ""
+        """The result in one sentence, which begins with the answer."""
+        claimed = "claimed" if self.claim.source == "claimed" else f"under {self.claim.source}"
+        text = (
+            f"{self.robustness}: {self.claim.accuracy:.1%} {claimed}, {self.worst_case_accuracy:.1%} in the worst case "
+            f"at {format_epsilon(self.epsilon)}"
+        )
+        if self.robustness == "undecided":
+            text += " (an upper bound)" if self.upper_bound else " (too few images to tell)"
+        text += f"; {PHRASES[self.gradient]}{f' ({self.reason})' if self.reason else ''}"
+        others = [check.name for check in self.failed if check.name not in SAYINGS]
+        return text + (f"; also failed: {', '.join(others)}" if others else "")
+
+    @property
+    def detail(self) -> str:
+        """The counts and the interval behind the headline, in one sentence."""
         return (
-            f"At epsilon {format_epsilon(self.epsilon)} the worst case leaves {self.worst_case_accuracy:.1%} of "
-            f"{self.n} images where FGSM leaves {self.fgsm_accuracy:.1%}, of {self.clean_accuracy:.1%} clean: "
-            f"{self.verdict}{failed}."
+            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {self.kept.share:.0%} of the claim "
+            f"(95% interval {self.kept.low:.0%} to {self.kept.high:.0%}); without an attack {self.clean_accuracy:.1%} "
+            "are right."
         )
 
     def _sentence(self) -> str:
@@ -144,6 +224,8 @@ class AuditReport(Readable):
         """Return the report as JSON and YAML can hold it."""
         return {
             **asdict(self),
+            "verdict": self.verdict,
+            "headline": self.headline,
             "checks": [asdict(check) for check in self.checks],
             "clean_accuracy": self.clean_accuracy,
             "fgsm_accuracy": self.fgsm_accuracy,
@@ -153,25 +235,38 @@ class AuditReport(Readable):
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> AuditReport:
-        """Return the report that `to_dict` wrote."""
-        stored = ("verdict", "epsilon", "n", "clean_correct", "fgsm_correct", "worst_case_correct", "quick", "seed")
+    def from_dict(cls, record: dict[str, Any]) -> AuditReport:
+        """Return the report that `to_dict` wrote.
+
+        Raises:
+            IbrobustError: an older audit wrote it, which did not give these answers.
+        """
+        if "robustness" not in record:
+            raise IbrobustError(
+                f"An older version made this audit and called the model {record.get('verdict')!r}: audit it again."
+            )
+        stored = {field.name: record[field.name] for field in fields(cls)}
         return cls(
-            checks=tuple(Check(**check) for check in fields["checks"]),
-            cost=Cost(**fields["cost"]),
-            surrogate=fields.get("surrogate"),
-            **{name: fields[name] for name in stored},
+            **{
+                **stored,
+                "claim": Claim(**record["claim"]),
+                "kept": Kept(**record["kept"]),
+                "checks": tuple(Check(**check) for check in record["checks"]),
+                "cost": Cost(**record["cost"]),
+            }
         )
 
 
-def verdict(checks: Sequence[Check]) -> str:
-    """Return `masked`, `suspicious` or `sound`.
+def gradient_answer(checks: Sequence[Check]) -> str:
+    """Return `vanishing`, `random`, `misleading` or `honest`: the first whose checks say so.
 
-    Masked: a check of `CONSEQUENCES` failed, or cross-entropy's gradient is zero or not finite and the margin's broke
-    what it did not. Suspicious: another check failed, which says that the model, its gradient or the attack is not as
-    it is taken to be, and may have an honest reason.
+    vanishing: a gradient is zero, no number or rounding noise. random: the model's logits differ from pass to pass.
+    misleading: the gradient exists, and something shows that following it misses adversarial images. Checks of the
+    model or of how far an attack has converged say nothing about the gradient.
     """
     failed = {check.name for check in checks if check.passed is False}
-    if failed & CONSEQUENCES or ("losses_agree" in failed and failed & CROSS_ENTROPY_SIGNS):
-        return "masked"
-    return "suspicious" if failed else "sound"
+    if failed & VANISHING.keys():
+        return "vanishing"
+    if failed & RANDOM.keys():
+        return "random"
+    return "misleading" if failed & MISLEADING.keys() else "honest"

@@ -1,19 +1,22 @@
-"""The audit: every check, the verdict, and the worst case image by image."""
+"""The audit: the worst case image by image, every check, and two answers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import nn
 
-from ibrobust.epsilon import read_epsilon
+from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.attack_checks import attack_checks
 from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
 from ibrobust.evaluation.audit.gradient_checks import (
     check_gradient_matches_differences,
     check_gradients,
     check_saturation,
+    check_stable_predictions,
 )
 from ibrobust.evaluation.audit.model_checks import (
     check_batch_invariance,
@@ -22,7 +25,8 @@ from ibrobust.evaluation.audit.model_checks import (
     check_epsilon_zero,
     check_logits_not_probabilities,
 )
-from ibrobust.evaluation.audit.report import AuditReport, verdict
+from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
+from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
@@ -41,15 +45,17 @@ def audit(
     *,
     epsilon: float | str,
     quick: bool = False,
+    claim: float | AttackResult | None = None,
     surrogate: nn.Module | None = None,
     surrogate_name: str | None = None,
     batch_size: int = 250,
     seed: int = 0,
     progress: bool | Callable[[str, int, int], None] | None = None,
 ) -> AuditReport:
-    """Return whether the model's robustness at `epsilon` survives scrutiny, and what is left of it.
+    """Return two answers about the model at `epsilon`: is its robustness real, and did its gradient vanish?
 
-    The worst case is over everything that was run at `epsilon` or within it, image by image. A check that compares
+    The worst case is that of `worst_case_attack`, together with what the audit's other attacks break within `epsilon`,
+    image by image. docs/audit.md says how the answers follow from it and from the checks. A check that compares
     attacks fails where the share of images that speak against the model is above what is tolerated with 95%
     confidence (Clopper-Pearson), so that one odd image in a small sample raises no alarm. A stochastic model is
     attacked through its average over draws. Model mode, parameter gradients and random state are as before
@@ -61,7 +67,10 @@ def audit(
         labels: (N,) integers in [0, K), likewise.
         epsilon: L-infinity radius in [0, 1] pixel scale, above 0; a number or text as "8/255".
         quick: 256 of the images, spread evenly, and less effort for each.
-        surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too.
+        claim: the robust accuracy in question: in (0, 1], or an attack's result at this epsilon; by default FGSM's on
+            the same images.
+        surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too, also
+            as starting points.
         surrogate_name: what the report calls it; by default its class.
         batch_size: images a batch.
         seed: of everything random.
@@ -79,12 +88,15 @@ def audit(
         >>> report = ibrobust.audit(model, images, [1, 0], epsilon=0.1, quick=True)
         >>> report.clean_accuracy, report.worst_case_accuracy
         (1.0, 0.5)
+        >>> report.gradient
+        'honest'
     """
     epsilon = read_epsilon(epsilon)
     if epsilon == 0.0:
         raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
     batch_size = check_batch_size(batch_size)
     seed = check_seed(seed)
+    claimed = None if claim is None else _read_claim(claim, epsilon)
     images, labels = images_and_labels(images, labels)
     effort = QUICK if quick else FULL
     chosen = spread_evenly(len(images), effort.images or len(images))
@@ -128,6 +140,7 @@ def audit(
         checks += [
             *check_gradients(subject),
             check_gradient_matches_differences(subject),
+            check_stable_predictions(subject),
             check_saturation(subject),
         ]
         if surrogate is None:
@@ -140,16 +153,37 @@ def audit(
         checks += attack_checks(subject, runs)
         if told:
             told("done", STAGES, STAGES)
+    total, fgsm, left = len(points), int((clean & ~runs.fgsm).sum()), int((clean & ~runs.worst_case).sum())
+    claimed = claimed or Claim(fgsm / total, "FGSM", fgsm)
+    kept = share_kept(claimed, left, total)
+    upper_bound = any(check.passed is False and check.name in BLINDING for check in checks)
     return AuditReport(
-        verdict=verdict(checks),
+        robustness=is_it_real(kept, left, total, num_classes=num_classes, upper_bound=upper_bound),
+        gradient=gradient_answer(checks),
+        claim=claimed,
+        kept=kept,
+        upper_bound=upper_bound,
         checks=tuple(checks),
         epsilon=epsilon,
-        n=len(points),
+        n=total,
         clean_correct=int(clean.sum()),
-        fgsm_correct=int((clean & ~runs.fgsm).sum()),
-        worst_case_correct=int((clean & ~runs.worst_case).sum()),
+        fgsm_correct=fgsm,
+        worst_case_correct=left,
         cost=counter.cost,
         quick=quick,
         seed=seed,
         surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
     )
+
+
+def _read_claim(claim: float | AttackResult, epsilon: float) -> Claim:
+    if isinstance(claim, AttackResult):
+        if claim.norm != "Linf" or not math.isclose(claim.epsilon, epsilon, rel_tol=1e-6):
+            raise IbrobustError(
+                f"The claim is of {claim.attack} at {claim.norm} {format_epsilon(claim.epsilon)} and the audit at Linf "
+                f"{format_epsilon(epsilon)}: give a claim at the audit's own epsilon."
+            )
+        return Claim(claim.robust_accuracy, claim.attack)
+    if isinstance(claim, bool) or not isinstance(claim, (int, float)) or not 0.0 < claim <= 1.0:
+        raise IbrobustError(f"The claim {claim!r} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
+    return Claim(float(claim), "claimed")

@@ -12,6 +12,14 @@ def lower_bound(count: int, total: int) -> float:
     return 0.0 if count == 0 else float(beta.ppf(1.0 - CONFIDENCE, count, total - count + 1))
 
 
+def interval(count: int, total: int) -> tuple[float, float]:
+    """Return the two-sided 95% interval of a share of which `count` in `total` were seen (Clopper-Pearson)."""
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low = 0.0 if count == 0 else float(beta.ppf(tail, count, total - count + 1))
+    high = 1.0 if count == total else float(beta.ppf(1.0 - tail, count + 1, total - count))
+    return low, high
+
+
 def chance_ceiling(total: int, chance: float) -> int:
     """Return the count that a guesser who is right with probability `chance` exceeds once in a hundred times."""
     return int(binom.ppf(0.99, total, chance))

@@ -21,9 +21,14 @@ class Effort:
     Attributes:
         images: at most so many, spread evenly; None takes all.
         steps: of PGD.
-        queries: of the Square attack.
+        queries: of the Square attack, per image.
+        total_queries: of the worst-case attack's Square on all images together, if gradients mislead; None for as many
+            as the attack makes by itself.
         random_draws: corners of the ball that random search tries for each image.
         draws: over which a stochastic model's logits are averaged.
+        survivors: at most so many of the images that PGD left get the attacks which are tried on those alone, spread
+            evenly; None takes all.
+        radii: epsilon times these is tried as well.
     """
 
     images: int | None
@@ -31,9 +36,21 @@ class Effort:
     queries: int
     random_draws: int
     draws: int
+    total_queries: int | None = None
+    survivors: int | None = None
+    radii: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
 
 
-QUICK = Effort(images=256, steps=20, queries=200, random_draws=50, draws=8)
+QUICK = Effort(
+    images=256,
+    steps=20,
+    queries=200,
+    random_draws=50,
+    draws=8,
+    total_queries=20_000,
+    survivors=48,
+    radii=(0.5, 2.0),
+)
 FULL = Effort(images=None, steps=50, queries=1000, random_draws=200, draws=16)
 
 
@@ -92,6 +109,13 @@ class Subject:
     def stochastic(self) -> bool:
         """Whether the model draws random numbers, so that evaluations of one image may differ."""
         return self.target is not self.model
+
+    def survivors(self, left: Tensor) -> Tensor:
+        """Return those of the images in `left` (N,) that the attacks on survivors are tried on, (N,) bool."""
+        positions = left.nonzero()[:, 0]
+        count = len(positions) if self.effort.survivors is None else self.effort.survivors
+        chosen = positions[spread_evenly(len(positions), count).to(positions.device)]
+        return torch.zeros_like(left).index_fill(0, chosen, True)
 
     def batches(self, which: Tensor) -> Iterator[Tensor]:
         """Yield the positions of the images in `which` (N,), a batch at a time; nothing where there are none."""

@@ -37,6 +37,7 @@ def worst_case_attack(
     surrogate: nn.Module | None = None,
     seed: int = 0,
     batch_size: int = 250,
+    queries: int | None = None,
     escalate: bool = False,
     progress: bool | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -63,6 +64,8 @@ def worst_case_attack(
         surrogate: another classifier of the same images, on the same device; images that break it are starting points.
         seed: of everything random.
         batch_size: images per batch.
+        queries: limit of Square's queries on all remaining images together, if gradients mislead; at least 100 per
+            image are made. By default 2,000 per image.
         escalate: run AutoAttack on the remaining images.
         progress: whether to show it; by default in a notebook or on a terminal, if there is no `on_progress`.
         on_progress: called with (name of the starting stage, unbroken images, images that are right without an attack).
@@ -95,7 +98,7 @@ def worst_case_attack(
             draws = DRAWS if is_stochastic(guarded, points[: min(batch_size, COMPARED)]) else 1
             search = Search(guarded, draws, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
-        warnings = run.all_stages(escalate=escalate)
+        warnings = run.all_stages(queries=queries, escalate=escalate)
     robust = search.clean & ~search.broken
     return WorstCaseResult(
         norm=norm,
@@ -130,7 +133,7 @@ class _Run:
         self.records = records
         self.broken_by = [""] * len(search.images)
 
-    def all_stages(self, *, escalate: bool) -> tuple[str, ...]:
+    def all_stages(self, *, queries: int | None, escalate: bool) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -147,7 +150,10 @@ class _Run:
         if fired:
             seed = derive_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
-            by_guards += self._guards(search.left, guards.MORE_QUERIES)
+            more = guards.MORE_QUERIES
+            if queries is not None:
+                more = min(more, max(queries // max(len(search.left), 1), guards.QUERIES))
+            by_guards += self._guards(search.left, more)
             found = guards.warnings(search, by_guards=by_guards)
         share = guards.MORE_FAB_ONE_IN if fired else guards.FAB_ONE_IN
         seed_of_fab = derive_seed(self.seed, "FAB-T")

@@ -24,10 +24,11 @@ class Leaderboard:
 def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
     """Return the leaderboard: one row per attacked cell and decoder, or per scored one if none was attacked.
 
-    Rows are in the order of the audit's verdict (sound, not audited, suspicious, masked), then of falling accuracy in
-    the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon down, and at last on
-    clean images. If FGSM did not change more than 1% of the images, its accuracies have a dagger and are never the best
-    of their column; neither is any accuracy under attack of a model with the verdict masked.
+    The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
+    undecided, not real), then of falling accuracy in the audit's worst case, in the attacks' worst case, under FGSM,
+    each from the largest epsilon down, and at last on clean images. If FGSM did not change more than 1% of the
+    images, its accuracies have a dagger and are never the best of their column; neither is any accuracy under attack
+    of a model whose audit says that its robustness is not real or that its gradient is not honest.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
@@ -72,8 +73,8 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
     ]
     numbers = list(range(len(measures) - 1, -1, -1))
     columns = (
+        *((Column("verdict", f"audit {where}".strip(), "robustness, gradient"),) if audits else ()),
         *(DESCRIPTIONS[place] for place in told),
-        *((Column("verdict", f"audit {where}".strip(), "verdict"),) if audits else ()),
         *(_column(measures[index], [row.found[index] for row in rows]) for index in numbers),
         *((Column("unattacked", "no gradient", "% of images", falling=True),) if shares else ()),
     )
@@ -81,8 +82,8 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
         columns,
         tuple(
             (
-                *(entries[place] for place in told),
                 *((row.judgement(with_epsilon=not where),) if audits else ()),
+                *(entries[place] for place in told),
                 *(row.number(measures[index], row.found[index], best[index]) for index in numbers),
                 *((row.share(),) if shares else ()),
             )

@@ -11,9 +11,10 @@ from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import UNATTACKED
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.verdicts import Verdict, read_verdict
 
-# The audit's verdicts, the best first; a model without an audit comes between those that passed and those that failed.
-VERDICTS = ("sound", "", "suspicious", "masked")
+# A model without an audit comes after those that are real or partly real, and before all others.
+NOT_AUDITED = (1, 9)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Entry:
         text: shown.
         sort: sort key of the field, as text; empty if there is no value, which always comes last.
         is_best: the best of its column.
-        tone: the verdict, if the field is one, or "marked" for an accuracy that is no sign of robustness.
+        tone: a verdict's, see `Verdict.tone`, or "marked" for a figure that is no sign of robustness.
     """
 
     text: str
@@ -96,8 +97,8 @@ class Row:
         return next((record for record in self.records if record.verdict), None)
 
     @property
-    def verdict(self) -> str:
-        return self.audit.verdict if self.audit else ""
+    def verdict(self) -> Verdict | None:
+        return read_verdict(self.audit.verdict) if self.audit else None
 
     @property
     def unattacked(self) -> float | None:
@@ -109,11 +110,12 @@ class Row:
         return measure.attack == "FGSM" and self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
 
     def may_win(self, measure: Measure) -> bool:
-        """Whether a number may be the best of its column. No accuracy under attack of a masked model may."""
-        return measure.epsilon is None or (self.verdict != "masked" and not self.is_marked(measure))
+        """Whether a figure may be the best of its column: none under attack of a model that an audit speaks against."""
+        trusted = self.verdict is None or self.verdict.may_be_best
+        return measure.epsilon is None or (trusted and not self.is_marked(measure))
 
-    def rank(self) -> tuple[int, list[float], str]:
-        trust = VERDICTS.index(self.verdict) if self.verdict in VERDICTS else len(VERDICTS)
+    def rank(self) -> tuple[tuple[int, int], list[float], str]:
+        trust = self.verdict.rank if self.verdict else NOT_AUDITED
         # From the right: the audit's worst case, the worst case, FGSM, clean.
         falling = [-record.value if record else 1.0 for record in reversed(self.found)]
         return trust, falling, self.cell
@@ -142,15 +144,18 @@ class Row:
         return Entry(text + DAGGER if marked else text, repr(record.value), is_best, "marked" if marked else "")
 
     def judgement(self, *, with_epsilon: bool) -> Entry:
-        audit = self.audit
-        if audit is None:
-            return Entry("not audited", str(VERDICTS.index("")))
+        audit, verdict = self.audit, self.verdict
+        if audit is None or verdict is None:
+            return Entry("not audited", _place(NOT_AUDITED))
         where = f" at {format_epsilon(audit.epsilon)}" if with_epsilon and audit.epsilon is not None else ""
-        rank = VERDICTS.index(audit.verdict) if audit.verdict in VERDICTS else len(VERDICTS)
-        return Entry(audit.verdict + where, str(rank), tone=audit.verdict if audit.verdict in VERDICTS else "")
+        return Entry(verdict.text + where, _place(verdict.rank), tone=verdict.tone)
 
     def share(self) -> Entry:
         if self.unattacked is None:
             return Entry("–")
         marked = self.unattacked > UNATTACKED_SHARE
         return Entry(f"{100 * self.unattacked:.1f}", repr(self.unattacked), tone="marked" if marked else "")
+
+
+def _place(rank: tuple[int, int]) -> str:
+    return str(10 * rank[0] + rank[1])

@@ -17,6 +17,7 @@ from ibrobust.reporting.html.charts import HEIGHT, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.verdicts import read_verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -109,7 +110,7 @@ def _number(record: StudyRecord) -> dict[str, str]:
         "epoch": "" if record.epoch is None else str(record.epoch),
         "value": f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}",
         "images": "" if record.num_images is None else f"{record.num_images:,}",
-        "verdict": record.verdict,
+        "verdict": verdict.text if (verdict := read_verdict(record.verdict)) else "",
     }
 
 

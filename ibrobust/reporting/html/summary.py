@@ -9,6 +9,7 @@ from typing import Any
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
+from ibrobust.verdicts import read_verdict
 
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
@@ -17,7 +18,7 @@ def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) 
     """Return a few sentences; those without content are left out."""
     return [
         sentence
-        for sentence in (_progress(cells), _audits(records), _most_robust(records), _masked(records))
+        for sentence in (_progress(cells), _audits(records), _most_robust(records), _overstated(records))
         if sentence
     ]
 
@@ -32,19 +33,19 @@ def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _audits(records: Sequence[StudyRecord]) -> str:
-    verdicts = Counter(record.verdict for record in records if record.verdict)
+    found = [verdict for record in records if (verdict := read_verdict(record.verdict))]
+    verdicts = Counter(verdict.text for verdict in sorted(found, key=lambda verdict: verdict.rank))
     if not verdicts:
         return "No model was audited, so it is unknown whether these accuracies show robustness."
     epsilons = sorted({record.epsilon for record in records if record.verdict and record.epsilon is not None})
     where = f" at ε = {' and '.join(map(format_epsilon, epsilons))}" if epsilons else ""
-    listed = [f"{verdicts[word]} {word}" for word in ("sound", "suspicious", "masked") if verdicts[word]]
-    listed += [f"{count} {word}" for word, count in verdicts.items() if word not in ("sound", "suspicious", "masked")]
-    return f"Audits{where}, one per cell and decoder: {', '.join(listed)}."
+    listed = "; ".join(f"{count} {text}" for text, count in verdicts.items())
+    return f"Audits{where}, one per cell and decoder: {listed}."
 
 
 def _most_robust(records: Sequence[StudyRecord]) -> str:
-    """Return a sentence on the highest worst case at the largest epsilon; masked models are not considered."""
-    masked = {(record.cell, record.decoder) for record in records if record.verdict == "masked"}
+    """Name the highest worst case at the largest epsilon that was audited or else attacked, of models that may win."""
+    refuted = _refuted(records)
     for quantity, what in (
         ("audit_worst_case_accuracy", "the audit's worst case"),
         ("worst_case_accuracy", "the worst case over attacks"),
@@ -52,15 +53,16 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
         found = [record for record in records if record.quantity == quantity and record.epsilon is not None]
         largest = max((record.epsilon or 0.0 for record in found), default=None)
         contenders = [
-            record for record in found if record.epsilon == largest and (record.cell, record.decoder) not in masked
+            record for record in found if record.epsilon == largest and (record.cell, record.decoder) not in refuted
         ]
         if not contenders:
             continue
         best = max(contenders, key=lambda record: record.value)
         interval = _interval(best)
         return (
-            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, without masked models: "
-            f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
+            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, among models whose robustness "
+            f"an audit did not refute: {100 * best.value:.1f}%{interval}, {best.cell} "
+            f"({best.decoder.replace('_', ' ')})."
         )
     return ""
 
@@ -75,15 +77,24 @@ def _interval(record: StudyRecord) -> str:
     return f" (95% interval {100 * (middle - half):.1f} to {100 * (middle + half):.1f}, n = {n:,})"
 
 
-def _masked(records: Sequence[StudyRecord]) -> str:
-    masked = {(record.cell, record.decoder) for record in records if record.verdict == "masked"}
-    if not masked:
+def _refuted(records: Sequence[StudyRecord]) -> dict[tuple[str, str], str]:
+    """Return what the audit says of each cell and decoder that may not be the best."""
+    found = ((record, read_verdict(record.verdict)) for record in records)
+    return {
+        (record.cell, record.decoder): verdict.text for record, verdict in found if verdict and not verdict.may_be_best
+    }
+
+
+def _overstated(records: Sequence[StudyRecord]) -> str:
+    """Name the highest accuracy under FGSM of a model that an audit speaks against."""
+    refuted = _refuted(records)
+    if not refuted:
         return ""
     highest = max(
         (
             record
             for record in records
-            if (record.cell, record.decoder) in masked
+            if (record.cell, record.decoder) in refuted
             and record.attack == "FGSM"
             and record.quantity == "accuracy"
             and record.epsilon
@@ -95,6 +106,6 @@ def _masked(records: Sequence[StudyRecord]) -> str:
         return ""
     return (
         f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
-        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, but its audit "
-        "says masked."
+        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
+        f"says: {refuted[highest.cell, highest.decoder]}."
     )

@@ -1,0 +1,72 @@
+"""The two answers of an audit, in words, and how a table shows and ranks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Is the robustness real? The best answer first.
+ROBUSTNESS = ("real", "partly real", "undecided", "not real")
+# Did the gradient vanish? The best answer first.
+GRADIENT = ("honest", "random", "misleading", "vanishing")
+OLDER = "older audit: "
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit answered.
+
+    Attributes:
+        robustness: one of `ROBUSTNESS`; "" if an older audit was made.
+        gradient: one of `GRADIENT`; "" if an older audit was made.
+        older: the one word of an audit that did not give these answers, such as sound; else "".
+    """
+
+    robustness: str
+    gradient: str
+    older: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both answers, "not real, misleading"; or "older audit: sound"."""
+        return f"{OLDER}{self.older}" if self.older else f"{self.robustness}, {self.gradient}"
+
+    @property
+    def may_be_best(self) -> bool:
+        """Whether an accuracy under attack of this model may be marked as the best of its column."""
+        if self.older:
+            return self.older != "masked"
+        return self.robustness != "not real" and self.gradient == "honest"
+
+    @property
+    def tone(self) -> str:
+        """A word for colours: real, partly, undecided, not or older. `real` needs an honest gradient too."""
+        if self.older:
+            return "older"
+        if self.robustness == "real" and self.gradient != "honest":
+            return "undecided"
+        return self.robustness.split()[0]
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """A key that sorts the most trustworthy first; older audits come between `partly real` and `undecided`."""
+        if self.older:
+            return (3 if self.older == "masked" else 2), 0
+        places = {"real": 0, "partly real": 1, "undecided": 3, "not real": 4}
+        return places[self.robustness], GRADIENT.index(self.gradient)
+
+
+def read_verdict(text: str) -> Verdict | None:
+    """Return the verdict that a record or a card holds as `text`; None if it holds none.
+
+    It reads its own `Verdict.text`. What is not two of today's answers was written by an older audit.
+
+    Examples:
+        >>> read_verdict("not real, misleading").gradient
+        'misleading'
+        >>> read_verdict("sound").text
+        'older audit: sound'
+    """
+    robustness, _, gradient = text.partition(", ")
+    if robustness in ROBUSTNESS and gradient in GRADIENT:
+        return Verdict(robustness, gradient)
+    return Verdict("", "", text.removeprefix(OLDER)) if text else None
