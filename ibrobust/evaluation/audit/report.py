@@ -208,16 +208,13 @@ class AuditReport(Readable):
         )
 
     def _sentence(self) -> str:
-        return self.headline
+        return f"{self.headline}. {self.detail}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         outcomes = {True: "pass", False: "FAIL", None: "-"}
         return [
-            ("check", "figure", "threshold", "outcome"),
-            *(
-                (c.name, "-" if c.figure is None else f"{c.figure:.4g}", c.threshold, outcomes[c.passed])
-                for c in self.checks
-            ),
+            ("check", "value", "threshold", "outcome"),
+            *((check.name, check.shown, check.threshold, outcomes[check.passed]) for check in self.checks),
         ]
 
     def to_dict(self) -> dict[str, Any]:
