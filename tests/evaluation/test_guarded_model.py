@@ -213,7 +213,7 @@ def test_every_attack_runs_on_a_model_without_a_gradient(how: str) -> None:
 
 def test_an_audit_calls_a_cut_gradient_zero() -> None:
     report = audit(CUT["numpy"], IMAGES, LABELS, epsilon=EPSILON, quick=True)
-    assert {check.name: check.figure for check in report.checks}["zero_gradient_margin"] == 1.0
+    assert {check.name: check.value for check in report.checks}["zero_gradient_margin"] == 1.0
     assert report.gradient == "vanishing"
 
 
