@@ -192,25 +192,27 @@ class _Measuring:
         """Run what is missing, one attack and epsilon after the other, the large radii first: they take less time."""
         known = self._results.of(name)["attacks"]
         for text, epsilons in runs:
-            label = read_attack(text).label
-            for epsilon in sorted(epsilons, reverse=True):
-                if any((r["attack"], r["epsilon"], r["total"]) == (label, epsilon, len(test)) for r in known):
-                    continue
-                what = f"{label.replace(',', ' ')} at {format_epsilon(epsilon)} {name}"  # progress follows a comma
+            attack = read_attack(text)
+            done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
+            missing = sorted(set(epsilons) - done, reverse=True)
+            # One run of an attack that searches for the smallest perturbation is for all epsilons.
+            for radii in [missing] if missing and attack.minimal else [[epsilon] for epsilon in missing]:
+                shown = " ".join(map(format_epsilon, radii))
+                what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
                 self._stage(what)
-                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{label}-{epsilon!r}.jsonl")
-                (result,) = run_attacks(
+                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{attack.label}-{radii[0]!r}.jsonl")
+                results = run_attacks(
                     self._models[name],
                     test.images,
                     test.labels,
-                    attacks=[text],
-                    epsilons=[epsilon],
+                    attacks=[attack],
+                    epsilons=radii,
                     batch_size=BATCH,
                     seed=self._cell.seed,
                     state_path=state,
                     progress=_share_of(what, self._stage),
                 )
-                known.append(result.to_dict())
+                known.extend(result.to_dict() for result in results)
                 self._results.save()
                 state.unlink(missing_ok=True)
 

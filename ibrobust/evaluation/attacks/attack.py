@@ -29,6 +29,8 @@ class Attack(ABC):
         label: the attack as it is written on the command line and in results.
         norm: of epsilon: Linf, L2, L1, or L0 as the share of pixels changed.
         skips_misclassified: whether images that are already wrong are skipped.
+        minimal: whether it searches for the smallest perturbation, whatever epsilon is. One run then gives the robust
+            accuracy at every epsilon.
         source: a fingerprint of what the label does not say, so that a run is not resumed with another attack.
     """
 
@@ -40,6 +42,8 @@ class Attack(ABC):
         def label(self) -> str: ...
         @property
         def norm(self) -> str: ...
+        @property
+        def minimal(self) -> bool: ...
 
     @property
     def source(self) -> str:
@@ -64,7 +68,7 @@ class Attack(ABC):
             model: in evaluation mode, behind a guard.
             images: (B, C, H, W) in [0, 1], on the model's device.
             labels: (B,).
-            epsilon: radius in the attack's norm.
+            epsilon: radius in the attack's norm. The result of a minimal attack may be larger.
             seed: of everything random; the global generators have it already.
         """
 
@@ -103,6 +107,8 @@ class NamedAttack(Attack, BaseModel):
     Raises:
         IbrobustError: an option is unknown, or the attack cannot work with a value.
     """
+
+    minimal: ClassVar[bool] = False
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

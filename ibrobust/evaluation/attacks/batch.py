@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.perturbation import check_result
+from ibrobust.evaluation.attacks.perturbation import TOLERANCE, check_result, perturbation_size
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import isolated_rng
@@ -29,15 +29,15 @@ def attack_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or result.
 
-    An attack without a radius searches for the smallest perturbation; if that is larger than epsilon, the attack has
-    failed and the image is returned unchanged. The random generators are restored afterwards.
+    If the perturbation that a minimal attack found is larger than epsilon, the attack has failed and the image is
+    returned unchanged. The random generators are restored afterwards.
 
     Args:
         model: in evaluation mode.
         images: (B, C, H, W) in [0, 1], on the model's device.
         labels: (B,).
         attack: any; see `read_attack` for one by its name.
-        epsilon: radius in the attack's norm.
+        epsilon: radius in the attack's norm; infinite for whatever a minimal attack finds.
         seed: of everything random.
         copied: the copy for an attack with precision=bf16, see `search_copy`; the model itself by default.
 
@@ -54,6 +54,9 @@ def attack_batch(
         else:
             adversarial, nonfinite = attack.find(model, images, labels, epsilon=epsilon, seed=seed)
     adversarial = adversarial.detach()
+    if attack.minimal:
+        outside = perturbation_size(adversarial - images, attack.norm) > epsilon + TOLERANCE[attack.norm]  # (B,)
+        adversarial = torch.where(outside[:, None, None, None], images, adversarial)
     counted = ~nonfinite
     check_result(attack.label, adversarial[counted], images[counted], norm=attack.norm, epsilon=epsilon)
     return adversarial, nonfinite

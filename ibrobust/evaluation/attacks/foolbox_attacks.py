@@ -6,7 +6,7 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -21,8 +21,7 @@ SCHEME = "foolbox"
 def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
     """Return a foolbox attack.
 
-    An attack that searches for the smallest perturbation gives it where it is within epsilon, and cut to epsilon where
-    it is not, as foolbox does.
+    One that searches for the smallest perturbation is run once, for all epsilons.
 
     Args:
         name: of a class in foolbox.attacks, as LinfPGD or L2FMNAttack.
@@ -56,6 +55,8 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
     try:
         attack: Any = kinds[name](**options)
         distance = attack.distance
+    except ModuleNotFoundError as error:  # Brendel and Bethge's attacks are compiled by numba
+        raise IbrobustError(f"The attack {SCHEME}:{name} needs {error.name}: pip install {error.name}.") from error
     except Exception as error:  # missing arguments, values that it does not like
         raise IbrobustError(
             f"The attack {SCHEME}:{name} cannot be made with these options ({short_reason(error)}): it takes "
@@ -66,11 +67,12 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
     if norm is None:
         raise IbrobustError(f"The attack {SCHEME}:{name} works in {distance}: choose one in Linf, L2 or L1.")
 
+    minimal = isinstance(attack, foolbox.attacks.base.MinimizationAttack)
+
     def run(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
         del seed  # foolbox draws from the global generators
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-        _, clipped, _ = attack(wrapped, images, labels, epsilons=epsilon)
-        adversarial: Tensor = clipped
-        return adversarial
+        _, adversarial, _ = attack(wrapped, images, labels, epsilons=None if minimal else epsilon)
+        return cast(Tensor, adversarial)
 
-    return FunctionAttack(run, with_options(f"{SCHEME}:{name}", options), norm)
+    return FunctionAttack(run, with_options(f"{SCHEME}:{name}", options), norm, minimal=minimal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ class FunctionAttack(Attack):
         label: what it is called in results.
         norm: of epsilon: Linf, L2 or L1.
         options: passed to the function by keyword.
+        minimal: the function searches for the smallest perturbation, of any size. It is called with an infinite
+            epsilon.
 
     Raises:
         IbrobustError: the function does not take these arguments, or the norm is not one of them.
@@ -42,6 +45,7 @@ class FunctionAttack(Attack):
     label: str
     norm: str = "Linf"
     options: tuple[tuple[str, Any], ...] = ()
+    minimal: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in _NORMS:
@@ -74,7 +78,7 @@ class FunctionAttack(Attack):
                 gradients of the model are finite.
         """
         nonfinite = nonfinite_gradient(model, images, labels)
-        adversarial = self._run(model, images, labels, epsilon=epsilon, seed=seed)
+        adversarial = self._run(model, images, labels, epsilon=math.inf if self.minimal else epsilon, seed=seed)
         lost = ~adversarial.flatten(1).isfinite().all(dim=1) & ~nonfinite
         if bool(lost.any()):
             raise IbrobustError(
@@ -116,8 +120,8 @@ def function_attack(
     """Return a function as an attack.
 
     Args:
-        function: see `FunctionAttack`; its attribute `norm`, if it has one, says what epsilon is a radius of. The
-            keywords of a `functools.partial` are its options.
+        function: see `FunctionAttack`, which takes `norm` and `minimal` from attributes of the function, if it has
+            them. The keywords of a `functools.partial` are its options.
         label: the function's name by default.
         options: passed to the function by keyword; `norm` is also the attack's norm.
 
@@ -132,7 +136,8 @@ def function_attack(
     if not callable(function):
         raise IbrobustError(f"{label} is a {type(function).__name__}, but a function is needed, {FORM}.")
     norm = str(options.get("norm", getattr(function, "norm", "Linf")))
-    return FunctionAttack(function, with_options(label, options), norm, tuple(options.items()))
+    minimal = bool(getattr(function, "minimal", False))
+    return FunctionAttack(function, with_options(label, options), norm, tuple(options.items()), minimal)
 
 
 def _name_of(function: AttackFunction) -> str:

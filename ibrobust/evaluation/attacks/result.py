@@ -23,6 +23,8 @@ class AttackResult(Readable):
         nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
         seed: of the evaluation.
         flags: warnings of AutoAttack's own checks; with any warning, the number is not reliable.
+        minimal_norm: for each image, the size of the smallest perturbation that an attack found which searches for it;
+            0 if the image is already wrong or counts as broken, None if nothing was found. None for other attacks.
     """
 
     attack: str
@@ -33,6 +35,7 @@ class AttackResult(Readable):
     nonfinite_gradient: int
     seed: int
     flags: tuple[str, ...] = ()
+    minimal_norm: tuple[float | None, ...] | None = None
 
     @property
     def total(self) -> int:
@@ -71,6 +74,7 @@ class AttackResult(Readable):
             **self.summary(),
             "clean_correct": to_bits(self.clean_correct),
             "attacked_correct": to_bits(self.attacked_correct),
+            **({} if self.minimal_norm is None else {"minimal_norm": list(self.minimal_norm)}),
         }
 
     def summary(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class AttackResult(Readable):
             nonfinite_gradient=fields["nonfinite_gradient"],
             seed=fields["seed"],
             flags=tuple(fields.get("flags", ())),
+            minimal_norm=tuple(fields["minimal_norm"]) if "minimal_norm" in fields else None,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack
+from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
@@ -101,8 +103,13 @@ def run_attacks(
     if sources := [attack.source for attack in chosen if attack.source]:
         settings["sources"] = sources
     path = Path(state_path) if state_path is not None else None
-    work = [(attack, epsilon) for attack in chosen for epsilon in epsilons]
-    total, results = len(images) * len(work), []
+    # One run of a minimal attack is for all epsilons, unless the images of each are wanted.
+    work = [
+        (attack, radius)
+        for attack in chosen
+        for radius in ([None] if attack.minimal and on_images is None else epsilons)
+    ]
+    total, results = len(images) * len(work), list[AttackResult]()
     with evaluation_mode(model), following(progress, "attacks", lambda line: line.show) as report:
         reference = model_reference(guarded)
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
@@ -122,7 +129,10 @@ def run_attacks(
                     report(before + done, total)
 
             run = _Run(guarded, images, labels, attack, epsilon, batch_size, seed, copied, log, show, on_images)
-            results.append(run.autoattack() if isinstance(attack, AutoAttack) else run.batch_by_batch())
+            if isinstance(attack, AutoAttack):
+                results.append(run.autoattack())
+            else:
+                results += run.batch_by_batch(epsilons if epsilon is None else [epsilon])
     return results
 
 
@@ -137,13 +147,13 @@ def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Modu
 
 @dataclass(frozen=True)
 class _Run:
-    """One attack at one epsilon on all images; the arguments of `run_attacks`."""
+    """One attack on all images, at one epsilon, or at none if it is minimal; the arguments of `run_attacks`."""
 
     model: GuardedModel
     images: Tensor
     labels: Tensor
     attack: Attack
-    epsilon: float
+    epsilon: float | None
     batch_size: int
     seed: int
     copied: nn.Module | None
@@ -159,6 +169,7 @@ class _Run:
     def autoattack(self) -> AttackResult:
         """Run AutoAttack, which goes through the images once for each of its parts."""
         assert isinstance(self.attack, AutoAttack)
+        assert self.epsilon is not None
         outcome = self.attack.run(
             self.model,
             self.images,
@@ -189,10 +200,11 @@ class _Run:
             outcome.flags,
         )
 
-    def batch_by_batch(self) -> AttackResult:
-        """Run any other attack."""
+    def batch_by_batch(self, epsilons: Sequence[float]) -> list[AttackResult]:
+        """Run any other attack; return one record per epsilon."""
         clean: tuple[bool, ...] = ()
         attacked: tuple[bool, ...] = ()
+        norms: tuple[float | None, ...] = ()
         nonfinite = 0
         for number, start in enumerate(range(0, len(self.images), self.batch_size)):
             part = slice(start, start + self.batch_size)
@@ -200,17 +212,26 @@ class _Run:
             fields = self.log.step(
                 {**self.key, "batch": number},
                 partial(self._attack_batch, self.images[part], self.labels[part], number),
-                partial(_is_batch, size=size),
+                partial(_is_batch, size=size, minimal=self.epsilon is None),
             )
             clean += from_bits(fields["clean"])
             attacked += from_bits(fields["attacked"])
+            norms += tuple(fields.get("minimal_norm", ()))
             nonfinite += fields["nonfinite"]
             self.show(start + size)
-        return AttackResult(self.attack.label, self.attack.norm, self.epsilon, clean, attacked, nonfinite, self.seed)
+        record = partial(AttackResult, self.attack.label, self.attack.norm)
+        if self.epsilon is not None:
+            return [record(self.epsilon, clean, attacked, nonfinite, self.seed)]
+        results = []
+        for epsilon in epsilons:
+            within = epsilon + TOLERANCE[self.attack.norm]
+            attacked = tuple(norm is None or norm > within for norm in norms)
+            results.append(record(epsilon, clean, attacked, nonfinite, self.seed, minimal_norm=norms))
+        return results
 
     def _attack_batch(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Any]:
         device = model_device(self.model)
-        seed = derive_seed(self.seed, self.attack.label, self.epsilon, number)
+        seed = derive_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
         torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
         with torch.no_grad():
@@ -221,7 +242,7 @@ class _Run:
             images[targets],
             labels[targets],
             self.attack,
-            epsilon=self.epsilon,
+            epsilon=math.inf if self.epsilon is None else self.epsilon,
             seed=seed,
             copied=self.copied,
         )
@@ -231,14 +252,23 @@ class _Run:
                 attacked[targets] = is_correct(self.model(adversarial), labels[targets]) & ~nonfinite
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
-        return {
+        fields: dict[str, Any] = {
             "clean": to_bits(tuple(clean.tolist())),
             "attacked": to_bits(tuple(attacked.tolist())),
             "nonfinite": int(nonfinite.sum()),
         }
+        if self.epsilon is None:
+            found = perturbation_size(adversarial - images[targets], self.attack.norm).masked_fill(nonfinite, 0.0)
+            norms = found.new_zeros(len(images)).index_copy(0, targets, found)
+            fields["minimal_norm"] = [
+                None if survives else norm for survives, norm in zip(attacked.tolist(), norms.tolist(), strict=True)
+            ]
+        return fields
 
 
-def _is_batch(line: dict[str, Any], *, size: int) -> bool:
+def _is_batch(line: dict[str, Any], *, size: int, minimal: bool) -> bool:
     """Return whether a line holds an attack's result for one batch of this size."""
     bits = all(are_bits(line[key], size) for key in ("clean", "attacked"))
+    if minimal and len(line["minimal_norm"]) != size:
+        return False
     return bits and isinstance(line["nonfinite"], int) and 0 <= line["nonfinite"] <= size

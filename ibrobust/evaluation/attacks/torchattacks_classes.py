@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack, Value
 from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
-from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device
@@ -109,16 +108,14 @@ class TorchattacksAttack(NamedAttack):
         """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or logit of the model.
 
         If the attack itself turned an image into NaN because the model's gradient was zero, the image is returned
-        unchanged: the attack had no direction. So is one that an attack without a radius moved further than epsilon.
+        unchanged: the attack had no direction.
 
         Raises:
             IbrobustError: torchattacks cannot run it, or does not return images.
         """
         signature = _signature(self.name)
         arguments = self.options
-        radius = next((option for option in RADIUS_OPTIONS if option in signature), None)
-        if radius is not None:
-            arguments[radius] = epsilon
+        arguments |= {option: epsilon for option in RADIUS_OPTIONS if option in signature}
         if "seed" in signature:
             arguments["seed"] = seed
         with torch.no_grad():
@@ -138,9 +135,6 @@ class TorchattacksAttack(NamedAttack):
             )
         else:
             adversarial = torch.where(lost[:, None, None, None], images, adversarial)
-        if radius is None:
-            outside = perturbation_size(adversarial - images, self.norm) > epsilon + TOLERANCE[self.norm]  # (B,)
-            adversarial = torch.where(outside[:, None, None, None], images, adversarial)
         if self.name not in _GRADIENT_FREE:
             nonfinite = nonfinite | nonfinite_gradient(model, images, labels)
         return adversarial, nonfinite
@@ -195,6 +189,7 @@ def torchattacks_class(name: str) -> type[TorchattacksAttack]:
             fields[key] = (_option_type(name, key, default), default)
     if "norm" not in fields:
         fields["norm"] = (ClassVar[str], _NORMS.get(name, "Linf"))
+    fields["minimal"] = (ClassVar[bool], not set(RADIUS_OPTIONS) & set(_signature(name)))
     return create_model(name, __base__=TorchattacksAttack, __doc__=f"torchattacks' {name}.", **fields)
 
 

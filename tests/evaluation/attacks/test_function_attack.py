@@ -181,6 +181,12 @@ def test_what_is_no_attack_is_one_sentence(module, attack, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_foolbox_lacks_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(IbrobustError, match="needs numba: pip install numba"):
+        read_attack("foolbox:L2BrendelBethgeAttack")
+
+
 @pytest.mark.parametrize(
     "attack", ["foolbox:LinfFastGradientAttack", "foolbox:LinfPGD:steps=4,abs_stepsize=0.05", "FGSM"]
 )
