@@ -121,9 +121,9 @@ def check_robustbench_files() -> Check:
 
 def check_robustbench() -> Check:
     """Whether RobustBench can be imported and has its `benchmark`."""
-    from ibrobust.integrations.robustbench.environment import mend, provides_pkg_resources
+    from ibrobust.integrations.robustbench.environment import adapt_robustbench, provides_pkg_resources
 
-    mend()
+    adapt_robustbench()
     import robustbench
 
     if not callable(getattr(robustbench, "benchmark", None)):
@@ -136,14 +136,14 @@ def check_timm() -> Check:
     """Whether timm can download weights; only models of the form timm:NAME need this."""
     import timm  # noqa: F401  # a missing timm is none that cannot download
 
-    from ibrobust.integrations.robustbench.environment import mend_timm
+    from ibrobust.integrations.robustbench.environment import adapt_timm
 
     try:
-        mended = mend_timm()
+        adapted = adapt_timm()
     except IbrobustError as error:
         problem, _, command = str(error).rpartition(": ")
         return Check("timm", "note", problem, command.rstrip("."))
-    stand_in = f", adapted to huggingface_hub {version('huggingface_hub')}" if mended else ""
+    stand_in = f", adapted to huggingface_hub {version('huggingface_hub')}" if adapted else ""
     return Check("timm", "ok", f"{version('timm')}, can download{stand_in}")
 
 

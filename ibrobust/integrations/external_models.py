@@ -17,7 +17,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS
-from ibrobust.integrations.robustbench.environment import mend_timm
+from ibrobust.integrations.robustbench.environment import adapt_timm
 from ibrobust.models import Normalized
 
 
@@ -96,7 +96,7 @@ class UnitRangeInput(Normalized):
 
 
 def _load_timm(name: str) -> nn.Module:
-    mend_timm()
+    adapt_timm()
     import timm
 
     if not timm.is_model(name):

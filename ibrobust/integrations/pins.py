@@ -24,7 +24,7 @@ def broken_pins(installed: Iterable[Distribution] | None = None) -> list[str]:
         for text in package.requires or ():
             try:
                 wanted = Requirement(text)
-            except InvalidRequirement:  # of the package's own making, and nothing that a user can mend
+            except InvalidRequirement:  # of the package's own making, and nothing that a user can fix
                 continue
             there = versions.get(canonicalize_name(wanted.name))
             applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})

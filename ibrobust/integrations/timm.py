@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm, require_timm
+from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly, require_timm
 from ibrobust.registry import list_models, load_model, model_card
 
 require_timm()
@@ -20,7 +20,7 @@ with imported_quietly():
     import timm
 
 with suppress(IbrobustError):  # an error is reported at download; local models need none
-    mend_timm()
+    adapt_timm()
 
 DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
 THREAT_MODELS = ("Linf", "L2", "corruptions")

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations import doctor
 from ibrobust.integrations.external_models import UnitRangeInput, load_reference
-from ibrobust.integrations.robustbench.environment import imported_quietly, mend_timm
+from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly
 
 with imported_quietly():
     import timm
@@ -28,7 +28,7 @@ def as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_hub, "_has_hf_hub", False)
     monkeypatch.setattr(_hub, "hf_hub_download", None)
     monkeypatch.delattr(_hub, "EntryNotFoundError", raising=False)
-    monkeypatch.delattr(_hub, "_mended_by_ibrobust", raising=False)
+    monkeypatch.delattr(_hub, "_adapted_by_ibrobust", raising=False)
 
 
 @pytest.fixture
@@ -88,12 +88,12 @@ def test_timm_is_left_alone_where_it_finds_the_package(monkeypatch: pytest.Monke
     own = object()
     monkeypatch.setattr(_hub, "_has_hf_hub", True)
     monkeypatch.setattr(_hub, "hf_hub_download", own)
-    monkeypatch.delattr(_hub, "_mended_by_ibrobust", raising=False)
-    assert not mend_timm()
+    monkeypatch.delattr(_hub, "_adapted_by_ibrobust", raising=False)
+    assert not adapt_timm()
     assert _hub.hf_hub_download is own
 
 
-def test_the_doctor_says_that_timm_was_mended(as_installed: None) -> None:
+def test_the_doctor_says_that_timm_was_adapted(as_installed: None) -> None:
     found = doctor.check_timm()
     assert found.status == "ok"
     assert "can download, adapted to huggingface_hub" in found.detail

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from ibrobust.errors import IbrobustError
 
-_MENDED = "_mended_by_ibrobust"
+_ADAPTED = "_adapted_by_ibrobust"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def reinstall_command(installed: Distribution) -> str:
     return f"python -m pip install --force-reinstall --no-deps {requirement}"
 
 
-def mend() -> None:
+def adapt_robustbench() -> None:
     """Make `import robustbench` work in this process, without changing an installed file.
 
     Raises:
@@ -107,7 +107,7 @@ def require_timm() -> None:
         raise IbrobustError("timm is not installed: pip install timm.") from error
 
 
-def mend_timm() -> bool:
+def adapt_timm() -> bool:
     """Make timm able to download from the Hugging Face Hub in this process; return whether a fix was needed.
 
     timm 1.0.9 imports all its names from huggingface_hub in one statement. Newer releases lack a name that only uploads
@@ -121,7 +121,7 @@ def mend_timm() -> bool:
         import timm
         from timm.models import _hub
     if getattr(_hub, "_has_hf_hub", True):
-        return getattr(_hub, _MENDED, False)
+        return getattr(_hub, _ADAPTED, False)
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
@@ -132,7 +132,7 @@ def mend_timm() -> bool:
             "hf_hub_download": partial(hf_hub_download, library_name="timm", library_version=timm.__version__),
             "EntryNotFoundError": EntryNotFoundError,
             "_has_hf_hub": True,
-            _MENDED: True,
+            _ADAPTED: True,
         }
     )
     return True

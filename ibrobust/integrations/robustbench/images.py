@@ -104,7 +104,7 @@ def _from_dataset(spec: str, count: int | None, *, data_dir: Path | None = None)
 
 def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
     with imported_quietly():
-        import robustbench.data  # works once `environment.mend` has been called
+        import robustbench.data  # works once `environment.adapt_robustbench` has been called
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             images, labels = robustbench.data.load_cifar10(count, str(folder))

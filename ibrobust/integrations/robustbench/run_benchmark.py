@@ -25,17 +25,18 @@ from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.ball import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.home import expanded
-from ibrobust.integrations.robustbench.environment import imported_quietly, mend
+from ibrobust.integrations.robustbench.environment import adapt_robustbench, imported_quietly
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
 from ibrobust.live_line import LiveLine, following
 from ibrobust.readable import Readable, percent
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
 
-mend()
+adapt_robustbench()
 
 with imported_quietly():
     import robustbench.data
@@ -46,8 +47,6 @@ with imported_quietly():
 
     from ibrobust.integrations import timm as timm_integration
     from ibrobust.integrations.robustbench.autoattack_module import AutoAttack, EvaluationState
-
-NORMS = ("Linf", "L2")
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""What mends an environment, tried on planted distributions and in fresh interpreters."""
+"""What adapts an environment, tried on planted distributions and in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.robustbench.environment import mend, robustbench_files
+from ibrobust.integrations.robustbench.environment import adapt_robustbench, robustbench_files
 
 
 def install(site: Path, name: str, version: str, files: dict[str, bytes], *, installer: str = "pip") -> None:
@@ -71,7 +71,7 @@ def test_files_overwritten_by_torchattacks_are_named_with_the_repairing_command(
     assert report.overwritten == ("robustbench/__init__.py",)
     assert report.changed == ()
     with pytest.raises(IbrobustError) as caught:
-        mend()
+        adapt_robustbench()
     assert "python -m pip install --force-reinstall --no-deps robustbench==1.1.1" in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_a_missing_file_is_a_change(site: Path) -> None:
 
 
 def run(code: str) -> str:
-    """Run code in a fresh interpreter, as the environment can be mended only once in a process."""
+    """Run code in a fresh interpreter, as the environment can be adapted only once in a process."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ print(provide_pkg_resources(), "pkg_resources" in sys.modules)
     assert run(code).split() == ["False", "False"]
 
 
-def test_robustbench_fails_bare_and_works_mended_with_its_files_untouched() -> None:
+def test_robustbench_fails_bare_and_works_adapted_with_its_files_untouched() -> None:
     files = sorted(Path(sysconfig.get_path("purelib"), "robustbench").rglob("*.py"))
     before = [file.read_bytes() for file in files]
     code = """
@@ -127,9 +127,9 @@ try:
     import robustbench
 except ModuleNotFoundError as error:
     print(error.name)
-from ibrobust.integrations.robustbench.environment import mend
-mend()
-mend()
+from ibrobust.integrations.robustbench.environment import adapt_robustbench
+adapt_robustbench()
+adapt_robustbench()
 import robustbench
 print(robustbench.benchmark.__name__, robustbench.eval.AutoAttack.__module__)
 import pkg_resources
