@@ -24,6 +24,7 @@ FOUNDATION = {
     "records",
     "seeds",
     "verdicts",
+    "suggestions",
 }
 ALLOWED = {
     "data": set(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import is_reference
 from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD
 from ibrobust.registry import ModelCard, model_card
+from ibrobust.suggestions import suggestion
 
 # Given instead of a surrogate's name.
 NO_SURROGATE = "none"
@@ -24,8 +24,7 @@ def check_models(names: Sequence[str], decoders: Sequence[str] = ()) -> None:
     for decoder in decoders if not names else ():
         known = ("all", HEAD, *FITTED_DECODERS)
         if decoder not in known:
-            near = difflib.get_close_matches(decoder, known, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}."
+            hint = suggestion(decoder, known, f"choose from {', '.join(known)}.")
             raise IbrobustError(f"Unknown decoder {decoder!r}: {hint}")
 
 

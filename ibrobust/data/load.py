@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from ibrobust.data.array_file import ENDINGS, load_array_file
@@ -18,6 +17,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
 from ibrobust.live_line import following
+from ibrobust.suggestions import suggestion
 
 _OF_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST"}
 
@@ -50,6 +50,20 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
     name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     channels = _number(spec, "channels", options.pop("channels", None))
+    if spec == "digits":
+        return load_digits()
+    if spec == "cifar10":
+        return load_cifar10(folder)
+    if spec == "cifar10-jpeg":
+        with following(progress, f"reading {spec}", lambda line: line.show) as report:
+            return load_cifar10_jpeg(folder, progress=report)
+    root = expanded(spec).resolve()
+    if not root.exists():
+        hint = suggestion(spec, NAMED_DATASETS, "give one of these names or a folder.")
+        raise IbrobustError(
+            f"The data set {spec!r} is neither a known name ({', '.join(NAMED_DATASETS)}) nor a folder with "
+            f"train/<class>/* and test/<class>/* images: {hint}"
+        )
     with following(progress, f"reading {spec}", lambda line: line.show) as report:
         dataset = _load(spec, name, options, folder, report)
     if channels is not None:

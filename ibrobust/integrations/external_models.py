@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import os
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from ibrobust.home import home
 from ibrobust.integrations.references import FORMS
 from ibrobust.integrations.robustbench.environment import adapt_timm
 from ibrobust.models import Normalized
+from ibrobust.registry.factories import no_such_model
 
 
 def load_reference(
@@ -100,8 +100,7 @@ def _load_timm(name: str) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise IbrobustError(f"timm has no model {name!r}{_suggestion(near)}")
+        raise no_such_model("timm", name, timm.list_models())
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             model = timm.create_model(name, pretrained=True)
@@ -198,7 +197,3 @@ def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], 
             f"The model {reference!r} gives {got} for 2 images, but logits of shape {expected} are needed: "
             "choose a data set with the model's classes."
         )
-
-
-def _suggestion(near: list[str]) -> str:
-    return f": did you mean {' or '.join(near)}?" if near else "."

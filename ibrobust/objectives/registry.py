@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -18,6 +17,7 @@ from ibrobust.objectives.deterministic_bottleneck import DeterministicBottleneck
 from ibrobust.objectives.knn_bottleneck import KnnBottleneck
 from ibrobust.objectives.soft_bottleneck import SoftBottleneck
 from ibrobust.objectives.variational import VariationalBottleneck
+from ibrobust.suggestions import suggestion
 
 ENTRY_POINT_GROUP = "ibrobust.objectives"
 Kind = TypeVar("Kind", bound=type[Objective])
@@ -52,8 +52,7 @@ def objective_class(name: str) -> type[Objective]:
     """Return the class registered under `name`; raise IbrobustError, with the nearest names, if it is unknown."""
     _load_plugins()
     if name not in _objectives:
-        near = difflib.get_close_matches(name, _objectives, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(_objectives))}."
+        hint = suggestion(name, _objectives, f"choose one of {', '.join(sorted(_objectives))}.")
         raise IbrobustError(f"Unknown objective {name!r}: {hint}")
     return _objectives[name]
 

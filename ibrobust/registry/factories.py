@@ -8,7 +8,6 @@ cards and not in them, so that no card can claim it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -27,6 +26,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.function_names import folder_of_module, function_by_name, short_reason
 from ibrobust.home import factories_dir
 from ibrobust.registry.card import ArchitectureRecord
+from ibrobust.suggestions import suggestion
 
 ENTRY_POINT_GROUP = "ibrobust.factories"
 FORMS = "package.module:function, timm:NAME or torchvision:NAME"
@@ -142,7 +142,7 @@ def _timm(name: str, **arguments: Any) -> nn.Module:
         raise IbrobustError("timm is not installed: pip install timm.") from error
 
     if not timm.is_model(name):
-        raise _no_such("timm", name, timm.list_models())
+        raise no_such_model("timm", name, timm.list_models())
     module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return module
 
@@ -152,13 +152,14 @@ def _torchvision(name: str, **arguments: Any) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise _no_such("torchvision", name, known)
+        raise no_such_model("torchvision", name, known)
     if "init_weights" in inspect.signature(models.get_model_builder(name)).parameters:
         arguments = {"init_weights": False, **arguments}
     module: nn.Module = models.get_model(name, weights=None, **arguments)
     return module
 
 
-def _no_such(library: str, name: str, known: list[str]) -> IbrobustError:
-    near = difflib.get_close_matches(name, known, n=3)
-    return IbrobustError(f"{library} has no model {name!r}" + (f": did you mean {' or '.join(near)}?" if near else "."))
+def no_such_model(library: str, name: str, known: list[str]) -> IbrobustError:
+    """Return the error for an unknown model of a library, with similar names if there are any."""
+    hint = suggestion(name, known)
+    return IbrobustError(f"{library} has no model {name!r}" + (f": {hint}" if hint else "."))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
 from ibrobust.registry.plugins import plugin_card_paths
+from ibrobust.suggestions import suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,13 +166,8 @@ def find_card(name: str) -> Path:
         paths = card_paths()
         if (found := _current(name, paths)) in paths:
             return paths[found]
-    near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4)
-    if near:
-        hint = f"did you mean {' or '.join(near)}?"
-    elif paths:
-        hint = "ibrobust list shows all."
-    else:
-        hint = "no model is stored yet; train one with ibrobust train."
+    rule = "ibrobust list shows all." if paths else "no model is stored yet; train one with ibrobust train."
+    hint = suggestion(name, paths, rule)
     raise IbrobustError(f"Unknown model {name!r}: {hint}")
 
 

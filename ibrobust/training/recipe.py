@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import FittedDecoder
+from ibrobust.suggestions import suggestion
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -203,8 +203,8 @@ class Recipe(BaseModel):
     def preset(cls, name: str) -> Recipe:
         """Return a recipe that ships with ibrobust; raise IbrobustError, with all names, if `name` is unknown."""
         if name not in preset_names():
-            near = difflib.get_close_matches(name, preset_names(), n=1)
-            hint = f"did you mean {near[0]}? All presets:" if near else "choose one of"
+            near = suggestion(name, preset_names())
+            hint = f"{near} All presets:" if near else "choose one of"
             raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
         return cls.from_yaml(recipes_dir() / f"{name}.yaml")
 

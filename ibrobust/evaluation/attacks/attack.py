@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_reference
 from ibrobust.evaluation.predictions import count_classes
+from ibrobust.suggestions import suggestion
 
 Value = bool | int | float | str
 
@@ -142,11 +142,10 @@ def with_options(name: str, options: Mapping[str, object]) -> str:
     return f"{name}:{text}" if text else name
 
 
-def suggestion(name: str, known: Iterable[str], rule: str) -> str:
+def remedy(name: str, known: Iterable[str], rule: str) -> str:
     """Return a hint with similar known names, if any, and the rule."""
-    lowered = {entry.lower(): entry for entry in known}
-    close = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
-    return f"did you mean {' or '.join(close)}? {rule[0].upper()}{rule[1:]}" if close else rule
+    hint = suggestion(name, known)
+    return f"{hint} {rule[0].upper()}{rule[1:]}" if hint else rule
 
 
 _NEEDED = {
@@ -168,11 +167,11 @@ def _sentence(kind: type[NamedAttack], error: ValidationError) -> str:
     key, value = str(fault["loc"][0]), fault["input"]
     if fault["type"] == "extra_forbidden":
         rule = f"it takes {', '.join(fields) or 'none'}."
-        return f"The attack {name} has no option {key!r}: {suggestion(key, fields, rule)}"
+        return f"The attack {name} has no option {key!r}: {remedy(key, fields, rule)}"
     if fault["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         rule = f"choose {' or '.join(choices)}."
-        return f"{name} has no {key} {str(value)!r}: {suggestion(str(value), choices, rule)}"
+        return f"{name} has no {key} {str(value)!r}: {remedy(str(value), choices, rule)}"
     needed = _NEEDED.get(fault["type"], "")
     if not needed:
         example = fields[key].default

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack, Value, suggestion
+from ibrobust.evaluation.attacks.attack import Attack, Value, remedy
 from ibrobust.evaluation.attacks.foolbox_attacks import SCHEME as FOOLBOX
 from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
 from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, function_attack
@@ -117,7 +117,7 @@ def _unknown(name: str) -> IbrobustError:
     )
     if not torchattacks_names():
         rule += " torchattacks is not installed: python -m pip install torchattacks."
-    return IbrobustError(f"Unknown attack {name!r}: {suggestion(name, list_attacks(), rule)}")
+    return IbrobustError(f"Unknown attack {name!r}: {remedy(name, list_attacks(), rule)}")
 
 
 def _name_and_options(text: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import with_options
 from ibrobust.evaluation.attacks.function_attack import FunctionAttack
 from ibrobust.function_names import short_reason
+from ibrobust.suggestions import suggestion
 
 SCHEME = "foolbox"
 
@@ -43,8 +43,7 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
         if inspect.isclass(kind) and issubclass(kind, foolbox.attacks.base.Attack) and not inspect.isabstract(kind)
     }
     if name not in kinds:
-        near = difflib.get_close_matches(name, kinds, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "its attacks go by their class names, as LinfPGD."
+        hint = suggestion(name, kinds, "its attacks go by their class names, as LinfPGD.")
         raise IbrobustError(f"foolbox has no attack {name!r}: {hint}")
     known = list(inspect.signature(kinds[name]).parameters)
     for key in options:

@@ -11,7 +11,6 @@ Importing this module adapts the environment in memory (see `environment`). Robu
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from ibrobust.live_line import LiveLine, following
 from ibrobust.readable import Readable, percent
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
+from ibrobust.suggestions import suggestion
 
 adapt_robustbench()
 
@@ -274,8 +274,7 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
         choices = " or ".join("robustbench:" + "/".join(place) for place in found)
         raise IbrobustError(f"RobustBench has several models {name!r}: choose {choices}.")
     names = sorted({place[2] for place in zoo})
-    near = difflib.get_close_matches(name.rpartition("/")[2], names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(names)}, Standard among them."
+    hint = suggestion(name.rpartition("/")[2], names, f"it has {len(names)}, Standard among them.")
     raise IbrobustError(f"RobustBench has no model {name!r}: {hint}")
 
 

@@ -1,0 +1,21 @@
+"""Hints at the names that were probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return "did you mean A or B?" with up to three similar names of any case, or `otherwise` if there are none.
+
+    Examples:
+        >>> from ibrobust.suggestions import suggestion
+        >>> suggestion("cifar100", ["cifar10", "digits"], "give a folder.")
+        'did you mean cifar10?'
+        >>> suggestion("photos", ["cifar10", "digits"], "give a folder.")
+        'give a folder.'
+    """
+    lowered = {entry.lower(): entry for entry in known}
+    near = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
