@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "ibrobust"
 FOUNDATION = {
     "atomic",
     "collectives",
+    "devices",
     "epsilon",
     "errors",
     "function_names",

@@ -18,6 +18,7 @@ from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.data.names import with_option
+from ibrobust.devices import check_device, default_device
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.by_name import read_attack
@@ -68,12 +69,7 @@ def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None 
         read_attack(attack)
     check_seed(seed)
     if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise IbrobustError(
-                f"The device {device!r} is not available: use cpu, or a GPU that torch finds."
-            ) from error
+        check_device(device)
 
 
 def choose_data(
@@ -168,11 +164,6 @@ def _load_registered(name: str, decoder: str, shape: tuple[int, ...], spec: str,
     return model
 
 
-def default_device(device: str | None) -> str:
-    """Return the requested device, by default cuda if available."""
-    return device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def sweep_rows(
     targets: Sequence[Target],
     test: Split,
@@ -188,7 +179,7 @@ def sweep_rows(
         for target in targets:
             show = partial(_show, bar, bar.add_task(f"{target.name} ({target.decoder})", total=len(test)))
             result = fgsm_sweep(
-                target.load(default_device(device)),
+                target.load(device or default_device()),
                 test.images,
                 test.labels,
                 epsilons,
@@ -226,7 +217,7 @@ def attack_rows(
             title = f"{target.name} ({target.decoder})"
             file = f"{target.name}-{target.decoder}.jsonl".replace(":", "_").replace("/", "_")
             results = run_attacks(
-                target.load(default_device(device)),
+                target.load(device or default_device()),
                 test.images,
                 test.labels,
                 attacks=attacks,
@@ -296,13 +287,13 @@ def run_audit(
             bar.update(task, description=f"{target.name} ({target.decoder}): {stage}", completed=done, total=total)
 
         return audit(
-            target.load(default_device(device)),
+            target.load(device or default_device()),
             test.images,
             test.labels,
             epsilon=epsilon,
             quick=quick,
             claim=claim,
-            surrogate=surrogate.load(default_device(device)) if surrogate else None,
+            surrogate=surrogate.load(device or default_device()) if surrogate else None,
             surrogate_name=surrogate.name if surrogate else None,
             batch_size=batch_size,
             seed=seed,

@@ -48,9 +48,10 @@ def entropy(
     # These import torch, which takes seconds.
     import torch
 
-    from ibrobust.cli.attacking import check_run, choose_data, choose_models, default_device
+    from ibrobust.cli.attacking import check_run, choose_data, choose_models
     from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
+    from ibrobust.devices import default_device
     from ibrobust.estimators.latent_information import latent_information
     from ibrobust.models import ImageClassifier, encode_in_batches
     from ibrobust.registry.scoring import unit_batches
@@ -59,7 +60,7 @@ def entropy(
     check_run(seed=seed, device=device)
     data, spec = choose_data(dataset, models, split=split, data_dir=data_dir)
     test = data.test.subset(n_examples)
-    place = torch.device(default_device(device))
+    place = torch.device(device or default_device())
     records = {}
     targets = choose_models(models, [], data, spec)
     for target in targets:

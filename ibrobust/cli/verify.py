@@ -24,7 +24,8 @@ def verify(
     check_models([model], [decoder] if decoder else [])
 
     # These import torch, which takes seconds.
-    from ibrobust.cli.attacking import check_run, default_device
+    from ibrobust.cli.attacking import check_run
+    from ibrobust.devices import default_device
     from ibrobust.epsilon import format_epsilon
     from ibrobust.evaluation.adversarial_images import verify_adversarial_images
     from ibrobust.integrations.external_models import load_reference
@@ -32,7 +33,7 @@ def verify(
     from ibrobust.registry import load_model
 
     check_run(device=device)
-    place = default_device(device)
+    place = device or default_device()
     loaded = (
         load_reference(model, device=place) if is_reference(model) else load_model(model, decoder=decoder, device=place)
     )

@@ -50,20 +50,6 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
     name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     channels = _number(spec, "channels", options.pop("channels", None))
-    if spec == "digits":
-        return load_digits()
-    if spec == "cifar10":
-        return load_cifar10(folder)
-    if spec == "cifar10-jpeg":
-        with following(progress, f"reading {spec}", lambda line: line.show) as report:
-            return load_cifar10_jpeg(folder, progress=report)
-    root = expanded(spec).resolve()
-    if not root.exists():
-        hint = suggestion(spec, NAMED_DATASETS, "give one of these names or a folder.")
-        raise IbrobustError(
-            f"The data set {spec!r} is neither a known name ({', '.join(NAMED_DATASETS)}) nor a folder with "
-            f"train/<class>/* and test/<class>/* images: {hint}"
-        )
     with following(progress, f"reading {spec}", lambda line: line.show) as report:
         dataset = _load(spec, name, options, folder, report)
     if channels is not None:
@@ -92,8 +78,7 @@ def _load(spec: str, name: str, options: dict[str, str], folder: Path, progress:
         )
     path = expanded(name).resolve()
     if not path.exists():
-        near = difflib.get_close_matches(name, NAMED_DATASETS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else "give one of these."
+        hint = suggestion(name, NAMED_DATASETS, "give one of these.")
         raise IbrobustError(
             f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
             f"test/<class>/* images ({FORMS}): {hint}"

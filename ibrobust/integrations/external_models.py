@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
@@ -49,12 +50,7 @@ def load_reference(
     if not name or not scheme:
         raise IbrobustError(f"The model reference {reference!r} is not of the form {FORMS}.")
     model = loaders[scheme](name) if scheme in loaders else _call_function(scheme, name)
-    try:
-        model = model.to(device if device is not None else "cpu").eval()
-    except (RuntimeError, AssertionError) as error:
-        raise IbrobustError(
-            f"The device {str(device)!r} is not available: use cpu, or a GPU that torch finds."
-        ) from error
+    model = model.to(check_device(device or "cpu")).eval()
     if image_size is not None:
         _require_fit(reference, model, (channels, *image_size), num_classes)
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ibrobust.data import Dataset
+from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
 from ibrobust.registry.build import build_model
@@ -61,7 +62,9 @@ def load_model(
         torch.Size([2, 10])
     """
     card, tensors = read_model(name)
-    model = build_model(card, tensors, decoder=decoder, num_samples=num_samples, device=_device(device), trust=trust)
+    model = build_model(
+        card, tensors, decoder=decoder, num_samples=num_samples, device=check_device(device or "cpu"), trust=trust
+    )
     _loaded.setdefault(find_card(name), set()).add(card.weights.sha256)
     return model
 
@@ -159,15 +162,3 @@ def _change_evaluations(
         changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
         write_card(changed)
     return changed
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        target = torch.device(device if device is not None else "cpu")
-        if target.type == "cuda":
-            torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise IbrobustError(
-            f"The device {str(device)!r} is not available: use cpu, or a GPU that torch finds."
-        ) from error
-    return target

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ibrobust.data import Dataset, load_dataset
+from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.integrations.references import is_reference
@@ -50,12 +49,7 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
     Reading each data set once also downloads and decodes it, before many processes read it at once.
     """
     if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise IbrobustError(
-                f"The device {device!r} is not available: use cpu, or a GPU that torch finds."
-            ) from error
+        check_device(device)
     cells = expand(study)
     for name in dict.fromkeys(dataset_of(study, cell) for cell in cells):
         dataset = load_dataset(name, data_dir=data_dir)

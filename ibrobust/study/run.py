@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ibrobust.atomic import write_text
 from ibrobust.data import load_dataset
+from ibrobust.devices import default_device
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.integrations.references import is_reference
@@ -150,13 +151,6 @@ def _drop_what_is_used(folder: Path) -> None:
     for used in (snapshots_folder(folder), state_folder(folder)):
         shutil.rmtree(used, ignore_errors=True)
     (folder / "error.txt").unlink(missing_ok=True)
-
-
-def default_device() -> str:
-    """Return cuda if available, else cpu."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _trained(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust import processes
+from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe
 
@@ -79,18 +80,14 @@ def _load_unwrapped(models: list[nn.Module], folder: str) -> None:  # noqa: ARG0
 
 def _choose_device(device: str) -> None:
     """Make accelerate use `device`; raise IbrobustError if it is not available."""
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise IbrobustError(f"Unknown device {device!r}: use cpu, cuda or cuda:N.") from error
+    wanted = check_device(device)
     if wanted.type == "cpu":
         return
-    if wanted.type != "cuda" or not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count():
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise IbrobustError(f"The device {device!r} is not available: use {' or '.join(there)}.")
+    if wanted.type != "cuda":
+        raise IbrobustError(f"Training does not run on the device {device!r}: use cpu, cuda or cuda:N.")
     if processes.count() == 1:
         torch.cuda.set_device(wanted.index or 0)
-    elif wanted.index is not None:
+    elif torch.device(device).index is not None:
         raise IbrobustError(
             f"The device {device!r} cannot serve {processes.count()} processes: leave it out, so that each process "
             "takes its own."
