@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
-
-
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append one line and write it to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

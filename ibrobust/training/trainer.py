@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust import processes
+from ibrobust.atomic import append_json_line
 from ibrobust.collectives import own_share
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
@@ -26,7 +27,7 @@ from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.batch_statistics import use_global_statistics
 from ibrobust.training.build import build_modules, build_optimizer, check_fit
 from ibrobust.training.checkpoint import latest_checkpoint, new_checkpoint
-from ibrobust.training.metrics_log import append_record, keep_epochs, read_records
+from ibrobust.training.metrics_log import keep_epochs, read_records
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.run_dir import prepare_run_dir
 from ibrobust.training.schedule import LearningRateSchedule
@@ -190,7 +191,7 @@ def _run(
             on_epoch(epoch, encoder)
             encoder.train()
         # Before the checkpoint: a line too many is dropped on resumption, a line too few could not be made again.
-        append_record(metrics, record)
+        append_json_line(metrics, record)
         position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}
         with new_checkpoint(run_dir / "checkpoints", epoch) as folder:
             accelerator.save_state(str(folder), safe_serialization=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ibrobust.atomic import write_tensors, write_text
+from ibrobust.atomic import append_json_line, write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
@@ -97,10 +96,7 @@ class AttackLog:
                 line["images"] = len(images)
                 if len(images):
                     write_tensors(_images_file(self.path, number), {"images": images.contiguous()})
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_json_line(self.path, line)
         return fields
 
     def _with_images(self, line: dict[str, Any], number: int) -> dict[str, Any]:
