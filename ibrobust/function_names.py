@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,6 +76,24 @@ def folder_of_module(module: ModuleType) -> str | None:
         place = place.parent
     standard = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
     return None if any(folder in place.parents for folder in standard) else str(place.parent)
+
+
+def use_plugins(group: str, what: str, use: Callable[[str, Any], None]) -> None:
+    """Load every entry point of a group and pass its name and value to `use`.
+
+    If loading or `use` fails, the plugin is named in a warning and skipped: it must not stop the others.
+
+    Args:
+        group: of entry points.
+        what: the plugins offer, for the warning.
+        use: called with the name and the loaded object.
+    """
+    for point in entry_points(group=group):
+        try:
+            use(point.name, point.load())
+        except Exception as error:  # whatever a plugin does
+            reason = error if isinstance(error, IbrobustError) else f"{type(error).__name__}: {error}"
+            warnings.warn(f"The {what} plugin {point.name!r} ({point.value}) was skipped: {reason}", stacklevel=3)
 
 
 def short_reason(error: BaseException) -> str:

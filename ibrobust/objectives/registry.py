@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
 from ibrobust.errors import IbrobustError
+from ibrobust.function_names import use_plugins
 from ibrobust.objectives.adversarial import AdversarialTraining
 from ibrobust.objectives.base import Objective
 from ibrobust.objectives.conditional_bottleneck import ConditionalBottleneck
@@ -72,16 +71,15 @@ def _load_plugins() -> None:
     if _plugins_loaded:
         return
     _plugins_loaded = True
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            loaded = point.load()
-            if isinstance(loaded, ModuleType):  # its own decorators have registered its objectives
-                continue
-            if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
-                raise IbrobustError("it is no Objective and no module.")
-            register_objective(point.name)(loaded)
-        except Exception as error:  # a plugin's error must not stop the others
-            warnings.warn(f"The objective plugin {point.name!r} ({point.value}) was skipped: {error}", stacklevel=2)
+    use_plugins(ENTRY_POINT_GROUP, "objective", _register_plugin)
+
+
+def _register_plugin(name: str, loaded: Any) -> None:
+    if isinstance(loaded, ModuleType):  # its own decorators have registered its objectives
+        return
+    if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
+        raise IbrobustError("it is no Objective and no module.")
+    register_objective(name)(loaded)
 
 
 register_objective("adversarial")(AdversarialTraining)

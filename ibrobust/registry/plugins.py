@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
+
+from ibrobust.function_names import use_plugins
 
 ENTRY_POINT_GROUP = "ibrobust.models"
 
@@ -22,17 +24,16 @@ def plugin_card_paths() -> dict[str, Path]:
     A plugin that fails is named in a warning and skipped, and so is a second model of the same name.
     """
     found: dict[str, Path] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            paths = _card_files(point.load()())
-        except Exception as error:  # a plugin's error must not stop the others
-            _skip(point.name, point.value, f"{type(error).__name__}: {error}")
-            continue
-        for path in paths:
+
+    def add(name: str, cards: Callable[[], object]) -> None:
+        for path in _card_files(cards()):
             if path.stem in found:
-                _skip(point.name, point.value, f"its model {path.stem!r} is also in {found[path.stem].parent}")
+                reason = f"its model {path.stem!r} is also in {found[path.stem].parent}"
+                warnings.warn(f"The model plugin {name!r} was skipped: {reason}", stacklevel=4)
             else:
                 found[path.stem] = path
+
+    use_plugins(ENTRY_POINT_GROUP, "model", add)
     return found
 
 
@@ -49,7 +50,3 @@ def _card_files(offered: object) -> list[Path]:
             raise FileNotFoundError(f"{str(missing[0])!r} is not a card file")
         return paths
     raise TypeError(f"it returned a {type(offered).__name__} instead of a folder or a list of card files")
-
-
-def _skip(name: str, value: str, reason: str) -> None:
-    warnings.warn(f"The model plugin {name!r} ({value}) was skipped: {reason}", stacklevel=3)

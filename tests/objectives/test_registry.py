@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ibrobust import function_names
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives import (
     Loss,
@@ -39,7 +40,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def with_plugins(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
     monkeypatch.setattr(registry, "_plugins_loaded", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr(function_names, "entry_points", lambda group: [p for p in points if p.group == group])
 
 
 def point(name: str, value: str) -> EntryPoint:
@@ -83,7 +84,9 @@ def test_plugin_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch):
 
 def test_plugin_that_raises_is_named_and_skipped(monkeypatch: pytest.MonkeyPatch):
     with_plugins(monkeypatch, point("broken", "no_such_plugin:Thing"))
-    with pytest.warns(UserWarning, match=r"'broken' \(no_such_plugin:Thing\) was skipped: No module named"):
+    with pytest.warns(
+        UserWarning, match=r"'broken' \(no_such_plugin:Thing\) was skipped: ModuleNotFoundError: No module named"
+    ):
         names = list_objectives()
     assert "broken" not in names
     assert "knn_ib" in names
