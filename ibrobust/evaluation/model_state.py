@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,9 +91,3 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
-
-
-def derive_seed(seed: int, *parts: object) -> int:
-    """Return a seed in [0, 2^31), determined by all parts, so that each piece of work has its own seed."""
-    text = "\x1f".join([str(seed), *(repr(part) for part in parts)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

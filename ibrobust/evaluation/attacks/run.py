@@ -27,9 +27,10 @@ from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
-from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
+from ibrobust.seeds import evaluation_seed
 
 
 def run_attacks(
@@ -231,7 +232,7 @@ class _Run:
 
     def _attack_batch(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Any]:
         device = model_device(self.model)
-        seed = derive_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
+        seed = evaluation_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
         torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
         with torch.no_grad():

@@ -12,10 +12,10 @@ from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Attempt, Subject
-from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
+from ibrobust.seeds import evaluation_seed
 
 # Stages of the worst-case attack, by name.
 STEPS = "untargeted"
@@ -124,7 +124,7 @@ def run_attacks_for_audit(
         subject.labels,
         epsilon=epsilon,
         surrogate=surrogate,
-        seed=derive_seed(subject.seed, "worst case"),
+        seed=evaluation_seed(subject.seed, "worst case"),
         batch_size=subject.batch_size,
         queries=subject.effort.total_queries,
         progress=False,
@@ -223,7 +223,7 @@ def _harder(subject: Subject, which: Tensor, found: _Counterexamples) -> Tensor:
 
 def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     attack = create_attack("Square", n_queries=subject.effort.queries)
-    seed = derive_seed(subject.seed, "square")
+    seed = evaluation_seed(subject.seed, "square")
     adversarial, _ = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
     return adversarial
 

@@ -11,7 +11,8 @@ from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, NATS, PINTOR, Check
 from ibrobust.evaluation.audit.statistics import exceeds
 from ibrobust.evaluation.audit.subject import Subject, spread_evenly
-from ibrobust.evaluation.model_state import derive_seed, isolated_rng
+from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.seeds import evaluation_seed
 
 ZERO_SHARE = 0.01
 # float32 has 24 bits: beyond this margin the softmax of the own class is 1, and what cross-entropy's gradient says
@@ -96,7 +97,7 @@ def check_gradient_matches_differences(subject: Subject) -> Check:
 
 def _explained(subject: Subject, images: Tensor, labels: Tensor, distances: list[float]) -> Tensor:
     """Return (distances, B): the share of the margin's change that the gradient explains; NaN where there is none."""
-    seed = derive_seed(subject.seed, "gradient_matches_differences", "draws")
+    seed = evaluation_seed(subject.seed, "gradient_matches_differences", "draws")
     # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
     with isolated_rng(seed):
         gradient, _, _ = loss_gradient(subject.target, images, labels, margin)
@@ -133,7 +134,7 @@ def check_stable_predictions(subject: Subject) -> Check:
     name, threshold = "predictions_stable", f"median at most {100 * UNSTABLE:g}%, with 95% confidence"
     some = spread_evenly(len(subject.images), 64).to(subject.images.device)
     images, labels = subject.images[some], subject.labels[some]
-    seed = derive_seed(subject.seed, name, "draws")
+    seed = evaluation_seed(subject.seed, name, "draws")
     generator = subject.generator(name)
     with isolated_rng(seed):
         before = margin(subject.target(images), labels)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
 from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
-from ibrobust.evaluation.model_state import derive_seed, isolated_rng
+from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.seeds import evaluation_seed
 
 SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
 
@@ -91,7 +92,7 @@ def check_epsilon_zero(subject: Subject) -> Check:
     every = torch.ones_like(subject.clean)
     attacked = subject.pgd(every, "epsilon zero", loss="margin", epsilon=0.0, steps=1).images
     # A stochastic model draws the same numbers for both.
-    seed = derive_seed(subject.seed, "epsilon zero", "draws")
+    seed = evaluation_seed(subject.seed, "epsilon zero", "draws")
     with isolated_rng(seed):
         before = subject.wrong(every, subject.images)
     with isolated_rng(seed):

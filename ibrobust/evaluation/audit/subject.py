@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.losses import AttackLoss
 from ibrobust.evaluation.attacks.pgd import pgd, random_start
-from ibrobust.evaluation.model_state import derive_seed
 from ibrobust.evaluation.predictions import is_correct
+from ibrobust.seeds import evaluation_seed
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Subject:
 
     def generator(self, name: str) -> torch.Generator:
         """Return a generator of this check's own."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, name))
+        return torch.Generator().manual_seed(evaluation_seed(self.seed, name))
 
     @property
     def stochastic(self) -> bool:

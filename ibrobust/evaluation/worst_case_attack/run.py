@@ -13,13 +13,14 @@ from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
-from ibrobust.evaluation.model_state import derive_seed, evaluation_mode, isolated_rng, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search
 from ibrobust.live_line import LiveLine, following
+from ibrobust.seeds import evaluation_seed
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
@@ -148,7 +149,7 @@ class _Run:
         found = guards.warnings(search, by_guards=by_guards)
         fired = bool(by_guards or found)
         if fired:
-            seed = derive_seed(self.seed, "random restarts")
+            seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
             more = guards.MORE_QUERIES
             if queries is not None:
@@ -156,7 +157,7 @@ class _Run:
             by_guards += self._guards(search.left, more)
             found = guards.warnings(search, by_guards=by_guards)
         share = guards.MORE_FAB_ONE_IN if fired else guards.FAB_ONE_IN
-        seed_of_fab = derive_seed(self.seed, "FAB-T")
+        seed_of_fab = evaluation_seed(self.seed, "FAB-T")
         self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(search, seed_of_fab, one_in=share))
         if escalate:
             self.stage("AutoAttack", self._autoattack)
@@ -167,10 +168,10 @@ class _Run:
         search = self.search
         broken = self.stage(
             "random corners",
-            lambda: guards.random_corners(search, positions, derive_seed(self.seed, "random corners", queries)),
+            lambda: guards.random_corners(search, positions, evaluation_seed(self.seed, "random corners", queries)),
         )
         broken += self.stage(
-            "Square", lambda: guards.square(search, positions, derive_seed(self.seed, "Square", queries), queries)
+            "Square", lambda: guards.square(search, positions, evaluation_seed(self.seed, "Square", queries), queries)
         )
         return broken
 
@@ -204,7 +205,7 @@ class _Run:
         with ExitStack() as stack:
             counter = stack.enter_context(counting_passes(search.model))
             other = None if self.surrogate is None else stack.enter_context(counting_passes(self.surrogate))
-            stack.enter_context(isolated_rng(derive_seed(self.seed, name)))
+            stack.enter_context(isolated_rng(evaluation_seed(self.seed, name)))
             work()
         fell = before[search.broken[before]].tolist()
         for position in fell:

@@ -13,7 +13,7 @@ from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.bfloat16 import search as search_copy
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
 from ibrobust.evaluation.bfloat16.copy import differentiable_copy, low_precision_copy, margins_of
-from ibrobust.evaluation.model_state import derive_seed
+from ibrobust.seeds import evaluation_seed
 
 EPSILON = 0.1
 AUTOATTACK = "AutoAttack:n_iter=10,n_queries=50"
@@ -239,7 +239,7 @@ def test_where_bfloat16_is_slow_the_model_is_attacked_and_that_is_said(
     monkeypatch.setattr(search_copy, question, lambda *arguments: False)
     with pytest.warns(UserWarning, match="not faster here"):
         (found,) = run_attacks(robust_model, *data, attacks=["PGD:steps=3,precision=bf16"], epsilons=[EPSILON])
-    seed = derive_seed(0, "PGD:precision=bf16,steps=3", EPSILON, 0)
+    seed = evaluation_seed(0, "PGD:precision=bf16,steps=3", EPSILON, 0)
     plain, _ = attack_batch(robust_model, *data, read_attack("PGD:steps=3"), epsilon=EPSILON, seed=seed)
     assert found.attacked_correct == tuple((robust_model(plain).argmax(dim=1) == data[1]).tolist())
 
