@@ -210,6 +210,7 @@ def main(studies: list[str]) -> None:
 
     for study in studies:
         for content in study_results(stored_study(study)):
+            content.pop("examples", None)  # pictures, which no number comes from
             write_text(RECORDS / study / f"{content['model']}.json", json.dumps(content, indent=1) + "\n")
     for folder in (folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()):
         known = read_records(folder.name)

@@ -27,6 +27,7 @@ from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.scoring import clean_accuracy, unit_batches
 from ibrobust.study.cells import Cell
+from ibrobust.study.examples import adversarial_examples
 from ibrobust.study.information_plane import information_plane, snapshot_path
 from ibrobust.study.results import RESULTS_FILE, Results, Row, card_rows, rows_of
 from ibrobust.study.spec import Audit, Entropies, Evaluations
@@ -100,6 +101,9 @@ def measure(
         for name in work.chosen(evaluations.audit.decoders, "audit"):
             for epsilon in evaluations.audit.eps:
                 work.audit(name, evaluations.audit, epsilon, None if cell.recipe is None else card)
+    epsilons = [epsilon for each in (sweep, attacks, evaluations.audit) if each is not None for epsilon in each.eps]
+    if any(epsilons):
+        results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
     if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
         planes = results.content.setdefault("information_plane", {})
         for epoch in plane.epochs:
@@ -175,6 +179,12 @@ class _Measuring:
             num_neighbors=wanted.num_neighbors,
             seed=self._cell.seed,
         ).to_dict()
+
+    def examples(self, epsilon: float) -> dict[str, Any]:
+        self._stage("adversarial images")
+        return adversarial_examples(
+            next(iter(self._models.values())), self._data, epsilon=epsilon, seed=self._cell.seed
+        )
 
     def sweep(self, name: str, epsilons: Sequence[float], test: Split) -> None:
         part, model, what = self._results.of(name), self._models[name], f"FGSM sweep {name}"

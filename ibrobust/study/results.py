@@ -24,8 +24,8 @@ class Results:
     """The results of one model, kept in a file after each measurement.
 
     Its content has `model`, `weights` (their SHA-256), `dataset`, `dataset_fingerprint`, `decoders` (by name, each with
-    `fgsm`, `attacks` with a result for every image, and `audits`), and `information`, `train_accuracy` and
-    `information_plane`, if they were measured.
+    `fgsm`, `attacks` with a result for every image, and `audits`), and `information`, `train_accuracy`,
+    `information_plane` and `examples`, if they were measured.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -106,16 +106,21 @@ def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def results_of_card(card: ModelCard) -> dict[str, Any]:
-    """Return the results that a card carries, without those for every image."""
-    stored = card.evaluations
-    decoders: dict[str, Any] = {}
-    for name in card.decoders:
-        audit = (stored.get("audit") or {}).get(name)
-        decoders[name] = {
-            "fgsm": (stored.get("fgsm") or {}).get(name),
-            "attacks": ((stored.get("attacks") or {}).get(name) or {}).get("results", []),
-            "audits": [audit] if audit else [],
+    """Return the results that a card carries on its own test images, without those for every image."""
+
+    def of(key: str, decoder: str) -> dict[str, Any]:
+        found: dict[str, Any] = (card.evaluations.get(key) or {}).get(decoder) or {}
+        own = card.dataset.fingerprint
+        return found if found.get("dataset_fingerprint", own) == own else {}
+
+    decoders = {
+        name: {
+            "fgsm": of("fgsm", name),
+            "attacks": of("attacks", name).get("results", []),
+            "audits": [audit] if (audit := of("audit", name)) else [],
         }
+        for name in card.decoders
+    }
     return {"model": card.name, "decoders": decoders}
 
 

@@ -1,34 +1,55 @@
-"""The facts about each cell in a report, besides its numbers."""
+"""The facts about each model in a report, besides its numbers."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from ibrobust.registry import list_models, model_card
+from ibrobust.home import runs_dir
+from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.study.cells import expand
+from ibrobust.study.results import RESULTS_FILE
 from ibrobust.study.spec import Study
 from ibrobust.study.state import read_state
+from ibrobust.study.write_records import cell_folder
+from ibrobust.training.metrics_log import read_records
+
+# Of a line of a training's metrics: everything but its terms, which are in nats.
+NOT_A_TERM = {"epoch", "learning_rate", "images_per_second", "seconds"}
 
 
 def report_cells(study: Study) -> list[dict[str, Any]]:
-    """Return every cell's name, status, error, recipe, and the versions and hardware of its training."""
+    """Return every cell's name, status, error, and the facts about its model; see `model_facts`."""
     there = set(list_models())
     cells = []
     for cell in expand(study):
         state = read_state(study, cell.name)
-        card = model_card(cell.model) if cell.model in there else None
-        recipe = cell.recipe if cell.recipe is not None or card is None else card.recipe
-        training = card.training if card is not None else None
-        cells.append(
-            {
-                "name": cell.name,
-                "model": cell.model,
-                "status": state.status,
-                "error": state.error,
-                "recipe": recipe.model_dump(mode="json") if recipe is not None else {},
-                "versions": dict(training.versions) if training else {},
-                "hardware": training.hardware if training else "",
-                "seconds": training.seconds if training else None,
-            }
-        )
+        path = cell_folder(study, cell.name) / RESULTS_FILE
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        facts = model_facts(model_card(cell.model)) if cell.model in there else {}
+        if cell.recipe is not None:
+            facts["recipe"] = cell.recipe.model_dump(mode="json")
+        if results:
+            facts["dataset"] = results["dataset"]
+            facts["examples"] = results.get("examples")
+        cells.append({**facts, "name": cell.name, "status": state.status, "error": state.error})
     return cells
+
+
+def model_facts(card: ModelCard) -> dict[str, Any]:
+    """Return a model's name, data set, recipe, the versions and hardware of its training, and its training curves.
+
+    The curves, `training`, have the terms of each epoch by name, if the folder of the run is on this machine.
+    """
+    training = card.training
+    epochs = read_records(runs_dir() / card.name / "metrics.jsonl")
+    return {
+        "name": card.name,
+        "status": "done",
+        "dataset": card.dataset.name,
+        "recipe": card.recipe.model_dump(mode="json") if card.recipe is not None else {},
+        "versions": dict(training.versions) if training else {},
+        "hardware": training.hardware if training else "",
+        "seconds": training.seconds if training else None,
+        "training": [{key: value for key, value in line.items() if key not in NOT_A_TERM} for line in epochs],
+    }

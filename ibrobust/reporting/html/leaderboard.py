@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
-from ibrobust.reporting.figures.series import sweep_records
+from ibrobust.reporting.figures.series import WORST_CASE, sweep_records
 from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, Column, Entry, Measure, Row
 
 MOST_EPSILONS = 4
+IN_L2 = f"{WORST_CASE}, L2"
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class Leaderboard:
     rows: tuple[tuple[Entry, ...], ...]
 
 
-def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
+def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | None = None) -> Leaderboard:
     """Return the leaderboard: one row per attacked cell and decoder, or per scored one if none was attacked.
+
+    Of each epsilon, the accuracies under FGSM, in the attacks' worst case and in the audit's stand side by side.
 
     The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
     undecided, not real), then of falling accuracy in the audit's worst case, in the attacks' worst case, under FGSM,
@@ -38,29 +41,32 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
         if record.decoder:
             by_row.setdefault((record.cell, record.decoder), []).append(record)
     clean = "test_accuracy" if any(record.quantity == "test_accuracy" for record in records) else "clean_accuracy"
+    swept_at = _epsilons(records, "accuracy", "FGSM")
+    attacked_at = _few(_epsilons(records, "worst_case_accuracy", WORST_CASE))
+    audited_at = _few(_epsilons(records, "audit_worst_case_accuracy", ""))
+    beside = [epsilon for epsilon in swept_at if epsilon in {*attacked_at, *audited_at}]
+    alone = _few([epsilon for epsilon in swept_at if epsilon not in beside], MOST_EPSILONS - len(beside))
     measures = [
         Measure(clean),
-        *(Measure("accuracy", "FGSM", epsilon) for epsilon in _few(_epsilons(records, "accuracy", "FGSM"))),
+        *(Measure("accuracy", "FGSM", epsilon) for epsilon in sorted({*beside, *alone})),
+        *(Measure("worst_case_accuracy", WORST_CASE, epsilon) for epsilon in attacked_at),
+        *(Measure("audit_worst_case_accuracy", "", epsilon) for epsilon in audited_at),
         *(
-            Measure("worst_case_accuracy", "worst case", epsilon)
-            for epsilon in _few(_epsilons(records, "worst_case_accuracy", "worst case"))
-        ),
-        *(
-            Measure("audit_worst_case_accuracy", "", epsilon)
-            for epsilon in _few(_epsilons(records, "audit_worst_case_accuracy", ""))
+            Measure("worst_case_accuracy", IN_L2, epsilon)
+            for epsilon in _few(_epsilons(records, "worst_case_accuracy", IN_L2))
         ),
     ]
     rows = []
     for (cell, decoder), of_it in by_row.items():
         found = [measure.of(of_it) for measure in measures]
         if any(found):
-            rows.append(Row(cell, decoder, of_it, found))
+            rows.append(Row(cell, decoder, of_it, found, (datasets or {}).get(cell, "")))
     if any(any(row.found[1:]) for row in rows):
         # Decoders that were fitted only for another figure were never attacked and are not shown.
         rows = [row for row in rows if any(row.found[1:])]
     kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
     measures = [measures[index] for index in kept]
-    rows = [Row(row.cell, row.decoder, row.records, [row.found[index] for index in kept]) for row in rows]
+    rows = [replace(row, found=[row.found[index] for index in kept]) for row in rows]
     rows.sort(key=Row.rank)
     best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
     audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
@@ -71,11 +77,19 @@ def leaderboard(records: Sequence[StudyRecord]) -> Leaderboard:
     told = [
         place for place in range(len(DESCRIPTIONS)) if place < 2 or len({entries[place] for entries in described}) > 1
     ]
-    numbers = list(range(len(measures) - 1, -1, -1))
+    numbers = sorted(
+        range(len(measures)), key=lambda index: (measures[index].attack == IN_L2, measures[index].epsilon or 0)
+    )
     columns = (
         *((Column("verdict", f"audit {where}".strip(), "robustness, gradient"),) if audits else ()),
         *(DESCRIPTIONS[place] for place in told),
-        *(_column(measures[index], [row.found[index] for row in rows]) for index in numbers),
+        *(
+            replace(
+                _column(measures[index], [row.found[index] for row in rows]),
+                starts=place == 0 or measures[index].epsilon != measures[numbers[place - 1]].epsilon,
+            )
+            for place, index in enumerate(numbers)
+        ),
         *((Column("unattacked", "no gradient", "% of images", falling=True),) if shares else ()),
     )
     return Leaderboard(
@@ -110,7 +124,9 @@ def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:
         "audit_worst_case_accuracy": "audit worst case",
     }
     label, key = names[measure.quantity], measure.quantity
-    if measure.epsilon is not None:
+    if measure.attack == IN_L2:
+        label, key = f"{label} L2 {measure.epsilon:g}", f"{key}-L2-{measure.epsilon:g}"
+    elif measure.epsilon is not None:
         label += f" {format_epsilon(measure.epsilon)}"
         key += f"-{255 * measure.epsilon:.3g}"
     return Column(key, label, unit, falling=True)
@@ -126,9 +142,9 @@ def _epsilons(records: Iterable[StudyRecord], quantity: str, attack: str) -> lis
     )
 
 
-def _few(epsilons: Sequence[float]) -> list[float]:
-    """Return some of the epsilons, evenly spaced in their order, the largest always among them."""
-    if len(epsilons) <= MOST_EPSILONS:
+def _few(epsilons: Sequence[float], most: int = MOST_EPSILONS) -> list[float]:
+    """Return at most so many of the epsilons, evenly spaced in their order, the largest always among them."""
+    if len(epsilons) <= most:
         return list(epsilons)
-    step = len(epsilons) / MOST_EPSILONS
-    return [epsilons[round((index + 1) * step) - 1] for index in range(MOST_EPSILONS)]
+    step = len(epsilons) / max(most, 1)
+    return [epsilons[round((index + 1) * step) - 1] for index in range(most)]

@@ -27,6 +27,7 @@ class Column:
         unit: below the label: per cent, and the number of images.
         numeric: whether it sorts by number.
         falling: whether the first sort puts the largest on top.
+        starts: whether it is the first column of an epsilon.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Column:
     unit: str = ""
     numeric: bool = True
     falling: bool = False
+    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ DESCRIPTIONS = (
     Column("noise", "noise", numeric=False),
     Column("setting", "setting", numeric=False),
     Column("seed", "seed"),
+    Column("dataset", "images", numeric=False),
 )
 
 
@@ -91,6 +94,7 @@ class Row:
     decoder: str
     records: Sequence[StudyRecord]
     found: Sequence[StudyRecord | None]
+    dataset: str = ""
 
     @property
     def audit(self) -> StudyRecord | None:
@@ -134,6 +138,7 @@ class Row:
             Entry(noise or "–", noise),
             Entry(first.setting or "–", first.setting),
             Entry("–", "") if first.seed is None else Entry(str(first.seed), str(first.seed)),
+            Entry(self.dataset or "–", self.dataset),
         )
 
     def number(self, measure: Measure, record: StudyRecord | None, best: float | None) -> Entry:

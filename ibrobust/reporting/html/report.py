@@ -1,4 +1,4 @@
-"""A study's report: one self-contained HTML file."""
+"""The report of a study or of all models: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
-from ibrobust.reporting.html.charts import HEIGHT, WIDTH, epsilon_charts
+from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
+from ibrobust.reporting.html.training_curves import training_curves
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 from ibrobust.verdicts import read_verdict
 
@@ -36,16 +37,21 @@ def write_report(
     figures: Sequence[Path],
     cells: Sequence[Mapping[str, Any]],
     out: Path,
+    made: str = "",
+    home: str = "",
 ) -> Path:
-    """Write the report of a study to `out`, as one self-contained HTML file; return `out`.
+    """Write the report of a study, or of all models, to `out`, as one self-contained HTML file; return `out`.
 
     Args:
         title: of the study.
         records: its records.csv.
         figures: PNG and SVG files, in the order they appear. Of two that differ only in their ending, the SVG is shown.
         cells: of the study, each a mapping with `name`, `status` (such as done or failed), and if known `error`,
-            `recipe` (field to value), `versions` (package to version) and `hardware`.
+            `dataset`, `recipe` (field to value), `versions` (package to version), `hardware`, `training` (terms of each
+            epoch) and `examples` (see `ibrobust.study.examples`).
         out: path of the file.
+        made: the date, and the command that makes the report.
+        home: address of a page that the report belongs to, for a link.
 
     Raises:
         IbrobustError: the records or a figure cannot be read, or a cell has no name or status.
@@ -66,9 +72,12 @@ def write_report(
     html = environment.get_template("report.html.j2").render(
         title=title,
         summary=summary(known, shown),
-        board=leaderboard(known),
+        made=made,
+        home=home,
+        board=leaderboard(known, {cell["name"]: cell["dataset"] for cell in shown}),
+        records=base64.b64encode(records.read_bytes()).decode() if known else "",
         charts=epsilon_charts(known),
-        chart_size=(WIDTH, HEIGHT),
+        frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "size": (WIDTH, HEIGHT)},
         figures=[_figure(path) for path in _preferred(figures)],
         cells=shown,
         failed=[cell for cell in shown if cell["status"] == "failed"],
@@ -93,10 +102,29 @@ def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, 
         "name": str(name),
         "status": str(status),
         "error": str(cell.get("error") or ""),
+        "dataset": str(cell.get("dataset") or ""),
+        "curves": training_curves(cell.get("training") or ()),
+        "examples": _examples(cell.get("examples")),
         "recipe": {str(key): _plain(value) for key, value in (cell.get("recipe") or {}).items()},
         "versions": {str(key): str(value) for key, value in (cell.get("versions") or {}).items()},
         "hardware": str(cell.get("hardware") or ""),
         "numbers": [_number(record) for record in records if record.cell == name],
+    }
+
+
+def _examples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the adversarial images of a cell with a caption per column."""
+    if not found:
+        return None
+    columns = zip(found["labels"], found["predicted"], found["attacked"], strict=True)
+    return {
+        "attack": found["attack"],
+        "epsilon": format_epsilon(found["epsilon"]),
+        "source": f"data:image/png;base64,{found['image']}",
+        "columns": [
+            {"label": label, "predicted": before, "attacked": after, "is_broken": before == label != after}
+            for label, before, after in columns
+        ],
     }
 
 

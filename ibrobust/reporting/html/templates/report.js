@@ -25,6 +25,62 @@ for (const table of document.querySelectorAll("table.board")) {
   });
 }
 
+// Search and filters: a row is shown if it has every word, and every chosen value.
+for (const table of document.querySelectorAll("table.board")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const rows = [...table.tBodies[0].rows];
+  const title = (place) => heads[place].querySelector("span").textContent;
+  const value = (row, place) => (row.cells[place].dataset.sort === "" ? "" : row.cells[place].textContent.trim());
+  const search = document.getElementById("search");
+  const chosen = [];
+  heads.forEach((head, place) => {
+    const values = [...new Set(rows.map((row) => value(row, place)))].filter(Boolean).sort();
+    const few = values.length > 1 && values.length <= 12 && place > 0;
+    if (!few || (head.dataset.numeric === "true" && head.dataset.key !== "verdict")) return;
+    const label = document.createElement("label");
+    const select = document.createElement("select");
+    select.dataset.key = head.dataset.key;
+    select.add(new Option("all", ""));
+    values.forEach((one) => select.add(new Option(one)));
+    label.append(`${title(place)} `, select);
+    document.getElementById("filters").append(label);
+    chosen.push([place, select]);
+  });
+  const show = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word))
+        || !chosen.every(([place, select]) => !select.value || value(row, place) === select.value);
+    }
+    const count = rows.filter((row) => !row.hidden).length;
+    document.getElementById("shown").textContent = count < rows.length ? `${count} of ${rows.length} rows` : "";
+  };
+  [search, ...chosen.map(([, select]) => select)].forEach((one) => one.addEventListener("input", show));
+
+  // The rows that are shown, in their order: numbers as they were measured, not as they are rounded.
+  const exact = (cell, head) => {
+    if (cell.dataset.sort === "") return null;
+    return head.dataset.numeric === "true" && head.dataset.key !== "verdict" ? Number(cell.dataset.sort) : cell.textContent.trim();
+  };
+  const quoted = (field) => (field === null ? "" : /[",\n]/.test(field) ? `"${String(field).replaceAll('"', '""')}"` : String(field));
+  for (const button of document.querySelectorAll("button[data-format]")) {
+    button.addEventListener("click", () => {
+      const names = heads.map((_, place) => title(place));
+      const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+      const fields = shown.map((row) => heads.map((head, place) => exact(row.cells[place], head)));
+      const csv = () => [names, ...fields].map((line) => line.map(quoted).join(",") + "\n").join("");
+      const json = () => JSON.stringify(fields.map((line) => Object.fromEntries(line.map((field, place) => [names[place], field]))), null, 1);
+      const format = button.dataset.format;
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([format === "csv" ? csv() : json()], { type: `text/${format}` }));
+      link.download = `leaderboard.${format}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+  }
+}
+
 // The charts: read the nearest point out, under the pointer or by the arrow keys.
 for (const plot of document.querySelectorAll(".plot")) {
   const svg = plot.querySelector("svg");
