@@ -23,6 +23,7 @@ from ibrobust.cli import (
     export,
     listing,
     recipes,
+    report,
     study,
     train,
     verify,
@@ -51,6 +52,7 @@ app.command("entropy")(entropy.entropy)
 app.command("list")(listing.list_command)
 app.command("show")(listing.show)
 app.command("add")(add.add)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(study.app, name="study")

@@ -1,9 +1,15 @@
-"""Tables on the terminal or in a pipe, with no number ever cut off."""
+"""Tables on the terminal or in a pipe, with no number ever cut off; the command that was given."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from datetime import datetime, timezone
+
 from rich.console import Console
 from rich.table import Table
+
+from ibrobust import __version__
 
 # Wider than any table; what a table would need if nothing held it back.
 UNBOUNDED = 10_000
@@ -20,3 +26,9 @@ def print_table(table: Table) -> None:
     if needed > console.width:
         console = Console(width=needed)
     console.print(table)
+
+
+def made_now() -> str:
+    """Return the date and this command, for a report."""
+    command = shlex.join(["ibrobust", *sys.argv[1:]])
+    return f"Made on {datetime.now(timezone.utc):%Y-%m-%d} with ibrobust {__version__}: {command}"

@@ -115,6 +115,7 @@ def report(
 
     from rich.console import Console
 
+    from ibrobust.cli.printing import made_now
     from ibrobust.reporting.html.report import write_report
     from ibrobust.study.summary import report_cells
 
@@ -130,6 +131,7 @@ def report(
         figures=drawn,
         cells=report_cells(found),
         out=target,
+        made=made_now(),
     )
     Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import tarfile
 import zipfile
@@ -16,6 +17,7 @@ from ibrobust.reporting.html.charts import epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.report import TEMPLATES, write_report
 from ibrobust.reporting.html.summary import summary
+from ibrobust.reporting.html.training_curves import training_curves
 
 # What would run, or break the page open, wherever a name goes: into text, into attributes, into a style or a script.
 EVIL = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
@@ -119,7 +121,7 @@ def test_every_link_leads_somewhere(write):
     page = Page(write(cells=[cell("one", "failed", versions={"torch": "2"})]))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    links = [attrs["href"][1:] for tag, attrs in page.tags if tag == "a"]
+    links = [attrs["href"][1:] for tag, attrs in page.tags if tag == "a" and "download" not in attrs]
     assert len(links) == 5
     assert set(links) <= set(ids)
     for _, attrs in page.tags:
@@ -201,7 +203,78 @@ def test_the_templates_are_in_what_is_installed(tmp_path, kind):
     assert there <= names
 
 
+def test_the_page_carries_its_records_and_says_how_it_was_made(study_rows, write_records, tmp_path):
+    records = write_records(study_rows)
+    out = tmp_path / "r.html"
+    made = "Made on 2026-01-02 with <ibrobust>"
+    page = Page(write_report(title="a", records=records, figures=(), cells=(), out=out, made=made).read_text())
+    (link,) = [attrs["href"] for _, attrs in page.tags if attrs.get("download") == "records.csv"]
+    assert base64.b64decode(link.partition(",")[2]) == records.read_bytes()
+    assert made in page.text
+
+
+def test_a_cell_shows_its_adversarial_images_and_its_training(write):
+    examples = {
+        "attack": "PGD:steps=20",
+        "epsilon": 8 / 255,
+        "labels": ["cat", "dog"],
+        "predicted": ["cat", "cat"],
+        "attacked": ["dog", "cat"],
+        "image": "QUJD",
+    }
+    training = [{"loss": 2.0, "H[Z]": 1.0}, {"loss": 0.0, "H[Z]": math.nan}, {"loss": 1.0, "H[Z]": 0.5}]
+    page = Page(write(cells=[cell("one", examples=examples, training=training), cell("two")]))
+    assert [attrs["src"] for tag, attrs in page.tags if tag == "img"] == ["data:image/png;base64,QUJD"]
+    assert [text for text in page.text if "→" in text] == ["cat → dog", "cat → cat"]
+    assert [attrs["class"] for tag, attrs in page.tags if attrs.get("class") == "error"] == ["error"], "the broken one"
+    curves = training_curves(training)
+    places = {label: place for place, label in curves.y_ticks}
+    assert {"0", "2"} <= set(places)
+    assert [label for _, label in curves.x_ticks] == ["1", "2", "3"]
+    (_, loss), (_, entropy) = curves.lines
+    across = [place for place, _ in curves.x_ticks]
+    assert loss == f"M{across[0]} {places['2']}L{across[1]} {places['0']}L{across[2]} {places['1']}"
+    assert entropy.count("L") == 1, "NaN has no place"
+    assert training_curves(training[:1]) is None
+
+
 # The leaderboard
+
+
+def test_what_was_measured_at_one_epsilon_stands_side_by_side(records):
+    columns = leaderboard(records).columns
+    keys = [column.key for column in columns]
+    for epsilon, audited in ((4, []), (8, ["audit_worst_case_accuracy-8"])):
+        together = [f"accuracy-{epsilon}", f"worst_case_accuracy-{epsilon}", *audited]
+        first = keys.index(together[0])
+        assert keys[first : first + len(together)] == together
+        assert [column.starts for column in columns[first : first + len(together)]] == [True] + [False] * (
+            len(together) - 1
+        )
+
+
+def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
+    wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
+    rows = [*study_rows, {**wanted, "attack": "worst case, L2", "epsilon": 0.5, "value": 0.99}]
+    found = read_study_records(write_records([row for row in rows if not row.get("verdict")]))
+    board = leaderboard(found)
+    assert [entry.text for entry in column(board, "worst_case_accuracy-L2-0.5") if entry.sort] == ["99.0"]
+    assert "99.0%" not in " ".join(summary(found, []))
+
+
+def test_of_two_numbers_the_one_on_more_images_is_shown(study_rows, write_records):
+    wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
+    rows = [{**wanted, "value": 0.875, "num_images": 7}, *study_rows]
+    board = leaderboard(read_study_records(write_records(rows)))
+    assert "87.5" not in [entry.text for entry in column(board, "worst_case_accuracy-4")]
+
+
+def test_the_images_of_a_cell_are_a_column_where_they_differ(records):
+    cells = list(dict.fromkeys(record.cell for record in records))
+    same = leaderboard(records, dict.fromkeys(cells, "digits"))
+    assert "dataset" not in [column.key for column in same.columns]
+    two = leaderboard(records, {**dict.fromkeys(cells, "digits"), cells[0]: "cifar10"})
+    assert {entry.text for entry in column(two, "dataset")} == {"digits", "cifar10"}
 
 
 def test_numbers_are_those_of_the_records_in_per_cent(records):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +140,46 @@ def test_the_verdict_is_sorted_by_what_it_means(visit):
     head(page, "verdict").get_by_role("button").click()
     found = order(page, "verdict")
     assert list(dict.fromkeys(found)) == ["real, honest", "real, misleading", "not real, vanishing"]
+
+
+def shown(page: Any, key: str) -> list[str]:
+    place = [head.get_attribute("data-key") for head in page.locator(".board thead th").all()].index(key)
+    return page.locator(f".board tbody tr:not([hidden]) > :nth-child({place + 1})").all_inner_texts()
+
+
+def test_rows_are_searched_and_filtered(visit):
+    page = visit()
+    everything = list(zip(shown(page, "cell"), shown(page, "decoder"), strict=True))
+    page.get_by_label("Search").fill("KNN_ib logistic")
+    found = list(zip(shown(page, "cell"), shown(page, "decoder"), strict=True))
+    assert found == [row for row in everything if "knn_ib" in row[0] and row[1] == "logistic"]
+    assert page.locator("#shown").inner_text() == f"{len(found)} of {len(everything)} rows"
+    page.get_by_label("Search").fill("")
+    page.locator('select[data-key="decoder"]').select_option("head")
+    assert set(shown(page, "decoder")) == {"head"}
+    assert len(shown(page, "decoder")) == sum(decoder == "head" for _, decoder in everything)
+    page.locator('select[data-key="decoder"]').select_option("all")
+    assert len(shown(page, "cell")) == len(everything)
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_what_is_shown_can_be_downloaded_with_its_exact_numbers(visit, width):
+    page = visit(width)
+    page.locator('select[data-key="decoder"]').select_option("head")
+    files = {}
+    for name in ("CSV", "JSON"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        assert download.value.suggested_filename == f"leaderboard.{name.lower()}"
+        files[name] = Path(download.value.path()).read_text(encoding="utf-8")
+    from_json = json.loads(files["JSON"])
+    from_csv = list(csv.DictReader(files["CSV"].splitlines()))
+    assert [row["cell"] for row in from_json] == [row["cell"] for row in from_csv] == shown(page, "cell")
+    exact = page.locator('.board tbody tr:not([hidden]) td[data-label="clean"]').first.get_attribute("data-sort")
+    assert from_json[0]["clean"] == float(from_csv[0]["clean"]) == float(exact)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="all records").click()
+    assert download.value.suggested_filename == "records.csv"
 
 
 def test_a_curve_is_read_under_the_pointer(visit):

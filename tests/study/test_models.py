@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from ibrobust.data import load_dataset
@@ -22,6 +26,7 @@ from ibrobust.registry.card import read_card
 from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
+from ibrobust.study.examples import COUNT, adversarial_examples
 from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_card, rows_of
 from ibrobust.study.write_cards import study_results, write_cards
 from ibrobust.study.write_records import cell_folder, settings_of
@@ -172,6 +177,24 @@ def register_other_weights(name: str) -> None:
     card = read_card(path)
     weights = card.weights.model_copy(update={"sha256": "0" * 64})
     path.write_text(card.model_copy(update={"weights": weights}).to_text())
+
+
+def test_some_adversarial_images_are_kept_for_the_report():
+    data, model = load_dataset("digits"), load_model("cross_entropy-digits")
+    found = adversarial_examples(model, data, epsilon=16 / 255, seed=0)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["image"])))).astype(float)
+    height, width = data.test.images.shape[-2:]
+    assert sheet.shape == (3 * height, COUNT * width, 3)
+    images, perturbations, adversarial = (sheet[row * height : (row + 1) * height] for row in range(3))
+    chosen = data.test.subset(COUNT)
+    assert np.array_equal(images, np.concatenate([image.permute(1, 2, 0).numpy() for image in chosen.images], axis=1))
+    change = adversarial - images
+    assert 15 <= np.abs(change).max() <= 16
+    assert np.abs((perturbations / 255 - 0.5) * 32 - change).max() <= 1, "black is -epsilon, white is epsilon"
+    points = torch.from_numpy(adversarial / 255).float().reshape(height, COUNT, width, 3).permute(1, 3, 0, 2)
+    assert found["attacked"] == [data.class_names[label] for label in model(points).argmax(dim=1).tolist()]
+    assert found["labels"] == [data.class_names[label] for label in chosen.labels.tolist()]
+    assert found["labels"] != found["attacked"]
 
 
 def test_patterns_are_the_models_that_there_are(tmp_path: Path):

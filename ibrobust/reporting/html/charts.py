@@ -15,7 +15,7 @@ from ibrobust.reporting.unattacked import DAGGER
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 10, 42
+LEFT, RIGHT, TOP, BOTTOM = 54, 24, 10, 42
 DARK_BASELINE = "#ffffff"
 DASHES = {"-": "", "--": "7 4", "-.": "8 3 2 3", DOTTED: "1.5 3"}
 # Outlines around the origin, in the shapes of matplotlib's markers.

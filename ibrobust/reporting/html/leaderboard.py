@@ -45,7 +45,7 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     attacked_at = _few(_epsilons(records, "worst_case_accuracy", WORST_CASE))
     audited_at = _few(_epsilons(records, "audit_worst_case_accuracy", ""))
     beside = [epsilon for epsilon in swept_at if epsilon in {*attacked_at, *audited_at}]
-    alone = _few([epsilon for epsilon in swept_at if epsilon not in beside], MOST_EPSILONS - len(beside))
+    alone = _few([epsilon for epsilon in swept_at if epsilon not in beside], MOST_EPSILONS - len(beside) - bool(beside))
     measures = [
         Measure(clean),
         *(Measure("accuracy", "FGSM", epsilon) for epsilon in sorted({*beside, *alone})),
@@ -71,7 +71,7 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
     audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
     where = format_epsilon(audits[0]) if len(audits) == 1 else ""
-    shares = any(row.unattacked is not None for row in rows)
+    shares = any(row.unattacked for row in rows)
     described = [row.description() for row in rows]
     # Columns with the same value in every row are left out, except for the names.
     told = [

@@ -76,16 +76,16 @@ class Measure:
     epsilon: float | None = None
 
     def of(self, records: Iterable[StudyRecord]) -> StudyRecord | None:
-        """Return the record with the number; None if it is missing or has no number."""
-        for record in records:
-            if (
-                record.quantity == self.quantity
-                and record.epsilon == self.epsilon
-                and (record.attack == self.attack or not self.attack)
-                and math.isfinite(record.value)
-            ):
-                return record
-        return None
+        """Return the record with the number, of several the one on the most images; None if there is no number."""
+        found = [
+            record
+            for record in records
+            if record.quantity == self.quantity
+            and record.epsilon == self.epsilon
+            and (record.attack == self.attack or not self.attack)
+            and math.isfinite(record.value)
+        ]
+        return max(found, key=lambda record: record.num_images or 0, default=None)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class Row:
 
     @property
     def audit(self) -> StudyRecord | None:
-        return next((record for record in self.records if record.verdict), None)
+        """The audit, of several that at the largest epsilon."""
+        audits = (record for record in self.records if record.verdict)
+        return max(audits, key=lambda record: record.epsilon or 0.0, default=None)
 
     @property
     def verdict(self) -> Verdict | None:

@@ -20,6 +20,7 @@ from ibrobust.reporting.html.training_curves import training_curves
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 from ibrobust.verdicts import read_verdict
 
+MOST_CHARTS = 6  # more are folded away
 TEMPLATES = Path(__file__).parent / "templates"
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 CAPTIONS = {
@@ -39,6 +40,7 @@ def write_report(
     out: Path,
     made: str = "",
     home: str = "",
+    unit: str = "cell",
 ) -> Path:
     """Write the report of a study, or of all models, to `out`, as one self-contained HTML file; return `out`.
 
@@ -52,6 +54,7 @@ def write_report(
         out: path of the file.
         made: the date, and the command that makes the report.
         home: address of a page that the report belongs to, for a link.
+        unit: what the report is about: cells, or models.
 
     Raises:
         IbrobustError: the records or a figure cannot be read, or a cell has no name or status.
@@ -71,12 +74,14 @@ def write_report(
     )
     html = environment.get_template("report.html.j2").render(
         title=title,
-        summary=summary(known, shown),
+        summary=summary(known, shown, unit=unit),
+        unit=unit,
         made=made,
         home=home,
         board=leaderboard(known, {cell["name"]: cell["dataset"] for cell in shown}),
         records=base64.b64encode(records.read_bytes()).decode() if known else "",
         charts=epsilon_charts(known),
+        most_charts=MOST_CHARTS,
         frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "size": (WIDTH, HEIGHT)},
         figures=[_figure(path) for path in _preferred(figures)],
         cells=shown,

@@ -9,27 +9,31 @@ from typing import Any
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
+from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.verdicts import read_verdict
 
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
 
-def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a few sentences; those without content are left out."""
+def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]], *, unit: str = "cell") -> list[str]:
+    """Return a few sentences; those without content are left out. A report is about cells, or about models."""
     return [
         sentence
-        for sentence in (_progress(cells), _audits(records), _most_robust(records), _overstated(records))
+        for sentence in (_progress(cells, unit), _audits(records), _most_robust(records), _overstated(records))
         if sentence
     ]
 
 
-def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
+def _progress(cells: Sequence[Mapping[str, Any]], unit: str) -> str:
     if not cells:
         return ""
+    count = f"{len(cells)} {unit if len(cells) == 1 else f'{unit}s'}"
+    if unit != "cell":
+        return f"{count}."
     counts = Counter(cell["status"] for cell in cells)
     others = [status for status in counts if status not in STATUSES]
     listed = [f"{counts[status]} {status}" for status in (*STATUSES, *others) if counts[status]]
-    return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}: {', '.join(listed)}."
+    return f"{count}: {', '.join(listed)}."
 
 
 def _audits(records: Sequence[StudyRecord]) -> str:
@@ -50,7 +54,11 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
         ("audit_worst_case_accuracy", "the audit's worst case"),
         ("worst_case_accuracy", "the worst case over attacks"),
     ):
-        found = [record for record in records if record.quantity == quantity and record.epsilon is not None]
+        found = [
+            record
+            for record in records
+            if record.quantity == quantity and record.epsilon is not None and record.attack in ("", WORST_CASE)
+        ]
         largest = max((record.epsilon or 0.0 for record in found), default=None)
         contenders = [
             record for record in found if record.epsilon == largest and (record.cell, record.decoder) not in refuted
@@ -74,7 +82,7 @@ def _interval(record: StudyRecord) -> str:
     n, share, z = record.num_images, record.value, 1.96
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return f" (95% interval {100 * (middle - half):.1f} to {100 * (middle + half):.1f}, n = {n:,})"
+    return f" (95% interval {abs(100 * (middle - half)):.1f} to {100 * (middle + half):.1f}, n = {n:,})"
 
 
 def _refuted(records: Sequence[StudyRecord]) -> dict[tuple[str, str], str]:

@@ -1,0 +1,68 @@
+"""`ibrobust report`: all models of this machine as one HTML page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, for example 'knn_ib*'.")] = "*",
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the models' data set in their cards. By default that of most models.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("ibrobust-report.html"),
+) -> None:
+    """Write the leaderboard of all models, yours and those that ship with ibrobust, as one HTML file.
+
+    The numbers are those of the cards: ibrobust attack --store, audit and study cards put them there.
+    """
+    from ibrobust.atomic import require_writable
+    from ibrobust.errors import IbrobustError
+    from ibrobust.registry import list_models, model_card
+
+    require_writable(out)
+    cards = []
+    for name in list_models(pattern):
+        try:
+            card = model_card(name)
+        except IbrobustError as error:
+            typer.echo(f"Note: {error}", err=True)
+            continue
+        cards.append(card)
+    counts = Counter(card.dataset.name for card in cards)
+    if dataset is None and counts:
+        dataset = counts.most_common(1)[0][0]
+    if not counts[dataset or ""]:
+        of_data = f" of the data set {dataset!r}" if dataset is not None else ""
+        raise IbrobustError(f"No model{of_data} matches {pattern!r}: ibrobust list shows all.")
+    others = [f"{name} ({count})" for name, count in counts.items() if name != dataset]
+    if others:
+        typer.echo(f"Note: left out were models of {', '.join(others)}: choose with --dataset.", err=True)
+    cards = [card for card in cards if card.dataset.name == dataset]
+
+    # These import torch, which takes seconds.
+    from tempfile import TemporaryDirectory
+
+    from ibrobust.cli.printing import made_now
+    from ibrobust.reporting.html.report import write_report
+    from ibrobust.study.results import results_of_card
+    from ibrobust.study.summary import model_facts
+    from ibrobust.study.write_records import rows_of_models, write_records
+
+    with TemporaryDirectory() as folder:
+        records = Path(folder) / "records.csv"
+        write_records(records, rows_of_models("registry", {card.name: results_of_card(card) for card in cards}))
+        write_report(
+            title=f"Models on this machine: {dataset}",
+            records=records,
+            figures=(),
+            cells=[model_facts(card) for card in cards],
+            out=out,
+            made=made_now(),
+            unit="model",
+        )
+    typer.echo(out)

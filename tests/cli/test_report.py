@@ -1,0 +1,35 @@
+"""`ibrobust report`: every model of this machine on one page."""
+
+from __future__ import annotations
+
+import csv
+import re
+from base64 import b64decode
+from pathlib import Path
+
+from ibrobust.registry import model_card
+
+
+def test_the_page_has_the_numbers_of_the_cards(run):
+    finished = run("report", "*w16-s0", "--out", "page.html")
+    assert finished.returncode == 0, finished.stderr
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert "Models on this machine: cifar10-jpeg" in text
+    assert "ibrobust report &#39;*w16-s0&#39; --out page.html" in text
+    records = b64decode(re.search(r'href="data:text/csv;base64,([^"]*)"', text)[1]).decode()
+    rows = list(csv.DictReader(records.splitlines()))
+    card = model_card("cross_entropy-w16-s0")
+    of_head = [row for row in rows if (row["model"], row["decoder"]) == (card.name, "head")]
+    sweep = card.evaluations["fgsm"]["head"]
+    found = {float(r["epsilon"]): float(r["value"]) for r in of_head if r["attack"] == "FGSM" and r["epsilon"]}
+    assert found == dict(zip(sweep["epsilons"], sweep["accuracy"], strict=True))
+    worst = [r for r in card.evaluations["attacks"]["head"]["results"] if r["attack"].startswith("worst case")]
+    shown = {float(r["epsilon"]): float(r["value"]) for r in of_head if r["quantity"] == "worst_case_accuracy"}
+    assert shown == {r["epsilon"]: r["robust_accuracy"] for r in worst}
+
+
+def test_other_data_sets_are_named(run):
+    finished = run("report", "--dataset", "nothing")
+    assert finished.returncode == 2
+    assert "No model of the data set 'nothing' matches '*'" in finished.stderr
+    assert "ibrobust list" in finished.stderr
