@@ -15,7 +15,7 @@ FAB_ONE_IN, MORE_FAB_ONE_IN, LEAST_FAB = 125, 10, 4
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
-FAB_STEPS, FAB_TARGETS = 50, 3
+FAB_STEPS, FAB_TARGETS = 40, 3
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 
 

@@ -12,7 +12,7 @@ from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
 
 STEPS = 20
 START_STEPS = 10
-FURTHER_STEPS = 60
+FURTHER_STEPS = 50
 RESTARTS = 5
 # Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
@@ -80,8 +80,8 @@ def random_restarts(search: Search, seed: int) -> None:
 
 
 def further_steps(search: Search) -> None:
-    """Continue from the nearest point so far, towards the three nearest classes, if at most 10% of the gap remains."""
-    for rank in range(min(3, search.num_classes - 1)):
+    """Continue from the nearest point so far, towards the two nearest classes, if at most 10% of the gap remains."""
+    for rank in range(min(2, search.num_classes - 1)):
         for at in search.batches(search.closest(search.left, within=0.1)):
             run = climb(
                 search.target,
