@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ibrobust.errors import IbrobustError
 
+# Norms in which the distance of two images with pixels in [0, 1] may exceed 1.
+LONG_NORMS = ("L2", "L1")
 
-def parse_epsilon(text: str) -> float:
+
+def parse_epsilon(text: str, *, norm: str = "Linf") -> float:
     """Return the epsilon, in [0, 1] pixel scale, of a decimal or a fraction.
 
     Raises:
-        IbrobustError: the text is not a number, or the number is outside [0, 1].
+        IbrobustError: the text is not a number, or `check_epsilon` rejects it.
     """
-    return check_epsilon(_parse_number(text))
+    return check_epsilon(_parse_number(text), norm=norm)
 
 
 def _parse_number(text: str) -> float:
@@ -29,15 +32,15 @@ def _parse_number(text: str) -> float:
 Epsilons = float | str | Iterable[float | str]
 
 
-def read_epsilon(value: object) -> float:
+def read_epsilon(value: object, *, norm: str = "Linf") -> float:
     """Return the epsilon of a file or a caller, given as a number or as text.
 
     Numbers of NumPy and torch count as well.
 
     Raises:
-        IbrobustError: it is neither, or outside [0, 1].
+        IbrobustError: it is neither, or `check_epsilon` rejects it.
     """
-    return check_epsilon(_read_number(value))
+    return check_epsilon(_read_number(value), norm=norm)
 
 
 def read_radius(value: object) -> float:
@@ -62,27 +65,41 @@ def _read_number(value: object) -> float:
     raise IbrobustError(f"The epsilon {value!r} is not a number: write 0.03 or 8/255.")
 
 
-def read_epsilons(values: Epsilons) -> list[float]:
+def read_epsilons(values: Epsilons, *, norms: Collection[str] = ("Linf",)) -> list[float]:
     """Return a list of epsilons from one value or several, in forms that `read_epsilon` accepts.
 
     Raises:
-        IbrobustError: one of them is not an epsilon.
+        IbrobustError: one of them is not an epsilon in each of the norms.
     """
     single = isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ()
-    return [read_epsilon(value) for value in ([values] if single else values)]  # type: ignore[union-attr]
+    found = [_read_number(value) for value in ([values] if single else values)]  # type: ignore[union-attr]
+    for norm in norms:
+        for value in found:
+            check_epsilon(value, norm=norm)
+    return found
 
 
-def check_epsilon(value: float) -> float:
-    """Return `value` as a float; raise IbrobustError unless it is in [0, 1], NaN included."""
+def check_epsilon(value: float, *, norm: str = "Linf") -> float:
+    """Return `value` as a float; raise IbrobustError unless it is in [0, 1], or not negative in L2 and L1."""
     number = float(value)
+    if norm in LONG_NORMS:
+        if not 0.0 <= number < math.inf:
+            raise IbrobustError(f"The epsilon {number:g} is no radius in {norm}: write 0.5 or 128/255.")
+        return number
     if not 0.0 <= number <= 1.0:  # NaN fails as well
         hint = " (did you mean a fraction of 255?)" if 1.0 < number <= 255.0 else ""
         raise IbrobustError(f"The epsilon {number:g} is outside [0, 1], the scale of the pixels{hint}: write 8/255.")
     return number
 
 
-def format_epsilon(value: float) -> str:
-    """Return an epsilon as n/255 if n is a whole number, else as a decimal with n/255 rounded."""
+def format_epsilon(value: float, *, norm: str = "Linf") -> str:
+    """Return an epsilon as n/255 if n is a whole number, else as a decimal with n/255 rounded.
+
+    In L2 and L1 it is a decimal, or n/255 if that is shorter.
+    """
     steps = 255.0 * value
     whole = round(steps)
+    if norm in LONG_NORMS:
+        is_fraction = abs(steps - whole) < 1e-6 and len(f"{value:.10g}") > len(f"{whole}/255")
+        return f"{whole}/255" if is_fraction else f"{value:g}"
     return f"{whole}/255" if abs(steps - whole) < 1e-6 else f"{value:g} ({steps:.1f}/255)"

@@ -57,3 +57,21 @@ def test_a_radius_may_exceed_the_pixels_range() -> None:
     assert read_radius("3/2") == 1.5
     with pytest.raises(IbrobustError, match="not a positive number"):
         read_radius(0)
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_a_norm_that_sums_over_pixels_allows_more_than_one(norm: str) -> None:
+    assert read_epsilons(["3.0", 128 / 255], norms=(norm,)) == [3.0, 128 / 255]
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(IbrobustError, match=f"no radius in {norm}"):
+            read_epsilons(value, norms=(norm,))
+
+
+def test_every_norm_has_to_allow_an_epsilon() -> None:
+    with pytest.raises(IbrobustError, match=r"3 is outside \[0, 1\]"):
+        read_epsilons(3.0, norms=("L2", "Linf"))
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (3.0, "3"), (128 / 255, "128/255")])
+def test_a_radius_in_l2_is_written_as_the_field_does(value: float, text: str) -> None:
+    assert format_epsilon(value, norm="L2") == text

@@ -31,7 +31,7 @@ DIGITS = ibrobust.load_dataset("digits")
 SHOWN = [
     (SWEEP, "75.0% of 4 images clean, FGSM leaves 50.0% at 2/255, 25.0% at 0.1 (25.5/255); 25.0% have a zero gradient"),
     (ATTACK, "75.0% of 4 images clean, PGD:steps=5 at Linf 8/255 leaves 25.0%"),
-    (WORST, "75.0% of 4 images clean, the worst case at L2 0.5 (127.5/255) leaves 25.0%"),
+    (WORST, "75.0% of 4 images clean, the worst case at L2 0.5 leaves 25.0%"),
     (AUDIT, AUDIT.headline),
     (BENCHMARK, "m: 75.0% of 4 images of digits clean, AutoAttack at Linf 8/255 leaves 25.0%"),
     (DIGITS, "digits, 1,437 training and 360 test images of 3 x 32 x 32, 10 classes"),

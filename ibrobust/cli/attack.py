@@ -21,7 +21,9 @@ def attack_command(
     ] = None,
     eps: Annotated[
         str,
-        typer.Option(help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255."),
+        typer.Option(
+            help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255. Above 1 in L2 alone."
+        ),
     ] = "1/255,2/255,4/255,8/255",
     attack: Annotated[
         list[str] | None,
@@ -78,7 +80,8 @@ def attack_command(
     from ibrobust.errors import IbrobustError
     from ibrobust.reporting.figures.sweep import figure_format, save_sweep_figure
 
-    epsilons = [parse_epsilon(text) for text in eps.split(",")]
+    # The attacks' norms decide on larger ones, see `check_run`.
+    epsilons = [parse_epsilon(text, norm="L2" if attack else "Linf") for text in eps.split(",")]
     if len(set(epsilons)) < len(epsilons):
         raise IbrobustError(f"An epsilon occurs twice in {eps}: give each once.")
     if attack and figure:
@@ -106,13 +109,14 @@ def attack_command(
         store_attacks,
         store_sweep,
         sweep_rows,
+        with_surrogates,
     )
     from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
     from ibrobust.reporting.tables import attack_table, sweep_table
 
-    check_run(attacks=attack or [], seed=seed, device=device)
+    check_run(attacks=attack or [], epsilons=epsilons, seed=seed, device=device)
     if state:
         state.mkdir(parents=True, exist_ok=True)
     data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
@@ -126,7 +130,7 @@ def attack_command(
         attacked = attack_rows(
             targets,
             test,
-            attacks=attack,
+            attacks=with_surrogates(attack, data, device=device),
             epsilons=epsilons,
             batch_size=batch_size,
             seed=seed,

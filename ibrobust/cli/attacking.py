@@ -19,9 +19,12 @@ from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.data.names import with_option
 from ibrobust.devices import check_device, default_device
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.worst_case import worst_case
@@ -63,10 +66,13 @@ class Target:
     trained_on: str | None = None
 
 
-def check_run(*, attacks: Sequence[str] = (), seed: int = 0, device: str | None = None) -> None:
-    """Raise IbrobustError, before any data is read, if an attack, a seed or a device cannot be used."""
-    for attack in attacks:
-        read_attack(attack)
+def check_run(
+    *, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), seed: int = 0, device: str | None = None
+) -> None:
+    """Raise IbrobustError, before any data is read, if an attack, an epsilon, a seed or a device cannot be used."""
+    for norm in {read_attack(attack).norm for attack in attacks}:
+        for epsilon in epsilons:
+            check_epsilon(epsilon, norm=norm)
     check_seed(seed)
     if device is not None:
         check_device(device)
@@ -196,7 +202,7 @@ def attack_rows(
     targets: Sequence[Target],
     test: Split,
     *,
-    attacks: Sequence[str],
+    attacks: Sequence[Attack | str],
     epsilons: Sequence[float],
     batch_size: int,
     seed: int,
@@ -240,6 +246,16 @@ def attack_rows(
                     worst += worst_case(of_norm)
             rows.append(AttackRow(target.name, target.decoder, tuple(results), tuple(worst)))
     return rows
+
+
+def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None) -> list[Attack]:
+    """Return the attacks; a worst case gets the model that its surrogate names."""
+    chosen = [read_attack(attack) for attack in attacks]
+    for place, attack in enumerate(chosen):
+        if isinstance(attack, WorstCase) and isinstance(attack.surrogate, str):
+            target = choose_models([attack.surrogate], [], data, data.name)[0]
+            chosen[place] = attack.with_surrogate(target.load(default_device(device)))
+    return chosen
 
 
 def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | None:

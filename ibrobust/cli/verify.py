@@ -40,7 +40,8 @@ def verify(
     found = verify_adversarial_images(file, loaded, batch_size=batch_size)
     record = found.record
     typer.echo(
-        f"{model} on {record.total} images, {record.attack} at {format_epsilon(record.epsilon)} in {record.norm}: "
+        f"{model} on {record.total} images, {record.attack} at "
+        f"{format_epsilon(record.epsilon, norm=record.norm)} in {record.norm}: "
         f"{found.clean_correct / record.total:.2%} right without an attack, at most "
         f"{found.robust_accuracy:.2%} under it"
     )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.sweep import SweepResult
 
 
+BOUND = "≤"
+
+
 @dataclass(frozen=True)
 class SweepRow:
     """One model of an attack table.
@@ -152,7 +155,8 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
     """Return robust accuracies in per cent: models and attacks down, epsilons across.
 
     An image counts if it is right before and under the attack. If an attack makes wrong images right, the caption
-    says by how much the accuracy over all images is higher at most.
+    says by how much the accuracy over all images is higher at most. A result with warnings is marked as an upper bound,
+    and the caption gives them.
 
     Args:
         rows: at least one.
@@ -169,9 +173,13 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
     caption += "; worst case: image by image" if any(row.worst for row in rows) else ""
     if righted > 0:
         caption += f"; images that only the attack makes right are not counted, up to {100 * righted:.1f} points"
+    caption += f"; {note}" if note else ""
+    flags = dict.fromkeys(flag for result in all_results for flag in result.flags)
+    if flags:
+        caption += f"\n{BOUND} upper bound, other attacks would probably break more images: {' '.join(flags)}"
     table = Table(
         title="Robust accuracy (correct clean and under attack), %",
-        caption=caption + (f"; {note}" if note else ""),
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -180,17 +188,21 @@ def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> 
     table.add_column("model (decoder)", overflow="fold", min_width=18)
     table.add_column("attack", overflow="fold", min_width=14)
     _add_number_column(table, "clean")
+    norms = {result.norm for result in all_results}
+    norm = norms.pop() if len(norms) == 1 else "Linf"
     for epsilon in epsilons:
-        _add_number_column(table, f"ε {format_epsilon(epsilon)}".replace(" (", "\n("))
+        text = format_epsilon(epsilon, norm=norm)
+        _add_number_column(table, f"ε {text}".replace(" (", "\n("))
     for row in rows:
         for attack in dict.fromkeys(result.attack for result in (*row.results, *row.worst)):
             found = {result.epsilon: result for result in (*row.results, *row.worst) if result.attack == attack}
             some = next(iter(found.values()))
-            values = [found[epsilon].robust_accuracy for epsilon in epsilons]
+            values = [found[epsilon] for epsilon in epsilons]
             is_worst = attack.startswith("worst case")
             label = f"worst case ({some.norm})" if is_worst else attack
             style = "bold" if is_worst else ""
-            cells = [f"{100 * value:.1f}" for value in (some.clean_accuracy, *values)]
+            cells = [f"{100 * some.clean_accuracy:.1f}"]
+            cells += [f"{BOUND if value.upper_bound else ''}{100 * value.robust_accuracy:.1f}" for value in values]
             table.add_row(f"{row.model} ({row.decoder})", label, *cells, style=style)
         table.add_section()
     return table

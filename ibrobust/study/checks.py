@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.devices import check_device
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.integrations.references import is_reference
@@ -33,8 +34,10 @@ def check_study(study: Study) -> None:
             "not trained by it: make a study of its own for the models."
         )
     if study.evaluations.attacks is not None:
-        for attack, _ in study.evaluations.attacks.runs:
-            read_attack(attack)
+        for attack, epsilons in study.evaluations.attacks.runs:
+            norm = read_attack(attack).norm
+            for epsilon in epsilons:
+                check_epsilon(epsilon, norm=norm)
     if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
         model_card(study.evaluations.audit.surrogate)
     if study.evaluations.information_plane is not None:

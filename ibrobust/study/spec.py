@@ -22,6 +22,8 @@ Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
 
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
+# Of any norm: the checks of a study know the attack's.
+Radius = Annotated[float, BeforeValidator(lambda given: read_epsilon(given, norm="L2"))]
 Decoders = Annotated[
     tuple[FittedDecoder | Literal["head", "default"], ...],
     Field(description="decoders to evaluate, of which default is the model's first; by default all of them"),
@@ -45,7 +47,7 @@ class AttackAt(_Part):
     """An attack with epsilons of its own, such as those of another norm."""
 
     attack: str
-    eps: Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+    eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
 
 
 class Attacks(_Part):

@@ -99,6 +99,18 @@ def test_attacks_by_name_print_one_table_with_the_worst_case(run, mine, tmp_path
     assert run(*arguments).stdout == first.stdout  # from the state, with the same numbers
 
 
+def test_a_worst_case_names_its_surrogate_and_l2_takes_epsilons_above_one(run, mine):
+    quick = ("attack", mine, "--n-examples", "4", "--attack")
+    result = run(*quick, "worst_case:norm=L2,surrogate=knn_ib-digits", "--eps", "1.5")
+    assert result.returncode == 0, result.stderr
+    assert "surrogate=knn_ib-digits" in "".join(result.stdout.split())
+    assert "ε 1.5 " in result.stdout
+    refused = run(*quick, "worst_case", "--eps", "1.5")
+    assert (refused.returncode, "outside [0, 1]" in refused.stderr) == (2, True)
+    unknown = run(*quick, "worst_case:surrogate=nothing", "--eps", "0.1")
+    assert (unknown.returncode, "'nothing'" in unknown.stderr) == (2, True)
+
+
 def test_results_go_into_the_card_on_request(run, mine, tmp_path):
     quick = ("attack", mine, "--eps", "2/255", "--n-examples", "40", "--json", "results.json")
     run(*quick)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -127,3 +128,14 @@ def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
     console.print(failures_table(report))
     assert f" {sentence}" in console.file.getvalue()
     assert "square_not_stronger; [Croce]" in console.file.getvalue()
+
+
+def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
+    plain = attacked("11", "10")
+    (result,) = plain.results
+    bound = replace(plain, results=(replace(result, flags=("The gradient is exactly zero at 2 of 2 images.",)),))
+    assert "a (head) PGD 100.0 50.0" in attack_text(plain)
+    assert "a (head) PGD 100.0 ≤50.0" in attack_text(bound)
+    assert "≤ upper bound, other attacks would probably break more images: The gradient is exactly" in attack_text(
+        bound
+    )

@@ -58,6 +58,22 @@ class Attack(ABC):
     def check_fit(self, *, channels: int, num_classes: int) -> None:  # noqa: B027
         """Raise IbrobustError if the attack cannot work on images of so many channels or with so few classes."""
 
+    def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
+        """Return what decides whether an image is right, without an attack and under it: the model, at one draw.
+
+        Args:
+            model: in evaluation mode, behind a guard.
+            images: (B, C, H, W) in [0, 1], on the model's device.
+        """
+        del images
+        return model
+
+    def find_with_flags(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """Return what `find` returns, and signs that another attack would break more, one sentence each."""
+        return (*self.find(model, images, labels, epsilon=epsilon, seed=seed), ())
+
     @abstractmethod
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
@@ -91,7 +107,7 @@ class Attack(ABC):
             IbrobustError: an argument is not of that form, or the attack cannot work on such images or left its ball.
         """
         images, labels = images_and_labels(images, labels)
-        radius, seed = read_epsilon(epsilon), check_seed(seed)
+        radius, seed = read_epsilon(epsilon, norm=self.norm), check_seed(seed)
         guarded = guard(model)
         with evaluation_mode(model):
             points = unit_range(images, model_reference(guarded))

@@ -26,6 +26,7 @@ def attack_batch(
     epsilon: float,
     seed: int,
     copied: nn.Module | None = None,
+    flags: list[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or result.
 
@@ -40,6 +41,7 @@ def attack_batch(
         epsilon: radius in the attack's norm; infinite for whatever a minimal attack finds.
         seed: of everything random.
         copied: the copy for an attack with precision=bf16, see `search_copy`; the model itself by default.
+        flags: the attack's own warnings are appended to it.
 
     Raises:
         IbrobustError: the attack's result is outside [0, 1] or the ball: it must not be counted.
@@ -52,7 +54,10 @@ def attack_batch(
             find = partial(attack.find, epsilon=epsilon, seed=seed)
             adversarial, nonfinite = search_on_copy(find, guard(copied), model, images, labels)
         else:
-            adversarial, nonfinite = attack.find(model, images, labels, epsilon=epsilon, seed=seed)
+            found = attack.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)
+            adversarial, nonfinite = found[:2]
+            if flags is not None:
+                flags += found[2]
     adversarial = adversarial.detach()
     if attack.minimal:
         outside = perturbation_size(adversarial - images, attack.norm) > epsilon + TOLERANCE[attack.norm]  # (B,)

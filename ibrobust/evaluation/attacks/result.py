@@ -22,7 +22,8 @@ class AttackResult(Readable):
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
         nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
         seed: of the evaluation.
-        flags: warnings of AutoAttack's own checks; with any warning, the number is not reliable.
+        flags: warnings of the attack itself, one sentence each: other attacks would probably break more images. Only
+            AutoAttack and WorstCase make such checks.
         minimal_norm: for each image, the size of the smallest perturbation that an attack found which searches for it;
             0 if the image is already wrong or counts as broken, None if nothing was found. None for other attacks.
     """
@@ -36,6 +37,11 @@ class AttackResult(Readable):
     seed: int
     flags: tuple[str, ...] = ()
     minimal_norm: tuple[float | None, ...] | None = None
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether a warning says that the robust accuracy is only an upper bound."""
+        return bool(self.flags)
 
     @property
     def total(self) -> int:
@@ -65,7 +71,8 @@ class AttackResult(Readable):
     def _sentence(self) -> str:
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, {self.attack} at {self.norm} "
-            f"{format_epsilon(self.epsilon)} leaves {percent(self.robust_accuracy)}"
+            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {'at most ' if self.upper_bound else ''}"
+            f"{percent(self.robust_accuracy)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +96,7 @@ class AttackResult(Readable):
             "robust_accuracy": self.robust_accuracy,
             "nonfinite_gradient": self.nonfinite_gradient,
             "seed": self.seed,
-            **({"flags": list(self.flags)} if self.flags else {}),
+            **({"upper_bound": True, "flags": list(self.flags)} if self.flags else {}),
         }
 
     @classmethod

@@ -48,6 +48,9 @@ def run_attacks(
 ) -> list[AttackResult]:
     """Return one record per attack and epsilon, ordered by attack, then by epsilon.
 
+    Whether an image is right is decided by the model itself; if it draws random numbers, by one draw. WorstCase
+    decides by the mean of the logits over 32 draws.
+
     Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone; AutoAttack's batches
     all start from the seed itself, as in the original. So two runs give the same records, and so does one that was
     killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
@@ -83,7 +86,7 @@ def run_attacks(
     """
     attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     chosen = [read_attack(attack) for attack in attacks]
-    epsilons = read_epsilons(epsilons)
+    epsilons = read_epsilons(epsilons, norms={attack.norm for attack in chosen})
     if not chosen or not epsilons:
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
     for values, what in (([attack.label for attack in chosen], "attack"), (epsilons, "epsilon")):
@@ -206,7 +209,7 @@ class _Run:
         clean: tuple[bool, ...] = ()
         attacked: tuple[bool, ...] = ()
         norms: tuple[float | None, ...] = ()
-        nonfinite = 0
+        nonfinite, flags = 0, []
         for number, start in enumerate(range(0, len(self.images), self.batch_size)):
             part = slice(start, start + self.batch_size)
             size = len(self.labels[part])
@@ -219,10 +222,11 @@ class _Run:
             attacked += from_bits(fields["attacked"])
             norms += tuple(fields.get("minimal_norm", ()))
             nonfinite += fields["nonfinite"]
+            flags += fields["flags"]
             self.show(start + size)
         record = partial(AttackResult, self.attack.label, self.attack.norm)
         if self.epsilon is not None:
-            return [record(self.epsilon, clean, attacked, nonfinite, self.seed)]
+            return [record(self.epsilon, clean, attacked, nonfinite, self.seed, tuple(dict.fromkeys(flags)))]
         results = []
         for epsilon in epsilons:
             within = epsilon + TOLERANCE[self.attack.norm]
@@ -236,8 +240,10 @@ class _Run:
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
         torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
         with torch.no_grad():
-            clean = is_correct(self.model(images), labels)  # (B,)
+            judge = self.attack.judge(self.model, images)
+            clean = is_correct(judge(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
+        flags: list[str] = []
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],
@@ -246,17 +252,19 @@ class _Run:
             epsilon=math.inf if self.epsilon is None else self.epsilon,
             seed=seed,
             copied=self.copied,
+            flags=flags,
         )
         attacked = torch.zeros_like(clean)
         if len(targets):
             with torch.no_grad():
-                attacked[targets] = is_correct(self.model(adversarial), labels[targets]) & ~nonfinite
+                attacked[targets] = is_correct(judge(adversarial), labels[targets]) & ~nonfinite
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
         fields: dict[str, Any] = {
             "clean": to_bits(tuple(clean.tolist())),
             "attacked": to_bits(tuple(attacked.tolist())),
             "nonfinite": int(nonfinite.sum()),
+            "flags": flags,
         }
         if self.epsilon is None:
             found = perturbation_size(adversarial - images[targets], self.attack.norm).masked_fill(nonfinite, 0.0)
@@ -272,4 +280,5 @@ def _is_batch(line: dict[str, Any], *, size: int, minimal: bool) -> bool:
     bits = all(are_bits(line[key], size) for key in ("clean", "attacked"))
     if minimal and len(line["minimal_norm"]) != size:
         return False
-    return bits and isinstance(line["nonfinite"], int) and 0 <= line["nonfinite"] <= size
+    flags = all(isinstance(flag, str) for flag in line["flags"])
+    return bits and flags and isinstance(line["nonfinite"], int) and 0 <= line["nonfinite"] <= size

@@ -40,6 +40,7 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
     for epsilon in sorted({result.epsilon for result in results}):
         within = [result.robust_correct for result in results if result.epsilon <= epsilon]
         right = tuple(all(image) for image in zip(*within, strict=True))
+        flags = dict.fromkeys(flag for result in results if result.epsilon == epsilon for flag in result.flags)
         nonfinite = max(result.nonfinite_gradient for result in results if result.epsilon <= epsilon)
         worst.append(
             AttackResult(
@@ -50,6 +51,7 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
                 right,
                 nonfinite,
                 first.seed,
+                tuple(flags),
             )
         )
     return worst

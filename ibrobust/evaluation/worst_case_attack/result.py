@@ -104,7 +104,7 @@ class WorstCaseResult(Readable):
         bound = "at most " if self.upper_bound else ""
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, the worst case at {self.norm} "
-            f"{format_epsilon(self.epsilon)} leaves {bound}{percent(self.robust_accuracy)}"
+            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {bound}{percent(self.robust_accuracy)}"
         )
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -115,4 +115,6 @@ class WorstCaseResult(Readable):
 
     def attack_result(self, attack: str) -> AttackResult:
         """Return the result as a record of one attack of that name."""
-        return AttackResult(attack, self.norm, self.epsilon, self.clean_correct, self.robust_correct, 0, self.seed)
+        return AttackResult(
+            attack, self.norm, self.epsilon, self.clean_correct, self.robust_correct, 0, self.seed, self.warnings
+        )

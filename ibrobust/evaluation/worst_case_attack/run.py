@@ -18,7 +18,7 @@ from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
-from ibrobust.evaluation.worst_case_attack.search import Search
+from ibrobust.evaluation.worst_case_attack.search import Search, judging
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import evaluation_seed
 
@@ -213,6 +213,11 @@ class _Run:
         cost = Cost(0, 0) if other is None else other.cost
         self.records.append(StageRecord(name, len(before), len(fell), counter.cost, cost))
         return len(fell)
+
+
+def judge_of(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return what decides whether images (B, C, H, W) are right: the model, or its logits' mean over draws."""
+    return judging(model, DRAWS) if is_stochastic(model, images[:COMPARED]) else model
 
 
 @torch.no_grad()

@@ -26,6 +26,11 @@ class AveragedDraws(nn.Module):
         return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
 
 
+def judging(model: nn.Module, draws: int) -> AveragedDraws:
+    """Return what decides whether an image is broken: a mean over four times the draws of a gradient."""
+    return AveragedDraws(model, 4 * draws)
+
+
 class Search:
     """N images and the attack's knowledge about them, which only `offer` and `learn` change.
 
@@ -50,7 +55,7 @@ class Search:
     ) -> None:
         self.model = model
         self.target: nn.Module = AveragedDraws(model, draws) if draws > 1 else model
-        self.judge: nn.Module = AveragedDraws(model, 4 * draws) if draws > 1 else model
+        self.judge: nn.Module = judging(model, draws) if draws > 1 else model
         self.images, self.labels, self.ball, self.batch_size = images, labels, ball, batch_size
         self.adversarial = images.clone()
         parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
