@@ -50,7 +50,38 @@ def targeted_margin(target: int) -> AttackLoss:
     return loss
 
 
+def towards_by_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return (B,) negative cross-entropies of the target classes (B,), in nats."""
+    del labels
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def towards_by_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return (B,) differences z_t - z_y, even if another class is nearer."""
+    return _own(logits, targets) - _own(logits, labels)
+
+
+def towards_by_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return (B,) targeted differences of logits ratio: (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
+
+    Croce and Hein 2020, equation (7).
+    """
+    if logits.shape[1] < 4:
+        raise IbrobustError(
+            f"The targeted DLR loss needs at least 4 classes, but the model has {logits.shape[1]}: use another loss."
+        )
+    ordered = logits.topk(4, dim=1).values  # (B, 4)
+    spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
+    return towards_by_margin(logits, labels, targets) / (spread + 1e-12)
+
+
 LOSSES: dict[str, AttackLoss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+# The same losses for an attack towards target classes: functions of logits, labels and targets.
+TARGETED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cross_entropy": towards_by_cross_entropy,
+    "margin": towards_by_margin,
+    "dlr": towards_by_dlr,
+}
 
 
 def _own(logits: Tensor, labels: Tensor) -> Tensor:

@@ -76,6 +76,10 @@ class PGD(NamedAttack):
         restarts: number of starts; from the second on they are random.
         loss: that the steps increase: cross_entropy, margin or dlr.
         norm: of the ball: Linf or L2.
+        targets: the class that the steps lead to: second, the likeliest class but the label; least_likely; random, any
+            class but the label; or all, each class but the label in turn, the likeliest first. By default the steps
+            lead away from the label. An image is broken by any misclassification, also as another class than the
+            target.
         precision: with bf16 it searches on a bfloat16 copy of the model; only the model's own answer counts.
 
     Raises:
@@ -98,6 +102,7 @@ class PGD(NamedAttack):
     restarts: Count = 1
     loss: LossName = "cross_entropy"
     norm: Norm = "Linf"
+    targets: Literal["second", "least_likely", "random", "all"] | None = None
     precision: Precision = "fp32"
 
     def find(
@@ -108,23 +113,25 @@ class PGD(NamedAttack):
         adversarial = images
         nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         left = torch.arange(len(images), device=images.device)
-        for restart in range(self.restarts):
+        aims = [None] if self.targets is None else _targets(model, images, labels, self.targets, generator)
+        for attempt, (aim, restart) in enumerate((aim, restart) for aim in aims for restart in range(self.restarts)):
             # The first time without a copy.
-            targets, points = (labels, images) if restart == 0 else (labels[left], images[left])
+            classes, points = (labels, images) if attempt == 0 else (labels[left], images[left])
             # From the second on, a start at the image would only repeat the first.
             moved = self.random_start or restart > 0
             run = pgd(
                 model,
                 points,
-                targets,
+                classes,
                 epsilon=epsilon,
                 steps=self.steps,
                 step_size=self.alpha,
                 loss=self.loss,
+                targets=None if aim is None else aim[left],
                 start=random_start(points, epsilon, generator, self.norm) if moved else None,
                 norm=self.norm,
             )
-            adversarial = run.adversarial if restart == 0 else adversarial.index_copy(0, left, run.adversarial)
+            adversarial = run.adversarial if attempt == 0 else adversarial.index_copy(0, left, run.adversarial)
             nonfinite[left] |= run.nonfinite
             left = left[~run.broken]
             if len(left) == 0:
@@ -267,6 +274,19 @@ class WorstCase(NamedAttack):
             progress=False,
         )
         return result.adversarial, nonfinite_gradient(model, images, labels), result.warnings
+
+
+@torch.no_grad()
+def _targets(model: nn.Module, images: Tensor, labels: Tensor, rule: str, generator: torch.Generator) -> list[Tensor]:
+    """Return the target classes (B,) of each attempt."""
+    logits = model(images).scatter(1, labels[:, None], torch.inf)
+    others = logits.argsort(dim=1, descending=True)[:, 1:]  # (B, K - 1), the likeliest first
+    count = others.shape[1]
+    if rule == "random":
+        drawn = torch.randint(count, (len(images), 1), generator=generator)
+        return [others.gather(1, drawn.to(others.device))[:, 0]]
+    places = {"second": [0], "least_likely": [count - 1], "all": list(range(count))}[rule]
+    return [others[:, place] for place in places]
 
 
 OWN_ATTACKS: tuple[type[NamedAttack], ...] = (FGSM, PGD, AutoAttack, WorstCase)

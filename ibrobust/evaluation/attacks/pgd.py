@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.losses import LOSSES, AttackLoss
+from ibrobust.evaluation.attacks.losses import LOSSES, TARGETED_LOSSES, AttackLoss
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.predictions import is_correct
@@ -81,6 +81,7 @@ def pgd(
     steps: int,
     step_size: float | None = None,
     loss: str | AttackLoss = "cross_entropy",
+    targets: Tensor | None = None,
     start: Tensor | None = None,
     stop_when_broken: bool = True,
     norm: str = "Linf",
@@ -97,6 +98,8 @@ def pgd(
         steps: gradients per image.
         step_size: in pixel scale; 2.5 epsilon / steps by default.
         loss: cross_entropy, margin or dlr; or a function from logits (B, K) and labels (B,) to a loss (B,).
+        targets: (N,) classes to move towards, with one of the three losses by name; by default away from the label. An
+            image is broken by any misclassification.
         start: (N, C, H, W) within the ball; the images themselves by default.
         stop_when_broken: stop the attack on an image once it is misclassified.
         norm: of the ball, Linf or L2.
@@ -117,15 +120,17 @@ def pgd(
         if len(active) == 0:
             break
         everyone = len(active) == len(images)
-        points, targets = (last, labels) if everyone else (last[active], labels[active])
+        points, classes = (last, labels) if everyone else (last[active], labels[active])
+        if targets is not None:
+            value_of = _towards(str(loss), targets if everyone else targets[active])
         if step < steps:
-            gradient, values, logits = loss_gradient(model, points, targets, value_of)
+            gradient, values, logits = loss_gradient(model, points, classes, value_of)
         else:
             with torch.no_grad():
                 logits = model(points)
-                values = value_of(logits, targets)
+                values = value_of(logits, classes)
         losses[step, active] = values.to(losses.dtype)
-        wrong = ~is_correct(logits, targets)
+        wrong = ~is_correct(logits, classes)
         fresh = active[wrong & ~broken[active]]
         if first_broken is not None:
             first_broken[fresh] = last[fresh]
@@ -152,3 +157,7 @@ def pgd(
         return PGDResult(last, last, broken, last_broken, nonfinite, losses)
     adversarial = torch.where(broken[:, None, None, None], first_broken, last)
     return PGDResult(adversarial, last, broken, last_broken, nonfinite, losses)
+
+
+def _towards(loss: str, targets: Tensor) -> AttackLoss:
+    return lambda logits, labels: TARGETED_LOSSES[loss](logits, labels, targets)
