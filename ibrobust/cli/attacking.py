@@ -254,7 +254,7 @@ def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None
     for place, attack in enumerate(chosen):
         if isinstance(attack, WorstCase) and isinstance(attack.surrogate, str):
             target = choose_models([attack.surrogate], [], data, data.name)[0]
-            chosen[place] = attack.with_surrogate(target.load(default_device(device)))
+            chosen[place] = attack.with_surrogate(target.load(device or default_device()))
     return chosen
 
 
