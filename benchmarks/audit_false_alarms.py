@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -60,10 +61,9 @@ Made = tuple[nn.Module, nn.Module, Split]
 def audits(dataset: str | None, seeds: int) -> Iterator[tuple[str, str, str, Callable[[], Made]]]:
     """Yield model, data set, epsilon, and what makes the model, its surrogate and the images."""
     digits = load_dataset("digits")
-    images, labels = digits.train.images.float() / 255.0, digits.train.labels
 
     def small(seed: int, epsilon: float) -> Made:
-        return trained(images, labels, seed, epsilon), trained(images, labels, 1000, 0.0), digits.test
+        return trained(seed, epsilon), trained(1000, 0.0), digits.test
 
     for seed in range(seeds):
         for kind, trained_at in (("cross_entropy", 0.0), ("adversarial", 0.06)):
@@ -145,8 +145,11 @@ class SmallNet(nn.Module):
         return self.layers((images - 0.3) / 0.4)
 
 
-def trained(images: Tensor, labels: Tensor, seed: int, epsilon: float) -> nn.Module:
-    """Return a network trained for 8 epochs, adversarially if epsilon is above 0."""
+@functools.cache
+def trained(seed: int, epsilon: float) -> nn.Module:
+    """Return a network trained on digits for 8 epochs, adversarially if epsilon is above 0."""
+    train = load_dataset("digits").train
+    images, labels = train.images.float() / 255.0, train.labels
     torch.manual_seed(seed)
     model = SmallNet()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

@@ -134,7 +134,7 @@ def withstood(card: Any) -> list[Withstood]:
 
 
 def audit_sentences(card: Any) -> list[str]:
-    """Return a sentence on each audit of a card: verdict, what failed, and what it was made with."""
+    """Return a sentence on each audit of a card: its answers, what failed, and what it was made with."""
     from ibrobust.epsilon import format_epsilon
 
     sentences = []
@@ -145,9 +145,11 @@ def audit_sentences(card: Any) -> list[str]:
         failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
         answer = card_verdict(audit)
         again = " (ibrobust audit makes it again)" if answer.older else ""
+        left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
         sentences.append(
-            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
-            f"transfer from {audit.get('surrogate') or 'no model'}{failed}."
+            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; {left}"
+            f"{audit['worst_case_accuracy']:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
+            f"{failed}."
         )
     return sentences
 

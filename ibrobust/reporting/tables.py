@@ -214,10 +214,7 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
     The note, on the model's training data, goes into the caption.
     """
     table = Table(
-        title=Text.assemble(
-            (report.robustness, f"not italic {TONES[Verdict(report.robustness, report.gradient).tone]}"),
-            f"{report.headline.removeprefix(report.robustness)}.\n{report.detail}\n{model} ({decoder})",
-        ),
+        title=audit_title(report, model=model, decoder=decoder),
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'transfer from {report.surrogate}' if report.surrogate else 'no transfer'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward"
@@ -235,6 +232,14 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
         outcomes = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
         table.add_row(check.name, check.shown, check.threshold, outcomes[check.passed])
     return table
+
+
+def audit_title(report: AuditReport, *, model: str, decoder: str) -> Text:
+    """Return an audit's headline, its first answer coloured, with the counts behind it and the model's name."""
+    return Text.assemble(
+        (report.robustness, f"not italic {TONES[Verdict(report.robustness, report.gradient).tone]}"),
+        f"{report.headline.removeprefix(report.robustness)}.\n{report.detail}\n{model} ({decoder})",
+    )
 
 
 def failures_table(report: AuditReport) -> Table:

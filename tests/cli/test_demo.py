@@ -33,9 +33,11 @@ def test_the_demo_ends_with_what_it_means_and_three_commands(run, monkeypatch, t
     """With the shipped models in place of those that it trains, and less effort."""
     monkeypatch.setattr("ibrobust.registry.train", lambda _, *, name, **__: copy_model(f"{name[5:]}-digits", name))
     monkeypatch.setattr("ibrobust.cli.demo.IMAGES", 10)
-    monkeypatch.setattr("ibrobust.cli.demo.ATTACK", "PGD:steps=2")
     finished = run("demo", "--output", "out")
     assert finished.returncode == 0, finished.stderr
+    answers = [line for line in finished.stdout.splitlines() if "in the worst case at 8/255" in line]
+    assert len(answers) == 2
+    assert all(line.startswith(("real:", "partly real:", "not real:", "undecided:")) for line in answers)
     assert (tmp_path / "elsewhere" / "out" / "fgsm.png").is_file()
     lines = finished.stdout.strip().splitlines()
     assert "single step" in lines[-6] or "audit" in lines[-6]

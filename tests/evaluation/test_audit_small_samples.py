@@ -16,7 +16,7 @@ from ibrobust.evaluation.audit.attack_checks import (
     check_unbounded,
     check_worst_case,
 )
-from ibrobust.evaluation.audit.attack_runs import AttackRuns
+from ibrobust.evaluation.audit.attack_runs import AttackRuns, run_attacks_for_audit
 from ibrobust.evaluation.audit.gradient_checks import (
     check_gradient_matches_differences,
     check_gradients,
@@ -27,6 +27,7 @@ from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
 from ibrobust.evaluation.audit.statistics import more_often
 from ibrobust.evaluation.audit.subject import QUICK, Subject
+from ibrobust.evaluation.guarded_model import guard
 
 
 def some(count: int, total: int) -> Tensor:
@@ -39,7 +40,7 @@ def runs(total: int, **found: Tensor) -> AttackRuns:
     names += " by_steps beyond_steps targeted black_box"
     fields = {name: none for name in names.split()}
     fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0}
-    return AttackRuns(**{**fields, **found}, by_epsilon={}, survivor_losses=torch.zeros(21, 0))
+    return AttackRuns(**{**fields, **found}, protected=(), survivor_losses=torch.zeros(21, 0))
 
 
 def subject(model, images: Tensor, labels: Tensor, *, clean: Tensor | None = None, num_classes: int = 10) -> Subject:
@@ -201,3 +202,20 @@ def test_images_that_fall_either_way_do_not_speak_against_a_stochastic_model():
 def test_more_often_is_an_exact_binomial_test(one, other):
     expected = one + other > 0 and binomtest(one, one + other, 0.5, alternative="greater").pvalue < 0.05
     assert more_often(one, other) == expected
+
+
+class SmallStepsOnly(torch.nn.Module):
+    """Wrong only if the one pixel rose by about 0.00375: the first step at epsilon 0.03, and twice that at 0.06."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        risen = images.flatten(1)[:, :1] - 0.5
+        margin = risen - 1.0 + 2.0 * ((risen - 0.00375).abs() < 1e-4).to(images)
+        return torch.cat([-margin, margin], dim=1)
+
+
+def test_images_that_a_larger_ball_protects_are_counted():
+    images, labels = torch.full((20, 1, 1, 1), 0.5), torch.zeros(20, dtype=torch.long)
+    of = subject(guard(SmallStepsOnly()), images, labels, num_classes=2)
+    protected = run_attacks_for_audit(of, None, report=lambda stage: None).protected
+    counts = {(round(small, 3), round(large, 3)): int(which.sum()) for small, large, which in protected}
+    assert counts == {(0.015, 0.03): 0, (0.03, 0.06): 20}

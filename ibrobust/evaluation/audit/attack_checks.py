@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor
 
 from ibrobust.epsilon import format_epsilon
@@ -200,15 +198,10 @@ def check_black_box(runs: AttackRuns) -> Check:
 
 def check_accuracy_falls(runs: AttackRuns) -> Check:
     """Count the images that a larger ball protects."""
-    radii = list(runs.by_epsilon)
-    pairs = list(pairwise(radii))
-    lost = [runs.by_epsilon[small] & ~runs.by_epsilon[large] for small, large in pairs]
-    counts = [int(found.sum()) for found in lost]
-    worst = max(range(len(pairs)), key=counts.__getitem__)
-    small, large = pairs[worst]
+    small, large, protected = max(runs.protected, key=lambda pair: int(pair[2].sum()))
     return _share(
         "accuracy_falls_with_epsilon",
-        lost[worst],
+        protected,
         0.02,
         f"images are broken at epsilon {format_epsilon(small)} and not at {format_epsilon(large)}, where the same "
         "adversarial image is allowed.",

@@ -42,7 +42,8 @@ class AttackRuns:
         black_box: what its attacks without gradients broke, of what all its gradient steps left.
         better_start: what it broke from the surrogate's images, of what the steps left. None without a surrogate.
         plain: PGD on the margin of single draws of a stochastic model; None for a deterministic one.
-        by_epsilon: radius -> PGD on the margin at that radius, rising, `epsilon` among them.
+        protected: pairs of neighbouring radii, with the images that PGD on the margin broke at the smaller one and not
+            at the larger one.
         large: PGD on the margin at 0.5.
         unbounded: PGD on the margin at 1, with more starts, on what `large` left.
         survivor_losses: (steps + 1, M) margin losses of the images that PGD on the margin left.
@@ -64,7 +65,7 @@ class AttackRuns:
     black_box: Tensor
     better_start: Tensor | None
     plain: Tensor | None
-    by_epsilon: dict[float, Tensor]
+    protected: tuple[tuple[float, float, Tensor], ...]
     large: Tensor
     unbounded: Tensor
     survivor_losses: Tensor
@@ -148,14 +149,7 @@ def run_attacks_for_audit(
         attempt = subject.pgd(left, "transfer", loss="margin", model=surrogate)
         transfer = found.add(attempt.images, attempt.broken)
     report("several epsilons")
-    by_epsilon = {epsilon: base.broken}
-    for factor in subject.effort.radii:
-        radius = min(factor * epsilon, 1.0)
-        if radius not in by_epsilon:
-            attempt = subject.pgd(clean, f"epsilon times {factor}", loss="margin", epsilon=radius)
-            by_epsilon[radius] = attempt.broken
-            if radius <= epsilon:
-                found.add(attempt.images, attempt.broken)
+    protected = _protected(subject, base.broken, found)
     report("epsilon 0.5 and unbounded")
     large = subject.pgd(clean, "large", loss="margin", epsilon=0.5).broken
     unbounded = _unbounded(subject, large)
@@ -180,7 +174,7 @@ def run_attacks_for_audit(
         black_box=stages.of(*BLACK_BOX),
         better_start=stages.of(SURROGATE_START) if surrogate is not None else None,
         plain=plain,
-        by_epsilon=dict(sorted(by_epsilon.items())),
+        protected=protected,
         large=large,
         unbounded=unbounded,
         survivor_losses=base.survivor_losses,
@@ -219,6 +213,31 @@ def _harder(subject: Subject, which: Tensor, found: _Counterexamples) -> Tensor:
         attempt = subject.pgd(which & ~broken, f"harder {loss}", loss=loss, steps=steps, move_start=True)
         broken = broken | found.add(attempt.images, attempt.broken)
     return broken
+
+
+def _protected(subject: Subject, broken: Tensor, found: _Counterexamples) -> tuple[tuple[float, float, Tensor], ...]:
+    """Attack at radii below and above epsilon, at each only the images that could speak against the model.
+
+    Args:
+        subject: the model and its images.
+        broken: (N,) bool, by PGD on the margin at epsilon.
+        found: gets what breaks below epsilon.
+    """
+    pairs = []
+    large, left = subject.epsilon, subject.clean & ~broken
+    for factor in sorted((factor for factor in subject.effort.radii if factor < 1.0), reverse=True):
+        small = factor * subject.epsilon
+        attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=small)
+        pairs.append((small, large, found.add(attempt.images, attempt.broken)))
+        large, left = small, left & ~attempt.broken
+    small, left = subject.epsilon, broken
+    for factor in sorted(factor for factor in subject.effort.radii if factor > 1.0):
+        large = min(factor * subject.epsilon, 1.0)
+        if large > small:
+            attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=large)
+            pairs.append((small, large, left & ~attempt.broken))
+            small, left = large, attempt.broken
+    return tuple(pairs)
 
 
 def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ class Effort:
 QUICK = Effort(
     images=256,
     steps=20,
-    queries=200,
+    queries=100,
     random_draws=50,
     draws=8,
     total_queries=20_000,
-    survivors=48,
+    survivors=32,
     radii=(0.5, 2.0),
 )
 FULL = Effort(images=None, steps=50, queries=1000, random_draws=200, draws=16)
