@@ -106,5 +106,5 @@ def meaning(bottleneck: Sequence[float], baseline: Sequence[float]) -> str:
         f"and {baseline[1]:.0%}."
     )
     if 2 * bottleneck[1] <= bottleneck[0]:
-        return seen + " So most of what FGSM shows is no robustness: the gradient misleads a single step."
+        return seen + " So most of what FGSM shows is no robustness: images that outlast a single step fall to more."
     return seen + " So much of what FGSM shows outlasts all attacks of a quick audit."

@@ -136,6 +136,8 @@ def test_a_rough_margin_is_unstable(count, passed, plain_model, test_data):
         (3, 256, 96, False, "not real"),
         (3, 256, 96, True, "not real"),
         (12, 256, 12, False, "not real"),  # all of a claim of 5%, which a constant answer keeps too
+        (28, 256, 28, False, "undecided"),  # 11%, which is not clearly more than a constant answer keeps
+        (45, 256, 50, False, "real"),
         (3, 3, 3, False, "undecided"),
         (0, 256, 0, False, "not real"),
         (2, 4, 4, False, "undecided"),

@@ -54,18 +54,20 @@ def is_it_real(kept: Kept, correct: int, total: int, *, num_classes: int, upper_
 
     - not real: at most `LITTLE` of the claim is left, and less than half with 95% confidence; or the worst-case
       accuracy is at most 1 / num_classes, which a constant answer keeps at any epsilon.
-    - real: at least `MOST` of the claim is left, and more than half with 95% confidence.
+    - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is above
+      1 / num_classes with 95% confidence.
     - partly real: between the two.
     - undecided: the interval is too wide for that, or the answer would not be `not real` and the worst case is known
       to be an upper bound only.
     """
     chance = 1.0 / num_classes
-    if interval(correct, total)[1] <= chance:
+    low, high = interval(correct, total)
+    if high <= chance:
         return "not real"
     if kept.share <= LITTLE or correct / total <= chance:
         return "not real" if kept.high < HALF else "undecided"
     if upper_bound:
         return "undecided"
     if kept.share >= MOST:
-        return "real" if kept.low > HALF else "undecided"
+        return "real" if kept.low > HALF and low > chance else "undecided"
     return "undecided" if kept.low <= LITTLE and kept.high >= MOST else "partly real"
