@@ -54,8 +54,8 @@ def is_it_real(kept: Kept, correct: int, total: int, *, num_classes: int, upper_
 
     - not real: at most `LITTLE` of the claim is left, and less than half with 95% confidence; or the worst-case
       accuracy is at most 1 / num_classes, which a constant answer keeps at any epsilon.
-    - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is above
-      1 / num_classes with 95% confidence.
+    - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is
+      above 1 / num_classes with 95% confidence.
     - partly real: between the two.
     - undecided: the interval is too wide for that, or the answer would not be `not real` and the worst case is known
       to be an upper bound only.
