@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
     from ibrobust.integrations.robustbench import benchmark
-    from ibrobust.models import Encoder, ImageClassifier, logits_of, normalized, two_logits
+    from ibrobust.models import Encoder, ImageClassifier, logits_of, normalized, resized, two_logits
     from ibrobust.registry import ModelCard, list_models, load_model, model_card, register_model, train
     from ibrobust.training.recipe import Recipe
 
@@ -58,6 +58,7 @@ _HOMES = {
     "mutual_information": "ibrobust.estimators.mutual_information",
     "normalized": "ibrobust.models",
     "register_model": "ibrobust.registry",
+    "resized": "ibrobust.models",
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
     "two_logits": "ibrobust.models",
@@ -98,6 +99,7 @@ __all__ = [
     "mutual_information",
     "normalized",
     "register_model",
+    "resized",
     "run_attacks",
     "train",
     "two_logits",

@@ -44,6 +44,10 @@ def attack_command(
     split: Annotated[
         str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
     ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+    ] = None,
     n_examples: Annotated[
         int | None,
         typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
@@ -102,7 +106,9 @@ def attack_command(
     from rich.console import Console
 
     from ibrobust.cli.attacking import (
+        NOT_STORED,
         attack_rows,
+        caption_note,
         check_run,
         choose_data,
         choose_models,
@@ -111,7 +117,6 @@ def attack_command(
         sweep_rows,
         with_surrogates,
     )
-    from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_attacks, write_sweeps
     from ibrobust.reporting.tables import attack_table, sweep_table
@@ -120,10 +125,10 @@ def attack_command(
     if state:
         state.mkdir(parents=True, exist_ok=True)
     data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
-    targets = choose_models(models or [], decoder or [], data, spec)
+    targets = choose_models(models or [], decoder or [], data, spec, resize=resize)
     if save_images and len(targets) > 1:
         raise IbrobustError(f"--save-images needs one decoder, but {len(targets)} were chosen: give one --decoder.")
-    note = training_note([(target.name, target.trained_on) for target in targets])
+    note = caption_note(targets)
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
     if attack:
@@ -143,8 +148,9 @@ def attack_command(
         # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file:
-                write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint)
-            notes += [store_attacks(row, data) for row in attacked] if store else []
+                write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
+            if store:
+                notes += [store_attacks(row, data) for row in attacked] if resize is None else [NOT_STORED]
         finally:
             print_table(attack_table(attacked, dataset=data.name, note=note))
         _tell(errors, notes)
@@ -153,10 +159,11 @@ def attack_command(
     notes = []
     try:
         if json_file:
-            write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint)
+            write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
         if figure:
             save_sweep_figure(rows, figure, dataset=data.name)
-        notes += [store_sweep(row, data) for row in rows] if store else []
+        if store:
+            notes += [store_sweep(row, data) for row in rows] if resize is None else [NOT_STORED]
     finally:
         print_table(sweep_table(rows, dataset=data.name, note=note))
     _tell(errors, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from ibrobust.cli.flags import in_flags
-from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on
+from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on, training_note
 from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.data.names import with_option
@@ -33,7 +33,7 @@ from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
-from ibrobust.models import HEAD, ImageClassifier
+from ibrobust.models import HEAD, ImageClassifier, resized
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
 from ibrobust.registry.catalog import require_fit, require_shape
 from ibrobust.reporting.model_rows import card_verdict
@@ -55,6 +55,7 @@ class Target:
         audited_at: its epsilon.
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
         trained_on: the training images of a registered model, if they differ from the attacked ones.
+        resize: the pixels of each side that the images are scaled to inside the model, if they are.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Target:
     audited_at: float | None = None
     is_baseline: bool = False
     trained_on: str | None = None
+    resize: int | None = None
 
 
 def check_run(
@@ -118,8 +120,12 @@ def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
         )
 
 
-def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
+def choose_models(
+    names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str, *, resize: int | None = None
+) -> list[Target]:
     """Return every model and decoder to attack: the named ones, by default all for the data set, see `models_for`.
+
+    With `resize`, each scales the images to so many pixels a side before its first layer.
 
     Raises:
         IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
@@ -131,24 +137,33 @@ def choose_models(names: Sequence[str], decoders: Sequence[str], data: Dataset, 
         )
     targets: list[Target] = []
     for name in chosen:
-        targets += [_reference(name, data)] if is_reference(name) else _registered(name, decoders, data, spec)
-    return targets
+        shape = tuple(data.test.images.shape[1:]) if resize is None else (data.test.images.shape[1], resize, resize)
+        if is_reference(name):
+            targets.append(_reference(name, shape, data.num_classes))
+        else:
+            targets += _registered(name, decoders, data, spec, resize)
+    return targets if resize is None else [_resized(target, resize) for target in targets]
 
 
-def _reference(name: str, data: Dataset) -> Target:
-    channels, height, width = data.test.images.shape[1:]
+def _resized(target: Target, size: int) -> Target:
+    # A verdict of the same model without the scaling is not one of this model.
+    return replace(target, load=lambda device: resized(target.load(device), size), verdict=None, resize=size)
+
+
+def _reference(name: str, shape: tuple[int, ...], num_classes: int) -> Target:
+    channels, height, width = shape
 
     def load(device: str) -> nn.Module:
         return load_reference(
-            name, device=device, channels=channels, image_size=(height, width), num_classes=data.num_classes
+            name, device=device, channels=channels, image_size=(height, width), num_classes=num_classes
         )
 
     return Target(name, "-", load)
 
 
-def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str) -> list[Target]:
+def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, resize: int | None) -> list[Target]:
     card = model_card(name)
-    require_fit(card, data)
+    require_fit(card, data, size=resize)
     targets = []
     for decoder in chosen_decoders(card, decoders):
         audit = (card.evaluations.get("audit") or {}).get(decoder) or {}
@@ -221,7 +236,9 @@ def attack_rows(
     with bar:
         for target in targets:
             title = f"{target.name} ({target.decoder})"
-            file = f"{target.name}-{target.decoder}.jsonl".replace(":", "_").replace("/", "_")
+            file = f"{target.name}-{target.decoder}{f'-resized{target.resize}' if target.resize else ''}.jsonl".replace(
+                ":", "_"
+            ).replace("/", "_")
             results = run_attacks(
                 target.load(device or default_device()),
                 test.images,
@@ -315,6 +332,16 @@ def run_audit(
             seed=seed,
             progress=show,
         )
+
+
+NOT_STORED = "Note: The images were scaled inside the model, so this result is not put into its card."
+
+
+def caption_note(targets: Sequence[Target]) -> str:
+    """Return a caption's note: the size that images are scaled to inside the models, and their training images."""
+    scaled = [f"scaled to {target.resize}x{target.resize} inside the model" for target in targets if target.resize]
+    trained = training_note([(target.name, target.trained_on) for target in targets])
+    return "; ".join(filter(None, [*scaled[:1], trained]))
 
 
 def store_audit(target: Target, report: AuditReport, data: Dataset) -> str | None:

@@ -28,6 +28,10 @@ def audit(
     split: Annotated[
         str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
     ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+    ] = None,
     n_examples: Annotated[
         int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
     ] = None,
@@ -70,6 +74,8 @@ def audit(
     from rich.console import Console
 
     from ibrobust.cli.attacking import (
+        NOT_STORED,
+        caption_note,
         check_run,
         choose_data,
         choose_models,
@@ -77,17 +83,16 @@ def audit(
         run_audit,
         store_audit,
     )
-    from ibrobust.cli.matching import training_note
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table, failures_table
 
     check_run(seed=seed, device=device)
     data, spec = choose_data(dataset, [model], split=split, data_dir=data_dir)
-    targets = choose_models([model], decoder or [], data, spec)
+    targets = choose_models([model], decoder or [], data, spec, resize=resize)
     other = choose_surrogate(surrogate, model, data)
     test = data.test.subset(n_examples)
-    note = training_note([(target.name, target.trained_on) for target in targets])
+    note = caption_note(targets)
     reports = {}
     for target in targets:
         report = run_audit(
@@ -107,8 +112,10 @@ def audit(
         # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file:
-                write_audits(json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint)
-            refusal = store_audit(target, report, data)
+                write_audits(
+                    json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint, resize=resize
+                )
+            refusal = store_audit(target, report, data) if resize is None else NOT_STORED
         finally:
             print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note))
             if report.failed:

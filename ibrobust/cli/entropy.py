@@ -23,6 +23,10 @@ def entropy(
     split: Annotated[
         str | None, typer.Option(help="The split of the data set to use, by default its test images: val.")
     ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+    ] = None,
     n_examples: Annotated[
         int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
     ] = None,
@@ -48,12 +52,11 @@ def entropy(
     # These import torch, which takes seconds.
     import torch
 
-    from ibrobust.cli.attacking import check_run, choose_data, choose_models
-    from ibrobust.cli.matching import training_note
+    from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models
     from ibrobust.cli.printing import print_table
     from ibrobust.devices import default_device
     from ibrobust.estimators.latent_information import latent_information
-    from ibrobust.models import ImageClassifier, encode_in_batches
+    from ibrobust.models import ImageClassifier, Resized, encode_in_batches, resized
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
@@ -62,15 +65,17 @@ def entropy(
     test = data.test.subset(n_examples)
     place = torch.device(device or default_device())
     records = {}
-    targets = choose_models(models, [], data, spec)
+    targets = choose_models(models, [], data, spec, resize=resize)
     for target in targets:
         model = target.load(str(place))
-        if not isinstance(model, ImageClassifier):
+        scaled = model.model if isinstance(model, Resized) else model
+        if not isinstance(scaled, ImageClassifier):
             raise IbrobustError(
                 f"The latents of {target.name!r} are unknown, since ibrobust did not build its encoder: name a model "
                 "that ibrobust trained."
             )
-        latents = encode_in_batches(model.encoder, unit_batches(test, place))[:, : model.latent_dim]
+        encoder = scaled.encoder if resize is None else resized(scaled.encoder, resize)
+        latents = encode_in_batches(encoder, unit_batches(test, place))[:, : scaled.latent_dim]
         found = latent_information(
             latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
         )
@@ -79,5 +84,5 @@ def entropy(
         if json_file:
             write_entropies(json_file, records, data.name, data.fingerprint)
     finally:
-        note = training_note([(target.name, target.trained_on) for target in targets])
+        note = caption_note(targets)
         print_table(entropy_table(records, dataset=data.name, note=note))

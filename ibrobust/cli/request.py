@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import is_reference
-from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD
+from ibrobust.models.decoder_names import HEAD, fitted_decoders
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.suggestions import suggestion
 
@@ -22,7 +22,7 @@ def check_models(names: Sequence[str], decoders: Sequence[str] = ()) -> None:
     if names and decoders and not own:
         raise IbrobustError(f"{names[0]!r} has no choice of decoders: leave --decoder out.")
     for decoder in decoders if not names else ():
-        known = ("all", HEAD, *FITTED_DECODERS)
+        known = ("all", HEAD, *fitted_decoders())
         if decoder not in known:
             hint = suggestion(decoder, known, f"choose from {', '.join(known)}.")
             raise IbrobustError(f"Unknown decoder {decoder!r}: {hint}")

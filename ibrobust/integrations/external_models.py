@@ -86,7 +86,7 @@ class UnitRangeInput(Normalized):
             height, width = self.image_size
             raise IbrobustError(
                 f"{self.name} was trained on {width}x{height} images but got {images.shape[-1]}x{images.shape[-2]}: "
-                "give a data set of that size."
+                f"give a data set of that size{f', or `resize` {height}' if height == width else ''}."
             )
         return super().forward(images)
 

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models.decoder_names import HEAD
+from ibrobust.models.fitted_decoder import decoder_class, name_of_fitted, require_storable
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
+from ibrobust.models.head import MLPHead, head_for_weights
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
 from ibrobust.models.resfc import DEFAULT_UNITS, ResFCDecoder, fit_resfc
 
@@ -23,9 +25,9 @@ def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, 
         units = weights["output.weight"].shape[1] if "output.weight" in weights else DEFAULT_UNITS
         return ResFCDecoder(latent_dim, num_classes, units=units)
     if name == HEAD:
-        # Dropout and DropConnect act in training only: in evaluation, every head is its linear layer.
-        return nn.Linear(latent_dim, num_classes)
-    raise AssertionError(name)
+        # Dropout and DropConnect act in training only: in evaluation, every head is its linear layers.
+        return head_for_weights(weights, latent_dim=latent_dim, num_classes=num_classes)
+    return decoder_class(name).for_weights(weights, latent_dim=latent_dim, num_classes=num_classes)
 
 
 def fit_decoder(
@@ -45,16 +47,21 @@ def fit_decoder(
         return fit_logistic(latents, labels, num_classes)
     if name == "resfc":
         return fit_resfc(latents, labels, num_classes, seed=seed, units=resfc_units)
-    raise AssertionError(name)
+    decoder = decoder_class(name).fit(
+        latents, labels, num_classes=num_classes, noise_variance=noise_variance, seed=seed
+    )
+    require_storable(name, decoder, latents, num_classes)
+    return decoder
 
 
 def decoder_name(decoder: nn.Module) -> str:
     """Return the name of a decoder's type in stored models; raise IbrobustError if the type cannot be stored."""
     kinds = {GaussianMixtureDecoder: "gaussian_mixture", LogisticDecoder: "logistic", ResFCDecoder: "resfc"}
-    name = kinds.get(type(decoder), HEAD if type(decoder) is nn.Linear else None)
+    kinds |= {nn.Linear: HEAD, MLPHead: HEAD}
+    name = kinds.get(type(decoder)) or name_of_fitted(decoder)
     if name is None:
         raise IbrobustError(
-            f"A decoder of type {type(decoder).__name__} cannot be stored: use nn.Linear, GaussianMixtureDecoder, "
-            "LogisticDecoder or ResFCDecoder."
+            f"A decoder of type {type(decoder).__name__} cannot be stored: use nn.Linear, ibrobust.models.MLPHead, "
+            "GaussianMixtureDecoder, LogisticDecoder, ResFCDecoder, or a FittedDecoder that is registered."
         )
     return name

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from importlib.metadata import EntryPoint, entry_points
+
+ENTRY_POINT_GROUP = "ibrobust.decoders"
 
 # The decoders that are fitted on a frozen encoder. A model may also have a ``head``, which is trained with it.
-FittedDecoder = Literal["gaussian_mixture", "logistic", "resfc"]
-FITTED_DECODERS: tuple[str, ...] = get_args(FittedDecoder)
+FITTED_DECODERS = ("gaussian_mixture", "logistic", "resfc")
 HEAD = "head"
+
+# Those that were registered in this process, see `ibrobust.models.register_decoder`.
+registered_names: set[str] = set()
+
+
+def decoder_plugins() -> dict[str, EntryPoint]:
+    """Return the decoders that other packages offer, by name, without importing them."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def fitted_decoders() -> tuple[str, ...]:
+    """Return the names of all decoders that can be fitted: ibrobust's own first."""
+    others = {*registered_names, *decoder_plugins()} - set(FITTED_DECODERS)
+    return (*FITTED_DECODERS, *sorted(others))
+
+
+def known_decoder(name: str) -> str:
+    """Return a decoder's name; raise ValueError if there is no such decoder."""
+    if name in FITTED_DECODERS or name in (known := fitted_decoders()):
+        return name
+    raise ValueError(f"there is no decoder of this name, but {', '.join(known)}")

@@ -1,51 +1,99 @@
-"""Linear heads, trained together with an encoder, and their form after training."""
+"""Heads, trained together with an encoder, and their form after training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models.dropconnect import DropConnectLinear
 
 
-def build_head(latent_dim: int, num_classes: int, *, dropout: float = 0.0, dropconnect: float = 0.0) -> nn.Module:
-    """Return a linear head (B, latent_dim) -> logits (B, num_classes), with dropout or DropConnect.
+class MLPHead(nn.Sequential):
+    """Linear layers with ReLU between them: latents (B, sizes[0]) -> logits (B, sizes[-1])."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+def build_head(
+    latent_dim: int, num_classes: int, *, units: int = 0, dropout: float = 0.0, dropconnect: float = 0.0
+) -> nn.Module:
+    """Return a head (B, latent_dim) -> logits (B, num_classes), with dropout or DropConnect before its last layer.
 
     Args:
         latent_dim: D.
         num_classes: C.
-        dropout: probability in [0, 1) that a latent is dropped in training.
-        dropconnect: probability in [0, 1) that a weight is dropped in training.
+        units: of a hidden layer with ReLU; 0 for a linear head.
+        dropout: probability in [0, 1) that an input of the last layer is dropped in training.
+        dropconnect: probability in [0, 1) that a weight of the last layer is dropped in training.
 
     Raises:
         IbrobustError: both are set.
     """
     if dropout and dropconnect:
         raise IbrobustError(f"Both dropout {dropout} and dropconnect {dropconnect} are set: choose one of them.")
+    inputs = units or latent_dim
+    hidden: list[nn.Module] = [nn.Linear(latent_dim, units), nn.ReLU()] if units else []
     if dropconnect:
-        return DropConnectLinear(latent_dim, num_classes, rate=dropconnect)
-    linear = nn.Linear(latent_dim, num_classes)
-    return nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
+        last: list[nn.Module] = [DropConnectLinear(inputs, num_classes, rate=dropconnect)]
+    else:
+        last = [nn.Dropout(dropout)] * bool(dropout) + [nn.Linear(inputs, num_classes)]
+    layers = hidden + last
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
-def evaluation_head(head: nn.Module) -> nn.Linear:
-    """Return a plain linear layer equal to `head` in evaluation mode.
+def evaluation_head(head: nn.Module) -> nn.Linear | MLPHead:
+    """Return plain linear layers, with ReLU between them, equal to `head` in evaluation mode.
 
     Raises:
-        IbrobustError: the head is not one linear layer, alone, after dropout, or with DropConnect.
+        IbrobustError: the head has other layers than linear ones, dropout, DropConnect, and ReLU between the linear
+            ones.
     """
-    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-    others = [layer for layer in head.modules() if not isinstance(layer, (nn.Linear, nn.Dropout, nn.Sequential))]
-    if len(layers) != 1 or others:
+    layers = [layer for layer in _in_order(head) if not isinstance(layer, (nn.Dropout, nn.Identity))]
+    linear = [layer for layer in layers[::2] if isinstance(layer, nn.Linear)]
+    between = [layer for layer in layers[1::2] if isinstance(layer, nn.ReLU)]
+    if len(layers) % 2 == 0 or 2 * len(linear) - 1 != len(layers) or len(between) != len(linear) - 1:
         raise IbrobustError(
-            f"The objective's head {type(head).__name__} is not a single linear layer, so it cannot be stored: give "
-            "the objective a linear head, or none and choose a fitted decoder."
+            f"The head {type(head).__name__} cannot be stored, since it is not made of linear layers with ReLU between "
+            "them (dropout and DropConnect may be among them): give the objective such a head, or none and choose a "
+            "fitted decoder."
         )
-    source = layers[0]
+    plain = [_plain(layer) for layer in linear]
+    if len(plain) == 1:
+        return plain[0]
+    stored = MLPHead([plain[0].in_features, *(layer.out_features for layer in plain)])
+    for index, layer in enumerate(plain):
+        stored[2 * index] = layer
+    return stored
+
+
+def head_for_weights(weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:
+    """Return a head in the size of its stored weights, which are not loaded yet."""
+    hidden = sorted((int(key.split(".")[0]), weight) for key, weight in weights.items() if key.endswith(".weight"))
+    if not hidden:
+        return nn.Linear(latent_dim, num_classes)
+    return MLPHead([latent_dim, *(weight.shape[0] for _, weight in hidden)])
+
+
+def _in_order(head: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(head, nn.Sequential):
+        for part in head:
+            yield from _in_order(part)
+    else:
+        yield head
+
+
+def _plain(source: nn.Linear) -> nn.Linear:
     scale = 1.0 - source.rate if isinstance(source, DropConnectLinear) else 1.0
     plain = nn.Linear(source.in_features, source.out_features).to(source.weight.device)
     with torch.no_grad():
         plain.weight.copy_(scale * source.weight)
-        plain.bias.copy_(source.bias)
+        plain.bias.copy_(source.bias) if source.bias is not None else plain.bias.zero_()
     return plain

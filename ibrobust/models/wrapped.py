@@ -1,10 +1,14 @@
-"""Any classifier made into one of images in [0, 1] to logits: normalisation, outputs with `.logits`, a single logit."""
+"""Any classifier made into one of images in [0, 1] to logits.
+
+Normalisation, another input size, outputs with `.logits`, a single logit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
@@ -53,6 +57,20 @@ class TwoLogits(nn.Module):
         """Return logits (B, 2)."""
         logit = self.model(images).view(-1, 1)
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+class Resized(nn.Module):
+    """Images (B, C, H, W) of any size -> what the model gives for the same images scaled to its own size."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the model's output."""
+        output: Tensor = self.model(F.interpolate(images, size=self.size, mode="bilinear", antialias=True))
+        return output
 
 
 def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
@@ -113,3 +131,29 @@ def two_logits(model: nn.Module) -> nn.Module:
         tensor([[0.0000, 0.5000]])
     """
     return TwoLogits(model)
+
+
+def resized(model: nn.Module, size: int | tuple[int, int]) -> nn.Module:
+    """Return a classifier of images of any size from one of images of its own size.
+
+    The images are scaled bilinearly inside the model, so an attack changes the images that are given, at their own
+    resolution, and epsilon is measured there.
+
+    Args:
+        model: images (B, C, *size) in [0, 1] -> logits (B, K).
+        size: height and width that the model takes, or one number for both.
+
+    Raises:
+        IbrobustError: the size is not made of whole numbers, at least 1.
+
+    Examples:
+        >>> import ibrobust
+        >>> import torch
+        >>> model = ibrobust.resized(torch.nn.Flatten(), 4)
+        >>> model(torch.rand(2, 3, 2, 2)).shape
+        torch.Size([2, 48])
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if not all(type(side) is int and side >= 1 for side in (height, width)):
+        raise IbrobustError(f"The size {size} is not a number of pixels, at least 1: give 224, or (height, width).")
+    return Resized(model, (height, width))

@@ -28,12 +28,15 @@ _plugins_loaded = False
 def register_objective(name: str) -> Callable[[Kind], Kind]:
     """Return a class decorator to register an `Objective` under `name`.
 
+    Defining the same class again, as in a notebook, replaces it.
+
     Raises:
         IbrobustError: the name is taken by another class.
     """
 
     def register(kind: Kind) -> Kind:
-        if _objectives.get(name, kind) is not kind:
+        known = _objectives.get(name, kind)
+        if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
             raise IbrobustError(f"The objective {name!r} already exists: register this one under another name.")
         _objectives[name] = kind
         return kind

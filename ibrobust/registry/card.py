@@ -20,7 +20,7 @@ from pydantic import (
 from ibrobust.errors import IbrobustError
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.readable import Readable, percent
-from ibrobust.training.recipe import Recipe
+from ibrobust.training.recipe import STORED, Recipe
 
 # Cards of ibrobust's own models are still of schema 1, so that earlier versions read them.
 SCHEMA_VERSION = 2
@@ -95,6 +95,7 @@ class ArchitectureRecord(_Record):
         mean: of each channel, in [0, 1] scale, which is taken from the images; None where the module does that itself.
         std: of each channel, in [0, 1] scale, which the images are divided by.
         logits_inside: whether the logits are an attribute or a key of the module's output, see `ibrobust.logits_of`.
+        resized_to: (H, W) that the images are scaled to inside the model, see `ibrobust.resized`; None if they are not.
         one_logit: whether the module has one logit for two classes, see `ibrobust.two_logits`.
         channels: of the images.
         image_size: (H, W) of the images.
@@ -106,6 +107,7 @@ class ArchitectureRecord(_Record):
     std: tuple[float, ...] | None = None
     logits_inside: bool = False
     one_logit: bool = False
+    resized_to: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     channels: Annotated[int, Field(ge=1)]
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
@@ -206,7 +208,7 @@ def read_card(path: Path) -> ModelCard:
             "pip install --upgrade ibrobust."
         )
     try:
-        return ModelCard.model_validate(fields)
+        return ModelCard.model_validate(fields, context=STORED)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])

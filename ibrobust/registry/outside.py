@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.function_names import name_of_function, short_reason
-from ibrobust.models import HEAD, LogitsOf, Normalized, TwoLogits, logits_of, normalized, two_logits
+from ibrobust.models import HEAD, LogitsOf, Normalized, Resized, TwoLogits, logits_of, normalized, resized, two_logits
 from ibrobust.registry.card import ArchitectureRecord, ModelCard
 from ibrobust.registry.factories import FORMS, build_module, folder_of, require_allowed
 
@@ -23,8 +23,8 @@ def describe(
     """Return how a module is built again, and the weights that go with that.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K); what `ibrobust.normalized`, `logits_of` and `two_logits`
-            put around it becomes part of the record.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K); what `ibrobust.normalized`, `logits_of`, `two_logits`
+            and `resized` put around it becomes part of the record.
         factory: what gives the module inside, see `ArchitectureRecord`.
         arguments: of the factory, by keyword.
         dataset: gives channels and image size.
@@ -125,6 +125,8 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
             around["one_logit"] = True
         elif isinstance(model, LogitsOf) and not around.get("logits_inside"):
             around["logits_inside"] = True
+        elif isinstance(model, Resized) and "resized_to" not in around:
+            around["resized_to"] = model.size
         else:
             return model, around
         model = model.model
@@ -135,4 +137,5 @@ def _wrapped(module: nn.Module, architecture: ArchitectureRecord) -> nn.Module:
         module = normalized(module, architecture.mean, architecture.std)
     if architecture.logits_inside:
         module = logits_of(module)
-    return two_logits(module) if architecture.one_logit else module
+    module = two_logits(module) if architecture.one_logit else module
+    return module if architecture.resized_to is None else resized(module, architecture.resized_to)

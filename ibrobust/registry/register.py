@@ -12,7 +12,7 @@ from torch import nn
 from ibrobust.data import Dataset
 from ibrobust.data.names import MEMORY
 from ibrobust.errors import IbrobustError
-from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_name
+from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_name, evaluation_head
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, check_name
 from ibrobust.registry.factories import allow
@@ -41,7 +41,7 @@ def register_model(
     Args:
         name: a safe file name that is not taken.
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in float32: any module, with what `ibrobust.normalized`,
-            `logits_of` and `two_logits` put around it.
+            `logits_of`, `two_logits` and `resized` put around it.
         dataset: what it was trained on; its accuracy is measured on the test images.
         factory: what builds the module inside these: a function or class, or its name ``package.module:function``, or
             ``timm:NAME``, or ``torchvision:NAME``. An `ImageClassifier` of ibrobust's encoder and one of its decoders
@@ -76,7 +76,9 @@ def register_model(
             'factory="package.module:function", "timm:NAME" or "torchvision:NAME" with its arguments, give an '
             "ibrobust.ImageClassifier, or attack the module as it is."
         )
-    decoders = {decoder_name(model.decoder): model.decoder}
+    # A head as it was trained is stored as it is in evaluation.
+    decoder = evaluation_head(model.decoder) if type(model.decoder) is nn.Sequential else model.decoder
+    decoders = {decoder_name(decoder): decoder}
     card, content = _pack(
         name,
         model.encoder,

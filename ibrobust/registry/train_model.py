@@ -21,10 +21,12 @@ from ibrobust.home import runs_dir
 from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
 from ibrobust.models import (
+    FITTED_DECODERS,
     HEAD,
     ZERO_ENTROPY_VARIANCE,
     Encoder,
     FixedPower,
+    decoder_class,
     encode_in_batches,
     evaluation_head,
     fit_decoder,
@@ -236,6 +238,9 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
             f"The model would have no decoder: the objective {recipe.objective!r} trains none, so name at least one in "
             "decoders."
         )
+    for name in recipe.decoders:
+        if name not in FITTED_DECODERS:
+            decoder_class(name)
     return recipe.decoders if head is None else (HEAD, *recipe.decoders)
 
 

@@ -14,31 +14,41 @@ if TYPE_CHECKING:
     from ibrobust.reporting.tables import AttackRow, SweepRow
 
 
-def write_sweeps(path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str) -> None:
+def write_sweeps(
+    path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str, resize: int | None = None
+) -> None:
     """Write one object with the data set and a list of sweeps to `path`."""
     content = {
-        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "dataset": _dataset(data_name, fingerprint, resize),
         "sweeps": [{"model": row.model, "decoder": row.decoder, **row.result.to_dict()} for row in rows],
     }
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_audits(
-    path: Path, reports: Mapping[str, AuditReport], *, model: str, data_name: str, fingerprint: str
+    path: Path,
+    reports: Mapping[str, AuditReport],
+    *,
+    model: str,
+    data_name: str,
+    fingerprint: str,
+    resize: int | None = None,
 ) -> None:
     """Write one object with the data set and a model's audit reports, by decoder, to `path`."""
     content = {
-        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "dataset": _dataset(data_name, fingerprint, resize),
         "model": model,
         "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
     }
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_attacks(path: Path, rows: Sequence[AttackRow], *, data_name: str, fingerprint: str) -> None:
+def write_attacks(
+    path: Path, rows: Sequence[AttackRow], *, data_name: str, fingerprint: str, resize: int | None = None
+) -> None:
     """Write one object with the data set and every attack's record, image by image, to `path`."""
     content = {
-        "dataset": {"name": data_name, "fingerprint": fingerprint},
+        "dataset": _dataset(data_name, fingerprint, resize),
         "attacks": [
             {"model": row.model, "decoder": row.decoder, **result.to_dict()}
             for row in rows
@@ -46,3 +56,8 @@ def write_attacks(path: Path, rows: Sequence[AttackRow], *, data_name: str, fing
         ],
     }
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _dataset(name: str, fingerprint: str, resize: int | None) -> dict[str, object]:
+    scaled = {} if resize is None else {"resized_to": resize}  # inside the model, pixels a side
+    return {"name": name, "fingerprint": fingerprint, **scaled}

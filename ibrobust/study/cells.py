@@ -87,7 +87,7 @@ def dataset_of(study: Study, cell: Cell) -> str:
         return str(chosen)
     if is_reference(cell.model):
         raise IbrobustError(
-            f"The study {study.name!r} has no data set for {cell.model!r}: give base.dataset, or --dataset."
+            f"The study {study.name!r} has no data set for {cell.model!r}: give base.dataset, or `dataset`."
         )
     card = model_card(cell.model)
     return card.recipe.dataset if card.recipe else card.dataset.name

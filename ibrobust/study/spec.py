@@ -14,18 +14,22 @@ from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import home, zoo_dir
 from ibrobust.mapping_files import read_mapping_file
-from ibrobust.models.decoder_names import FittedDecoder
+from ibrobust.models.decoder_names import HEAD, known_decoder
 from ibrobust.registry import list_models
 from ibrobust.registry.card import check_name
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
 
+def _decoder(name: str) -> str:
+    return name if name in (HEAD, "default") else known_decoder(name)
+
+
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 # Of any norm: the checks of a study know the attack's.
 Radius = Annotated[float, BeforeValidator(lambda given: read_epsilon(given, norm="L2"))]
 Decoders = Annotated[
-    tuple[FittedDecoder | Literal["head", "default"], ...],
+    tuple[Annotated[str, AfterValidator(_decoder)], ...],
     Field(description="decoders to evaluate, of which default is the model's first; by default all of them"),
 ]
 Examples = Annotated[int | None, Field(ge=1, description="test images, spread evenly; by default all")]

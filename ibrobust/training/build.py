@@ -32,12 +32,17 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(
-            recipe.latent_dim, num_classes, dropout=recipe.dropout, dropconnect=recipe.dropconnect
+            recipe.latent_dim,
+            num_classes,
+            units=recipe.head_units,
+            dropout=recipe.dropout,
+            dropconnect=recipe.dropconnect,
         )
-    elif recipe.dropout or recipe.dropconnect:
+    elif recipe.dropout or recipe.dropconnect or recipe.head_units:
         raise IbrobustError(
-            f"The objective {recipe.objective!r} trains no linear head, so dropout {recipe.dropout:g} and dropconnect "
-            f"{recipe.dropconnect:g} would have no effect: leave them out, or choose cross_entropy."
+            f"The objective {recipe.objective!r} trains no linear head and no MLP, so dropout {recipe.dropout:g}, "
+            f"dropconnect {recipe.dropconnect:g} and head_units {recipe.head_units} would have no effect: leave them "
+            "out, or choose cross_entropy."
         )
     return build_objective(
         recipe.objective,

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from ibrobust.atomic import write_text
 from ibrobust.data.names import file_name
@@ -14,11 +23,19 @@ from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
-from ibrobust.models.decoder_names import FittedDecoder
+from ibrobust.models.decoder_names import known_decoder
 from ibrobust.suggestions import suggestion
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# The context in which a recipe is read from a card: its decoders may be of a package that is not installed here.
+STORED = {"stored": True}
+
+
+def _decoder(name: str, info: ValidationInfo) -> str:
+    return name if info.context == STORED else known_decoder(name)
+
+
 Augmentation = Literal["none", "crop", "crop_flip"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "one_cycle", "cosine", "constant"]
@@ -106,8 +123,11 @@ class Recipe(BaseModel):
         int, Field(ge=0, description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib)")
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
-    dropout: Annotated[Probability, Field(description="dropout rate in front of the linear head")] = 0.0
-    dropconnect: Annotated[Probability, Field(description="DropConnect rate of the linear head")] = 0.0
+    head_units: Annotated[
+        int, Field(ge=0, description="units of a hidden layer of the head that is trained; 0 for a linear head")
+    ] = 0
+    dropout: Annotated[Probability, Field(description="dropout rate in front of the head's last layer")] = 0.0
+    dropconnect: Annotated[Probability, Field(description="DropConnect rate of the head's last layer")] = 0.0
     conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), instead of H[Z], eq. (9)")] = False
     num_samples: Annotated[int, Field(ge=1, description="samples of each latent per step (dvib, ceb)")] = 1
     epsilon: Annotated[
@@ -128,8 +148,11 @@ class Recipe(BaseModel):
         str | None, Field(min_length=1, description="stored model; the training starts from its encoder")
     ] = None
     decoders: Annotated[
-        tuple[FittedDecoder, ...],
-        Field(description="decoders fitted on the frozen encoder; the first is the default"),
+        tuple[Annotated[str, AfterValidator(_decoder)], ...],
+        Field(
+            description="decoders fitted on the frozen encoder, the first is the default: logistic, gaussian_mixture, "
+            "resfc, or a plugin's"
+        ),
     ] = ("logistic", "gaussian_mixture")
 
     resfc_units: Annotated[int, Field(ge=1, description="units of the resfc decoder's layers")] = 1024

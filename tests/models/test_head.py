@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.models import DropConnectLinear, build_head, evaluation_head
+from ibrobust.models import DropConnectLinear, build_decoder, build_head, evaluation_head
 
 
 def test_dropconnect_in_training_averages_to_its_evaluation():
@@ -39,10 +39,11 @@ def test_a_rate_outside_its_range_is_refused(rate):
         DropConnectLinear(5, 3, rate=rate)
 
 
+@pytest.mark.parametrize("units", [0, 5])
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.4}, {"dropconnect": 0.4}])
-def test_what_is_stored_of_a_head_computes_what_it_does_in_evaluation(options):
+def test_what_is_stored_of_a_head_computes_what_it_does_in_evaluation(options, units):
     torch.manual_seed(0)
-    head = build_head(6, 3, **options).eval()
+    head = build_head(6, 3, units=units, **options).eval()
     inputs = torch.rand(4, 6)
     torch.testing.assert_close(evaluation_head(head)(inputs), head(inputs))
 
@@ -52,6 +53,39 @@ def test_dropout_and_dropconnect_together_are_refused():
         build_head(6, 3, dropout=0.1, dropconnect=0.1)
 
 
-def test_a_head_of_two_layers_cannot_be_stored():
-    with pytest.raises(IbrobustError, match="single linear layer"):
-        evaluation_head(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+def test_linear_layers_with_relu_between_them_are_stored_as_such():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(4, 7, bias=False), nn.Dropout(0.5), nn.ReLU(), nn.Linear(7, 5))
+    head = nn.Sequential(inner, nn.ReLU(), DropConnectLinear(5, 2, rate=0.5)).eval()
+    stored = evaluation_head(head)
+    inputs = torch.rand(6, 4)
+    torch.testing.assert_close(stored(inputs), head(inputs))
+    rebuilt = build_decoder("head", stored.state_dict(), latent_dim=4, num_classes=2)
+    rebuilt.load_state_dict(stored.state_dict())
+    assert torch.equal(rebuilt(inputs), stored(inputs))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.layer(latents))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 2), nn.ReLU()),
+        nn.Sequential(nn.ReLU(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        nn.Sequential(),
+        Twice(),
+    ],
+)
+def test_a_head_of_other_layers_cannot_be_stored(head):
+    with pytest.raises(IbrobustError, match="linear layers with ReLU between them"):
+        evaluation_head(head)

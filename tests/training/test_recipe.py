@@ -147,6 +147,7 @@ def test_a_radius_that_is_none_is_named(text):
 def test_a_preset_is_a_whole_recipe(name):
     left_out = {
         "seed",
+        "head_units",
         "dropout",
         "dropconnect",
         "objective_options",

@@ -1,0 +1,129 @@
+"""Decoders of other packages: their base class, and how they are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.errors import IbrobustError
+from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD, decoder_plugins, fitted_decoders, registered_names
+
+
+class FittedDecoder(nn.Module):
+    """Base class of decoders that are fitted to a frozen encoder's latents: latents (B, D) -> logits (B, C).
+
+    A subclass writes `forward` and `fit`. Its constructor takes ``latent_dim`` and ``num_classes``, or it writes
+    `for_weights` too. What it learns is in parameters and buffers, which are stored with the model.
+    """
+
+    @classmethod
+    def fit(
+        cls, latents: Tensor, labels: Tensor, *, num_classes: int, noise_variance: float, seed: int
+    ) -> FittedDecoder:
+        """Return the decoder fitted to the training images.
+
+        Args:
+            latents: (N, D) clean latents.
+            labels: (N,) int64.
+            num_classes: C.
+            noise_variance: of the noise that was added to each latent in training.
+            seed: for anything random.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def for_weights(cls, weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> FittedDecoder:  # noqa: ARG003
+        """Return a decoder in the size of these stored weights, which are loaded afterwards."""
+        make: Callable[..., FittedDecoder] = cls
+        return make(latent_dim, num_classes)
+
+
+Kind = TypeVar("Kind", bound=type[FittedDecoder])
+
+_registered: dict[str, type[FittedDecoder]] = {}
+
+
+def register_decoder(name: str) -> Callable[[Kind], Kind]:
+    """Return a class decorator to register a `FittedDecoder` under `name`, for recipes and for stored models.
+
+    Defining the same class again, as in a notebook, replaces it.
+
+    Raises:
+        IbrobustError: the name is taken by another class.
+    """
+
+    def register(kind: Kind) -> Kind:
+        known = _registered.get(name, kind)
+        same_place = (known.__module__, known.__qualname__) == (kind.__module__, kind.__qualname__)
+        if name in (*FITTED_DECODERS, HEAD) or not same_place:
+            raise IbrobustError(f"The decoder {name!r} already exists: register this one under another name.")
+        _registered[name] = kind
+        registered_names.add(name)
+        return kind
+
+    return register
+
+
+def decoder_class(name: str) -> type[FittedDecoder]:
+    """Return the class that is registered under `name`, or that a package offers as an entry point.
+
+    Raises:
+        IbrobustError: there is none, or its package fails.
+    """
+    if name in _registered:
+        return _registered[name]
+    point = decoder_plugins().get(name)
+    if point is None:
+        raise IbrobustError(
+            f"There is no decoder {name!r}, but {', '.join(fitted_decoders())}: install the package that has it, or "
+            "import the module that registers it."
+        )
+    try:
+        kind = point.load()
+    except Exception as error:  # whatever a plugin does
+        raise IbrobustError(
+            f"The decoder {name!r} ({point.value}) cannot be imported ({type(error).__name__}: {error}): update or "
+            "remove its package."
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, FittedDecoder)):
+        raise IbrobustError(f"The decoder {name!r} ({point.value}) is no ibrobust.models.FittedDecoder.")
+    return _registered.setdefault(name, kind)
+
+
+def name_of_fitted(decoder: nn.Module) -> str | None:
+    """Return the name under which a decoder's class is registered, or None."""
+    return next((name for name, kind in _registered.items() if type(decoder) is kind), None)
+
+
+@torch.no_grad()
+def require_storable(name: str, decoder: nn.Module, latents: Tensor, num_classes: int) -> None:
+    """Raise IbrobustError unless a decoder gives logits, and gives the same when it is built from its stored weights.
+
+    Args:
+        name: of the decoder.
+        decoder: fitted.
+        latents: (N, D), some of which are decoded.
+        num_classes: C.
+    """
+    some = latents[:8]
+    logits = decoder.eval()(some) if isinstance(decoder, nn.Module) else None
+    if not isinstance(logits, Tensor) or logits.shape != (len(some), num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise IbrobustError(f"The decoder {name!r} gives {shape}, not logits of shape {(len(some), num_classes)}.")
+    state = decoder.state_dict()
+    twin = decoder_class(name).for_weights(state, latent_dim=latents.shape[1], num_classes=num_classes)
+    try:
+        twin.load_state_dict(state)
+    except RuntimeError as error:
+        raise IbrobustError(
+            f"The decoder {name!r} cannot be stored, since its weights do not fit what for_weights returns "
+            f"({' '.join(str(error).split())})."
+        ) from error
+    if not torch.allclose(twin.to(some.device).eval()(some), logits):
+        raise IbrobustError(
+            f"The decoder {name!r} cannot be stored, since it gives other logits when it is built from its weights: "
+            "keep all that it learns in parameters and buffers."
+        )

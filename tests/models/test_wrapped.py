@@ -1,0 +1,45 @@
+"""Models of another input size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust import IbrobustError, fgsm_sweep, normalized, resized
+
+
+def test_images_are_scaled_inside_the_model_and_attacked_outside():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)).eval()
+    model = resized(inner, 12)
+    images = torch.rand(5, 3, 6, 6)
+    expected = nn.functional.interpolate(images, size=(12, 12), mode="bilinear")
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), inner(expected))
+        labels = model(images).argmax(1)
+    assert fgsm_sweep(model, images, labels, 0.0).clean_accuracy == 1.0
+    # The scaling is linear, so the gradient is its transpose: a step of FGSM is a step at the images' own size.
+    points = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(points), labels), points)
+    weaker = (images + 0.2 * gradient.sign()).clamp(0, 1)
+    with torch.no_grad():
+        found = (model(weaker).argmax(1) == labels).float().mean()
+    assert fgsm_sweep(model, images, labels, 0.2).accuracy[0] == pytest.approx(float(found))
+
+
+def test_smaller_images_are_averaged():
+    model = resized(nn.Flatten(), (1, 2))
+    image = torch.tensor([[[[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]]])
+    assert model(image).tolist()[0][0] > model(image).tolist()[0][1] > 0
+
+
+@pytest.mark.parametrize("size", [0, (4, 0), (4.0, 4), True])
+def test_a_size_that_is_none(size):
+    with pytest.raises(IbrobustError, match="is not a number of pixels"):
+        resized(nn.Flatten(), size)
+
+
+def test_it_goes_around_a_normalisation():
+    model = resized(normalized(nn.Flatten(), [0.5], [0.5]), 2)
+    assert model(torch.ones(1, 1, 4, 4)).tolist() == [[1.0] * 4]
