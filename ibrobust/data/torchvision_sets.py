@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from ibrobust.data.arrays import images_of, labels_of
 from ibrobust.data.dataset import Dataset, Split
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
+from ibrobust.suggestions import suggestion
 
 # How torchvision names the halves: by a flag, or by a split each.
 FLAG = ("True", "False")
@@ -75,8 +75,7 @@ def load_torchvision(
     from torchvision import datasets
 
     if name not in HALVES:
-        near = difflib.get_close_matches(name, HALVES, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(HALVES)}."
+        hint = suggestion(name, HALVES, f"choose one of {', '.join(HALVES)}.")
         raise IbrobustError(f"torchvision has no classification data set {name!r} that ibrobust reads: {hint}")
     kind = getattr(datasets, name)
     given = _arguments(name, kind, options or {})
