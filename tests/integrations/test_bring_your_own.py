@@ -95,7 +95,7 @@ class Wrapping(Net):
 def nets(monkeypatch):
     """A module that can be imported, with the factories."""
     module = ModuleType("farm_nets")
-    vars(module).update(Net=Net, Wrapping=Wrapping, fixed=lambda: Net(3, 4).eval())
+    vars(module).update(Net=Net, Wrapping=Wrapping, four=lambda: Net(3, 4).eval(), ten=lambda: Net(3, 10).eval())
     monkeypatch.setitem(sys.modules, "farm_nets", module)
 
 
@@ -139,7 +139,8 @@ def of_torchvision(data: Dataset) -> nn.Module:
 
 
 def by_reference(data: Dataset) -> nn.Module:
-    return load_reference("farm_nets:fixed", image_size=(32, 32), num_classes=data.num_classes)
+    name = {4: "four", 10: "ten"}[data.num_classes]
+    return load_reference(f"farm_nets:{name}", image_size=(32, 32), num_classes=data.num_classes)
 
 
 def stored(model: nn.Module, data: Dataset, **how: object) -> nn.Module:
