@@ -144,7 +144,11 @@ def attack_command(
             console=errors,
             images_file=save_images,
         )
-        notes: list[str | None] = []
+        notes: list[str | None] = [
+            f"AutoAttack warns about {row.model} ({row.decoder}): {flag}"
+            for row in attacked
+            for flag in dict.fromkeys(flag for result in row.results for flag in result.flags)
+        ]
         # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file:

@@ -103,3 +103,17 @@ def test_both_commands_give_the_same_number(registered: str, tmp_path: Path, mon
     assert record["robust_accuracy"] == expected["robust_accuracy"]
     assert record["clean_accuracy"] == expected["clean_accuracy"]
     assert record.get("flags", []) == expected["flags"]
+
+
+def test_the_command_prints_the_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "probabilities.py").write_text(
+        "from torch import nn\n"
+        "def model():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.Softmax(dim=1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    shared = ["--dataset", "digits", "--n-examples", "8", "--eps", "8/255", "--attack", SHORT]
+    done = CliRunner().invoke(app, ["attack", "probabilities:model", *shared])
+    assert done.exit_code == 0, done.output
+    assert "AutoAttack warns about probabilities:model" in done.stderr
+    assert "probability distribution" in done.stderr
