@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from ibrobust.errors import IbrobustError
 
@@ -15,7 +15,22 @@ from ibrobust.errors import IbrobustError
 # a lower number, or none, is shown as an older one until it is made again.
 AUDIT_VERSION = 3
 
-Value = TypeVar("Value")
+
+def _none_if_empty(text: str | None) -> str | None:
+    if text is None:
+        raise ValueError("the line is too short")
+    return text or None
+
+
+def _truth(text: str | None) -> str | None:
+    text = _none_if_empty(text)
+    return text and text.removesuffix(".0")  # pandas writes a column of truths with gaps as 1.0 and 0.0
+
+
+Name = Annotated[str, Field(min_length=1)]
+Number = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty)]
+Whole = Annotated[int | None, BeforeValidator(_none_if_empty)]  # also 8.0, as pandas writes one with gaps
+Truth = Annotated[bool | None, BeforeValidator(_truth)]
 
 
 @dataclass(frozen=True)
@@ -46,28 +61,29 @@ class StudyRecord:
     """
 
     study: str
-    cell: str
+    cell: Name
     model: str
-    objective: str
-    beta: float | None
-    noise: bool | None
-    dropout: float | None
-    dropconnect: float | None
-    width: int | None
-    seed: int | None
-    epochs: int | None
+    objective: Name
+    beta: Number
+    noise: Truth
+    dropout: Number
+    dropconnect: Number
+    width: Whole
+    seed: Whole
+    epochs: Whole
     setting: str
     decoder: str
-    epoch: int | None
+    epoch: Whole
     attack: str
-    epsilon: float | None
-    quantity: str
-    value: float
-    num_images: int | None
+    epsilon: Number
+    quantity: Name
+    value: float  # a loss may be NaN
+    num_images: Whole
     verdict: str
 
 
 COLUMNS = tuple(field.name for field in fields(StudyRecord))
+_READER = TypeAdapter(StudyRecord)
 
 
 def read_study_records(path: Path) -> tuple[StudyRecord, ...]:
@@ -90,73 +106,11 @@ def read_study_records(path: Path) -> tuple[StudyRecord, ...]:
 
 
 def _record(row: dict[str, Any], path: Path, line: int) -> StudyRecord:
-    def read(name: str, convert: Callable[[str], Value]) -> Value:
-        text = row[name]
-        try:
-            if text is None:  # the line is too short
-                raise ValueError
-            return convert(text)
-        except ValueError:
-            raise IbrobustError(
-                f"Line {line} of the records {str(path)!r} has {text!r} for {name}: correct it or collect them again."
-            ) from None
-
-    return StudyRecord(
-        study=read("study", str),
-        cell=read("cell", _name),
-        model=read("model", str),
-        objective=read("objective", _name),
-        beta=read("beta", _optional(_finite)),
-        noise=read("noise", _optional(_truth)),
-        dropout=read("dropout", _optional(_finite)),
-        dropconnect=read("dropconnect", _optional(_finite)),
-        width=read("width", _optional(_whole)),
-        seed=read("seed", _optional(_seed)),
-        epochs=read("epochs", _optional(_whole)),
-        setting=read("setting", str),
-        decoder=read("decoder", str),
-        epoch=read("epoch", _optional(_whole)),
-        attack=read("attack", str),
-        epsilon=read("epsilon", _optional(_finite)),
-        quantity=read("quantity", _name),
-        value=read("value", float),  # a loss may be NaN
-        num_images=read("num_images", _optional(_whole)),
-        verdict=read("verdict", str),
-    )
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise ValueError
-    return text
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _whole(text: str) -> int:
-    # pandas writes a column of whole numbers with gaps as 8.0.
-    number = _finite(text)
-    if not number.is_integer():
-        raise ValueError
-    return int(number)
-
-
-def _seed(text: str) -> int:
-    # A seed may have 63 bits, more than a float holds.
-    return int(text) if text.lstrip("-").isdigit() else _whole(text)
-
-
-def _truth(text: str) -> bool:
-    truths = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-    if text.lower() not in truths:
-        raise ValueError
-    return truths[text.lower()]
-
-
-def _optional(convert: Callable[[str], Value]) -> Callable[[str], Value | None]:
-    return lambda text: None if text == "" else convert(text)
+    try:
+        return _READER.validate_python(row)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise IbrobustError(
+            f"Line {line} of the records {str(path)!r} has {fault['input']!r} for {fault['loc'][0]}: correct it or "
+            "collect them again."
+        ) from None
