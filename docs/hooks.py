@@ -6,21 +6,27 @@ The API pages follow the folders of the package, so that moving a file needs no 
 from __future__ import annotations
 
 import ast
+import csv
 import html
 import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Link, Navigation
 from mkdocs.structure.pages import Page
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from tutorial_notebook import notebook
+
+from ibrobust.reporting.html.report import write_report  # which needs no torch
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ibrobust"
@@ -44,16 +50,26 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {page: root_page(source) for source, page in ROOT_PAGES.items()} | api_pages()
     pages["tutorial.ipynb"] = notebook((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     pages["records/index.md"] = records_page()
+    pages["leaderboard.html"] = leaderboard_page()
     for page, content in pages.items():
         files.append(File.generated(config, page, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Link a page to what only the site has: a list of the records, and the tutorial as a notebook."""
+    """Link a page to what only the site has: a list of the records, the leaderboard, the tutorial as a notebook."""
     if page.file.src_uri == "tutorial.md":
         return markdown + "\n[Download this tutorial as a notebook](tutorial.ipynb)\n"
+    if page.file.src_uri == "results.md":
+        link = "# Results\n\nAll models to search and sort: the [leaderboard](leaderboard.html).\n"
+        markdown = markdown.replace("# Results\n", link, 1)
     return markdown.replace("](records)", "](records/index.md)")
+
+
+def on_nav(nav: Navigation, **_: Any) -> None:
+    """Put the leaderboard, which is a whole page of its own, behind the results."""
+    place = next(number for number, item in enumerate(nav.items) if item.title == "Results")
+    nav.items.insert(place + 1, Link("Leaderboard", "leaderboard.html"))
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -88,6 +104,38 @@ def records_page() -> str:
     files = (path for path in records.rglob("*") if path.suffix in (".csv", ".json"))
     names = sorted(path.relative_to(records).as_posix() for path in files)
     return "# Records\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+
+
+def leaderboard_page() -> str:
+    """Return the leaderboard of the shipped models, from the records behind the results and the models' cards."""
+    records = ROOT / "docs" / "records" / "zoo.csv"
+    with records.open(encoding="utf-8", newline="") as file:
+        models = dict.fromkeys(line["model"] for line in csv.DictReader(file))
+    cards = [yaml.safe_load((ROOT / "model_zoo" / f"{model}.yaml").read_text(encoding="utf-8")) for model in models]
+    with TemporaryDirectory() as folder:
+        page = write_report(
+            title="Leaderboard of the shipped models",
+            records=records,
+            figures=(),
+            cells=[card_facts(card) for card in cards],
+            out=Path(folder) / "leaderboard.html",
+            made="From docs/records/zoo.csv. On your own machine: ibrobust report",
+            home="results.html",
+            unit="model",
+        )
+        return page.read_text(encoding="utf-8")
+
+
+def card_facts(card: dict[str, Any]) -> dict[str, Any]:
+    """Return what the leaderboard shows of a model besides its numbers."""
+    training = card["training"] or {}
+    return {
+        "name": card["name"],
+        "status": "shipped",
+        "dataset": card["dataset"]["name"],
+        "recipe": card["recipe"],
+        **{key: training.get(key) for key in ("versions", "hardware")},
+    }
 
 
 def api_pages() -> dict[str, str]:

@@ -47,6 +47,11 @@ class Sweep(_Part):
     decoders: Decoders = ()
 
 
+def _several(given: Any) -> Any:
+    """Return one value as a list of one."""
+    return given if isinstance(given, list | tuple) else [given]
+
+
 class AttackAt(_Part):
     """An attack with epsilons of its own, such as those of another norm."""
 
@@ -80,7 +85,7 @@ class Audit(_Part):
 
     eps: Annotated[
         tuple[Epsilon, ...],
-        BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
+        BeforeValidator(_several),
         Field(min_length=1, description="one audit each"),
     ] = (8 / 255,)
     quick: bool = True

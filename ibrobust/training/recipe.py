@@ -240,7 +240,8 @@ class Recipe(BaseModel):
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in dict.fromkeys(["objective", *changed]))
         return f"{type(self).__name__}({fields})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the recipe, every field, to a YAML file."""

@@ -262,6 +262,25 @@ def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
     assert "99.0%" not in " ".join(summary(found, []))
 
 
+def test_of_several_audits_the_widest_counts(study_rows, write_records):
+    wanted = next(row for row in study_rows if row.get("verdict"))
+    rows = [{**wanted, "epsilon": 2 / 255, "verdict": "not real, vanishing"}, wanted]
+    found = read_study_records(write_records(rows))
+    assert [entry.text for entry in column(leaderboard(found), "verdict")] == [wanted["verdict"]]
+    assert summary(found, [])[0] == f"Audits at ε = 8/255, one per cell and decoder: 1 {wanted['verdict']}."
+
+
+def test_a_model_that_only_fgsm_attacked_comes_after_those_that_were_searched(study_rows, write_records):
+    searched = study_rows[0]["cell"]
+    rows = [row for row in study_rows if row["cell"] == searched or "worst_case" not in row["quantity"]]
+    for row in rows:
+        row |= {"verdict": "sound"} if row.get("verdict") else {}
+    board = leaderboard(read_study_records(write_records(rows)))
+    verdicts = [entry.text for entry in column(board, "verdict")]
+    assert set(verdicts) == {"older audit: sound", "not audited"}
+    assert verdicts == sorted(verdicts, reverse=True), "the audited ones first"
+
+
 def test_of_two_numbers_the_one_on_more_images_is_shown(study_rows, write_records):
     wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
     rows = [{**wanted, "value": 0.875, "num_images": 7}, *study_rows]

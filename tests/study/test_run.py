@@ -331,7 +331,11 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
         ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "Unknown model 'nobody'"),
-        ({"beta": [0.1]}, {"attacks": {"attacks": ["BIM:alpha=0"], "eps": [0.1]}}, "alpha is 0.0"),
+        (
+            {"beta": [0.1]},
+            {"attacks": {"attacks": ["BIM:alpha=0"], "eps": [0.1]}},
+            "option alpha is 0: a number above 0",
+        ),
     ],
 )
 def test_a_cell_that_could_not_be_made_or_measured_is_named_before_any_is_trained(make_study, grid, evaluations, said):

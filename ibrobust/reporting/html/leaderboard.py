@@ -28,10 +28,10 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     Of each epsilon, the accuracies under FGSM, in the attacks' worst case and in the audit's stand side by side.
 
     The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
-    undecided, not real), then of falling accuracy in the audit's worst case, in the attacks' worst case, under FGSM,
-    each from the largest epsilon down, and at last on clean images. If FGSM did not change more than 1% of the
-    images, its accuracies have a dagger and are never the best of their column; neither is any accuracy under attack
-    of a model whose audit says that its robustness is not real or that its gradient is not honest.
+    undecided, attacked by FGSM alone, not real), then of falling accuracy in the audit's worst case, in the attacks'
+    worst case, under FGSM, each from the largest epsilon down, and at last on clean images. If FGSM did not change more
+    than 1% of the images, its accuracies have a dagger and are never the best of their column; neither is any accuracy
+    under attack of a model whose audit says that its robustness is not real or that its gradient is not honest.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))

@@ -13,8 +13,10 @@ from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 from ibrobust.verdicts import Verdict, read_verdict
 
-# A model without an audit comes after those that are real or partly real, and before all others.
+# A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by
+# FGSM alone, little is known of it, and it comes just before those that are not real.
 NOT_AUDITED = (1, 9)
+FGSM_ALONE = (3, 9)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,14 @@ class Row:
         return read_verdict(self.audit.verdict) if self.audit else None
 
     @property
+    def trust(self) -> tuple[int, int]:
+        """The place of its verdict among the others, the best first."""
+        if self.verdict:
+            return self.verdict.rank
+        is_searched = any(record.quantity.endswith("worst_case_accuracy") for record in self.records)
+        return NOT_AUDITED if is_searched else FGSM_ALONE
+
+    @property
     def unattacked(self) -> float | None:
         shares = [record.value for record in self.records if record.quantity in UNATTACKED and record.attack == "FGSM"]
         return sum(shares) if shares else None
@@ -121,10 +131,9 @@ class Row:
         return measure.epsilon is None or (trusted and not self.is_marked(measure))
 
     def rank(self) -> tuple[tuple[int, int], list[float], str]:
-        trust = self.verdict.rank if self.verdict else NOT_AUDITED
         # From the right: the audit's worst case, the worst case, FGSM, clean.
         falling = [-record.value if record else 1.0 for record in reversed(self.found)]
-        return trust, falling, self.cell
+        return self.trust, falling, self.cell
 
     def description(self) -> tuple[Entry, ...]:
         first = self.records[0]
@@ -153,9 +162,9 @@ class Row:
     def judgement(self, *, with_epsilon: bool) -> Entry:
         audit, verdict = self.audit, self.verdict
         if audit is None or verdict is None:
-            return Entry("not audited", _place(NOT_AUDITED))
+            return Entry("not audited", _place(self.trust))
         where = f" at {format_epsilon(audit.epsilon)}" if with_epsilon and audit.epsilon is not None else ""
-        return Entry(verdict.text + where, _place(verdict.rank), tone=verdict.tone)
+        return Entry(verdict.text + where, _place(self.trust), tone=verdict.tone)
 
     def share(self) -> Entry:
         if self.unattacked is None:

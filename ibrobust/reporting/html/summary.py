@@ -19,7 +19,7 @@ def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]], 
     """Return a few sentences; those without content are left out. A report is about cells, or about models."""
     return [
         sentence
-        for sentence in (_progress(cells, unit), _audits(records), _most_robust(records), _overstated(records))
+        for sentence in (_progress(cells, unit), _audits(records, unit), _most_robust(records), _overstated(records))
         if sentence
     ]
 
@@ -36,15 +36,17 @@ def _progress(cells: Sequence[Mapping[str, Any]], unit: str) -> str:
     return f"{count}: {', '.join(listed)}."
 
 
-def _audits(records: Sequence[StudyRecord]) -> str:
-    found = [verdict for record in records if (verdict := read_verdict(record.verdict))]
+def _audits(records: Sequence[StudyRecord], unit: str) -> str:
+    audits = sorted((record for record in records if record.verdict), key=lambda record: record.epsilon or 0.0)
+    widest = {(record.cell, record.decoder): record for record in audits}.values()
+    found = [verdict for record in widest if (verdict := read_verdict(record.verdict))]
     verdicts = Counter(verdict.text for verdict in sorted(found, key=lambda verdict: verdict.rank))
     if not verdicts:
         return "No model was audited, so it is unknown whether these accuracies show robustness."
-    epsilons = sorted({record.epsilon for record in records if record.verdict and record.epsilon is not None})
+    epsilons = sorted({record.epsilon for record in widest if record.epsilon is not None})
     where = f" at ε = {' and '.join(map(format_epsilon, epsilons))}" if epsilons else ""
     listed = "; ".join(f"{count} {text}" for text, count in verdicts.items())
-    return f"Audits{where}, one per cell and decoder: {listed}."
+    return f"Audits{where}, one per {unit} and decoder: {listed}."
 
 
 def _most_robust(records: Sequence[StudyRecord]) -> str:
