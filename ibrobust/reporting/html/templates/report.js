@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table.board")) {
   const chosen = [];
   heads.forEach((head, place) => {
     const values = [...new Set(rows.map((row) => value(row, place)))].filter(Boolean).sort();
-    const few = values.length > 1 && values.length <= 12 && place > 0 && values.every((one) => one.length <= 40);
+    const few = values.length > 1 && values.length <= 12 && head.dataset.key !== "cell" && values.every((one) => one.length <= 40);
     if (!few || (head.dataset.numeric === "true" && head.dataset.key !== "verdict")) return;
     const label = document.createElement("label");
     const select = document.createElement("select");
