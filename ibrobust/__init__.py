@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
+    from ibrobust.evaluation.attacks.surrogate import Transfer
     from ibrobust.evaluation.attacks.worst_case import worst_case
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
@@ -41,6 +42,7 @@ _HOMES = {
     "PGD": "ibrobust.evaluation.attacks.own_attacks",
     "Recipe": "ibrobust.training.recipe",
     "SweepResult": "ibrobust.evaluation.sweep",
+    "Transfer": "ibrobust.evaluation.attacks.surrogate",
     "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
     "WorstCaseResult": "ibrobust.evaluation.worst_case_attack",
     "audit": "ibrobust.evaluation.audit",
@@ -82,6 +84,7 @@ __all__ = [
     "ModelCard",
     "Recipe",
     "SweepResult",
+    "Transfer",
     "WorstCase",
     "WorstCaseResult",
     "audit",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ibrobust.cli.flags import in_flags
 from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on, training_note
-from ibrobust.cli.request import NO_SURROGATE, chosen_decoders
+from ibrobust.cli.request import NO_SURROGATE, check_models, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.data.names import with_option
 from ibrobust.devices import check_device, default_device
@@ -24,9 +24,9 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
-from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.inputs import check_seed
@@ -72,7 +72,15 @@ def check_run(
     *, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), seed: int = 0, device: str | None = None
 ) -> None:
     """Raise IbrobustError, before any data is read, if an attack, an epsilon, a seed or a device cannot be used."""
-    for norm in {read_attack(attack).norm for attack in attacks}:
+    chosen = [read_attack(attack) for attack in attacks]
+    check_models(
+        [
+            attack.surrogate
+            for attack in chosen
+            if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str)
+        ]
+    )
+    for norm in {attack.norm for attack in chosen}:
         for epsilon in epsilons:
             check_epsilon(epsilon, norm=norm)
     check_seed(seed)
@@ -266,10 +274,10 @@ def attack_rows(
 
 
 def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None) -> list[Attack]:
-    """Return the attacks; a worst case gets the model that its surrogate names."""
+    """Return the attacks, with the models that their surrogates name."""
     chosen = [read_attack(attack) for attack in attacks]
     for place, attack in enumerate(chosen):
-        if isinstance(attack, WorstCase) and isinstance(attack.surrogate, str):
+        if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
             target = choose_models([attack.surrogate], [], data, data.name)[0]
             chosen[place] = attack.with_surrogate(target.load(device or default_device()))
     return chosen

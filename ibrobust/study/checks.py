@@ -9,6 +9,7 @@ from ibrobust.devices import check_device
 from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.objectives import objective_class
@@ -35,9 +36,11 @@ def check_study(study: Study) -> None:
         )
     if study.evaluations.attacks is not None:
         for attack, epsilons in study.evaluations.attacks.runs:
-            norm = read_attack(attack).norm
+            chosen = read_attack(attack)
+            if isinstance(chosen, SurrogateAttack) and isinstance(chosen.surrogate, str):
+                model_card(chosen.surrogate)
             for epsilon in epsilons:
-                check_epsilon(epsilon, norm=norm)
+                check_epsilon(epsilon, norm=chosen.norm)
     if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
         model_card(study.evaluations.audit.surrogate)
     if study.evaluations.information_plane is not None:
@@ -85,7 +88,9 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
                 f"{', '.join(has)}: name one of its decoders."
             )
     for attack, _ in study.evaluations.attacks.runs if study.evaluations.attacks is not None else ():
-        read_attack(attack).check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
+        chosen = read_attack(attack)
+        if not isinstance(chosen, SurrogateAttack):  # whose model is loaded later
+            chosen.check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

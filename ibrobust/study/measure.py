@@ -18,6 +18,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.estimators.latent_information import latent_information
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
@@ -203,6 +204,8 @@ class _Measuring:
         known = self._results.of(name)["attacks"]
         for text, epsilons in runs:
             attack = read_attack(text)
+            if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
+                attack = attack.with_surrogate(self._surrogate(attack.surrogate, self._models[name]))
             done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
             missing = sorted(set(epsilons) - done, reverse=True)
             # One run of an attack that searches for the smallest perturbation is for all epsilons.
@@ -234,12 +237,7 @@ class _Measuring:
         self._stage(f"audit {name}")
         model, surrogate = self._models[name], None
         if wanted.surrogate is not None and wanted.surrogate != self._cell.model:
-            if model_card(wanted.surrogate).dataset.class_names != self._data.class_names:
-                raise IbrobustError(
-                    f"The surrogate {wanted.surrogate!r} was trained on other classes than those of "
-                    f"{self._data.name!r}: name another one in the study's audit."
-                )
-            surrogate = load_model(wanted.surrogate, device=model_device(model))
+            surrogate = self._surrogate(wanted.surrogate, model)
         report = audit(
             model,
             chosen.images,
@@ -258,6 +256,15 @@ class _Measuring:
         # The sentences of the checks would fill most of the file; ibrobust audit prints them.
         known.append({key: value for key, value in report.items() if key != "checks"})
         self._results.save()
+
+    def _surrogate(self, name: str, model: nn.Module) -> nn.Module:
+        """Return a stored model, on the device of `model`; raise IbrobustError if it has other classes."""
+        if model_card(name).dataset.class_names != self._data.class_names:
+            raise IbrobustError(
+                f"The surrogate {name!r} was trained on other classes than those of {self._data.name!r}: name another "
+                "one in the study."
+            )
+        return load_model(name, device=model_device(model))
 
 
 def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:

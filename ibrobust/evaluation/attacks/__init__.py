@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
+    from ibrobust.evaluation.attacks.surrogate import Transfer
     from ibrobust.evaluation.attacks.worst_case import worst_case
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "AutoAttack": "ibrobust.evaluation.attacks.own_attacks",
     "FunctionAttack": "ibrobust.evaluation.attacks.function_attack",
     "PairedDifference": "ibrobust.evaluation.attacks.comparison",
+    "Transfer": "ibrobust.evaluation.attacks.surrogate",
     "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
     "create_attack": "ibrobust.evaluation.attacks.by_name",
     "list_attacks": "ibrobust.evaluation.attacks.by_name",
@@ -41,6 +43,7 @@ __all__ = [
     "AutoAttack",
     "FunctionAttack",
     "PairedDifference",
+    "Transfer",
     "WorstCase",
     "create_attack",
     "list_attacks",

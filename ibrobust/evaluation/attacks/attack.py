@@ -181,6 +181,8 @@ def _sentence(kind: type[NamedAttack], error: ValidationError) -> str:
     if fault["type"] == "value_error":
         return str(context["error"])
     key, value = str(fault["loc"][0]), fault["input"]
+    if fault["type"] == "missing":
+        return f"The attack {name} needs the option {key!r}: give it."
     if fault["type"] == "extra_forbidden":
         rule = f"it takes {', '.join(fields) or 'none'}."
         return f"The attack {name} has no option {key!r}: {remedy(key, fields, rule)}"

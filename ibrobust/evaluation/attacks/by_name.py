@@ -11,6 +11,7 @@ from ibrobust.evaluation.attacks.foolbox_attacks import SCHEME as FOOLBOX
 from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
 from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, function_attack
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
+from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.attacks.torchattacks_classes import RADIUS_OPTIONS, torchattacks_class, torchattacks_names
 from ibrobust.function_names import function_by_name, short_reason
 
@@ -43,7 +44,7 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     """Return the attack of a name, with options as on the command line.
 
     Args:
-        name: one of `list_attacks`, in any case; ``foolbox:NAME`` of a class of foolbox; or
+        name: one of `list_attacks`, in any case; ``transfer:MODEL``; ``foolbox:NAME`` of a class of foolbox; or
             ``package.module:function``, imported as Python imports, from the current folder too.
         options: of the attack; omitted ones have their defaults.
 
@@ -71,6 +72,8 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     scheme, _, target = name.partition(":")
     if not target:
         raise _unknown(name)
+    if _plain(scheme) == _plain(Transfer.__name__):
+        return Transfer(surrogate=target, **options)
     if scheme == FOOLBOX:
         return foolbox_attack(target, options)
     return function_attack(function_by_name(name, f"The attack {name!r}"), label=name, options=options)
@@ -112,8 +115,8 @@ def _unknown(name: str) -> IbrobustError:
     own = ", ".join(own.__name__ for own in OWN_ATTACKS)
     plugins = "".join(f", {point.name} of {point.value.partition('.')[0]}" for point in _plugins())
     rule = (
-        f"choose {own}{plugins}, a torchattacks class by its name, foolbox:NAME, or a function of yours, "
-        "package.module:function."
+        f"choose {own}{plugins}, a torchattacks class by its name, transfer:MODEL, foolbox:NAME, or a function of "
+        "yours, package.module:function."
     )
     if not torchattacks_names():
         rule += " torchattacks is not installed: python -m pip install torchattacks."

@@ -9,16 +9,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
-from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack
 from ibrobust.evaluation.attacks.autoattack import AutoAttackOutcome, autoattack
 from ibrobust.evaluation.attacks.losses import LossName
 from ibrobust.evaluation.attacks.option_types import Count, Positive
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient, pgd, random_start
-from ibrobust.evaluation.attacks.state import data_digests
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.ball import Norm
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.worst_case_attack import judge_of, worst_case_attack
@@ -189,14 +187,14 @@ class AutoAttack(NamedAttack):
         )
 
 
-class WorstCase(NamedAttack):
+class WorstCase(SurrogateAttack):
     """The attack in stages of `worst_case_attack`, each on what is still unbroken; also written worst_case.
 
     Attributes:
         norm: of the ball: Linf or L2.
         escalate: run AutoAttack on the images that are left.
         surrogate: another classifier of the same images, on the same device, whose adversarial images are starting
-            points; none by default. The command line takes the name of a stored model.
+            points; none by default. The command line and studies take the name of a stored model.
 
     Raises:
         IbrobustError: an option is unknown, or the attack cannot work with a value.
@@ -207,45 +205,8 @@ class WorstCase(NamedAttack):
         'WorstCase:escalate=true'
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     norm: Norm = "Linf"
     escalate: bool = False
-    surrogate: str | nn.Module | None = None
-    _loaded: nn.Module | None = PrivateAttr(None)
-
-    def with_surrogate(self, model: nn.Module) -> WorstCase:
-        """Return the attack with the model that its surrogate names."""
-        attack = self.model_copy()
-        attack._loaded = model
-        return attack
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The given options, with the class of a surrogate that is a model."""
-        given = super().options
-        if isinstance(self.surrogate, nn.Module):
-            given["surrogate"] = type(self.surrogate).__name__
-        return given
-
-    @property
-    def source(self) -> str:
-        """A fingerprint of the surrogate's weights; empty without one."""
-        model = self._surrogate_model
-        return "" if model is None else data_digests(model, torch.empty(0), torch.empty(0))["weights"]
-
-    @property
-    def _surrogate_model(self) -> nn.Module | None:
-        return self.surrogate if isinstance(self.surrogate, nn.Module) else self._loaded
-
-    def check_fit(self, *, channels: int, num_classes: int) -> None:
-        """Raise IbrobustError if the surrogate is only a name."""
-        del channels, num_classes
-        if isinstance(self.surrogate, str) and self._loaded is None:
-            raise IbrobustError(
-                f"The surrogate {self.surrogate!r} of WorstCase is a name, which only ibrobust attack looks up: give "
-                f"the model itself, WorstCase(surrogate=ibrobust.load_model({self.surrogate!r}))."
-            )
 
     def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
         """Return the model, or its logits' mean over draws if it draws random numbers."""
@@ -267,7 +228,7 @@ class WorstCase(NamedAttack):
             labels,
             epsilon=epsilon,
             norm=self.norm,
-            surrogate=self._surrogate_model,
+            surrogate=self.surrogate_model,
             seed=seed,
             batch_size=len(images),
             escalate=self.escalate,

@@ -1,0 +1,104 @@
+"""Transfer attacks: made on another model, tried on the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ibrobust
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import read_attack
+
+
+class Brightness(nn.Module):
+    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
+
+    def __init__(self, sign=1.0):
+        super().__init__()
+        self.sign = nn.Parameter(torch.tensor(sign))
+
+    def forward(self, images):
+        score = self.sign * (images.flatten(1).mean(dim=1) - 0.5)
+        return torch.stack([score, -score], dim=1)
+
+
+class Masked(Brightness):
+    """The same predictions without a gradient."""
+
+    def forward(self, images):
+        return super().forward(images).sign()
+
+
+IMAGES = torch.tensor([0.55, 0.45, 0.8]).view(3, 1, 1, 1).expand(3, 1, 2, 2).clone()
+LABELS = torch.tensor([0, 1, 0])
+
+
+def robust(model, *attacks, **options):
+    results = ibrobust.run_attacks(model, IMAGES, LABELS, attacks=attacks, epsilons=0.1, **options)
+    return [result.robust_correct for result in results]
+
+
+def test_it_breaks_a_model_without_a_gradient_through_one_that_has_one():
+    transfer = ibrobust.Transfer(surrogate=Brightness())
+    assert robust(Masked(), ibrobust.PGD(random_start=False), transfer) == [(True,) * 3, (False, False, True)]
+
+
+def test_the_model_and_not_the_surrogate_is_judged():
+    """On the surrogate all labels are wrong from the start, and its images go the wrong way."""
+    transfer = ibrobust.Transfer(surrogate=Brightness(-1.0))
+    assert robust(Brightness(), transfer) == [(True, True, True)]
+
+
+def test_no_gradient_of_the_model_is_asked_for():
+    class NoGradient(Brightness):
+        def forward(self, images):
+            assert not images.requires_grad
+            return super().forward(images)
+
+    assert robust(NoGradient(), ibrobust.Transfer(surrogate=Brightness())) == [(False, False, True)]
+
+
+def test_the_surrogate_is_as_before():
+    surrogate = Brightness().train()
+    robust(Brightness(), ibrobust.Transfer(surrogate=surrogate))
+    assert surrogate.training
+    assert surrogate.sign.requires_grad
+    assert surrogate.sign.grad is None
+
+
+def test_its_text_and_its_label():
+    attack = read_attack("transfer:my-model:steps=5,norm=L2")
+    assert attack == ibrobust.Transfer(surrogate="my-model", norm="L2", steps=5)
+    assert attack.label == "transfer:my-model:norm=L2,steps=5"
+    assert read_attack(attack.label) == attack
+    assert ibrobust.Transfer(surrogate=Brightness()).label == "transfer:Brightness"
+
+
+def test_a_state_is_not_resumed_with_another_surrogate(tmp_path):
+    def run(sign):
+        return robust(Brightness(), ibrobust.Transfer(surrogate=Brightness(sign)), state_path=tmp_path / "state")
+
+    assert run(1.0) == run(1.0)
+    with pytest.raises(IbrobustError, match="another evaluation"):
+        run(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("transfer:other", r"Transfer\(surrogate=ibrobust.load_model\('other'\)\)"),
+        ("transfer:other:step=3", "Transfer has no option 'step': did you mean steps"),
+        (ibrobust.Transfer, "Transfer needs the option 'surrogate'"),
+        ("transfer", "Unknown attack 'transfer'.*transfer:MODEL"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(attack, message):
+    with pytest.raises(IbrobustError, match=message):
+        robust(Brightness(), attack)
+
+
+def test_a_surrogate_with_other_classes_is_refused():
+    three = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(IbrobustError, match="has 3 classes, but the model has 2: give a surrogate"):
+        robust(Brightness(), ibrobust.Transfer(surrogate=three))
