@@ -24,8 +24,11 @@ def export(
     from rich.console import Console
 
     from ibrobust.atomic import require_writable
-    from ibrobust.registry import export_model
+    from ibrobust.cli.request import check_models
 
     require_writable(folder / f"{name or model}.yaml")
+    check_models([model])
+    from ibrobust.registry import export_model  # torch comes with it, seconds later
+
     card = export_model(model, folder, new_name=name, description=description, half=half, data_dir=data_dir)
     Console().print(f"{folder / card.weights.file}, {folder / card.name}.yaml", markup=False, soft_wrap=True)

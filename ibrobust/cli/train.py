@@ -42,7 +42,10 @@ def _train(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A recipe field as FIELD=VALUE, the value in YAML (repeatable).", rich_help_panel=RECIPE
+            "--set",
+            help="A recipe field as FIELD=VALUE, the value in YAML, or one key of it: objective_options.margin=2.0 "
+            "(repeatable).",
+            rich_help_panel=RECIPE,
         ),
     ] = None,
     recipe_fields: dict[str, Any],
@@ -54,18 +57,19 @@ def _train(
 
     Presets: {presets}.
     """
-    given = recipe_fields | _assignments(set_ or [])
+    base = Recipe.preset(preset).model_dump() if preset else {}
+    if recipe:
+        base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
+    final = Recipe.parse(_assigned({**base, **recipe_fields}, set_ or []))
+    title = name if name is not None else final.default_name()
+    _check_names(final, title, overwrite=overwrite, log_with=log_with)
 
+    # torch comes with these, seconds later.
     from rich.console import Console
 
     from ibrobust import processes, registry
 
-    base = Recipe.preset(preset).model_dump() if preset else {}
-    if recipe:
-        base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
-    final = Recipe.parse({**base, **given})
     console = Console(stderr=True, quiet=not processes.is_main())
-    title = name if name is not None else final.default_name()
     try:
         card = registry.train(
             final,
@@ -136,19 +140,50 @@ def _report(card: ModelCard) -> None:
     Console().print(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255", markup=False, soft_wrap=True)
 
 
-def _assignments(texts: list[str]) -> dict[str, Any]:
+def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | None) -> None:
+    """Raise IbrobustError if something that the training names does not exist, or if the model does."""
+    from ibrobust.data.names import check_exists
+    from ibrobust.registry import model_card
+    from ibrobust.registry.card import check_name
+    from ibrobust.registry.store import refuse_duplicate
+    from ibrobust.training.quick_checks import check_objective, check_tracker
+
+    check_objective(recipe.objective)
+    check_tracker(log_with)
+    check_name(name)
+    refuse_duplicate(name, overwrite=overwrite)
+    check_exists(recipe.dataset)
+    if recipe.warm_start is not None:
+        model_card(recipe.warm_start)
+
+
+def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+    """Return recipe fields with those of --set; FIELD.KEY=VALUE sets one key of a field that is a mapping."""
     import yaml
 
     from ibrobust.errors import IbrobustError
     from ibrobust.mapping_files import read_yaml
 
-    fields = {}
+    fields = dict(fields)
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE.")
         try:
-            fields[field.replace("-", "_")] = read_yaml(value)
+            read = read_yaml(value)
         except yaml.YAMLError as error:
             raise IbrobustError(f"--set {text!r}: the value is not YAML, or gives a key twice.") from error
+        name, dot, key = field.partition(".")
+        name = name.replace("-", "_")
+        if dot:
+            read = {**_mapping(fields.get(name), text), key: read}
+        fields[name] = read
     return fields
+
+
+def _mapping(value: Any, text: str) -> dict[str, Any]:
+    from ibrobust.errors import IbrobustError
+
+    if value is not None and not isinstance(value, dict):
+        raise IbrobustError(f"--set {text!r}: this field is no mapping, so it has no keys.")
+    return value or {}

@@ -10,14 +10,13 @@ from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
 from ibrobust.data.hugging_face import load_hugging_face
 from ibrobust.data.image_folder import load_image_folder
-from ibrobust.data.names import FORMS, HUGGING_FACE, MEMORY, NAMED_DATASETS, TORCHVISION, lasting_name, read_name
+from ibrobust.data.names import HUGGING_FACE, MEMORY, TORCHVISION, check_exists, lasting_name, read_name
 from ibrobust.data.pictures import Progress
 from ibrobust.data.torchvision_sets import load_torchvision
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
 from ibrobust.home import expanded
 from ibrobust.live_line import following
-from ibrobust.suggestions import suggestion
 
 _OF_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST"}
 
@@ -47,6 +46,7 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
         >>> ibrobust.load_dataset("digits:channels=1").train.images.shape
         torch.Size([1437, 1, 32, 32])
     """
+    check_exists(spec)
     name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     channels = _number(spec, "channels", options.pop("channels", None))
@@ -77,12 +77,6 @@ def _load(spec: str, name: str, options: dict[str, str], folder: Path, progress:
             name.removeprefix(HUGGING_FACE), **halves, size=size, options=options, progress=progress
         )
     path = expanded(name).resolve()
-    if not path.exists():
-        hint = suggestion(name, NAMED_DATASETS, "give one of these.")
-        raise IbrobustError(
-            f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
-            f"test/<class>/* images ({FORMS}): {hint}"
-        )
     if path.is_file():
         if path.suffix not in ENDINGS:
             raise IbrobustError(

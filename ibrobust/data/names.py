@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded
+from ibrobust.suggestions import suggestion
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "cifar100", "svhn", "mnist", "digits")
 TORCHVISION, HUGGING_FACE, MEMORY = "torchvision:", "hf:", "memory:"
@@ -32,6 +33,18 @@ def read_name(spec: str) -> tuple[str, dict[str, str]]:
     if len(options) < len(pairs):
         raise IbrobustError(f"The data set {spec!r} gives an option twice: give each once.")
     return spec[: found.start()], options
+
+
+def check_exists(spec: str) -> None:
+    """Raise IbrobustError, with similar names, unless a ``--dataset`` value is a known name or an existing path."""
+    name, _ = read_name(spec)
+    known = name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY))
+    if not known and not expanded(name).exists():
+        hint = suggestion(name, NAMED_DATASETS, "give one of these.")
+        raise IbrobustError(
+            f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
+            f"test/<class>/* images ({FORMS}): {hint}"
+        )
 
 
 def with_option(spec: str, key: str, value: object) -> str:

@@ -37,10 +37,11 @@ from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
-from ibrobust.training.accelerator import check_tracker, is_cpu
+from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
+from ibrobust.training.quick_checks import check_tracker
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
 

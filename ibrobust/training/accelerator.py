@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ibrobust import processes
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
+from ibrobust.training.quick_checks import check_tracker
 from ibrobust.training.recipe import Recipe
 
 # What DistributedDataParallel puts before the name of every weight.
@@ -92,18 +92,3 @@ def _choose_device(device: str) -> None:
             f"The device {device!r} cannot serve {processes.count()} processes: leave it out, so that each process "
             "takes its own."
         )
-
-
-def check_tracker(log_with: str | None) -> None:
-    """Raise IbrobustError if a tracker is unknown or not installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    if log_with is None:
-        return
-    known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
-    if log_with not in known:
-        raise IbrobustError(f"Unknown tracker {log_with!r}: use one of {', '.join(known)}.")
-    # accelerate takes tensorboardX as well.
-    modules = ("tensorboard", "tensorboardX") if log_with == "tensorboard" else (log_with,)
-    if all(importlib.util.find_spec(module) is None for module in modules):
-        raise IbrobustError(f"The tracker {log_with!r} is not installed: pip install {log_with}.")

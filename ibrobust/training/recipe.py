@@ -44,6 +44,10 @@ Precision = Literal["auto", "no", "bf16", "fp16"]
 # The objectives whose loss is H[Z|Y] + (beta - 1) H[Z].
 ENTROPY_OBJECTIVES = ("knn_ib", "soft_ib")
 
+# Of ibrobust's own objectives.
+WITH_BETA = (*ENTROPY_OBJECTIVES, "dib", "dvib", "ceb")
+WITHOUT_BETA = ("cross_entropy", "adversarial")
+
 # The best settings per objective, which replace the fields' own defaults (docs/method.md).
 BEST_WITH: dict[str, dict[str, Any]] = {
     "knn_ib": {
@@ -250,7 +254,9 @@ class Recipe(BaseModel):
     def default_name(self) -> str:
         """Return a model name that distinguishes recipes, for example ``knn_ib-beta0.03-cifar10-w64-s0``."""
         parts = [self.objective]
-        if self.objective not in ("cross_entropy", "adversarial"):
+        # Another package's objective may take no beta: then it is not in the name unless it was given.
+        uses_beta = "beta" in self.model_fields_set
+        if self.objective in WITH_BETA or (uses_beta and self.objective not in WITHOUT_BETA):
             parts.append(f"beta{self.beta:g}")
         if self.objective in ENTROPY_OBJECTIVES and not self.noise:
             parts.append("no_noise")

@@ -7,7 +7,8 @@ import importlib.util
 import pytest
 
 import ibrobust
-from ibrobust.training.accelerator import check_tracker
+from ibrobust.objectives import list_objectives, objective_class
+from ibrobust.training.quick_checks import OWN_OBJECTIVES, TRACKERS, check_tracker
 
 RECIPE = ibrobust.Recipe(dataset="no-such-folder")
 
@@ -26,6 +27,17 @@ def test_a_missing_one_is_told_before_data_is_read(nothing_installed, name):
 def test_an_unknown_one_is_told_before_data_is_read():
     with pytest.raises(ibrobust.IbrobustError, match="Unknown tracker 'notes'"):
         ibrobust.train(RECIPE, log_with="notes")
+
+
+def test_the_names_are_accelerates():
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    assert sorted(map(str, LOGGER_TYPE_TO_CLASS)) == sorted(TRACKERS)
+
+
+def test_the_names_of_objectives_are_those_that_ibrobust_registers():
+    kinds = {name: objective_class(name).__module__ for name in list_objectives()}
+    assert {name for name, module in kinds.items() if module.startswith("ibrobust.")} == set(OWN_OBJECTIVES)
 
 
 def test_tensorboard_may_be_tensorboardx(monkeypatch):

@@ -1,0 +1,48 @@
+"""Recipe fields from --set, and the model's default name."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibrobust.cli.train import _assigned
+from ibrobust.errors import IbrobustError
+from ibrobust.training.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts", "expected"),
+    [
+        ({"width": 8}, ["width=16"], {"width": 16}),
+        ({}, ["learning-rate=0.1"], {"learning_rate": 0.1}),
+        ({}, ["objective_options.margin=2.0"], {"objective_options": {"margin": 2.0}}),
+        (
+            {},
+            ["objective-options.margin=2", "objective-options.power=3"],
+            {"objective_options": {"margin": 2, "power": 3}},
+        ),
+        ({"objective_options": {"a": 1}}, ["objective_options.b=2"], {"objective_options": {"a": 1, "b": 2}}),
+        ({"objective_options": {"a": 1}}, ["objective_options={b: 2}"], {"objective_options": {"b": 2}}),
+    ],
+)
+def test_a_field_or_one_key_of_it_is_set(fields, texts, expected):
+    given = dict(fields)
+    assert _assigned(fields, texts) == expected
+    assert fields == given
+
+
+def test_a_field_without_keys_has_none_to_set():
+    with pytest.raises(IbrobustError, match="'width.channels=2': this field is no mapping"):
+        _assigned({"width": 8}, ["width.channels=2"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"objective": "dib"}, True),
+        ({"objective": "cross_entropy", "beta": 0.1}, False),
+        ({"objective": "of_a_plugin"}, False),
+        ({"objective": "of_a_plugin", "beta": 0.1}, True),
+    ],
+)
+def test_a_default_name_has_no_beta_that_is_not_used(fields, named):
+    assert ("beta" in Recipe(**fields).default_name()) is named
