@@ -136,6 +136,54 @@ def test_a_surrogate_breaks_what_a_model_without_gradients_hides():
     assert result.broken_by.count("surrogate start") >= 15
 
 
+class Backwards(nn.Module):
+    """A linear model whose gradient has the wrong sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linear(10, (3, 12, 12))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(2.0 * images.detach() - images)
+
+
+def test_a_surrogate_s_images_that_break_what_gradients_left_make_the_number_an_upper_bound():
+    model, images = Backwards(), _inner_images(20, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    epsilon = 2.0 * float(model.linear.distances(images, labels, "Linf").max())
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon, surrogate=model.linear)
+    honest = worst_case_attack(model.linear, images, labels, epsilon=epsilon, surrogate=model.linear)
+
+    assert any("break the surrogate" in warning for warning in result.warnings)
+    assert set(result.broken_by) == {"surrogate start"}
+    assert honest.warnings == ()
+
+
+def test_effort_goes_up_only_where_a_guard_fires():
+    images = _inner_images(20, (3, 12, 12))
+    model = Quantised()
+    labels = model(images).argmax(dim=1)
+    epsilon = 0.5 * float(model.linear.distances(images, labels, "Linf").min())
+    quiet, fired = (worst_case_attack(each, images, labels, epsilon=epsilon) for each in (model.linear, model))
+    assert quiet.warnings == ()
+    assert not {"random restarts", "AutoAttack"} & {stage.name for stage in quiet.stages}
+    queries = [stage.cost.forward_images for stage in fired.stages if stage.name == "Square"]
+    assert "random restarts" in {stage.name for stage in fired.stages}
+    assert queries[1] > 10 * queries[0]
+
+
+def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no_more():
+    shape = (3, 12, 12)
+    model, images = Linear(10, shape), _inner_images(20, shape)
+    labels = model(images).argmax(dim=1)
+    epsilon = float(model.distances(images, labels, "Linf").min()) / 20
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+    assert all(result.robust_correct)
+    # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four.
+    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5)
+
+
 class Noisy(nn.Module):
     """A linear model with noise on its logits."""
 
