@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ def _decoder(name: str) -> str:
 
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 # Of any norm: the checks of a study know the attack's.
-Radius = Annotated[float, BeforeValidator(lambda given: read_epsilon(given, norm="L2"))]
+Radius = Annotated[float, BeforeValidator(partial(read_epsilon, norm="L2"))]
 Decoders = Annotated[
     tuple[Annotated[str, AfterValidator(_decoder)], ...],
     Field(description="decoders to evaluate, of which default is the model's first; by default all of them"),

@@ -126,7 +126,10 @@ class NamedAttack(Attack, BaseModel):
 
     minimal: ClassVar[bool] = False
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # A surrogate is a module, which pydantic does not know.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
 
     if not TYPE_CHECKING:  # type checkers read the arguments from the fields
 
