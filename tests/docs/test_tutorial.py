@@ -41,9 +41,13 @@ def test_the_tutorial_does_what_it_says(notebook_module: ModuleType):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"tutorial.md, {cell['id']}", "exec"), names)
 
-    assert names["ibrobust"].list_models("tutorial-*") == ["tutorial-baseline", "tutorial-knn"]
+    assert names["ibrobust"].list_models("tutorial-*") == ["tutorial-baseline", "tutorial-hinge", "tutorial-knn"]
     assert names["report"].clean_accuracy > 0.8
     assert names["sweep"].zero_gradient_share > 0.5
     assert names["masked"].verdict == "not real, vanishing"
     assert names["masked"].worst_case_accuracy < 0.5 < names["masked"].fgsm_accuracy
     assert names["own"].clean_accuracy > 0.8
+    assert {name: record.accuracy > 0.8 for name, record in names["card"].clean_accuracy.items()} == {
+        "head": True,
+        "nearest_mean": True,
+    }
