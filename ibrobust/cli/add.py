@@ -79,31 +79,50 @@ def add(
     # First what is quick to refuse.
     module = module_of(source, arguments, _state(weights))
     data = read_data(dataset, data_dir=data_dir)
-    model = _with_logits(normalized(module, means, stds) if mean is not None else module, data)
+    model = normalized(module, means, stds) if mean is not None else module
+    data = _in_its_channels(model, data)
+    model = _with_logits(model, data)
     card = register_model(
         name, model, dataset=data, factory=source, arguments=arguments, description=description, overwrite=overwrite
     )
     _tell(card)
 
 
-def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
-    """Return the model, with its logits taken out of its output or made two where it gives them in another form."""
+def _in_its_channels(model: nn.Module, data: Dataset) -> Dataset:
+    """Return the data set with grey images in 1 channel if the model takes no 3."""
+    if not data.is_grey or data.test.images.shape[1] == 1 or _output(model, data) is not None:
+        return data
+    grey = data.in_channels(1)
+    return data if _output(model, grey) is None else grey
+
+
+def _output(model: nn.Module, data: Dataset) -> Any:
+    """Return what the model gives for two images, or None if it raises an error."""
     import torch
-    from torch import Tensor
 
     from ibrobust.data import to_unit_range
-    from ibrobust.models import logits_of, two_logits
 
-    images = to_unit_range(data.test.images[:2])
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = model.eval()(images)
+            return model.eval()(to_unit_range(data.test.images[:2]))
     except Exception:  # said when the model is registered
+        return None
+
+
+def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
+    """Return the model, with its logits taken out of its output or made two where it gives them in another form."""
+    from torch import Tensor
+
+    from ibrobust.models import logits_of, two_logits
+
+    output = _output(model, data)
+    if output is None:
         return model
     if not isinstance(output, Tensor):
         model = logits_of(model)
         output = getattr(output, "logits", output["logits"] if isinstance(output, dict) else None)
-    if isinstance(output, Tensor) and output.shape in ((len(images),), (len(images), 1)) and data.num_classes == 2:
+    count = min(len(data.test), 2)
+    if isinstance(output, Tensor) and output.shape in ((count,), (count, 1)) and data.num_classes == 2:
         return two_logits(model)
     return model
 

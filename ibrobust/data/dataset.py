@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ibrobust.data.arrays import class_names_of, images_and_labels_of, numbered_classes
+from ibrobust.data.names import with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import Readable
 
@@ -147,7 +148,11 @@ class Dataset(Readable):
         Raises:
             IbrobustError: images in colour are asked for in one channel.
         """
-        return replace(self, train=self._converted(self.train, channels), test=self._converted(self.test, channels))
+        source = self.source
+        if source is not None and self.test.images.shape[1] != channels:
+            source = with_option(source, "channels", channels)
+        train, test = (self._converted(half, channels) for half in (self.train, self.test))
+        return replace(self, train=train, test=test, source=source)
 
     @property
     def is_grey(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,58 @@ def test_a_folder_without_test_images(run, tmp_path):
     finished = run("train", "--dataset", f"{tmp_path / 'pets'}:test=train,train=dev")
     assert finished.returncode == 2
     assert "has no folder 'dev'" in finished.stderr
+
+
+GREY_NET = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+"""
+
+
+def test_a_grey_model_is_added_and_attacked_on_a_folder_of_grey_images(run, tmp_path, monkeypatch):
+    for index in range(6):
+        folder = tmp_path / "shades" / "test" / "abc"[index % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(GREY[index]).save(folder / f"{index}.png")
+    Path("grey_net.py").write_text(GREY_NET)
+    monkeypatch.delitem(sys.modules, "grey_net", raising=False)
+    finished = run("add", "grey_net:build", "--name", "net", "--dataset", str(tmp_path / "shades"))
+    assert finished.returncode == 0, finished.stderr
+    card = model_card("net")
+    assert card.architecture.channels == 1
+    assert card.dataset.source == f"{tmp_path / 'shades'}:channels=1"
+    # By default, and if the folder is named, whose images are read in three channels.
+    for data in ((), ("--dataset", str(tmp_path / "shades"))):
+        finished = run("attack", "net", "--eps", "2/255", *data)
+        assert finished.returncode == 0, finished.stderr
+        assert "trained on" not in finished.stdout
+
+
+RGB = RANDOM.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": RGB}, "has no test_images: it holds pictures"),
+        ({"images": RGB}, "no labels: add them"),
+        ({"images": RGB / 1.0, "labels": LABELS}, "divide them by 255"),
+        ({"images": RGB, "labels": LABELS + 1}, "classes are counted from 0"),
+        ({"images": np.concatenate([RGB, RGB], axis=3)[..., :4], "labels": LABELS}, "transparency"),
+        ({"images": RGB.astype(np.uint16), "labels": LABELS}, "have 16 bits"),
+        ({"images": RGB[:0], "labels": LABELS[:0]}, "There are no"),
+        ({"images": RGB, "labels": np.array(["a"] * 6, dtype=object)}, "Python objects are not unpickled"),
+    ],
+)
+def test_a_file_with_something_wrong_is_one_sentence(run, arrays, message):
+    np.savez("wrong.npz", **arrays)
+    for command in (("attack",), ("audit", "cross_entropy-w16-s0"), ("train", "--epochs", "1", "--name", "x")):
+        finished = run(*command, "--dataset", "wrong.npz")
+        assert finished.returncode == 2
+        assert message in " ".join(finished.stderr.split())
+        assert len([line for line in finished.stderr.splitlines() if "Error:" in line]) == 1
+        assert "Traceback" not in finished.stderr
+        assert finished.stdout == ""
