@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ibrobust.data.arrays import images_of, labels_of, numbered_classes
 from ibrobust.data.dataset import Dataset, Split, no_images
+from ibrobust.data.names import NO_TRAINING
 from ibrobust.errors import IbrobustError
 
 ENDINGS = (".npz", ".safetensors")
@@ -33,7 +34,7 @@ def load_array_file(path: Path, *, train: str | None = None, test: str | None = 
 
     Args:
         path: of the file.
-        train: start of the keys of the training images, by default "train".
+        train: start of the keys of the training images, by default "train"; "none" leaves them out.
         test: start of the keys of the test images, by default "test", or "val" if there are no test images.
 
     Raises:
@@ -64,6 +65,8 @@ def _pairs(path: Path, keys: Collection[str], train: str | None, test: str | Non
     """Return the keys of images and labels of each half that there is."""
     halves: dict[str, tuple[str, str]] = {}
     for half, chosen in (("test", test), ("train", train)):
+        if chosen == NO_TRAINING:
+            continue
         pairs = [(images.format(chosen or half), labels.format(chosen or half)) for images, labels in _PAIRS]
         if half == "test" and chosen is None:
             pairs += [("images", "labels"), ("val_images", "val_labels")]

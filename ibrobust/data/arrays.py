@@ -183,6 +183,11 @@ def numbered_classes(labels: Iterable[Tensor]) -> tuple[str, ...]:
     return tuple(str(label) for label in range(high + 1))
 
 
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names with the index after each that occurs twice, as "crane" does in ImageNet."""
+    return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))
+
+
 def _pair(item: Any, what: str) -> tuple[Any, Any]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise IbrobustError(

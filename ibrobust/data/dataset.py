@@ -157,7 +157,8 @@ class Dataset(Readable):
     @property
     def is_grey(self) -> bool:
         """Whether every image is grey: of 1 channel, or of 3 equal ones."""
-        return all(bool((half.images == half.images[:, :1]).all()) for half in (self.test, self.train))
+        parts = [part for half in (self.test, self.train) for part in half.images.split(1000)]
+        return all(bool((part == part[:, :1]).all()) for part in parts)
 
     def _converted(self, half: Split, channels: int) -> Split:
         if half.images.shape[1] == channels:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ibrobust.data.arrays import labels_of, numbered_classes
+from ibrobust.data.arrays import distinct, labels_of, numbered_classes
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import HUGGING_FACE
+from ibrobust.data.names import HUGGING_FACE, NO_TRAINING
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
@@ -31,7 +31,7 @@ def load_hugging_face(
 
     Args:
         name: OWNER/NAME on the Hub.
-        train: the split of the training images, by default "train".
+        train: the split of the training images, by default "train"; "none" leaves them out.
         test: the split of the test images, by default "test", or "validation" if there is no such split.
         size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         options: config of the data set, and the columns image and label if they cannot be told from their types.
@@ -60,7 +60,7 @@ def load_hugging_face(
         images = one_tensor(_pictures(name, table, image), size=size, told=told)
         parts[half] = Split(images, labels_of(np.asarray(table[label]), len(images), f"hf:{name}"))
     names = getattr(rows["test"].features[label], "names", None)
-    class_names = tuple(names) if names else numbered_classes(part.labels for part in parts.values())
+    class_names = distinct(names) if names else numbered_classes(part.labels for part in parts.values())
     shown = name.rstrip("/").rpartition("/")[2]
     dataset = Dataset(shown, class_names, parts.get("train", no_images(parts["test"])), parts["test"])
     return dataset.in_channels(1) if dataset.is_grey else dataset
@@ -90,6 +90,8 @@ def _splits(name: str, config: str | None) -> Mapping[str, Any]:
 
 
 def _chosen(name: str, splits: Mapping[str, Any], wanted: str | None, usual: tuple[str, ...]) -> str | None:
+    if wanted == NO_TRAINING:
+        return None
     if wanted is None:
         return next((split for split in usual if split in splits), None)
     if wanted not in splits:

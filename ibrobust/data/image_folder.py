@@ -14,7 +14,7 @@ import torch
 
 from ibrobust.atomic import write_tensors
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import FORMS
+from ibrobust.data.names import FORMS, NO_TRAINING
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
@@ -56,7 +56,7 @@ def load_image_folder(
     Args:
         root: folder with ``train/<class>/*`` and ``test/<class>/*``, or ``val``, all images of one size. Without a
             folder of training images there are none.
-        train: the folder of the training images, by default one of TRAIN_FOLDERS.
+        train: the folder of the training images, by default one of TRAIN_FOLDERS; "none" leaves them out.
         test: the folder of the test images, by default the first of TEST_FOLDERS that exists; ``.`` is `root` itself.
         size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         cache: folder for the decoded tensors; no cache if None, and a warning if it cannot be written.
@@ -121,6 +121,8 @@ def _list_files(root: Path, train: str | None, test: str | None) -> _Listing:
 
 
 def _half(root: Path, chosen: str | None, usual: tuple[str, ...]) -> str | None:
+    if chosen == NO_TRAINING:
+        return None
     if chosen is None:
         return next((name for name in usual if (root / name).is_dir()), None)
     if not (root / chosen).is_dir():

@@ -29,7 +29,8 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
             torchvision.datasets names it; ``hf:NAME`` of the Hugging Face Hub; or a path: an image folder with
             ``train/<class>/*`` and ``test/<class>/*`` (or ``val``), or an .npz or .safetensors file, see
             `load_array_file`. Options may follow, as in ``pets:test=val,size=64``: ``train`` and ``test`` name the
-            halves, ``size`` scales and cuts images to a square, ``channels`` is 1 or 3.
+            halves (``train=none`` leaves the training images out), ``size`` scales and cuts images to a square,
+            ``channels`` is 1 or 3.
         data_dir: folder for what is downloaded, if missing, and for the cache of decoded image folders; by default the
             ``data`` folder in ibrobust's home.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images

@@ -11,6 +11,8 @@ from ibrobust.suggestions import suggestion
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "cifar100", "svhn", "mnist", "digits")
 TORCHVISION, HUGGING_FACE, MEMORY = "torchvision:", "hf:", "memory:"
+# As the value of the option train: there are no training images.
+NO_TRAINING = "none"
 FORMS = f"{', '.join(NAMED_DATASETS)}, torchvision:NAME, hf:NAME, an image folder, or an .npz or .safetensors file"
 
 # key=value,key=value at the end of a name, after a colon, as of attacks.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ibrobust.data.arrays import images_of, labels_of
-from ibrobust.data.dataset import Dataset, Split
+from ibrobust.data.arrays import distinct, images_of, labels_of
+from ibrobust.data.dataset import Dataset, Split, no_images
+from ibrobust.data.names import NO_TRAINING
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 from ibrobust.suggestions import suggestion
@@ -62,7 +63,7 @@ def load_torchvision(
     Args:
         name: of its class in torchvision.datasets.
         folder: holds the files as torchvision lays them out; they are downloaded into it if missing.
-        train: the split of the training images, by default that of HALVES.
+        train: the split of the training images, by default that of HALVES; "none" leaves them out.
         test: the split of the test images, likewise.
         size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         options: further arguments of the class, such as ``{"split": "letters"}`` of EMNIST.
@@ -80,10 +81,11 @@ def load_torchvision(
     kind = getattr(datasets, name)
     given = _arguments(name, kind, options or {})
     splits = HALVES[name]
-    if splits is FLAG and (train or test):
+    wanted = [test or splits[1], *([] if train == NO_TRAINING else [train or splits[0]])]
+    if splits is FLAG and not set(wanted) <= set(FLAG):
         raise IbrobustError(f"torchvision's {name} has one training and one test half: leave train and test out.")
-    halves = []
-    for split in (train or splits[0], test or splits[1]):
+    halves = []  # the test images first
+    for split in wanted:
         chosen = {"train": split == "True"} if splits is FLAG else {"split": split}
         halves.append(_half(name, kind, folder, {**given, **chosen}))
     class_names = _class_names(halves[0])
@@ -96,7 +98,8 @@ def load_torchvision(
     count = max(int(part.labels.max()) for part in parts) + 1
     if class_names is None or len(class_names) < count:
         class_names = tuple(str(label) for label in range(count))
-    dataset = Dataset(shown_name or name, class_names, parts[0], parts[1])
+    train_part = parts[1] if len(parts) > 1 else no_images(parts[0])
+    dataset = Dataset(shown_name or name, class_names, train_part, parts[0])
     # Pictures are read in three channels; an array has those that it has.
     return dataset.in_channels(1) if not in_one_array and dataset.is_grey else dataset
 
@@ -173,4 +176,4 @@ def _class_names(half: Any) -> tuple[str, ...] | None:
         return None
     # MNIST's are "0 - zero", ImageNet's tuples of synonyms.
     words = [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
-    return tuple(word.partition(" - ")[0] if word[:1].isdigit() else word for word in words)
+    return distinct([word.partition(" - ")[0] if word[:1].isdigit() else word for word in words])

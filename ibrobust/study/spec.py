@@ -26,11 +26,12 @@ def _decoder(name: str) -> str:
     return name if name in (HEAD, "default") else known_decoder(name)
 
 
+DecoderName = Annotated[str, AfterValidator(_decoder)]
 Epsilon = Annotated[float, BeforeValidator(read_epsilon)]
 # Of any norm: the checks of a study know the attack's.
 Radius = Annotated[float, BeforeValidator(partial(read_epsilon, norm="L2"))]
 Decoders = Annotated[
-    tuple[Annotated[str, AfterValidator(_decoder)], ...],
+    tuple[DecoderName, ...],
     Field(description="decoders to evaluate, of which default is the model's first; by default all of them"),
 ]
 Examples = Annotated[int | None, Field(ge=1, description="test images, spread evenly; by default all")]

@@ -36,6 +36,7 @@ def _decoder(name: str, info: ValidationInfo) -> str:
     return name if info.context == STORED else known_decoder(name)
 
 
+DecoderName = Annotated[str, AfterValidator(_decoder)]
 Augmentation = Literal["none", "crop", "crop_flip"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "one_cycle", "cosine", "constant"]
@@ -152,7 +153,7 @@ class Recipe(BaseModel):
         str | None, Field(min_length=1, description="stored model; the training starts from its encoder")
     ] = None
     decoders: Annotated[
-        tuple[Annotated[str, AfterValidator(_decoder)], ...],
+        tuple[DecoderName, ...],
         Field(
             description="decoders fitted on the frozen encoder, the first is the default: logistic, gaussian_mixture, "
             "resfc, or a plugin's"

@@ -59,6 +59,8 @@ def test_grey_images_stay_grey_and_classes_without_names_are_numbered(tmp_path):
 def test_another_half_by_its_name(tmp_path):
     np.savez(tmp_path / "a.npz", test_images=RGB, test_labels=LABELS, val_images=RGB[:3], val_labels=LABELS[:3])
     assert len(load_dataset(f"{tmp_path / 'a.npz'}:test=val").test) == 3
+    np.savez(tmp_path / "b.npz", images=RGB, labels=LABELS, train_images=RGB, train_labels=LABELS)
+    assert len(load_dataset(f"{tmp_path / 'b.npz'}:train=none").train) == 0
 
 
 ODD = np.array([{"a": 1}], dtype=object)

@@ -79,6 +79,7 @@ def test_images_classes_and_splits_are_found(hub):
     assert len(data.train) == 4
     # A release that could run a script of the data set was told not to.
     assert calls == [("me/pets", None, False)]
+    assert len(load_dataset("hf:me/pets:train=none").train) == 0
 
 
 def test_grey_pictures_stay_grey_and_numbers_are_classes(hub):

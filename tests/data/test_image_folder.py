@@ -267,6 +267,11 @@ def test_halves_by_their_names(tree):
         load_dataset(f"{tree}:test=dev")
 
 
+def test_training_images_can_be_left_out(tree):
+    data = load_dataset(f"{tree}:train=none")
+    assert (len(data.train), len(data.test)) == (0, 4)
+
+
 def test_test_images_alone_are_a_data_set(tree):
     shutil.rmtree(tree / "train")
     data = load_dataset(str(tree))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
@@ -112,6 +113,19 @@ def test_pictures_are_decoded_and_grey_ones_stay_grey(tmp_path, mode, channels):
     assert data.test.images[3].numpy().tolist() == expected.tolist()
     assert data.class_names[0] == "tench, Tinca tinca"
     assert told[-1] == (20, 20)
+
+
+def test_training_images_can_be_left_out_and_equal_names_are_told_apart(tmp_path, monkeypatch):
+    write_pictures(tmp_path, sizes=[(4, 4)])
+    shutil.rmtree(tmp_path / "imagenette2" / "train")
+    (tmp_path / "imagenette2" / "train").mkdir()
+    names = dict.fromkeys(datasets.Imagenette._WNID_TO_CLASS, ("crane",))
+    monkeypatch.setattr(datasets.Imagenette, "_WNID_TO_CLASS", names)
+    data = load_dataset("torchvision:Imagenette:train=none", data_dir=tmp_path)
+    assert (len(data.train), len(data.test)) == (0, 10)
+    assert data.class_names[:2] == ("crane (0)", "crane (1)")
+    write_mnist(tmp_path / "MNIST" / "raw")
+    assert len(load_dataset("mnist:train=none", data_dir=tmp_path).train) == 0
 
 
 def test_mixed_sizes_name_the_option_that_makes_them_one(tmp_path):
