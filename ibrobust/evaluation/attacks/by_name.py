@@ -113,7 +113,7 @@ def _plain(name: str) -> str:
 
 def _unknown(name: str) -> IbrobustError:
     own = ", ".join(own.__name__ for own in OWN_ATTACKS)
-    plugins = "".join(f", {point.name} of {point.value.partition('.')[0]}" for point in _plugins())
+    plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in _plugins())
     rule = (
         f"choose {own}{plugins}, a torchattacks class by its name, transfer:MODEL, foolbox:NAME, or a function of "
         "yours, package.module:function."
