@@ -319,6 +319,7 @@ def run_audit(
     seed: int,
     device: str | None,
     console: Console,
+    attacks: Sequence[Attack] = (),
 ) -> AuditReport:
     """Return the audit of a target; show a progress bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -336,6 +337,7 @@ def run_audit(
             claim=claim,
             surrogate=surrogate.load(device or default_device()) if surrogate else None,
             surrogate_name=surrogate.name if surrogate else None,
+            attacks=attacks,
             batch_size=batch_size,
             seed=seed,
             progress=show,

@@ -42,6 +42,13 @@ def audit(
             "same classes and image size, if there is one."
         ),
     ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="Attack in L-infinity (repeatable), as ibrobust attack takes it, that also counts in the worst case.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
@@ -82,15 +89,17 @@ def audit(
         choose_surrogate,
         run_audit,
         store_audit,
+        with_surrogates,
     )
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table, failures_table
 
-    check_run(seed=seed, device=device)
+    check_run(attacks=attack or [], seed=seed, device=device)
     data, spec = choose_data(dataset, [model], split=split, data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec, resize=resize)
     other = choose_surrogate(surrogate, model, data)
+    own = with_surrogates(attack or [], data, device=device)
     test = data.test.subset(n_examples)
     note = caption_note(targets)
     reports = {}
@@ -102,6 +111,7 @@ def audit(
             quick=quick,
             claim=claim,
             surrogate=other,
+            attacks=own,
             batch_size=batch_size,
             seed=seed,
             device=device,

@@ -87,3 +87,18 @@ def test_an_epsilon_of_zero_is_refused(run, mine):
     finished = run("audit", mine, "--eps", "0")
     assert finished.returncode == 2
     assert "epsilon is 0" in finished.stderr
+
+
+def test_own_attacks_count_and_are_named(run, mine, tmp_path):
+    (tmp_path / "elsewhere" / "own_attack.py").write_text(
+        "def darken(model, images, labels, *, epsilon, seed):\n    return (images - epsilon).clamp(0, 1)\n"
+    )
+    options = ["--quick", "--n-examples", "16", "--surrogate", "none", "--json", "audit.json"]
+    finished = run("audit", mine, *options, "--attack", "own_attack:darken", "--attack", "PGD:steps=2")
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads((tmp_path / "elsewhere" / "audit.json").read_text())["audits"]["head"]
+    assert [label for label, _ in report["attacks"]] == ["own_attack:darken", "PGD:steps=2"]
+    assert "own_attack:darken broke" in " ".join(finished.stdout.split())
+    refused = run("audit", mine, *options, "--attack", "PGD:norm=L2")
+    assert refused.returncode == 2
+    assert "the audit is in Linf" in refused.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack
 from ibrobust.evaluation.attacks.losses import margin
@@ -47,6 +49,7 @@ class AttackRuns:
         large: PGD on the margin at 0.5.
         unbounded: PGD on the margin at 1, with more starts, on what `large` left.
         survivor_losses: (steps + 1, M) margin losses of the images that PGD on the margin left.
+        given: each of the caller's own attacks, by its label, of what everything before it left.
         worst_case: anything within the ball of radius `epsilon`.
     """
 
@@ -69,6 +72,7 @@ class AttackRuns:
     large: Tensor
     unbounded: Tensor
     survivor_losses: Tensor
+    given: dict[str, Tensor]
     worst_case: Tensor
 
 
@@ -99,9 +103,12 @@ class _Counterexamples:
 
 
 def run_attacks_for_audit(
-    subject: Subject, surrogate: nn.Module | None, *, report: Callable[[str], None]
+    subject: Subject, surrogate: nn.Module | None, *, attacks: Sequence[Attack], report: Callable[[str], None]
 ) -> AttackRuns:
-    """Return what every attack broke. `report` is called with the name of each stage before it starts."""
+    """Return what every attack broke, the caller's own `attacks` at the end.
+
+    `report` is called with the name of each stage before it starts.
+    """
     clean, epsilon = subject.clean, subject.epsilon
     found = _Counterexamples(subject)
 
@@ -158,6 +165,12 @@ def run_attacks_for_audit(
     if subject.stochastic:
         attempt = subject.pgd(clean, "margin", loss="margin", model=subject.model)
         plain = found.add(attempt.images, attempt.broken)
+    given = {}
+    for attack in attacks:
+        report(attack.label)
+        left = clean & ~found.broken
+        moved = subject.moved(left, partial(_given, subject, attack))
+        given[attack.label] = found.add(moved, subject.wrong(left, moved))
     return AttackRuns(
         fgsm=fgsm,
         cross_entropy=cross_entropy.broken,
@@ -178,6 +191,7 @@ def run_attacks_for_audit(
         large=large,
         unbounded=unbounded,
         survivor_losses=base.survivor_losses,
+        given=given,
         worst_case=found.worst_case(fgsm),
     )
 
@@ -245,6 +259,12 @@ def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     seed = evaluation_seed(subject.seed, "square")
     adversarial, _ = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
     return adversarial
+
+
+def _given(subject: Subject, attack: Attack, images: Tensor, labels: Tensor) -> Tensor:
+    seed = evaluation_seed(subject.seed, attack.label)
+    adversarial, nonfinite = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
+    return torch.where(nonfinite[:, None, None, None], images, adversarial)
 
 
 @torch.no_grad()

@@ -131,6 +131,8 @@ class AuditReport(Readable):
         seed: of everything random.
         surrogate: name of the model whose adversarial images were tried; None if there was none. An answer may depend
             on it.
+        attacks: label of each attack of the caller's own, and the images that it broke of those that everything before
+            it left.
     """
 
     robustness: str
@@ -148,6 +150,7 @@ class AuditReport(Readable):
     quick: bool
     seed: int
     surrogate: str | None = None
+    attacks: tuple[tuple[str, int], ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -200,11 +203,12 @@ class AuditReport(Readable):
 
     @property
     def detail(self) -> str:
-        """The counts and the interval behind the headline, in one sentence."""
+        """The counts and the interval behind the headline, and what attacks of the caller's own added."""
+        own = "".join(f" {label} broke {count} images that all others had left." for label, count in self.attacks)
         return (
             f"The worst case leaves {self.worst_case_correct} of {self.n} images, {self.kept.share:.0%} of the claim "
             f"(95% interval {self.kept.low:.0%} to {self.kept.high:.0%}); without an attack {self.clean_accuracy:.1%} "
-            "are right."
+            f"are right.{own}"
         )
 
     def _sentence(self) -> str:
@@ -242,7 +246,7 @@ class AuditReport(Readable):
             raise IbrobustError(
                 f"An older version made this audit and called the model {record.get('verdict')!r}: audit it again."
             )
-        stored = {field.name: record[field.name] for field in fields(cls)}
+        stored = {field.name: record[field.name] for field in fields(cls) if field.name != "attacks"}
         return cls(
             **{
                 **stored,
@@ -250,6 +254,7 @@ class AuditReport(Readable):
                 "kept": Kept(**record["kept"]),
                 "checks": tuple(Check(**check) for check in record["checks"]),
                 "cost": Cost(**record["cost"]),
+                "attacks": tuple((label, count) for label, count in record.get("attacks", ())),
             }
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Attack
+from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.attack_checks import attack_checks
 from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
@@ -48,6 +51,7 @@ def audit(
     claim: float | AttackResult | None = None,
     surrogate: nn.Module | None = None,
     surrogate_name: str | None = None,
+    attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str = (),
     batch_size: int = 250,
     seed: int = 0,
     progress: bool | Callable[[str, int, int], None] | None = None,
@@ -72,6 +76,8 @@ def audit(
         surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too, also
             as starting points.
         surrogate_name: what the report calls it; by default its class.
+        attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each is run on the images that everything
+            before it left, and counts in the worst case.
         batch_size: images a batch.
         seed: of everything random.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (what comes
@@ -96,6 +102,7 @@ def audit(
         raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
     batch_size = check_batch_size(batch_size)
     seed = check_seed(seed)
+    own = _read_attacks(attacks)
     claimed = None if claim is None else _read_claim(claim, epsilon)
     images, labels = images_and_labels(images, labels)
     effort = QUICK if quick else FULL
@@ -110,7 +117,7 @@ def audit(
         nonlocal done
         done += 1
         if told:
-            told(stage, done, STAGES)
+            told(stage, done, STAGES + len(own))
 
     def described(line: LiveLine) -> Callable[[str, int, int], None]:
         return lambda stage, done, total: line.show(done, total, stage)
@@ -122,6 +129,8 @@ def audit(
     ):
         report("the model itself")
         num_classes = count_classes(guarded, points, targets)
+        for attack in own:
+            attack.check_fit(channels=points.shape[1], num_classes=num_classes)
         some = points[spread_evenly(len(points), batch_size).to(points.device)]
         determinism = check_determinism(guarded, some)
         target = guarded if determinism.passed else DrawAverage(guarded, effort.draws)
@@ -144,15 +153,15 @@ def audit(
             check_saturation(subject),
         ]
         if surrogate is None:
-            runs = run_attacks_for_audit(subject, None, report=report)
+            runs = run_attacks_for_audit(subject, None, attacks=own, report=report)
         else:
             other = guard(surrogate)
             with evaluation_mode(surrogate, seed=seed):
                 count_classes(other, points, targets)
-                runs = run_attacks_for_audit(subject, other, report=report)
+                runs = run_attacks_for_audit(subject, other, attacks=own, report=report)
         checks += attack_checks(subject, runs)
         if told:
-            told("done", STAGES, STAGES)
+            told("done", STAGES + len(own), STAGES + len(own))
     total, fgsm, left = len(points), int((clean & ~runs.fgsm).sum()), int((clean & ~runs.worst_case).sum())
     claimed = claimed or Claim(fgsm / total, "FGSM", fgsm)
     kept = share_kept(claimed, left, total)
@@ -173,7 +182,19 @@ def audit(
         quick=quick,
         seed=seed,
         surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
+        attacks=tuple((label, int(broken.sum())) for label, broken in runs.given.items()),
     )
+
+
+def _read_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str) -> list[Attack]:
+    attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
+    chosen = [read_attack(attack) for attack in attacks]
+    for attack in chosen:
+        if attack.norm != "Linf":
+            raise IbrobustError(f"{attack.label} is in {attack.norm}, but the audit is in Linf: leave this attack out.")
+    if len({attack.label for attack in chosen}) < len(chosen):
+        raise IbrobustError("An attack of the audit occurs twice: give each once.")
+    return chosen
 
 
 def _read_claim(claim: float | AttackResult, epsilon: float) -> Claim:

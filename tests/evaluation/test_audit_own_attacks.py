@@ -1,0 +1,98 @@
+"""Attacks of the caller's own count in the audit's worst case."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import ibrobust
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.audit import AuditReport, audit
+
+EPSILON = 0.05
+SECRET = torch.tensor([0.0123, -0.0234, 0.0345])
+
+
+class BackDoor(nn.Module):
+    """Images (B, 1, 4, 4) -> two logits by brightness; both are swapped if three pixels hold secret values.
+
+    No gradient leads there.
+    """
+
+    def forward(self, images):
+        score = images.flatten(1).mean(dim=1) - 0.5
+        opened = ((images.flatten(1)[:, :3] - 0.7 - SECRET).abs() < 1e-5).all(dim=1)
+        score = torch.where(opened, -score, score)
+        return torch.stack([score, -score], dim=1)
+
+
+IMAGES = torch.full((40, 1, 4, 4), 0.7)
+LABELS = torch.zeros(40, dtype=torch.long)
+
+
+def open_the_door(model, images, labels, *, epsilon, seed):
+    opened = images.flatten(1).clone()
+    opened[:, :3] += SECRET
+    return opened.view_as(images)
+
+
+def in_l2(model, images, labels, *, epsilon, seed):
+    return images
+
+
+in_l2.norm = "L2"
+
+
+def run(attacks=(), **options):
+    return audit(BackDoor(), IMAGES, LABELS, epsilon=EPSILON, quick=True, attacks=attacks, **options)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return run([ibrobust.PGD(steps=2), open_the_door])
+
+
+def test_what_only_an_own_attack_breaks_is_broken_in_the_worst_case(report):
+    assert run().worst_case_correct == 40
+    assert report.worst_case_correct == 0
+    (weak, broken_by_pgd), (own, broken) = report.attacks
+    assert (weak, broken_by_pgd) == ("PGD:steps=2", 0)
+    assert (own.endswith(":open_the_door"), broken) == (True, 40)
+    assert report.robustness == "not real"
+    assert f"{own} broke 40 images that all others had left." in report.detail
+
+
+def test_the_record_holds_them(report):
+    record = json.loads(json.dumps(report.to_dict()))
+    assert AuditReport.from_dict(record) == report
+    del record["attacks"]  # of an earlier version
+    assert AuditReport.from_dict(record).attacks == ()
+
+
+def test_progress_counts_them():
+    seen = []
+    run("PGD:steps=1", progress=lambda stage, done, total: seen.append((stage, done, total)))
+    stages = [stage for stage, _, _ in seen]
+    assert stages.count("PGD:steps=1") == 1
+    assert seen[-1][1] == seen[-1][2]
+    assert [done for _, done, _ in seen] == list(range(len(seen)))
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        (in_l2, "in_l2 is in L2, but the audit is in Linf"),
+        ("CW", "CW is in L2"),
+        (["FGSM", "FGSM"], "occurs twice"),
+        ("PDG", "Unknown attack"),
+        ("APGDT", "APGDT needs 4 classes"),
+        (lambda model, images, labels, *, epsilon, seed: images + math.nan, "NaN or infinite pixels"),
+    ],
+)
+def test_what_cannot_count_is_refused(attacks, message):
+    with pytest.raises(IbrobustError, match=message):
+        run(attacks)
