@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,6 +94,17 @@ def use_plugins(group: str, what: str, use: Callable[[str, Any], None]) -> None:
         except Exception as error:  # whatever a plugin does
             reason = error if isinstance(error, IbrobustError) else f"{type(error).__name__}: {error}"
             warnings.warn(f"The {what} plugin {point.name!r} ({point.value}) was skipped: {reason}", stacklevel=3)
+
+
+def load_plugin(point: EntryPoint, what: str) -> Any:
+    """Return the object of an entry point; raise IbrobustError, with what the plugin offers, if loading fails."""
+    try:
+        return point.load()
+    except Exception as error:  # whatever a plugin does
+        raise IbrobustError(
+            f"The {what} {point.name!r} ({point.value}) cannot be imported ({short_reason(error)}): update or remove "
+            "its package."
+        ) from error
 
 
 def short_reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.function_names import load_plugin
 from ibrobust.models.decoder_names import FITTED_DECODERS, HEAD, decoder_plugins, fitted_decoders, registered_names
 
 
@@ -81,13 +82,7 @@ def decoder_class(name: str) -> type[FittedDecoder]:
             f"There is no decoder {name!r}, but {', '.join(fitted_decoders())}: install the package that has it, or "
             "import the module that registers it."
         )
-    try:
-        kind = point.load()
-    except Exception as error:  # whatever a plugin does
-        raise IbrobustError(
-            f"The decoder {name!r} ({point.value}) cannot be imported ({type(error).__name__}: {error}): update or "
-            "remove its package."
-        ) from error
+    kind = load_plugin(point, "decoder")
     if not (isinstance(kind, type) and issubclass(kind, FittedDecoder)):
         raise IbrobustError(f"The decoder {name!r} ({point.value}) is no ibrobust.models.FittedDecoder.")
     return _registered.setdefault(name, kind)

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.perturbation import check_result, perturbation_size
+from ibrobust.evaluation.attacks.perturbation import check_result
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog
@@ -150,50 +150,61 @@ def run_suite(
     Raises:
         IbrobustError: the model fails, an attack left its ball, or the log is damaged.
     """
-    run = _Run(model, suite, copy_suite, images, labels, batch_size, seed, log or AttackLog(), key or {}, messages)
-    return run.all_parts(keep_images=keep_images, progress=progress)
+    log = log or AttackLog()
+    run = _Run(model, suite, copy_suite, images, labels, batch_size, seed, log, key or {}, _Flagging(messages))
+    if keep_images:
+        run.adversarial = unit_range(images, run.reference.cpu()).clone()
+    return run.all_parts(progress or (lambda _: None))
 
 
+class _Flagging:
+    """The logger for pyautoattack's attacks and checks: it remembers their warnings."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self.flags: list[str] = []
+
+    def info(self, message: str) -> None:
+        self._messages.info(message)
+
+    def warning(self, message: str) -> None:
+        self.flags.append(message)
+        self._messages.warning(message)
+
+
+@dataclass
 class _Run:
-    """One run: what is known of each image so far."""
+    """One run, with the arguments of `run_suite`: what is known of each image so far."""
 
-    def __init__(
-        self,
-        model: GuardedModel,
-        suite: Any,
-        copy_suite: Any,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        seed: int,
-        log: AttackLog,
-        key: Mapping[str, Any],
-        messages: Messages,
-    ) -> None:
-        self.model, self.suite, self.copy_suite, self.batch_size, self.seed = model, suite, copy_suite, batch_size, seed
-        self.images, self.labels = images, labels
-        self.reference = model_reference(model).to(suite.device)
-        self.log, self.key, self.messages = log, dict(key), _Flagging(messages)
-        self.num_classes = 0
-        self.clean = torch.zeros(len(labels), dtype=torch.bool)
-        self.left = self.clean.clone()  # images that are still to be attacked
-        self.robust, self.nonfinite = self.clean.clone(), self.clean.clone()
-        self.predictions = torch.zeros(len(labels), dtype=torch.int64)
-        self.adversarial: Tensor | None = None
+    model: GuardedModel
+    suite: Any
+    copy_suite: Any
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int
+    log: AttackLog
+    key: Mapping[str, Any]
+    messages: _Flagging
+    num_classes: int = 0
+    adversarial: Tensor | None = None
 
-    def all_parts(self, *, keep_images: bool, progress: Callable[[float], None] | None) -> AutoAttackOutcome:
+    def __post_init__(self) -> None:
+        self.reference = model_reference(self.model).to(self.suite.device)
+        self.clean, self.left, self.robust, self.nonfinite = torch.zeros(4, len(self.labels), dtype=torch.bool)
+        self.predictions = torch.zeros(len(self.labels), dtype=torch.int64)
+
+    def all_parts(self, progress: Callable[[float], None]) -> AutoAttackOutcome:
         """Run the checks, the clean classification and every attack."""
         from pyautoattack import checks
 
-        if keep_images:
-            self.adversarial = unit_range(self.images, self.reference.cpu()).clone()
         parts, say, started = list(self.suite.attacks_to_run), self.messages.info, time.monotonic()
         say(f"using {self.suite.version} version including {', '.join(parts)}")
         self.check_model(parts)
         for number, at in enumerate(torch.arange(len(self.labels)).split(self.batch_size)):
             self.classify(number, at, gradients=parts != ["square"])
-        accuracies = {"clean": self.share(self.clean)}
-        say(f"initial accuracy: {self.share(self.clean):.2%}")
+        accuracies = {"clean": _share(self.clean)}
+        say(f"initial accuracy: {accuracies['clean']:.2%}")
         for done, part in enumerate(parts):
             if not self.left.any():
                 say("no image remains to be attacked")
@@ -205,23 +216,17 @@ class _Run:
             for number, at in enumerate(batches):
                 broken = self.attack(part, number, at)
                 say(f"{part} - {number + 1}/{len(batches)} - {broken} out of {len(at)} successfully perturbed")
-                if progress:
-                    progress((done + (number + 1) / len(batches)) / len(parts))
-            accuracies[part] = self.share(self.left)
+                progress((done + (number + 1) / len(batches)) / len(parts))
+            accuracies[part] = _share(self.left)
             seconds = time.monotonic() - started
             say(f"robust accuracy after {part.upper()}: {accuracies[part]:.2%} (total time {seconds:.1f} s)")
         checks.check_square_sr(accuracies, logger=self.messages)
-        self.report()
-        bits = to_bits(tuple(self.robust.tolist()))
-        self.step("end", 0, lambda: {"robust": bits}, lambda line: line["robust"] == bits)
-        if progress:
-            progress(1.0)
+        say(f"robust accuracy: {_share(self.robust):.2%}")
+        robust = _bits(self.robust)
+        self.step("end", 0, lambda: {"robust": robust}, lambda line: line["robust"] == robust)
+        progress(1.0)
         flags = tuple(self.messages.flags)
         return AutoAttackOutcome(self.clean, self.robust, self.nonfinite, self.predictions, self.adversarial, flags)
-
-    def share(self, images: Tensor) -> float:
-        """Return the share in [0, 1] of True in (N,) bool."""
-        return int(images.sum()) / len(images)
 
     def step(
         self, part: str, batch: int, work: Callable[[], dict[str, Any]], valid: Callable[[dict[str, Any]], bool]
@@ -372,36 +377,15 @@ class _Run:
             isinstance(value, int) and 0 <= value < self.num_classes for value in values
         )
 
-    def report(self) -> None:
-        """Say the largest perturbation and the robust accuracy."""
-        if self.adversarial is not None:
-            changed = self.adversarial
-            size = perturbation_size(changed - unit_range(self.images.cpu(), changed), self.suite.norm).max()
-            self.messages.info(
-                f"max {self.suite.norm} perturbation: {size:.5f}, nan in tensor: {int(changed.isnan().sum())}, max: "
-                f"{changed.max():.5f}, min: {changed.min():.5f}"
-            )
-        self.messages.info(f"robust accuracy: {self.share(self.robust):.2%}")
-
-
-class _Flagging:
-    """The logger for pyautoattack's attacks and checks: it remembers their warnings."""
-
-    def __init__(self, messages: Messages) -> None:
-        self._messages = messages
-        self.flags: list[str] = []
-
-    def info(self, message: str) -> None:
-        self._messages.info(message)
-
-    def warning(self, message: str) -> None:
-        self.flags.append(message)
-        self._messages.warning(message)
-
 
 def _targets(runner: Any, num_classes: int) -> int:
     """Return the number of target classes of a targeted attack: at most all other classes."""
     return max(1, min(runner.n_target_classes, num_classes - 1))
+
+
+def _share(values: Tensor) -> float:
+    """Return the share of True in (N,) bool."""
+    return int(values.sum()) / len(values)
 
 
 def _bits(values: Tensor) -> str:

@@ -13,7 +13,7 @@ from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, fu
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
 from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.attacks.torchattacks_classes import RADIUS_OPTIONS, torchattacks_class, torchattacks_names
-from ibrobust.function_names import function_by_name, short_reason
+from ibrobust.function_names import function_by_name, load_plugin
 
 ENTRY_POINT_GROUP = "ibrobust.attacks"
 
@@ -95,13 +95,7 @@ def _plugins() -> list[EntryPoint]:
 
 
 def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:
-    try:
-        loaded = point.load()
-    except Exception as error:  # whatever a plugin does
-        raise IbrobustError(
-            f"The attack {point.name!r} of {point.value} cannot be loaded ({short_reason(error)}): correct or "
-            "uninstall that package."
-        ) from error
+    loaded = load_plugin(point, "attack")
     if isinstance(loaded, type) and issubclass(loaded, Attack):
         return loaded(**options)
     return function_attack(loaded, label=point.name, options=options)
