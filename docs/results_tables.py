@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ MARK = "*"
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 SWEPT = (1 / 255, *EPSILONS)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
+# The start of an attack's name in the results, and its title in a figure.
+FIGURE_ATTACKS = {"PGD:": "PGD, 50 steps", "AutoAttack": "AutoAttack"}
 Content = dict[str, Any]
 Lines = Iterator[str]
 
@@ -215,7 +217,7 @@ def main(studies: list[str]) -> None:
     for folder in (folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()):
         known = read_records(folder.name)
         write_records(RECORDS / f"{folder.name}.csv", rows_of_models(folder.name, known))
-    drawn = [row for row in rows_of_models("zoo", read_records()) if _is_drawn(row)]
+    drawn = drawn_rows(rows_of_models("zoo", read_records()))
     selected = DOCS / "figures" / "records.csv"
     write_records(selected, drawn)
     for path in draw_study_figures(selected, DOCS / "figures", ["fgsm", "attacks", "generalization"]):
@@ -225,9 +227,24 @@ def main(studies: list[str]) -> None:
     write_text(page, with_tables(page.read_text(encoding="utf-8")))
 
 
-def _is_drawn(row: dict[str, Any]) -> bool:
-    """Whether a figure shows a row: each other bottleneck would get panels of its own."""
-    return row.get("beta") is None or row["objective"] == "soft_ib"
+def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that the figures show, with one name per attack.
+
+    Each bottleneck other than the surrogate would get panels of its own. Of an attack in two precisions, float32 counts
+    where it was run. The worst case has no panel.
+    """
+    drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
+    # Those in bfloat16 first, so that those in float32 take their places.
+    for row in sorted(rows, key=lambda row: "bf16" not in (row.get("attack") or "")):
+        attack = row.get("attack") or ""
+        other_images = attack not in ("", "FGSM") and row.get("num_images") != IMAGES
+        if (row.get("beta") is not None and row["objective"] != "soft_ib") or attack == "worst case" or other_images:
+            continue
+        title = next((title for start, title in FIGURE_ATTACKS.items() if attack.startswith(start)), attack)
+        place = tuple(row.get(key) for key in ("cell", "decoder", "epoch", "epsilon", "quantity", "num_images"))
+        drawn[(title, *place)] = {**row, "attack": title or None}
+    order = ["", "FGSM", *FIGURE_ATTACKS.values()]
+    return sorted(drawn.values(), key=lambda row: order.index(row["attack"] or ""))
 
 
 def decoders_of(known: dict[str, Content]) -> Iterator[tuple[str, str, dict[str, Any]]]:

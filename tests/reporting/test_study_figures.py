@@ -17,8 +17,16 @@ from ibrobust.reporting.figures.fgsm import draw_fgsm
 from ibrobust.reporting.figures.generalization import beta_places, generalization_errors
 from ibrobust.reporting.figures.information_plane import fading, trajectories
 from ibrobust.reporting.figures.series import fgsm_panels
-from ibrobust.reporting.figures.settings import averaged_over, hidden_settings
-from ibrobust.reporting.figures.style import COLUMN_WIDTH, TEXT_WIDTH, beta_colours, grid_of_axes, looks, study_style
+from ibrobust.reporting.figures.settings import Setting, averaged_over, hidden_settings
+from ibrobust.reporting.figures.style import (
+    COLUMN_WIDTH,
+    TEXT_WIDTH,
+    baseline_colour,
+    beta_colours,
+    grid_of_axes,
+    looks,
+    study_style,
+)
 
 
 @pytest.fixture
@@ -271,6 +279,23 @@ def test_betas_are_told_apart_in_grey_and_from_the_background(count, dark, backg
         assert (max(tone, background) + 0.05) / (min(tone, background) + 0.05) > 2.0
 
 
+@pytest.mark.parametrize("others", [(0.0001, 0.01, 0.03), (0.0001, 0.01, 0.03, 0.3), (0.0,), ()])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_beta_has_its_colour_in_every_figure(others, dark):
+    alone = beta_colours([0.1], dark=dark)
+    assert beta_colours(sorted([0.1, *others]), dark=dark)[0.1] == alone[0.1]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_adversarial_training_is_not_taken_for_cross_entropy(dark):
+    plain, adversarial = (
+        Setting(objective, None, None, 0.0, 0.0, 16, 20, "") for objective in ("cross_entropy", "adversarial")
+    )
+    assert baseline_colour(adversarial, dark=dark) != baseline_colour(plain, dark=dark)
+    if not dark:
+        assert looks([plain, adversarial], [])[adversarial].colour == baseline_colour(adversarial)
+
+
 def test_no_two_lines_of_a_panel_look_alike(records):
     settings = list(dict.fromkeys(each.setting for panel in fgsm_panels(records) for each in panel.lines))
     found = looks(settings, sorted({s.beta for s in settings if s.beta is not None}))
@@ -358,14 +383,14 @@ def test_one_beta_one_epsilon_and_one_epoch_are_enough(tmp_path, study_rows, wri
     assert len(draw_study_figures(write_records(rows), tmp_path, list(FIGURES))) == 2 * len(FIGURES)
 
 
-def test_three_panels_stand_in_pairs_across_the_page():
+def test_three_panels_stand_in_a_row_across_the_page():
     with study_style() as new:
         figure, places = grid_of_axes(new, 3)
         assert figure.get_figwidth() == TEXT_WIDTH
         assert [(place.left, place.top, place.bottom) for place in places] == [
-            (True, True, False),
+            (True, True, True),
             (False, True, True),
-            (True, False, True),
+            (False, True, True),
         ]
 
 

@@ -10,7 +10,6 @@ from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel
 from ibrobust.reporting.figures.settings import averaged_over
 from ibrobust.reporting.figures.style import (
-    BASELINE,
     DOTTED,
     NOTE,
     Look,
@@ -22,6 +21,9 @@ from ibrobust.reporting.figures.style import (
     study_style,
 )
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+# Larger epsilons are written as decimals.
+MOST_AS_FRACTION = 64 / 255
 
 
 def draw_accuracy(
@@ -51,31 +53,31 @@ def draw_accuracy(
     with study_style() as new:
         from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+        largest = max(point.x for panel in panels for line in panel.lines for point in line.points)
+        scale = 255 if largest <= MOST_AS_FRACTION else 1
         figure, places = grid_of_axes(new, len(panels))
         name_panels(places, [panel.title for panel in panels])
         for place, panel in zip(places, panels, strict=True):
             axes = place.axes
             for line in panel.lines:
-                _draw(axes, line, style[line.setting])
+                _draw(axes, line, style[line.setting], scale)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
             axes.set_ylim(0, 1)
             axes.set_xlim(left=0)
-            _daggers(axes, panel, style)
-            if place.top:
-                above = axes.secondary_xaxis("top", functions=(lambda x: 255 * x, lambda x: x / 255))
-                above.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 4, 8], integer=True))
-                above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}/255" if x else "0"))
-                above.tick_params(labelsize=6.5)
+            _daggers(axes, panel, style, scale)
+            if scale == 255:
+                axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 8], integer=True))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}/255" if x else "0"))
             if place.left:
                 axes.set_ylabel(ylabel)
             if place.bottom:
-                axes.set_xlabel("ε, on pixels in [0, 1]")
+                axes.set_xlabel("ε")
         legend_below(figure, _legend(panels, style), _note(shown, panels))
         return save(figure, out, name)
 
 
-def _draw(axes: Any, line: Line, look: Look) -> None:
-    x = [point.x for point in line.points]
+def _draw(axes: Any, line: Line, look: Look, scale: int) -> None:
+    x = [scale * point.x for point in line.points]
     axes.plot(
         x,
         [point.mean for point in line.points],
@@ -97,14 +99,14 @@ def _draw(axes: Any, line: Line, look: Look) -> None:
         )
 
 
-def _daggers(axes: Any, panel: Panel, style: dict[Any, Look]) -> None:
+def _daggers(axes: Any, panel: Panel, style: dict[Any, Look], scale: int) -> None:
     """Write the share of unattacked images beside the ends of the lines, without overlap."""
     masked = [line for line in panel.lines if line.is_masked]
     places = spread([line.points[-1].mean for line in masked], gap=0.075, top=1.0)
     for line, place in zip(masked, places, strict=True):
         axes.annotate(
             f"{DAGGER} {line.unattacked:.0%}",
-            xy=(line.points[-1].x, line.points[-1].mean),
+            xy=(scale * line.points[-1].x, line.points[-1].mean),
             xytext=(1.02, place),
             textcoords="axes fraction",
             color=NOTE,  # small text needs more contrast than a line
@@ -145,7 +147,7 @@ def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
     for line in lines:
         if line.setting.beta is None:
             look = style[line.setting]
-            entries[line.setting.label()] = Line2D([], [], color=BASELINE, marker=look.marker, linestyle=look.dashes)
+            entries[line.setting.label()] = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes)
     if any(line.is_masked for line in lines):
         entries[f"{DAGGER} gradient vanished"] = Line2D(
             [], [], color=NOTE, marker="o", markerfacecolor="white", linestyle="none"

@@ -22,9 +22,9 @@ from ibrobust.reporting.figures.settings import (
     variant_of,
 )
 from ibrobust.reporting.figures.style import (
-    BASELINE,
     DOTTED,
     NOTE,
+    baseline_colour,
     grid_of_axes,
     legend_below,
     name_panels,
@@ -169,11 +169,12 @@ def _draw_baselines(axes: Any, baselines: dict[tuple[Setting, str], Point], entr
 
     for index, ((setting, decoder), point) in enumerate(baselines.items()):
         dashes = BASELINE_DASHES[index % len(BASELINE_DASHES)]
-        axes.axhline(point.mean, color=BASELINE, linestyle=dashes, linewidth=1.0)
+        colour = baseline_colour(setting)
+        axes.axhline(point.mean, color=colour, linestyle=dashes, linewidth=1.0)
         if point.cells > 1:
-            axes.axhspan(point.low, point.high, color=BASELINE, alpha=0.1, linewidth=0)
+            axes.axhspan(point.low, point.high, color=colour, alpha=0.1, linewidth=0)
         label = setting.label() if decoder == HEAD else f"{setting.label()}, {decoder_name(decoder)}"
-        entries[label] = Line2D([], [], color=BASELINE, linestyle=dashes, linewidth=1.0)
+        entries[label] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.0)
 
 
 def _note(records: Sequence[StudyRecord]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 from textwrap import wrap
@@ -17,7 +19,9 @@ from ibrobust.reporting.figures.settings import Setting
 COLUMN_WIDTH = 3.35
 TEXT_WIDTH = 6.9
 PANEL_HEIGHT = 2.25
-BASELINE = "#000000"
+BASELINE, DARK_BASELINE = "#000000", "#ffffff"
+# A baseline too, but the robust one: no reader should take it for cross-entropy.
+ADVERSARIAL, DARK_ADVERSARIAL = "#008a64", "#2fd6a3"
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
 BASELINE_MARKERS = "XP*8H"
@@ -56,8 +60,22 @@ class Look:
     marker: str
 
 
+# Where a beta's logarithm to base 10 lies on the colour map, in [0, 1]; 0 has the map's start.
+COLOUR_PLACES = ((-5.0, 0.07), (-4.0, 0.1), (-2.0, 0.32), (0.0, 1.0))
+NEAREST_COLOURS = 0.07
+
+
+def baseline_colour(setting: Setting, *, dark: bool = False) -> str:
+    """Return the colour of a setting without a beta: black, and another one for adversarial training."""
+    if setting.objective == "adversarial":
+        return DARK_ADVERSARIAL if dark else ADVERSARIAL
+    return DARK_BASELINE if dark else BASELINE
+
+
 def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, str]:
     """Return a colour for each beta, ordered by lightness, which is visible in grey and to colour-blind readers.
+
+    A beta has the same colour in every figure, unless others of the figure are so near that they must be told apart.
 
     Args:
         betas: rising.
@@ -68,12 +86,37 @@ def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, s
 
     # The ends of the colour map are not used: one looks black, the other is invisible on paper.
     first, last = (0.42, 0.98) if dark else (0.06, 0.74)
-    step = (last - first) / max(len(betas) - 1, 1)
-    return {beta: to_hex(colormaps["plasma"](first + step * rank)) for rank, beta in enumerate(betas)}
+    places = _apart([_colour_place(beta) for beta in betas], gap=min(NEAREST_COLOURS, 1 / max(len(betas) - 1, 1)))
+    return {
+        beta: to_hex(colormaps["plasma"](first + (last - first) * place))
+        for beta, place in zip(betas, places, strict=True)
+    }
+
+
+def _colour_place(beta: float) -> float:
+    if beta <= 0:
+        return 0.0
+    logarithm = min(max(math.log10(beta), COLOUR_PLACES[0][0]), COLOUR_PLACES[-1][0])
+    (left, low), (right, high) = next(
+        (start, end) for start, end in pairwise(COLOUR_PLACES) if start[0] <= logarithm <= end[0]
+    )
+    return low + (high - low) * (logarithm - left) / (right - left)
+
+
+def _apart(places: Sequence[float], *, gap: float) -> list[float]:
+    """Return rising places in [0, 1], moved as little as it takes to be `gap` from each other."""
+    found = list(places)
+    for index in range(1, len(found)):
+        found[index] = max(found[index], found[index - 1] + gap)
+    ceiling = 1.0
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], ceiling)
+        ceiling = found[index] - gap
+    return found
 
 
 def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, Look]:
-    """Return a look for each setting: colour and marker by beta, dotted without noise, baselines black.
+    """Return a look for each setting: colour and marker by beta, dotted without noise, see `baseline_colour`.
 
     A baseline with DropConnect is dashed, one with dropout dash-dotted.
     """
@@ -84,7 +127,7 @@ def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, 
         if setting.beta is None:
             dashes = "--" if setting.dropconnect else "-." if setting.dropout else "-"
             marker = BASELINE_MARKERS[baselines.index(setting) % len(BASELINE_MARKERS)]
-            found[setting] = Look(BASELINE, dashes, marker)
+            found[setting] = Look(baseline_colour(setting), dashes, marker)
         else:
             marker = BETA_MARKERS[betas.index(setting.beta) % len(BETA_MARKERS)]
             found[setting] = Look(colours[setting.beta], DOTTED if setting.noise is False else "-", marker)
@@ -144,14 +187,14 @@ class Place:
 def grid_of_axes(
     new: Callable[[float, float], Any], panels: int, *, sharey: bool = True
 ) -> tuple[Any, tuple[Place, ...]]:
-    """Return a figure and axes for some panels: up to two fit in a column, more are placed in pairs across the page.
+    """Return a figure and axes for some panels: up to two fit in a column, more are placed across the page.
 
     Args:
         new: makes a figure.
         panels: at least one.
         sharey: whether all panels share one scale of the y-axis.
     """
-    columns = 1 if panels <= 2 else 2
+    columns = 1 if panels <= 2 else 2 if panels == 4 else 3
     rows = -(-panels // columns)
     figure = new(COLUMN_WIDTH if columns == 1 else TEXT_WIDTH, rows * PANEL_HEIGHT + 0.35)
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
@@ -190,6 +233,9 @@ def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
 
 def name_panels(places: Sequence[Place], titles: Sequence[str]) -> None:
     """Write the titles, with letters if there are several."""
+    figure = places[0].axes.figure
+    width = figure.get_figwidth() / max(sum(place.top for place in places), 1)
     for index, (place, title) in enumerate(zip(places, titles, strict=True)):
         letter = f"({ascii_lowercase[index % 26]}) " if len(places) > 1 else ""
-        place.axes.set_title(letter + title, loc="left")
+        lines = wrap(letter + title, int(width / 0.07))  # inches of a letter
+        place.axes.set_title("\n".join(lines), loc="left")

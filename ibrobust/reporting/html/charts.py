@@ -10,13 +10,12 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
-from ibrobust.reporting.figures.style import DOTTED, Look, beta_colours, looks
+from ibrobust.reporting.figures.style import DOTTED, Look, baseline_colour, beta_colours, looks
 from ibrobust.reporting.unattacked import DAGGER
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 54, 24, 10, 42
-DARK_BASELINE = "#ffffff"
 DASHES = {"-": "", "--": "7 4", "-.": "8 3 2 3", DOTTED: "1.5 3"}
 # Outlines around the origin, in the shapes of matplotlib's markers.
 SHAPES = {
@@ -107,7 +106,7 @@ def _chart(panel: Panel, style: Mapping[Setting, Look], dark: Mapping[float, str
         _curve(
             line,
             style[line.setting],
-            DARK_BASELINE if line.setting.beta is None else dark[line.setting.beta],
+            baseline_colour(line.setting, dark=True) if line.setting.beta is None else dark[line.setting.beta],
             across,
         )
         for line in panel.lines
