@@ -51,7 +51,7 @@ QUICK = Effort(
     survivors=32,
     radii=(0.5, 2.0),
 )
-FULL = Effort(images=None, steps=50, queries=1000, random_draws=200, draws=16)
+FULL = Effort(images=None, steps=50, queries=500, random_draws=100, draws=16, survivors=256)
 
 
 class DrawAverage(nn.Module):
