@@ -57,7 +57,7 @@ class StudyRecord:
         quantity: name of the measured quantity.
         value: the number; accuracies and shares in [0, 1], information in nats.
         num_images: used for the measurement.
-        verdict: of an audit.
+        verdict: both answers of an audit, such as "not real, misleading".
     """
 
     study: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,6 +217,14 @@ def test_every_check_says_what_it_measured_and_where_it_comes_from(plain_model, 
         assert check.threshold
         assert check.reference
     assert {check.name for check in report.checks} >= BLINDING | SAYINGS.keys()
+
+
+def test_the_docs_name_every_check(plain_model, test_data):
+    images, labels = test_data
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    for check in audit(plain_model, images[:2], labels[:2], epsilon=EPSILON, quick=True).checks:
+        family = re.sub("_(margin|cross_entropy)$", "_*", check.name)
+        assert f"`{check.name}`" in page or f"`{family}`" in page
 
 
 class WrongGradientForSome(Wrapped):
