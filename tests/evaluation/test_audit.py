@@ -16,16 +16,17 @@ from ibrobust.evaluation.audit import AuditReport, audit, run
 from ibrobust.evaluation.audit.report import BLINDING, SAYINGS, Check, gradient_answer
 from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, interval, lower_bound
 from ibrobust.evaluation.audit.subject import QUICK
-from ibrobust.evaluation.worst_case_attack import guards, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import guards, stages, worst_case_attack
 
 EPSILON = 0.06
 
 
 @pytest.fixture(autouse=True, scope="module")
 def light():
-    """Fewer draws, and fewer queries of Square if a gradient misleads: they find no more here."""
+    """Fewer draws, targets and queries: they find no more here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guards, "MORE_QUERIES", 100)
+        patch.setattr(stages, "MOST_TARGETS", 3)
         patch.setattr(run, "QUICK", replace(QUICK, draws=4, random_draws=20))
         yield
 

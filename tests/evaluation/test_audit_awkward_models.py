@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.audit import AuditReport, audit, run
 from ibrobust.evaluation.audit.subject import Effort
-from ibrobust.evaluation.worst_case_attack import guards
+from ibrobust.evaluation.worst_case_attack import guards, stages
 
 EPSILON = 0.03
 Data = tuple[Tensor, Tensor]
@@ -36,6 +36,7 @@ Data = tuple[Tensor, Tensor]
 @pytest.fixture
 def light(monkeypatch):
     monkeypatch.setattr(guards, "MORE_QUERIES", 50)
+    monkeypatch.setattr(stages, "MOST_TARGETS", 3)
     monkeypatch.setattr(run, "QUICK", Effort(images=256, steps=10, queries=20, random_draws=4, draws=4))
 
 

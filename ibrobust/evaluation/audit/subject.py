@@ -44,7 +44,7 @@ class Effort:
 QUICK = Effort(
     images=256,
     steps=20,
-    queries=100,
+    queries=200,
     random_draws=50,
     draws=8,
     total_queries=20_000,
