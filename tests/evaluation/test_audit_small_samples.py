@@ -39,7 +39,7 @@ def runs(total: int, **found: Tensor) -> AttackRuns:
     names = "fgsm cross_entropy cross_entropy_last margin harder square random large unbounded worst_case"
     names += " by_steps beyond_steps targeted black_box"
     fields = {name: none for name in names.split()}
-    fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0}
+    fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0, "given": {}}
     return AttackRuns(**{**fields, **found}, protected=(), survivor_losses=torch.zeros(21, 0))
 
 
@@ -218,6 +218,6 @@ class SmallStepsOnly(torch.nn.Module):
 def test_images_that_a_larger_ball_protects_are_counted():
     images, labels = torch.full((20, 1, 1, 1), 0.5), torch.zeros(20, dtype=torch.long)
     of = subject(guard(SmallStepsOnly()), images, labels, num_classes=2)
-    protected = run_attacks_for_audit(of, None, report=lambda stage: None).protected
+    protected = run_attacks_for_audit(of, None, attacks=(), report=lambda stage: None).protected
     counts = {(round(small, 3), round(large, 3)): int(which.sum()) for small, large, which in protected}
     assert counts == {(0.015, 0.03): 0, (0.03, 0.06): 20}
