@@ -12,6 +12,9 @@ def verify(
     file: Annotated[Path, typer.Argument(help="File written by ibrobust attack --save-images.")],
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=1, help="The size to which the attack's --resize scaled the images, if it did.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
 ) -> None:
@@ -30,6 +33,7 @@ def verify(
     from ibrobust.evaluation.adversarial_images import verify_adversarial_images
     from ibrobust.integrations.external_models import load_reference
     from ibrobust.integrations.references import is_reference
+    from ibrobust.models import resized
     from ibrobust.registry import load_model
 
     check_run(device=device)
@@ -37,6 +41,8 @@ def verify(
     loaded = (
         load_reference(model, device=place) if is_reference(model) else load_model(model, decoder=decoder, device=place)
     )
+    if resize is not None:
+        loaded = resized(loaded, resize)
     found = verify_adversarial_images(file, loaded, batch_size=batch_size)
     record = found.record
     typer.echo(

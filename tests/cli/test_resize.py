@@ -55,6 +55,14 @@ def test_a_model_of_another_size_is_attacked_and_audited_with_a_word(run, built,
     assert json.loads(Path("out.json").read_text())["dataset"]["resized_to"] == 20
 
 
+def test_saved_images_are_verified_at_their_own_size(run, built, images):
+    saved = ("--attack", "PGD:steps=2", "--save-images", "found.safetensors", "--resize", "20")
+    assert run("attack", built, "--dataset", images, "--eps", "8/255", *saved).returncode == 0
+    finished = run("verify", "found.safetensors", built, "--resize", "20")
+    assert finished.returncode == 0, finished.stderr
+    assert "confirmed" in finished.stdout
+
+
 def test_a_stored_model_names_the_option_and_keeps_no_result_of_it(run, built, images, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path.cwd())
     import large_net
