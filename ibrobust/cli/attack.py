@@ -82,15 +82,12 @@ def attack_command(
     from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
-    from ibrobust.reporting.figures.sweep import figure_format, save_sweep_figure
+    from ibrobust.reporting.figures.sweep import figure_format, save_attack_figure, save_sweep_figure
 
     # The attacks' norms decide on larger ones, see `check_run`.
     epsilons = [parse_epsilon(text, norm="L2" if attack else "Linf") for text in eps.split(",")]
     if len(set(epsilons)) < len(epsilons):
         raise IbrobustError(f"An epsilon occurs twice in {eps}: give each once.")
-    if attack and figure:
-        raise IbrobustError("--figure draws an FGSM sweep: leave --attack out, or write the records with --json.")
-
     if figure:
         figure_format(figure)
     if save_images and (len(models or []) != 1 or len(attack or []) != 1 or len(epsilons) != 1 or state):
@@ -153,6 +150,8 @@ def attack_command(
         try:
             if json_file:
                 write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
+            if figure:
+                save_attack_figure(attacked, figure, dataset=data.name)
             if store:
                 notes += [store_attacks(row, data) for row in attacked] if resize is None else [NOT_STORED]
         finally:

@@ -269,7 +269,7 @@ def attack_rows(
                 of_norm = [result for result in results if result.norm == norm]
                 if len({result.attack for result in of_norm}) > 1:
                     worst += worst_case(of_norm)
-            rows.append(AttackRow(target.name, target.decoder, tuple(results), tuple(worst)))
+            rows.append(AttackRow(target.name, target.decoder, tuple(results), tuple(worst), target.is_baseline))
     return rows
 
 

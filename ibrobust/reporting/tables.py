@@ -143,12 +143,14 @@ class AttackRow:
         decoder: the decoder it was attacked with.
         results: one for each attack and epsilon, every attack at the same epsilons.
         worst: the worst case over attacks, image by image: one per epsilon, for each norm with several attacks.
+        is_baseline: trained with plain cross-entropy; drawn in black.
     """
 
     model: str
     decoder: str
     results: tuple[AttackResult, ...]
     worst: tuple[AttackResult, ...]
+    is_baseline: bool = False
 
 
 def attack_table(rows: Sequence[AttackRow], *, dataset: str, note: str = "") -> Table:

@@ -1,0 +1,74 @@
+"""The figure of `ibrobust attack`: one line per model and attack, axes that fit the epsilons."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.reporting.figures.sweep import attack_figure, save_attack_figure
+from ibrobust.reporting.tables import AttackRow
+
+
+def result(attack: str, epsilon: float, left: int, norm: str = "Linf") -> AttackResult:
+    return AttackResult(attack, norm, epsilon, (True,) * 9 + (False,), (True,) * left + (False,) * (10 - left), 0, 0)
+
+
+EPSILONS = (2 / 255, 8 / 255)
+ROWS = [
+    AttackRow(
+        "m",
+        "head",
+        tuple(result(attack, e, left) for attack, left in (("FGSM", 5), ("PGD", 3)) for e in EPSILONS),
+        tuple(result("worst case of FGSM, PGD", e, 2) for e in EPSILONS),
+    ),
+    AttackRow("plain", "head", tuple(result("FGSM", e, 1) for e in EPSILONS), (), is_baseline=True),
+]
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_a_line_for_each_model_and_attack():
+    (axes,) = attack_figure(ROWS, dataset="digits").axes
+    found = lines(axes)
+    assert list(found) == ["m (head), FGSM", "m (head), PGD", "m (head), worst case", "plain (head), FGSM"]
+    assert found["m (head), PGD"].get_xdata() == pytest.approx([0, 2, 8])
+    assert found["m (head), PGD"].get_ydata() == pytest.approx([90, 30, 30])
+    assert found["plain (head), FGSM"].get_color() == "black"
+
+
+def test_attacks_differ_in_style_and_models_in_colour():
+    (axes,) = attack_figure(ROWS, dataset="digits").axes
+    of_model = [line for label, line in lines(axes).items() if label.startswith("m ")]
+    assert len({line.get_linestyle() for line in of_model}) == 3
+    assert len({line.get_color() for line in of_model}) == 1
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "end"), [("Linf", 0.5 / 255, 0.5), ("Linf", 64 / 255, 64), ("L2", 1.5, 1.5)]
+)
+def test_the_axis_ends_at_the_largest_epsilon(norm, epsilon, end):
+    row = AttackRow("m", "head", (result("PGD", epsilon, 3, norm),), ())
+    (axes,) = attack_figure([row], dataset="digits").axes
+    low, high = axes.get_xlim()
+    assert low == 0
+    assert end < high < 1.1 * end
+
+
+def test_a_norm_has_a_panel_of_its_own():
+    row = AttackRow("m", "head", (result("PGD", 0.1, 3), result("PGD:norm=L2", 0.1, 3, "L2")), ())
+    panels = attack_figure([row], dataset="digits").axes
+    assert [axes.get_xlabel() for axes in panels] == ["ε (of 255)", "ε (L2)"]
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])
+def test_the_file_has_the_type_of_its_ending(tmp_path, name, start):
+    save_attack_figure(ROWS, tmp_path / name, dataset="digits")
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(IbrobustError, match="unknown format"):
+        save_attack_figure(ROWS, tmp_path / "a.bmp", dataset="digits")
