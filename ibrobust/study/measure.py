@@ -204,7 +204,11 @@ class _Measuring:
         known = self._results.of(name)["attacks"]
         for text, epsilons in runs:
             attack = read_attack(text)
-            if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
+            if isinstance(attack, SurrogateAttack) and attack.surrogate == self._cell.model:
+                # A model is no surrogate of itself.
+                others = {key: value for key, value in attack.options.items() if key != "surrogate"}
+                attack = type(attack)(**others)
+            elif isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
                 attack = attack.with_surrogate(self._surrogate(attack.surrogate, self._models[name]))
             done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
             missing = sorted(set(epsilons) - done, reverse=True)
@@ -245,7 +249,7 @@ class _Measuring:
             epsilon=epsilon,
             quick=wanted.quick,
             surrogate=surrogate,
-            surrogate_name=wanted.surrogate,
+            surrogate_name=wanted.surrogate if surrogate is not None else None,
             batch_size=BATCH,
             seed=self._cell.seed,
             progress=lambda what, done, total: self._stage(f"audit {name}, {done} of {total}: {what}"),

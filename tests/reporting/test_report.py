@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import math
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 from html.parser import HTMLParser
@@ -169,6 +171,11 @@ def test_a_study_without_any_record_has_a_report(write):
     text = write([], cells=[cell("one", "waiting")])
     assert "1 cell: 1 waiting." in text
     assert "leaderboard-title" not in text
+
+
+def test_a_report_is_written_without_torch():
+    code = "import sys, ibrobust.reporting.html.report; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_same_study_gives_the_same_bytes(write):

@@ -197,6 +197,24 @@ def test_some_adversarial_images_are_kept_for_the_report():
     assert found["labels"] != found["attacked"]
 
 
+def test_a_worst_case_starts_from_the_surrogate_that_the_study_names(monkeypatch):
+    attacks = {"attacks": ["worst_case:surrogate=cross_entropy-digits"], "eps": ["16/255"], "n_examples": 4}
+    runs = []
+    monkeypatch.setattr(measure_module, "run_attacks", lambda *a, **k: runs.append(k["attacks"][0]) or [])
+    study = study_of(
+        "cross_entropy-digits", "knn_ib-digits", evaluations={"attacks": {**attacks, "decoders": ["default"]}}
+    )
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    own, other = runs
+    assert own.label == "WorstCase", "a model is no surrogate of itself"
+    assert other.label == "WorstCase:surrogate=cross_entropy-digits"
+    other.check_fit(channels=3, num_classes=10)  # its surrogate is loaded
+    with pytest.raises(IbrobustError, match="nobody"):
+        prepare_study(
+            study_of("knn_ib-digits", evaluations={"attacks": {**attacks, "attacks": ["worst_case:surrogate=nobody"]}})
+        )
+
+
 def test_patterns_are_the_models_that_there_are(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     fields = {"name": "mine", "base": {"dataset": "digits"}, "models": ["*-digits", "cross_entropy-digits"]}
