@@ -29,8 +29,9 @@ def attack_command(
         list[str] | None,
         typer.Option(
             "--attack",
-            help="Attack (repeatable): FGSM, PGD, AutoAttack, worst_case, any torchattacks class, foolbox:NAME, or a "
-            "function package.module:attack, with options: 'PGD:steps=50,loss=margin'. By default one FGSM sweep.",
+            help="Attack (repeatable): FGSM, PGD, AutoAttack, worst_case, any torchattacks class, foolbox:NAME, "
+            "transfer:MODEL, an attack of an installed package, or a function package.module:attack, with options: "
+            "'PGD:steps=50,loss=margin'. By default one FGSM sweep.",
         ),
     ] = None,
     dataset: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from ibrobust.evaluation.attacks.attack import Attack
+    from ibrobust.evaluation.attacks.attack import Attack, NamedAttack
     from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
     from ibrobust.evaluation.attacks.comparison import PairedDifference, paired_difference
     from ibrobust.evaluation.attacks.function_attack import FunctionAttack
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FGSM": "ibrobust.evaluation.attacks.own_attacks",
+    "NamedAttack": "ibrobust.evaluation.attacks.attack",
     "PGD": "ibrobust.evaluation.attacks.own_attacks",
     "Attack": "ibrobust.evaluation.attacks.attack",
     "AttackResult": "ibrobust.evaluation.attacks.result",
@@ -42,6 +43,7 @@ __all__ = [
     "AttackResult",
     "AutoAttack",
     "FunctionAttack",
+    "NamedAttack",
     "PairedDifference",
     "Transfer",
     "WorstCase",
