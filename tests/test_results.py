@@ -79,13 +79,13 @@ def test_a_shipped_card_carries_what_was_measured(path: Path, tables):
 
 
 def test_the_estimators_accuracies_are_those_of_the_records():
-    """docs/method.md, the table of the trainings through the estimator."""
+    """docs/trials.md, the table of the trainings through the estimator."""
     with (CHECKOUT / "docs" / "records" / "estimator-accuracy.csv").open(encoding="utf-8") as file:
         records: dict[str, dict[str, str]] = {}
         for row in csv.DictReader(file):
             accuracy = f"{100 * float(row['clean_accuracy']):.2f}"
             records.setdefault(row["run"], {})[row["decoder"]] = accuracy
-    text = (CHECKOUT / "docs" / "method.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "trials.md").read_text(encoding="utf-8")
     table = text.split("| run | own head | logistic | Gaussian mixture |")[1].split("\n\n")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[1:]]
     kinds = ("head", "logistic", "gaussian_mixture")
