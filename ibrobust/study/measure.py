@@ -16,6 +16,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators.latent_information import latent_information
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
@@ -203,13 +204,9 @@ class _Measuring:
         """Run what is missing, one attack and epsilon after the other, the large radii first: they take less time."""
         known = self._results.of(name)["attacks"]
         for text, epsilons in runs:
-            attack = read_attack(text)
-            if isinstance(attack, SurrogateAttack) and attack.surrogate == self._cell.model:
-                # A model is no surrogate of itself.
-                others = {key: value for key, value in attack.options.items() if key != "surrogate"}
-                attack = type(attack)(**others)
-            elif isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
-                attack = attack.with_surrogate(self._surrogate(attack.surrogate, self._models[name]))
+            attack = self._attack(text, self._models[name])
+            if attack is None:
+                continue
             done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
             missing = sorted(set(epsilons) - done, reverse=True)
             # One run of an attack that searches for the smallest perturbation is for all epsilons.
@@ -260,6 +257,15 @@ class _Measuring:
         # The sentences of the checks would fill most of the file; ibrobust audit prints them.
         known.append({key: value for key, value in report.items() if key != "checks"})
         self._results.save()
+
+    def _attack(self, text: str, model: nn.Module) -> Attack | None:
+        """Return the attack, with the model that its surrogate names; None for a transfer from the model itself."""
+        attack = read_attack(text)
+        if not isinstance(attack, SurrogateAttack) or not isinstance(attack.surrogate, str):
+            return attack
+        if attack.surrogate == self._cell.model:  # a model is no surrogate of itself
+            return attack.without_surrogate()
+        return attack.with_surrogate(self._surrogate(attack.surrogate, model))
 
     def _surrogate(self, name: str, model: nn.Module) -> nn.Module:
         """Return a stored model, on the device of `model`; raise IbrobustError if it has other classes."""

@@ -215,6 +215,25 @@ def test_a_worst_case_starts_from_the_surrogate_that_the_study_names(monkeypatch
         )
 
 
+def test_attacks_of_a_study_transfer_from_other_models_and_give_curves():
+    attacks = {
+        "attacks": ["transfer:cross_entropy-digits:steps=2", "foolbox:L2DeepFoolAttack:steps=5"],
+        "eps": ["8/255", "0.5"],
+        "n_examples": 8,
+        "decoders": ["default"],
+    }
+    study = study_of("cross_entropy-digits", "knn_ib-digits", evaluations={"attacks": attacks})
+    assert [state.status for state in run_study(study)] == ["done", "done"]
+    records = pd.read_csv(study.folder / "records.csv").dropna(subset=["attack"])
+    found = set(records[["model", "attack"]].itertuples(index=False, name=None))
+    attacked = {(model, attack) for model, attack in found if not attack.startswith("worst case")}
+    assert attacked == {
+        ("cross_entropy-digits", "foolbox:L2DeepFoolAttack:steps=5"),  # a model is no surrogate of itself
+        ("knn_ib-digits", "foolbox:L2DeepFoolAttack:steps=5"),
+        ("knn_ib-digits", "transfer:cross_entropy-digits:steps=2"),
+    }
+
+
 def test_patterns_are_the_models_that_there_are(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     fields = {"name": "mine", "base": {"dataset": "digits"}, "models": ["*-digits", "cross_entropy-digits"]}

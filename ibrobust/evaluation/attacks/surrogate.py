@@ -40,6 +40,12 @@ class SurrogateAttack(NamedAttack):
         attack._loaded = model
         return attack
 
+    def without_surrogate(self: Self) -> Self | None:
+        """Return the attack without its surrogate; None if it needs one."""
+        if type(self).model_fields["surrogate"].is_required():
+            return None
+        return type(self)(**{key: value for key, value in self.options.items() if key != "surrogate"})
+
     @property
     def surrogate_model(self) -> nn.Module | None:
         """The surrogate itself; None without one, or if only its name is known."""
