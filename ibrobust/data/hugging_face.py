@@ -69,9 +69,10 @@ def load_hugging_face(
 def _splits(name: str, config: str | None) -> Mapping[str, Any]:
     try:
         import datasets
-    except ImportError as error:
+    except Exception as error:  # it is missing, or does not fit the packages that it needs
+        why = "" if getattr(error, "name", None) == "datasets" else f", which cannot be imported ({error})"
         raise IbrobustError(
-            f"The data set {HUGGING_FACE}{name} needs the package datasets: pip install datasets."
+            f"The data set {HUGGING_FACE}{name} needs the package datasets{why}: pip install --upgrade datasets."
         ) from error
     # Earlier releases run a script of the data set, unless this forbids it; later ones have no such scripts.
     asks = "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters

@@ -129,5 +129,13 @@ def test_what_cannot_be_read_is_one_sentence(hub, spec, message):
 
 def test_without_the_package_the_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(IbrobustError, match="needs the package datasets: pip install datasets"):
+    with pytest.raises(IbrobustError, match="needs the package datasets: pip install --upgrade datasets"):
+        load_dataset("hf:me/pets")
+
+
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "datasets.py").write_text("import no_such_module_of_datasets")
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(IbrobustError, match=r"cannot be imported \(No module named 'no_such_module_of_datasets'\)"):
         load_dataset("hf:me/pets")
