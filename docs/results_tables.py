@@ -231,20 +231,23 @@ def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows that the figures show, with one name per attack.
 
     Each bottleneck other than the surrogate would get panels of its own. Of an attack in two precisions, float32 counts
-    where it was run. The worst case has no panel.
+    where it was run. The worst case has a panel if the worst-case attack was run, which it replaces.
     """
+    rows = list(rows)
+    has_worst_case = any((row.get("attack") or "").startswith("WorstCase") for row in rows)
     drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
     # Those in bfloat16 first, so that those in float32 take their places.
     for row in sorted(rows, key=lambda row: "bf16" not in (row.get("attack") or "")):
         attack = row.get("attack") or ""
         other_images = attack not in ("", "FGSM") and row.get("num_images") != IMAGES
-        if (row.get("beta") is not None and row["objective"] != "soft_ib") or attack == "worst case" or other_images:
+        is_other = row.get("beta") is not None and row["objective"] != "soft_ib"
+        if is_other or other_images or (attack == "worst case" and not has_worst_case):
             continue
         title = next((title for start, title in FIGURE_ATTACKS.items() if attack.startswith(start)), attack)
         place = tuple(row.get(key) for key in ("cell", "decoder", "epoch", "epsilon", "quantity", "num_images"))
         drawn[(title, *place)] = {**row, "attack": title or None}
-    order = ["", "FGSM", *FIGURE_ATTACKS.values()]
-    return sorted(drawn.values(), key=lambda row: order.index(row["attack"] or ""))
+    order = [None, "FGSM", *FIGURE_ATTACKS.values()]
+    return sorted(drawn.values(), key=lambda row: order.index(row["attack"]) if row["attack"] in order else len(order))
 
 
 def decoders_of(known: dict[str, Content]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -55,6 +55,16 @@ def test_the_csv_file_holds_the_same_numbers(tables, tmp_path):
     assert (tmp_path / "zoo.csv").read_text() == _page("docs/records/zoo.csv")
 
 
+def test_the_figures_show_the_worst_case_once_its_attack_was_run(tables):
+    where = {"cell": "a", "decoder": "head", "epsilon": 8 / 255, "num_images": tables.IMAGES, "beta": None}
+    attacks = ("PGD:steps=50", "worst case", "AutoAttack")
+    rows = [{**where, "quantity": "robust_accuracy", "attack": attack, "value": 0.5} for attack in attacks]
+    assert "worst case" not in [row["attack"] for row in tables.drawn_rows(rows)]
+    rows.append({**rows[0], "attack": "WorstCase:escalate=true"})
+    shown = [row["attack"] for row in tables.drawn_rows(rows)]
+    assert set(shown[2:]) == {"worst case", "WorstCase:escalate=true"}, "after PGD and AutoAttack"
+
+
 def test_the_readmes_rows_are_those_of_the_records(tables):
     rows = _rows(_page("README.md"))
     assert len(rows) > 2
