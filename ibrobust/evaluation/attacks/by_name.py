@@ -6,6 +6,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.adv_lib_attacks import SCHEME as ADV_LIB
+from ibrobust.evaluation.attacks.adv_lib_attacks import adv_lib_attack
 from ibrobust.evaluation.attacks.attack import Attack, Value, remedy
 from ibrobust.evaluation.attacks.foolbox_attacks import SCHEME as FOOLBOX
 from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
@@ -44,8 +46,9 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     """Return the attack of a name, with options as on the command line.
 
     Args:
-        name: one of `list_attacks`, in any case; ``transfer:MODEL``; ``foolbox:NAME`` of a class of foolbox; or
-            ``package.module:function``, imported as Python imports, from the current folder too.
+        name: one of `list_attacks`, in any case; ``transfer:MODEL``; ``foolbox:NAME`` of a class of foolbox;
+            ``adv_lib:NAME`` of a function of adv-lib; or ``package.module:function``, imported as Python imports, from
+            the current folder too.
         options: of the attack; omitted ones have their defaults.
 
     Raises:
@@ -76,6 +79,8 @@ def create_attack(name: str, /, **options: Any) -> Attack:
         return Transfer(surrogate=target, **options)
     if scheme == FOOLBOX:
         return foolbox_attack(target, options)
+    if scheme == ADV_LIB:
+        return adv_lib_attack(target, options)
     return function_attack(function_by_name(name, f"The attack {name!r}"), label=name, options=options)
 
 
@@ -109,8 +114,8 @@ def _unknown(name: str) -> IbrobustError:
     own = ", ".join(own.__name__ for own in OWN_ATTACKS)
     plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in _plugins())
     rule = (
-        f"choose {own}{plugins}, a torchattacks class by its name, transfer:MODEL, foolbox:NAME, or a function of "
-        "yours, package.module:function."
+        f"choose {own}{plugins}, a torchattacks class by its name, transfer:MODEL, foolbox:NAME, adv_lib:NAME, "
+        "or a function of yours, package.module:function."
     )
     if not torchattacks_names():
         rule += " torchattacks is not installed: python -m pip install torchattacks."
