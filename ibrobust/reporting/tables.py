@@ -218,7 +218,7 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
     table = Table(
         title=audit_title(report, model=model, decoder=decoder),
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
-        f"{f'transfer from {report.surrogate}' if report.surrogate else 'no transfer'}; "
+        f"{f'surrogate {report.surrogate}' if report.surrogate else 'no surrogate'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward"
         f"{f'; {note}' if note else ''}",
         title_justify="left",
