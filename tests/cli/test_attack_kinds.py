@@ -97,7 +97,7 @@ def test_attacks_of_an_installed_package(attack, plugin):
     [
         ("darknes", "Unknown attack 'darknes': did you mean darkness"),
         ("xyz", "darkness of a_plugin, Twice of a_plugin"),
-        ("broken", "The attack 'broken' of a_plugin:missing cannot be loaded (AttributeError"),
+        ("broken", "The attack 'broken' (a_plugin:missing) cannot be imported (AttributeError"),
         ("Twice:step=2", "The attack Twice has no option 'step': did you mean steps"),
         ("my_attacks:odd", "cannot be called as attack(model, images, labels, *, epsilon, seed)"),
         ("my_attacks:too_far", "beyond epsilon"),

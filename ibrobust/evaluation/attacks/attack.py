@@ -197,6 +197,8 @@ def _sentence(kind: type[NamedAttack], error: ValidationError) -> str:
     if not needed:
         example = fields[key].default
         needed = f"a value like {_written(0.01 if example is None else example)}"
+        if example is None and fault["type"] == "string_type":
+            needed = "a name"
     shown = repr(value) if isinstance(value, str) else value
     return f"{name}'s option {key} is {shown}: {needed.format(**context)} is needed."
 

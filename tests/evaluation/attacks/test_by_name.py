@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack
@@ -11,10 +12,14 @@ from ibrobust.evaluation.attacks.own_attacks import FGSM, OWN_ATTACKS, PGD, Auto
 from ibrobust.evaluation.attacks.torchattacks_classes import NUMBERS
 
 
-def defaults(name: str) -> dict[str, object]:
+def fields(name: str) -> dict[str, FieldInfo]:
     kind = type(create_attack(name))
     assert issubclass(kind, NamedAttack)
-    return {key: field.default for key, field in kind.model_fields.items()}
+    return dict(kind.model_fields)
+
+
+def defaults(name: str) -> dict[str, object]:
+    return {key: field.default for key, field in fields(name).items()}
 
 
 def test_name_alone() -> None:
@@ -70,6 +75,7 @@ def test_torchattacks_classes_are_known() -> None:
         ("AutoAttack:version=plus", ": choose standard or rand"),
         ("VANILA:steps=3", ": it takes none"),
         ("APGD:seed=3", "no option 'seed'"),
+        ("worst_case:surrogate=3", "surrogate is 3: a name is needed"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_remedy(text: str, message: str) -> None:
@@ -81,8 +87,10 @@ def test_what_is_wrong_is_named_with_the_remedy(text: str, message: str) -> None
 def test_no_number_is_taken_that_the_attack_cannot_work_with(name: str) -> None:
     """NaN and infinity mean nothing, -2 is below every option's range, and 0 means something to some of them only."""
     own = name in [kind.__name__ for kind in OWN_ATTACKS]
-    for key, default in defaults(name).items():
-        if isinstance(default, bool | str):
+    for key, field in fields(name).items():
+        default = field.default
+        is_number = isinstance(default, int | float) or "float" in str(field.annotation)
+        if isinstance(default, bool) or not is_number:
             continue
         assert own or key in NUMBERS, f"what may {name}'s {key} be?"
         if default is not None:
