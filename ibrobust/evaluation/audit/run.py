@@ -90,7 +90,7 @@ def audit(
         >>> import ibrobust
         >>> import torch
         >>> model = torch.nn.Flatten()  # images of two pixels: the brighter pixel is the class
-        >>> images = torch.tensor([[0.2, 0.8], [0.55, 0.45]]).reshape(2, 1, 1, 2)
+        >>> images = torch.tensor([[0.2, 0.9], [0.55, 0.5]]).reshape(2, 1, 1, 2)
         >>> report = ibrobust.audit(model, images, [1, 0], epsilon=0.1, quick=True)
         >>> report.clean_accuracy, report.worst_case_accuracy
         (1.0, 0.5)
