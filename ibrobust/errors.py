@@ -2,7 +2,7 @@
 
 
 class IbrobustError(ValueError):
-    """Raised at the boundary for input that cannot be used.
+    """An error in the user's input, with its remedy in one sentence.
 
     Its message is one sentence, or two, that names the offending value and the remedy. The command line
     prints it without a traceback and exits with code 2; any other exception is a defect of ibrobust.

@@ -22,7 +22,7 @@ def add(
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name in the registry. By default an exported model's own.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The model's state, a .safetensors file.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The model's weights (state_dict), a .safetensors file.")] = None,
     argument: Annotated[
         list[str] | None,
         typer.Option("--arg", help="Argument of the function (repeatable): num_classes=7."),
@@ -31,18 +31,20 @@ def add(
         str | None, typer.Option(help="What the model was trained on: the name of a data set, a folder or a file.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Mean of each channel that the model's images are less: 0.485,0.456,0.406.")
+        str | None, typer.Option(help="Channel means, if the model expects normalised images: 0.485,0.456,0.406.")
     ] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+    std: Annotated[str | None, typer.Option(help="Channel standard deviations, as for --mean.")] = None,
     description: Annotated[str, typer.Option(help="One sentence for the card.")] = "",
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Allow the code that an exported model's card names. Read that code before."),
+        typer.Option("--trust", help="Allow the code that an exported model's card names. Read that code first."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are or go to.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
+    ] = None,
 ) -> None:
-    """Put a model of your own, or one that somebody exported, into the registry."""
+    """Store your own model, or an exported one, in the registry."""
     from ibrobust.errors import IbrobustError
 
     if ":" not in source or source.endswith(".yaml"):
@@ -97,7 +99,7 @@ def _in_its_channels(model: nn.Module, data: Dataset) -> Dataset:
 
 
 def _output(model: nn.Module, data: Dataset) -> Any:
-    """Return what the model gives for two images, or None if it raises an error."""
+    """Return the model's output for two images, or None if it raises an error."""
     import torch
 
     from ibrobust.data import to_unit_range
@@ -110,7 +112,7 @@ def _output(model: nn.Module, data: Dataset) -> Any:
 
 
 def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
-    """Return the model, with its logits taken out of its output or made two where it gives them in another form."""
+    """Return the model, with its logits taken out of its output or made two if it gives them in another form."""
     from torch import Tensor
 
     from ibrobust.models import logits_of, two_logits

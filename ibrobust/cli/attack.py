@@ -22,7 +22,7 @@ def attack_command(
     eps: Annotated[
         str,
         typer.Option(
-            help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255. Above 1 in L2 alone."
+            help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255. In L2 also above 1."
         ),
     ] = "1/255,2/255,4/255,8/255",
     attack: Annotated[
@@ -40,28 +40,30 @@ def attack_command(
     ] = None,
     decoder: Annotated[
         list[str] | None,
-        typer.Option(help="Decoder to attack (repeatable), or all. By default each model's own default."),
+        typer.Option(help="Decoder to attack (repeatable), or all. By default each model's first."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
+        str | None, typer.Option(help="Split of the data set to attack, such as val. By default its test images.")
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+        typer.Option(
+            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
+        ),
     ] = None,
     n_examples: Annotated[
         int | None,
-        typer.Option(min=1, help="Test images, spread evenly over the test split. By default all."),
+        typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
-    seed: Annotated[int, typer.Option(help="Seed of everything random in --attack.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers of --attack.")] = 0,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder for the progress of --attack; the same command resumes from it."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     save_images: Annotated[

@@ -26,38 +26,40 @@ def audit(
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="The split of the data set to attack, by default its test images: val.")
+        str | None, typer.Option(help="Split of the data set to attack, such as val. By default its test images.")
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+        typer.Option(
+            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
+        ),
     ] = None,
     n_examples: Annotated[
-        int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
+        int | None, typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all.")
     ] = None,
     surrogate: Annotated[
         str | None,
         typer.Option(
             help="Surrogate model for transferred attacks, or none. By default a shipped cross-entropy model with the "
-            "same classes and image size, if there is one."
+            "same classes and image size, if available."
         ),
     ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
             "--attack",
-            help="Attack in L-infinity (repeatable), as ibrobust attack takes it, that also counts in the worst case.",
+            help="Further attack in L-infinity (repeatable), as in ibrobust attack; it counts in the worst case.",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
 ) -> None:
-    """Audit a model: is its robustness real, and did its gradient vanish?
+    """Audit a model: is its robustness real, and did its gradient vanish or mislead?
 
     The answers come first, then every check behind them. They are stored in the card of a registered model and shown by
     ibrobust attack.

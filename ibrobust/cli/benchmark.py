@@ -18,7 +18,7 @@ def benchmark(
     eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1].")] = "8/255",
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model; its first by default.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model. By default its first.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -28,14 +28,14 @@ def benchmark(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the CPU by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default the CPU.")] = None,
     state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,
     log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
 ) -> None:
     """Measure clean accuracy and accuracy under AutoAttack with RobustBench; store both in the model's card.
 
-    AutoAttack takes minutes for tens of images on a CPU; with --state, an interrupted run can be resumed.
+    On a CPU, AutoAttack takes minutes for tens of images. With --state, an interrupted run can be resumed.
     """
     import json
 

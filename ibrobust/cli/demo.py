@@ -35,7 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the figure.")] = Path("ibrobust-demo"),
 ) -> None:
-    """Train two small models on handwritten digits, attack and audit both, print what it means, save a figure.
+    """Train two small models on handwritten digits, attack and audit both, explain the result, save a figure.
 
     Needs no network and takes about 2 minutes on two cores. The models are stored in the registry as demo-knn_ib and
     demo-cross_entropy and replace those of an earlier demo.

@@ -21,19 +21,21 @@ def entropy(
     ] = True,
     num_neighbors: Annotated[int, typer.Option(min=1, help="Neighbours k of the estimator.")] = 3,
     split: Annotated[
-        str | None, typer.Option(help="The split of the data set to use, by default its test images: val.")
+        str | None, typer.Option(help="Split of the data set to use, such as val. By default its test images.")
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(min=1, help="Scale the images to this size inside the model, which takes no other: 224."),
+        typer.Option(
+            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
+        ),
     ] = None,
     n_examples: Annotated[
-        int | None, typer.Option(min=1, help="Test images, spread evenly over the test split. By default all.")
+        int | None, typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the decoder behind H[Y|Z].")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:

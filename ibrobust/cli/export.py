@@ -17,7 +17,7 @@ def export(
         bool, typer.Option("--half", help="Round the layers' weights to half precision and score the model again.")
     ] = False,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
     ] = None,
 ) -> None:
     """Write a model's card and weights to a folder, without paths of this machine."""

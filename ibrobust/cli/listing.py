@@ -16,7 +16,7 @@ def list_command(
     sort: Annotated[str, typer.Option(help=f"Order of the lines: {', '.join(SORT_KEYS)}.")] = "name",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, accuracies in [0, 1].")] = False,
 ) -> None:
-    """List the models, yours and those that ship with ibrobust: a line for each decoder, with what it withstands."""
+    """List all models, your own and those that ship with ibrobust, with their accuracies, one line per decoder."""
     from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
     from ibrobust.epsilon import parse_epsilon
@@ -55,7 +55,7 @@ def show(
     model: Annotated[str, typer.Argument(help="Name of a model, as in ibrobust list.")],
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the card as it is stored.")] = False,
 ) -> None:
-    """Show a model's card: how it was made, and what it withstands."""
+    """Show a model's card: its recipe, data, training, and accuracies."""
     from ibrobust.registry import model_card
 
     card = model_card(model)
@@ -74,4 +74,4 @@ def show(
     print_table(withstood_table(card, withstood(card)))
     for sentence in audit_sentences(card):
         Console().print(sentence, markup=False, highlight=False)
-    Console().print(f"Everything: ibrobust show {card.name} --yaml", markup=False, highlight=False, soft_wrap=True)
+    Console().print(f"The whole card: ibrobust show {card.name} --yaml", markup=False, highlight=False, soft_wrap=True)

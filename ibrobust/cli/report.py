@@ -12,13 +12,16 @@ import typer
 def report(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, for example 'knn_ib*'.")] = "*",
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the models' data set in their cards. By default that of most models.")
+        str | None,
+        typer.Option(
+            help="Only models of this data set, named as in their cards. By default the data set of most models."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("ibrobust-report.html"),
 ) -> None:
-    """Write the leaderboard of all models, yours and those that ship with ibrobust, as one HTML file.
+    """Write the leaderboard of all models, your own and those that ship with ibrobust, as one HTML file.
 
-    The numbers are those of the cards: ibrobust attack --store, audit and study cards put them there.
+    The numbers come from the cards. ibrobust attack --store, ibrobust audit and ibrobust study cards store them there.
     """
     from ibrobust.atomic import require_writable
     from ibrobust.errors import IbrobustError

@@ -34,7 +34,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images.")
+        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
     ] = None,
 ) -> None:
     """Train and evaluate every unfinished cell, then draw the figures.

@@ -33,9 +33,9 @@ def _train(
     name: Annotated[str | None, typer.Option(help="Name of the model. By default made from the recipe.")] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder for what is downloaded, if missing, and the cache of decoded images."),
+        typer.Option(help="Folder for downloaded data sets and the cache of decoded images."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default a GPU if there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished run of this name.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
     log_with: Annotated[str | None, typer.Option(help="Also log to a tracker: tensorboard, wandb, mlflow, ...")] = None,
@@ -43,7 +43,7 @@ def _train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A recipe field as FIELD=VALUE, the value in YAML, or one key of it: objective_options.margin=2.0 "
+            help="A recipe field as FIELD=VALUE in YAML, or one of its keys: objective_options.margin=2.0 "
             "(repeatable).",
             rich_help_panel=RECIPE,
         ),
@@ -52,8 +52,8 @@ def _train(
 ) -> None:
     """Train a model, fit its decoders, score it and store it in the registry.
 
-    The defaults train best. For knn_ib they minimise the surrogate soft_ib in the first three quarters of training,
-    then use 50 neighbours, with fixed power. `--preset paper` is the paper's recipe.
+    The defaults are the best known settings. For knn_ib they minimise the surrogate soft_ib in the first three
+    quarters of training, then use 50 neighbours, with fixed power. `--preset paper` is the paper's recipe.
 
     Presets: {presets}.
     """

@@ -12,9 +12,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="File written by ibrobust attack --save-images.")],
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
-    resize: Annotated[
-        int | None, typer.Option(min=1, help="The size to which the attack's --resize scaled the images, if it did.")
-    ] = None,
+    resize: Annotated[int | None, typer.Option(min=1, help="The --resize of the attack, if it had one.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
 ) -> None:
@@ -48,7 +46,7 @@ def verify(
     typer.echo(
         f"{model} on {record.total} images, {record.attack} at "
         f"{format_epsilon(record.epsilon, norm=record.norm)} in {record.norm}: "
-        f"{found.clean_correct / record.total:.2%} right without an attack, at most "
+        f"{found.clean_correct / record.total:.2%} correct without an attack, at most "
         f"{found.robust_accuracy:.2%} under it"
     )
     if found.outside:

@@ -28,7 +28,7 @@ try:
 except ModuleNotFoundError:
 
     class Attack:  # type: ignore[no-redef]
-        """What `FGSMSweep` uses of torchattacks' base class, where that is not installed."""
+        """What `FGSMSweep` uses of torchattacks' base class, if it is not installed."""
 
         def __init__(self, name: str, model: nn.Module) -> None:
             self.attack, self.model = name, model

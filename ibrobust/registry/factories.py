@@ -41,7 +41,7 @@ _HARMLESS = ("num_classes", "in_chans", "img_size", "global_pool", "drop_rate", 
 
 
 def require_allowed(name: str, architecture: ArchitectureRecord, *, trust: bool) -> None:
-    """Raise IbrobustError, before anything is imported, where a card's factory may not be called.
+    """Raise IbrobustError, before anything is imported, if a card's factory may not be called.
 
     Args:
         name: of the model.
@@ -78,7 +78,7 @@ def allow(architecture: ArchitectureRecord) -> None:
 
 
 def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.Module:
-    """Return what a factory that is allowed gives, with weights that are about to be replaced.
+    """Return the module from an allowed factory, with weights that the caller replaces.
 
     Args:
         architecture: names the factory, with its arguments.
@@ -114,7 +114,7 @@ def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.
 
 
 def folder_of(architecture: ArchitectureRecord) -> str | None:
-    """Return where the module of an allowed factory is, so that a model loads from every folder with the same code.
+    """Return the folder of an allowed factory's module, so that a model loads with the same code from everywhere.
 
     It is empty for an installed package, which a file of that name in the current folder must not replace, and None for
     a factory that was allowed for this once.

@@ -60,7 +60,7 @@ def _architecture(reference: str, arguments: Mapping[str, Any], **fields: Any) -
 
 
 def module_of(factory: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor] | None) -> nn.Module:
-    """Return what a factory that the user names here and now builds, with its state where one is given.
+    """Return the module from a factory that the user names in this call, with its state if one is given.
 
     Raises:
         IbrobustError: the factory fails, or the state does not fit the module.

@@ -20,7 +20,7 @@ OUTSIDE_REMEDY = "give the factory and the arguments that build this module, and
 
 
 def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset, *, remedy: str) -> None:
-    """Raise IbrobustError where the logits or the input gradients of two models differ, in evaluation mode.
+    """Raise IbrobustError if the logits or the input gradients of two models differ, in evaluation mode.
 
     Both are compared as copies in float64, where rounding cannot hide or feign a difference.
 

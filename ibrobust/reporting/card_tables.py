@@ -1,4 +1,4 @@
-"""Model cards as people read them: a list of models, and one card whole."""
+"""Tables of model cards: the list of models, and one whole card."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
 
 
 def presets_table(presets: Sequence[Any]) -> Table:
-    """Return one row a preset, of `ibrobust.training.presets`: what it is for, and what was measured of it."""
+    """Return one row per preset of `ibrobust.training.presets`: its purpose and its measured results."""
     table = Table(
         title="Recipes",
         caption="accuracy: clean, on the test images of CIFAR-10 re-encoded as JPEG",
@@ -63,7 +63,7 @@ def presets_table(presets: Sequence[Any]) -> Table:
 
 
 def facts_table(card: Any, *, size: int | None) -> Table:
-    """Return what a card says of a model but its results: recipe, data, training, weights (of `size` bytes)."""
+    """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes)."""
     table = Table(
         title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
     )
@@ -97,13 +97,13 @@ def facts_table(card: Any, *, size: int | None) -> Table:
 
 
 def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
-    """Return the clean accuracy of each decoder and what it withstands, a row an attack, epsilons across."""
+    """Return the accuracy of each decoder, clean and under attack: one row per attack, one column per epsilon."""
     often = Counter((line.norm, epsilon) for line in lines for epsilon in line.accuracy)
     best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1]), place))
     kept = sorted(best[:MOST_EPSILONS])
     table = Table(
         title="Accuracy, %",
-        caption="worst case: right without an attack, and broken by none",
+        caption="worst case: correct without an attack and under every attack",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

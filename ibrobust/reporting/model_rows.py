@@ -1,4 +1,4 @@
-"""What is known of each model and decoder, from its card alone: rows of a list, and what the decoder withstands."""
+"""The results of each model and decoder, read from the card alone: rows of a list, and accuracies under each attack."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Withstood:
 
 
 def withstood(card: Any) -> list[Withstood]:
-    """Return what each decoder of a card withstands: FGSM, every attack that was run, and the audit's worst case."""
+    """Return the accuracies of a card's decoders: under FGSM and every stored attack, and in the audit's worst case."""
     lines = []
     for decoder in card.decoders:
         sweep = _evaluation(card, "fgsm", decoder)
@@ -144,7 +144,7 @@ def audit_sentences(card: Any) -> list[str]:
             continue
         failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
         answer = card_verdict(audit)
-        again = " (ibrobust audit makes it again)" if answer.older else ""
+        again = " (run ibrobust audit again for the current answers)" if answer.older else ""
         left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
         sentences.append(
             f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; {left}"

@@ -89,7 +89,7 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
 
 
 def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what a card carries of the results, by key and decoder: the sweep, attacks, and the widest audit."""
+    """Return the results for a card, by key and decoder: the sweep, attacks, and the widest audit."""
     images = {key: content[key] for key in ("dataset", "dataset_fingerprint")}
     evaluations: dict[str, dict[str, Any]] = {"fgsm": {}, "attacks": {}, "audit": {}}
     for decoder, part in content["decoders"].items():

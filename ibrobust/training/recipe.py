@@ -78,7 +78,7 @@ BEFORE: dict[str, Any] = {
 
 
 class Recipe(BaseModel):
-    """How a model is trained. The defaults are the best settings per objective; `preset("paper")` is the paper's.
+    """Every setting of a training. The defaults are the best settings per objective; `preset("paper")` is the paper's.
 
     Unknown keys and values out of range raise pydantic's ValidationError, a ValueError, which names them.
     """

@@ -38,7 +38,7 @@ def test_an_audit_from_before_todays_rules_is_shown_as_one(run):
     assert model_card("cross_entropy-w16-s0").evaluations["audit"]["head"]["verdict"] == "sound"
     assert row_of(run, "cross_entropy-w16-s0")[3:6] == ["older", "audit:", "sound"]
     shown = " ".join(run("show", "cross_entropy-w16-s0").stdout.split())
-    assert "Audit of head at 8/255: older audit: sound (ibrobust audit makes it again)" in shown
+    assert "Audit of head at 8/255: older audit: sound (run ibrobust audit again for the current answers)" in shown
 
 
 def test_what_was_not_measured_at_an_epsilon_is_a_dash(run, evaluated):

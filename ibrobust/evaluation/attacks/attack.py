@@ -59,7 +59,7 @@ class Attack(ABC):
         """Raise IbrobustError if the attack cannot work on images of so many channels or with so few classes."""
 
     def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
-        """Return what decides whether an image is right, without an attack and under it: the model, at one draw.
+        """Return the judge of correctness, without an attack and under it: the model, at one draw.
 
         Args:
             model: in evaluation mode, behind a guard.
@@ -71,7 +71,7 @@ class Attack(ABC):
     def find_with_flags(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return what `find` returns, and signs that another attack would break more, one sentence each."""
+        """Return the result of `find`, and signs that another attack would break more, one sentence each."""
         return (*self.find(model, images, labels, epsilon=epsilon, seed=seed), ())
 
     @abstractmethod

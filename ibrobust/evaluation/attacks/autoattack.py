@@ -340,7 +340,7 @@ class _Run:
         return len(broken)
 
     def search(self, part: str, images: Tensor, labels: Tensor) -> Tensor:
-        """Return what an attack finds (B, C, H, W), on the copy of the model first if there is one."""
+        """Return the result of an attack (B, C, H, W), found on the copy of the model first if available."""
         if self.copy_suite is None:
             return self.perturb(self.suite, part, images, labels)
 
@@ -351,7 +351,7 @@ class _Run:
         return search_on_copy(attack, self.copy_suite.model, self.model, images, labels)[0]
 
     def perturb(self, suite: Any, part: str, images: Tensor, labels: Tensor) -> Tensor:
-        """Return what one of pyautoattack's attacks finds (B, C, H, W), with its settings for this part and seed."""
+        """Return the result of one of pyautoattack's attacks (B, C, H, W), with its settings for this part and seed."""
         runner = {"apgd-t": suite.apgd_targeted, "fab": suite.fab, "fab-t": suite.fab, "square": suite.square}.get(
             part, suite.apgd
         )

@@ -71,7 +71,7 @@ class FunctionAttack(Attack):
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """Return what the function makes of copies of the images, and (B,) bool for images with a NaN gradient.
+        """Return the function's result on copies of the images, and (B,) bool for images with a NaN gradient.
 
         Raises:
             IbrobustError: the function fails, does not return images of this shape, or returns NaN pixels although the

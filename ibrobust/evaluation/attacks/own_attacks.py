@@ -138,7 +138,7 @@ class PGD(NamedAttack):
 
 
 class AutoAttack(NamedAttack):
-    """The ensemble of Croce and Hein (2020): APGD with two losses, FAB and Square, each on what is still unbroken.
+    """The ensemble of Croce and Hein (2020): APGD with two losses, FAB and Square, each on the unbroken images.
 
     Attributes:
         version: standard, or rand for models that draw random numbers.
@@ -188,7 +188,7 @@ class AutoAttack(NamedAttack):
 
 
 class WorstCase(SurrogateAttack):
-    """The attack in stages of `worst_case_attack`, each on what is still unbroken; also written worst_case.
+    """The attack of `worst_case_attack`, in stages, each on the unbroken images; also written worst_case.
 
     Attributes:
         norm: of the ball: Linf or L2.

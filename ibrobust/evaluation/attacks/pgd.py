@@ -50,7 +50,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
 
 
 def nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,) bool, where the gradient of cross-entropy in images (B, C, H, W) is NaN or infinite.
+    """Return (B,) bool: whether the gradient of cross-entropy in images (B, C, H, W) is NaN or infinite.
 
     The libraries' own steps turn a NaN into no step at all, and the image would look robust.
     """

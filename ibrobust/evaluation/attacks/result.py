@@ -55,7 +55,7 @@ class AttackResult(Readable):
 
     @property
     def clean_accuracy(self) -> float:
-        """Share in [0, 1] of all images that are right without an attack."""
+        """Share in [0, 1] of all images that are correct without an attack."""
         return sum(self.clean_correct) / self.total
 
     @property

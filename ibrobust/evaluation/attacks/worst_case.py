@@ -9,7 +9,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 
 
 def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
-    """Return one record per epsilon, in rising order: an image is right if no attack breaks it.
+    """Return one record per epsilon, in rising order: an image is correct if no attack breaks it.
 
     The minimum of the averages would be too high: if each of two attacks breaks another half of the images, no image
     survives both. An image that is broken at a smaller epsilon is broken at every larger one, because the larger ball

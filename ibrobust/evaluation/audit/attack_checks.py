@@ -68,13 +68,13 @@ def check_silent_success(subject: Subject, runs: AttackRuns) -> Check:
     """Count successes along the path that the last iterate has lost."""
     name = "no_silent_success"
     if subject.stochastic:
-        meaning = "Not looked at: the draws differ from step to step, and only the last image is judged."
+        meaning = "Not checked: the draws differ from step to step, and only the last image is judged."
         return Check(name, None, _threshold(0.05), None, meaning, PINTOR)
     return _share(
         name,
         runs.cross_entropy & ~runs.cross_entropy_last,
         0.05,
-        "images were broken on PGD's way and not at its end: an attack that reports its last iterate misses them.",
+        "images were broken at a step of PGD and not at its last: an attack that reports its last iterate misses them.",
         PINTOR,
     )
 
@@ -92,7 +92,7 @@ def check_loss_rises(runs: AttackRuns) -> Check:
         stuck / total,
         threshold,
         not exceeds(stuck, total, 0.05),
-        f"{stuck} of {total} images that PGD left have a loss that never rose above where it started: a plateau, "
+        f"{stuck} of {total} images that PGD left have a loss that never rose above its start: a plateau, "
         "not robustness, may have kept them.",
         PINTOR,
     )
@@ -126,7 +126,7 @@ def check_more_effort(runs: AttackRuns) -> Check:
         "more_effort_changes_little",
         runs.harder,
         0.02,
-        "images fall only to twice the steps from new starts: the attack has not converged.",
+        "images are broken only by twice the steps from new starts: the attack has not converged.",
         CARLINI,
         tried=runs.tried,
     )
@@ -141,7 +141,7 @@ def check_targeted(runs: AttackRuns) -> Check:
         "targeted_changes_little",
         runs.targeted,
         0.03,
-        "images fall only to an attack that aims at one other class after the other: the nearest class leads astray, "
+        "images are broken only by an attack that targets one class after the other: the nearest class misleads it, "
         "and attacks without a target overstate the robustness.",
         CROCE,
     )
@@ -168,7 +168,7 @@ def check_better_start(subject: Subject, runs: AttackRuns) -> Check:
         threshold,
         not fails,
         f"{count} of the {total} images that 20 untargeted steps left are broken by the same steps from an image made "
-        "for the surrogate: the gradient at the image does not lead where it should.",
+        "for the surrogate: the gradient at the image misleads.",
         TRAMER,
     )
 
@@ -203,8 +203,8 @@ def check_accuracy_falls(runs: AttackRuns) -> Check:
         "accuracy_falls_with_epsilon",
         protected,
         0.02,
-        f"images are broken at epsilon {format_epsilon(small)} and not at {format_epsilon(large)}, where the same "
-        "adversarial image is allowed.",
+        f"images are broken at epsilon {format_epsilon(small)} and not at {format_epsilon(large)}, although the "
+        "same adversarial image is allowed there.",
         f"{CARLINI}; {ATHALYE}",
     )
 
@@ -220,21 +220,21 @@ def check_large_epsilon(subject: Subject, runs: AttackRuns) -> Check:
         left / total,
         f"at most {100 * ceiling / total:.3g}%",
         left <= ceiling,
-        f"{left} of {total} images withstand PGD at epsilon 0.5, where any image can be made grey; a guesser exceeds "
-        "the threshold once in 100 trials.",
+        f"{left} of {total} images stay correct under PGD at epsilon 0.5, although any image can be made grey; a "
+        "guesser exceeds the threshold once in 100 trials.",
         f"{CARLINI}; {ATHALYE}",
     )
 
 
 def check_unbounded(subject: Subject, runs: AttackRuns) -> Check:
-    """Count the images that withstand PGD without a bound."""
+    """Count the images that stay correct under PGD without a bound."""
     left, total = int((subject.clean & ~runs.unbounded).sum()), len(subject.clean)
     return Check(
         "unbounded_reaches_zero",
         left / total,
         _threshold(0.01),
         not exceeds(left, total, 0.01),
-        f"{left} of {total} images withstand PGD that may change every pixel to anything, which no image can.",
+        f"{left} of {total} images stay correct although PGD may set every pixel to any value: this cannot be real.",
         f"{CARLINI}; {ATHALYE}",
     )
 
@@ -267,7 +267,7 @@ def check_transfer(runs: AttackRuns) -> Check:
     """Count what another model's adversarial images break and PGD missed."""
     name = "transfer_not_stronger"
     if runs.transfer is None:
-        return Check(name, None, _threshold(MISSED), None, "There was no surrogate to transfer from.", TRAMER)
+        return Check(name, None, _threshold(MISSED), None, "No surrogate was given.", TRAMER)
     return _share(
         name,
         runs.transfer,
@@ -293,7 +293,7 @@ def check_averaged_draws(runs: AttackRuns) -> Check:
         won,
         0.02,
         f"images are broken when the gradient is averaged over draws (EOT) and not when each step sees one draw, and "
-        f"{int(lost.sum())} the other way round: where the first are more, the randomness hid them.",
+        f"{int(lost.sum())} the other way round: if the first are more, the randomness hid them.",
         ATHALYE,
         acquitted=not more_often(int(won.sum()), int(lost.sum())),
     )

@@ -105,7 +105,7 @@ class _Counterexamples:
 def run_attacks_for_audit(
     subject: Subject, surrogate: nn.Module | None, *, attacks: Sequence[Attack], report: Callable[[str], None]
 ) -> AttackRuns:
-    """Return what every attack broke, the caller's own `attacks` at the end.
+    """Return the images that each attack broke, the caller's own `attacks` last.
 
     `report` is called with the name of each stage before it starts.
     """

@@ -46,7 +46,7 @@ def check_gradients(subject: Subject) -> list[Check]:
                 f"at most {100 * ZERO_SHARE:g}%, with 95% confidence",
                 not exceeds(zero, total, ZERO_SHARE),
                 f"{zero} of {total} images have a gradient of {_words(loss)} that is exactly zero in every pixel: "
-                "a gradient attack leaves them as they are.",
+                "a gradient attack does not change them.",
                 f"{KORSHUNOVA}; {PINTOR}",
             )
         )
@@ -96,7 +96,7 @@ def check_gradient_matches_differences(subject: Subject) -> Check:
 
 
 def _explained(subject: Subject, images: Tensor, labels: Tensor, distances: list[float]) -> Tensor:
-    """Return (distances, B): the share of the margin's change that the gradient explains; NaN where there is none."""
+    """Return (distances, B): the share of the margin's change that the gradient explains; NaN without a change."""
     seed = evaluation_seed(subject.seed, "gradient_matches_differences", "draws")
     # A stochastic model draws the same numbers at every call here: otherwise the noise would be compared with itself.
     with isolated_rng(seed):
@@ -156,7 +156,7 @@ def check_stable_predictions(subject: Subject) -> Check:
         threshold,
         not exceeds(int((share > UNSTABLE).sum()), total, 0.5),
         f"In the median of {total} images, random noise of at most {format_epsilon(NOISE)} changes the margin by this "
-        "share of itself; if it is large, the loss is too rough for a gradient to lead anywhere.",
+        "share of itself; if it is large, the loss is too rough for attacks that follow the gradient.",
         PINTOR,
     )
 

@@ -52,43 +52,43 @@ def check_batch_invariance(model: nn.Module, images: Tensor, *, stochastic: bool
     """Compare the logits of images (B, C, H, W) together and each alone; does not apply to a stochastic model."""
     distance = None
     if len(images) == 1:
-        meaning = "Not looked at: there is one image, with none beside it."
+        meaning = "Not checked: there is only one image."
     elif stochastic:
-        meaning = "Not looked at: the logits differ from pass to pass, whatever images are beside one."
+        meaning = "Not checked: the logits differ from pass to pass in any case."
     else:
         together = _unit(model(images))
         distance = _distance(together, torch.cat([_unit(model(image)) for image in images.split(1)]))
         meaning = (
-            "An image's logits do not depend on the images beside it, so that an attack may stop some and go on "
-            "with others."
+            "An image's logits do not depend on the images beside it, so an attack may finish some images before "
+            "others."
         )
     passed = distance <= SAME if distance is not None else None
     return Check("batch_invariance", distance, f"at most {SAME:g}", passed, meaning, CARLINI, "")
 
 
 def check_clean_accuracy(subject: Subject) -> Check:
-    """Compare the clean accuracy with guessing; does not apply where there are too few images to tell."""
+    """Compare the clean accuracy with guessing; does not apply if there are too few images to tell."""
     correct, total = int(subject.clean.sum()), len(subject.clean)
     chance = 1.0 / subject.num_classes
     ceiling = chance_ceiling(total, chance)
     passed: bool | None = None
     if correct > ceiling:
         passed = True
-    elif exceeds(total - correct, total, (1.0 - chance) / 2.0):  # nearer to guessing than to being always right
+    elif exceeds(total - correct, total, (1.0 - chance) / 2.0):  # nearer to guessing than to being always correct
         passed = False
     return Check(
         "clean_accuracy",
         correct / total,
         f"above {100 * ceiling / total:.3g}%",
         passed,
-        f"{correct} of {total} images are right without an attack; a guesser exceeds the threshold once in 100 trials, "
-        "and only images that are right can be attacked.",
+        f"{correct} of {total} images are correct without an attack; a guesser exceeds the threshold once in 100 "
+        "trials, and only correct images can be attacked.",
         CARLINI,
     )
 
 
 def check_epsilon_zero(subject: Subject) -> Check:
-    """Run the attack with no room to move."""
+    """Run the attack with epsilon 0."""
     every = torch.ones_like(subject.clean)
     attacked = subject.pgd(every, "epsilon zero", loss="margin", epsilon=0.0, steps=1).images
     # A stochastic model draws the same numbers for both.
@@ -103,8 +103,8 @@ def check_epsilon_zero(subject: Subject) -> Check:
         differing / len(before),
         "at most 0%",
         differing == 0,
-        f"{differing} of {len(before)} images change under an attack of epsilon 0, which shows whether the way from "
-        "images to counts is the same with and without an attack.",
+        f"{differing} of {len(before)} images change under an attack of epsilon 0, which should change none: images must "
+        "be counted in the same way with and without an attack.",
         CARLINI,
     )
 

@@ -159,7 +159,7 @@ class AuditReport(Readable):
 
     @property
     def clean_accuracy(self) -> float:
-        """Share in [0, 1] of images that are right without an attack."""
+        """Share in [0, 1] of images that are correct without an attack."""
         return self.clean_correct / self.n
 
     @property

@@ -56,7 +56,7 @@ def audit(
     seed: int = 0,
     progress: bool | Callable[[str, int, int], None] | None = None,
 ) -> AuditReport:
-    """Return two answers about the model at `epsilon`: is its robustness real, and did its gradient vanish?
+    """Return two answers about the model at `epsilon`: is its robustness real, and did its gradient vanish or mislead?
 
     The worst case is that of `worst_case_attack`, together with what the audit's other attacks break within `epsilon`,
     image by image. docs/audit.md says how the answers follow from it and from the checks. A check that compares

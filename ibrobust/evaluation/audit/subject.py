@@ -118,7 +118,7 @@ class Subject:
         return torch.zeros_like(left).index_fill(0, chosen, True)
 
     def batches(self, which: Tensor) -> Iterator[Tensor]:
-        """Yield the positions of the images in `which` (N,), a batch at a time; nothing where there are none."""
+        """Yield the positions of the images in `which` (N,), a batch at a time; nothing if there are none."""
         positions = which.nonzero()[:, 0]
         if len(positions):  # split would give one empty batch, which many models cannot take
             yield from positions.split(self.batch_size)

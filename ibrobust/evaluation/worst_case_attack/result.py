@@ -79,12 +79,12 @@ class WorstCaseResult(Readable):
 
     @property
     def clean_accuracy(self) -> float:
-        """Share in [0, 1] of all images that are right without an attack."""
+        """Share in [0, 1] of all images that are correct without an attack."""
         return sum(self.clean_correct) / self.total
 
     @property
     def robust_accuracy(self) -> float:
-        """Share in [0, 1] of all images that are right and that no stage broke."""
+        """Share in [0, 1] of all images that are correct and that no stage broke."""
         return sum(self.robust_correct) / self.total
 
     @property

@@ -216,7 +216,7 @@ class _Run:
 
 
 def judge_of(model: nn.Module, images: Tensor) -> nn.Module:
-    """Return what decides whether images (B, C, H, W) are right: the model, or its logits' mean over draws."""
+    """Return the judge of images (B, C, H, W): the model, or its logits' mean over draws."""
     return judging(model, DRAWS) if is_stochastic(model, images[:COMPARED]) else model
 
 

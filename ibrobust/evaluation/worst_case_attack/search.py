@@ -27,7 +27,7 @@ class AveragedDraws(nn.Module):
 
 
 def judging(model: nn.Module, draws: int) -> AveragedDraws:
-    """Return what decides whether an image is broken: a mean over four times the draws of a gradient."""
+    """Return the judge of broken images: a mean over four times as many draws as for a gradient."""
     return AveragedDraws(model, 4 * draws)
 
 

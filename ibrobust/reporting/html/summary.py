@@ -88,7 +88,7 @@ def _interval(record: StudyRecord) -> str:
 
 
 def _refuted(records: Sequence[StudyRecord]) -> dict[tuple[str, str], str]:
-    """Return what the audit says of each cell and decoder that may not be the best."""
+    """Return the audit's finding for each cell and decoder that may not be the best."""
     found = ((record, read_verdict(record.verdict)) for record in records)
     return {
         (record.cell, record.decoder): verdict.text for record, verdict in found if verdict and not verdict.may_be_best
