@@ -103,8 +103,8 @@ def check_epsilon_zero(subject: Subject) -> Check:
         differing / len(before),
         "at most 0%",
         differing == 0,
-        f"{differing} of {len(before)} images change under an attack of epsilon 0, which should change none: images must "
-        "be counted in the same way with and without an attack.",
+        f"{differing} of {len(before)} images change under an attack of epsilon 0, which should change none: images "
+        "must be counted in the same way with and without an attack.",
         CARLINI,
     )
 
