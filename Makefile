@@ -8,6 +8,22 @@ setup:
 test:
 	pytest
 
+# The quick checks on another Python: make python3.12.
+QUICK = tests/test_*.py tests/training/test_recipe.py tests/training/test_tracker.py tests/evaluation/test_sweep.py \
+	tests/cli/test_flags.py
+
+python3.%: build/python3.%/ready
+	build/python3.$*/bin/python -m pytest -n 0 -p no:cacheprovider $(QUICK)
+
+# uv links the files that environments share, most of all those of CUDA, instead of installing them again.
+build/python3.%/ready: pyproject.toml
+	rm -rf build/python3.$*
+	uv venv --system-certs --python 3.$* build/python3.$*
+	uv pip install --system-certs --python build/python3.$*/bin/python . pytest pytest-xdist
+	# torchattacks brings an old copy of RobustBench, and uv installs them in any order.
+	uv pip install --system-certs --python build/python3.$*/bin/python --reinstall --no-deps robustbench
+	touch $@
+
 network:
 	pytest -n 0 -m network
 
