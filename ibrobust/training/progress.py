@@ -23,6 +23,8 @@ NAME_COLUMNS = 36
 BAR_COLUMNS = 8
 
 LONG_SECONDS = 3600.0
+# For an estimate of the training's time.
+ENOUGH_STEPS, ENOUGH_SECONDS = 20, 10.0
 
 
 class TrainingProgress:
@@ -100,8 +102,10 @@ class TrainingProgress:
         if self._first is None:  # these steps were slower: memory was allocated, kernels were chosen or compiled
             self._first = now, done
             return
-        self._told = True
         began, before = self._first
+        if done - before < ENOUGH_STEPS and now - began < ENOUGH_SECONDS:
+            return
+        self._told = True
         steps = state.epochs * state.steps
         seconds = (now - began) / max(done - before, 1) * steps
         self._print(f"{self._title}: {in_words(seconds)} for the whole training on this device ({state.device}).")

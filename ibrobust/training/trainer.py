@@ -35,6 +35,8 @@ from ibrobust.training.step import TrainingStep
 
 # Looking at the loss waits for the device. A non-finite one is remembered there, and looked for this often.
 STEPS_BETWEEN_LOOKS = 20
+# On a slow device that many steps take minutes. Then progress is reported in between; the device is waited for anyway.
+SECONDS_BETWEEN_REPORTS = 2.0
 
 # The file of a checkpoint with what is neither weights nor optimiser state.
 POSITION = "position.json"
@@ -252,7 +254,7 @@ def _train_epoch(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}  # an objective may change its terms on the way
     bad_step = torch.full((), -1, device=device)
-    started = time.perf_counter()
+    started = reported = time.perf_counter()
     for index in range(steps):
         batch = own_share(batches[index])  # (B / P,)
         images = train.images[batch]  # (B / P, 3, H, W) uint8
@@ -270,16 +272,17 @@ def _train_epoch(
             sums[name] = sums[name] + value if name in sums else value.clone()
             counts[name] = counts.get(name, 0) + 1
         done = index + 1
-        if done % STEPS_BETWEEN_LOOKS == 0 or done == steps:
-            if (bad := int(bad_step)) >= 0:
-                raise IbrobustError(
-                    f"The loss was not finite in step {bad + 1} of epoch {epoch}: {_remedy_for_no_number(recipe)}."
-                )
-            if on_progress:
-                speed = done * recipe.batch_size / (time.perf_counter() - started)
-                left = ((recipe.epochs - epoch) * steps + steps - done) * recipe.batch_size / speed
-                means = {name: float(value) / counts[name] for name, value in sums.items()}
-                on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left, device.type))
+        is_look = done % STEPS_BETWEEN_LOOKS == 0 or done == steps
+        if is_look and (bad := int(bad_step)) >= 0:
+            raise IbrobustError(
+                f"The loss was not finite in step {bad + 1} of epoch {epoch}: {_remedy_for_no_number(recipe)}."
+            )
+        if on_progress and (is_look or time.perf_counter() - reported > SECONDS_BETWEEN_REPORTS):
+            reported = time.perf_counter()
+            speed = done * recipe.batch_size / (time.perf_counter() - started)
+            left = ((recipe.epochs - epoch) * steps + steps - done) * recipe.batch_size / speed
+            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            on_progress(Progress(epoch, recipe.epochs, done, steps, means, speed, left, device.type))
     return {name: float(value) / counts[name] for name, value in sums.items()}
 
 

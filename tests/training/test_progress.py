@@ -45,6 +45,11 @@ def test_the_time_of_the_whole_is_told_once_from_the_steps_after_the_first():
     assert text == "m: about 13 minutes for the whole training on this device (cpu).\n"
 
 
+def test_few_steps_are_enough_where_they_take_long():
+    assert told([state(1), state(2)], [0.0, 1.0]) == ""
+    assert told([state(1), state(2), state(3)], [0.0, 6.0, 12.0]).startswith("m: about 13 hours for the whole")
+
+
 def test_over_an_hour_on_a_cpu_what_is_faster_is_told():
     text = told([state(20), state(40)], [0.0, 20.0], Recipe())
     assert "about 2 hours" in text

@@ -297,3 +297,15 @@ def test_an_unknown_tracker_is_refused(tiny_recipe, digits, tmp_path):
 def test_an_unknown_objective_names_the_nearest(tiny_recipe, digits, tmp_path):
     with pytest.raises(IbrobustError, match="'knn_bi'.*knn_ib"):
         train_encoder(tiny_recipe.model_copy(update={"objective": "knn_bi"}), digits, tmp_path)
+
+
+@pytest.mark.parametrize(("seconds", "reports"), [(0.0, "each"), (1e9, "the last")])
+def test_progress_is_reported_between_looks_where_steps_are_slow(
+    tiny_recipe, digits, tmp_path, monkeypatch, seconds, reports
+):
+    monkeypatch.setattr("ibrobust.training.trainer.SECONDS_BETWEEN_REPORTS", seconds)
+    seen = []
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    train_encoder(recipe, digits, tmp_path, on_progress=lambda at: seen.append((at.step, at.steps)))
+    steps = seen[-1][1]
+    assert [step for step, _ in seen] == (list(range(1, steps + 1)) if reports == "each" else [steps])
