@@ -11,6 +11,7 @@ import torch
 import ibrobust
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.report import Check
+from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.worst_case_attack.result import StageRecord
 from ibrobust.integrations.robustbench.run_benchmark import BenchmarkResult
@@ -24,7 +25,22 @@ WORST = ibrobust.WorstCaseResult(
     "L2", 0.5, RIGHT, LEFT, ("", "targets", "targets", ""), STAGES, (), False, 0, torch.zeros(4, 3, 1, 1)
 )
 CHECK = Check("determinism", 0.25, "at most <0.1>", False, "It draws.", "somebody")
-AUDIT = ibrobust.AuditReport("suspicious", (CHECK,), 8 / 255, 4, 3, 2, 1, Cost(1, 1), True, 0)
+AUDIT = ibrobust.AuditReport(
+    robustness="partly real",
+    gradient="honest",
+    claim=Claim(0.5, "FGSM", 2),
+    kept=Kept(0.5, 0.1, 0.9),
+    upper_bound=False,
+    checks=(CHECK,),
+    epsilon=8 / 255,
+    n=4,
+    clean_correct=3,
+    fgsm_correct=2,
+    worst_case_correct=1,
+    cost=Cost(1, 1),
+    quick=True,
+    seed=0,
+)
 BENCHMARK = BenchmarkResult("m", "head", "digits", "Linf", 8 / 255, 4, 3, 1, 0, 128, (), "CPU", {})
 DIGITS = ibrobust.load_dataset("digits")
 
@@ -32,7 +48,7 @@ SHOWN = [
     (SWEEP, "75.0% of 4 images clean, FGSM leaves 50.0% at 2/255, 25.0% at 0.1 (25.5/255); 25.0% have a zero gradient"),
     (ATTACK, "75.0% of 4 images clean, PGD:steps=5 at Linf 8/255 leaves 25.0%"),
     (WORST, "75.0% of 4 images clean, the worst case at L2 0.5 leaves 25.0%"),
-    (AUDIT, AUDIT.headline),
+    (AUDIT, f"{AUDIT.headline}. {AUDIT.detail}"),
     (BENCHMARK, "m: 75.0% of 4 images of digits clean, AutoAttack at Linf 8/255 leaves 25.0%"),
     (DIGITS, "digits, 1,437 training and 360 test images of 3 x 32 x 32, 10 classes"),
     (DIGITS.test, "360 images of 3 x 32 x 32"),
