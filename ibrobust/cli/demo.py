@@ -106,5 +106,5 @@ def meaning(bottleneck: Sequence[float], baseline: Sequence[float]) -> str:
         f"and {baseline[1]:.0%}."
     )
     if 2 * bottleneck[1] <= bottleneck[0]:
-        return seen + " So most of what FGSM shows is no robustness: images that outlast a single step fall to more."
-    return seen + " So much of what FGSM shows outlasts all attacks of a quick audit."
+        return seen + " So most of what FGSM shows is no robustness: more steps break images that one step does not."
+    return seen + " So much of the accuracy under FGSM remains under all attacks of a quick audit."

@@ -68,8 +68,8 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):  # NaN fails as well
         raise IbrobustError(
-            f"The images range from {low:g} to {high:g}: values in [0, 1] are needed, with any normalisation "
-            "inside the model, where ibrobust.normalized(model, mean, std) puts it."
+            f"The images range from {low:g} to {high:g}: values in [0, 1] are needed. Put a normalisation "
+            "inside the model with ibrobust.normalized(model, mean, std)."
         )
 
 
