@@ -59,7 +59,7 @@ class Dataset(Readable):
         class_names: name of each class index.
         train: the training images; there may be none, if only the test images are used.
         test: the test images.
-        source: what `load_dataset` reads the same images from; None for images that were given in memory.
+        source: the value with which `load_dataset` reads the same images; None for images in memory.
 
     Raises:
         IbrobustError: a tensor has another shape or dtype, training and test images differ in shape, there are no test

@@ -29,9 +29,9 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
             torchvision.datasets names it; ``hf:NAME`` of the Hugging Face Hub; or a path: an image folder with
             ``train/<class>/*`` and ``test/<class>/*`` (or ``val``), or an .npz or .safetensors file, see
             `load_array_file`. Options may follow, as in ``pets:test=val,size=64``: ``train`` and ``test`` name the
-            halves (``train=none`` leaves the training images out), ``size`` scales and cuts images to a square,
-            ``channels`` is 1 or 3.
-        data_dir: folder for what is downloaded, if missing, and for the cache of decoded image folders; by default the
+            folder or split of each half (``train=none`` reads no training images), ``size`` scales and crops images to
+            a square, ``channels`` is 1 or 3.
+        data_dir: folder for downloaded data sets and for the cache of decoded image folders; by default the
             ``data`` folder in ibrobust's home.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
             done, total images) while JPEG files are downloaded or images are decoded.

@@ -47,8 +47,8 @@ def load_model(
         num_samples: average the prediction over so many samples of the latents (dvib, ceb), drawn once, so that the
             model stays deterministic; by default their mean is decoded.
         device: where to put the model; the CPU by default.
-        trust: call the function that the card names to build the model, also where it was not registered on this
-            machine and no installed package names it. Only for code that you have read.
+        trust: call the function that the card names to build the model, even if it was not registered on this machine
+            and no installed package names it. Only for code that you have read.
 
     Raises:
         IbrobustError: the model, decoder or device does not exist, there is nothing to sample, or the weights do not

@@ -36,23 +36,24 @@ def register_model(
 ) -> ModelCard:
     """Store a classifier made outside `train`; return its card.
 
-    Only what loads as itself is stored: it is built again, and its logits and gradients are compared on some images.
+    The model is stored only if it loads as the same function: it is built again, and its logits and gradients are
+    compared on some images.
 
     Args:
         name: a safe file name that is not taken.
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in float32: any module, with what `ibrobust.normalized`,
-            `logits_of`, `two_logits` and `resized` put around it.
-        dataset: what it was trained on; its accuracy is measured on the test images.
-        factory: what builds the module inside these: a function or class, or its name ``package.module:function``, or
-            ``timm:NAME``, or ``torchvision:NAME``. An `ImageClassifier` of ibrobust's encoder and one of its decoders
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), in float32: any module, also inside
+            `ibrobust.normalized`, `logits_of`, `two_logits` or `resized`.
+        dataset: its training data; its accuracy is measured on the test images.
+        factory: the function or class that builds the innermost module, or its name ``package.module:function``,
+            ``timm:NAME`` or ``torchvision:NAME``. An `ImageClassifier` of ibrobust's encoder and one of its decoders
             needs none.
         arguments: of the factory, by keyword: numbers, text, lists and dictionaries.
-        recipe: how it was trained, if that can be said in a recipe.
+        recipe: its training, if a recipe can describe it.
         description: one sentence for the card.
         overwrite: replace a model of this name.
 
     Raises:
-        IbrobustError: the name is taken or unsafe, the model cannot be built again, or what would be loaded computes
+        IbrobustError: the name is taken or unsafe, the model cannot be built again, or the loaded model would compute
             something else.
 
     Examples:

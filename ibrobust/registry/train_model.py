@@ -65,15 +65,16 @@ def train(
 ) -> ModelCard:
     """Train a model, fit its decoders, score them on the test images, store it; return its card.
 
-    Launched in several processes they train together, see `train_encoder`; the main one does the rest and calls back.
+    If several processes are launched, they train together, see `train_encoder`. The main process does the rest and
+    calls the callbacks.
 
     Args:
-        recipe: what to do.
+        recipe: every setting of the training.
         name: of the model; by default made from the recipe.
         dataset: training and test images in memory, see `Dataset.of`, instead of the recipe's data set. The card then
             has their name and fingerprint.
         data_dir: see `load_dataset`.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the device that accelerate finds.
         resume: continue an unfinished run of this name.
         overwrite: replace a model, or an unfinished run, of this name.
         log_with: a tracker that accelerate knows.

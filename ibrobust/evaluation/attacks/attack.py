@@ -31,7 +31,7 @@ class Attack(ABC):
         skips_misclassified: whether images that are already wrong are skipped.
         minimal: whether it searches for the smallest perturbation, whatever epsilon is. One run then gives the robust
             accuracy at every epsilon.
-        source: a fingerprint of what the label does not say, so that a run is not resumed with another attack.
+        source: a fingerprint of everything that the label leaves out, so that a run is not resumed with another attack.
     """
 
     skips_misclassified: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class Attack(ABC):
             images: (B, C, H, W) floats in [0, 1], or uint8 in [0, 255]; one batch.
             labels: (B,) integers in [0, K).
             epsilon: radius in the attack's norm, in [0, 1] pixel scale; a number or text such as 8/255.
-            seed: of everything random.
+            seed: of all random numbers.
 
         Raises:
             IbrobustError: an argument is not of that form, or the attack cannot work on such images or left its ball.

@@ -39,7 +39,7 @@ def attack_batch(
         labels: (B,).
         attack: any; see `read_attack` for one by its name.
         epsilon: radius in the attack's norm; infinite for whatever a minimal attack finds.
-        seed: of everything random.
+        seed: of all random numbers.
         copied: the copy for an attack with precision=bf16, see `search_copy`; the model itself by default.
         flags: the attack's own warnings are appended to it.
 

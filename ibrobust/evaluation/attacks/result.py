@@ -24,8 +24,8 @@ class AttackResult(Readable):
         seed: of the evaluation.
         flags: warnings of the attack itself, one sentence each: other attacks would probably break more images. Only
             AutoAttack and WorstCase make such checks.
-        minimal_norm: for each image, the size of the smallest perturbation that an attack found which searches for it;
-            0 if the image is already wrong or counts as broken, None if nothing was found. None for other attacks.
+        minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is
+            already wrong or counts as broken, None if nothing was found. None for other attacks.
     """
 
     attack: str

@@ -48,8 +48,8 @@ def run_attacks(
 ) -> list[AttackResult]:
     """Return one record per attack and epsilon, ordered by attack, then by epsilon.
 
-    Whether an image is right is decided by the model itself; if it draws random numbers, by one draw. WorstCase
-    decides by the mean of the logits over 32 draws.
+    The model itself decides whether an image is correct; if it draws random numbers, by one draw. WorstCase decides by
+    the mean of the logits over 32 draws.
 
     Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone; AutoAttack's batches
     all start from the seed itself, as in the original. So two runs give the same records, and so does one that was
@@ -63,13 +63,13 @@ def run_attacks(
         attacks: objects, PGD(steps=50); text as on the command line, "PGD:steps=50" or "foolbox:LinfPGD"; or functions,
             ``attack(model, images, labels, *, epsilon, seed)`` -> adversarial images, see `FunctionAttack`.
         epsilons: radii in each attack's norm, in [0, 1] pixel scale, numbers or text as "8/255".
-        batch_size: images a batch.
-        seed: of everything random.
+        batch_size: images per batch.
+        seed: of all random numbers.
         state_path: file for the results of each batch; an existing one is resumed.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
             done, total images) after each batch, counted over attacks and epsilons.
         on_images: called with each batch (B, C, H, W) in [0, 1] and its adversarial images, in the order of the
-            results. Not with `state_path`, since a resumed run makes no images again.
+            results. Not with `state_path`, since a resumed run does not make its earlier images again.
 
     Raises:
         IbrobustError: an argument is not of that form, the state file belongs to another evaluation, or an attack

@@ -86,8 +86,8 @@ class Transfer(SurrogateAttack):
         steps: gradients of the surrogate per image and start.
         alpha: step size in pixel scale; by default 2.5 epsilon / steps.
         random_start: start at a random point of the ball, else at the image.
-        restarts: number of starts; from the second on they are random, for the images that the model still has right.
-        loss: of the surrogate, that the steps increase: cross_entropy, margin or dlr.
+        restarts: number of starts; from the second on they are random, for the images that are still correct.
+        loss: the surrogate's loss that the steps increase: cross_entropy, margin or dlr.
         norm: of the ball: Linf or L2.
 
     Raises:

@@ -16,10 +16,10 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
     contains the same adversarial image.
 
     Args:
-        results: of one model on the same images, in one norm.
+        results: records of one model on the same images, in one norm.
 
     Raises:
-        IbrobustError: there are none, or they are not of the same images or norm.
+        IbrobustError: no records are given, or they are not of the same images or norm.
     """
     if not results:
         raise IbrobustError("The worst case needs the result of at least one attack.")

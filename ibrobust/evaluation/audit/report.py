@@ -115,10 +115,11 @@ class AuditReport(Readable):
     """The outcome of an audit.
 
     Attributes:
-        robustness: is it real? `real`, `partly real`, `not real` or `undecided`, see `is_it_real`.
-        gradient: did it vanish? `honest`, `vanishing`, `random` or `misleading`, see `gradient_answer`.
+        robustness: whether it is real: `real`, `partly real`, `not real` or `undecided`, see `is_it_real`.
+        gradient: whether it vanished or misleads: `honest`, `vanishing`, `random` or `misleading`, see
+            `gradient_answer`.
         claim: the robust accuracy that is in question, FGSM's by default.
-        kept: the share of it that the worst case leaves, with its 95% interval.
+        kept: the share of the claim that is left in the worst case, with its 95% interval.
         upper_bound: whether another attack would probably break more than the worst case.
         checks: in the order they were made.
         epsilon: L-infinity radius in [0, 1] pixel scale.
@@ -128,11 +129,11 @@ class AuditReport(Readable):
         worst_case_correct: images that neither the worst-case attack nor another attack of the audit breaks.
         cost: passes through the model.
         quick: whether it was the quick audit.
-        seed: of everything random.
+        seed: of all random numbers.
         surrogate: name of the model whose adversarial images were tried; None if there was none. An answer may depend
             on it.
-        attacks: label of each attack of the caller's own, and the images that it broke of those that everything before
-            it left.
+        attacks: label of each of the caller's own attacks, and the images that it broke; it ran on the images that were
+            still unbroken.
     """
 
     robustness: str

@@ -58,28 +58,27 @@ def audit(
 ) -> AuditReport:
     """Return two answers about the model at `epsilon`: is its robustness real, and did its gradient vanish or mislead?
 
-    The worst case is that of `worst_case_attack`, together with what the audit's other attacks break within `epsilon`,
-    image by image. docs/audit.md says how the answers follow from it and from the checks. A check that compares
-    attacks fails where the share of images that speak against the model is above what is tolerated with 95%
-    confidence (Clopper-Pearson), so that one odd image in a small sample raises no alarm. A stochastic model is
-    attacked through its average over draws. Model mode, parameter gradients and random state are as before
-    afterwards.
+    The worst case combines `worst_case_attack` and the audit's other attacks within `epsilon`, image by image.
+    docs/audit.md says how the answers follow from it and from the checks. A check that compares attacks fails if the
+    share of images against the model is above its threshold with 95% confidence (Clopper-Pearson). So one unusual image
+    in a small sample raises no alarm. A stochastic model is attacked through its average over draws. Model mode,
+    parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2, on its own device; see `GuardedModel`.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255]; a tensor, a NumPy array or a list.
         labels: (N,) integers in [0, K), likewise.
         epsilon: L-infinity radius in [0, 1] pixel scale, above 0; a number or text as "8/255".
-        quick: 256 of the images, spread evenly, and less effort for each.
+        quick: use at most 256 of the images, spread evenly, and weaker attacks.
         claim: the robust accuracy in question: in (0, 1], or an attack's result at this epsilon; by default FGSM's on
             the same images.
-        surrogate: another classifier of the same images, trained as usual; its adversarial images are tried too, also
-            as starting points.
-        surrogate_name: what the report calls it; by default its class.
-        attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each is run on the images that everything
-            before it left, and counts in the worst case.
-        batch_size: images a batch.
-        seed: of everything random.
+        surrogate: another classifier of the same images, trained in the ordinary way; its adversarial images are tried
+            on the model, and are starting points.
+        surrogate_name: its name in the report; by default its class.
+        attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each runs on the
+            images that are still unbroken, and counts in the worst case.
+        batch_size: images per batch.
+        seed: of all random numbers.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (what comes
             next, stages done, stages in all).
 

@@ -86,8 +86,8 @@ class Subject:
         num_classes: K.
         epsilon: radius.
         effort: how hard to try.
-        batch_size: images a batch.
-        seed: of everything random.
+        batch_size: images per batch.
+        seed: of all random numbers.
     """
 
     model: nn.Module

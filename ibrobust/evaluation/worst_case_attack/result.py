@@ -51,12 +51,12 @@ class WorstCaseResult(Readable):
         norm: Linf or L2.
         epsilon: radius in that norm, in [0, 1] pixel scale.
         clean_correct: for each image, whether it is classified correctly without an attack.
-        robust_correct: for each image, whether it is, and no stage broke it.
+        robust_correct: for each image, whether it is correct without an attack and no stage broke it.
         broken_by: for each image, the stage that broke it; "" if none did.
         stages: in the order they ran.
         warnings: signs of misleading gradients, one sentence each.
         escalated: whether AutoAttack was run on the remaining images.
-        seed: of everything random.
+        seed: of all random numbers.
         adversarial: (N, C, H, W) misclassified images within the ball; the clean ones if no stage succeeded. On the
             model's device.
     """

@@ -63,13 +63,13 @@ def worst_case_attack(
         epsilon: radius in [0, 1] pixel scale, above 0; a number or text such as 8/255.
         norm: Linf or L2.
         surrogate: another classifier of the same images, on the same device; images that break it are starting points.
-        seed: of everything random.
+        seed: of all random numbers.
         batch_size: images per batch.
         queries: limit of Square's queries on all remaining images together, if gradients mislead; at least 100 per
             image are made. By default 2,000 per image.
         escalate: run AutoAttack on the remaining images.
         progress: whether to show it; by default in a notebook or on a terminal, if there is no `on_progress`.
-        on_progress: called with (name of the starting stage, unbroken images, images that are right without an attack).
+        on_progress: called with (name of the starting stage, unbroken images, correct images without an attack).
 
     Raises:
         IbrobustError: an argument is not of that form, or a model's output is not (B, K) logits.
