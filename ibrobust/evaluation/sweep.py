@@ -197,7 +197,7 @@ def fgsm_sweep(
         epsilons: in [0, 1] pixel scale, numbers or text as "8/255", at least one; one that occurs twice gets two rows.
         batch_size: images per gradient.
         screen: classify the attacked images by a copy of the model in bfloat16 first if that is faster, and in the
-            model itself if the copy's margin leaves room for a rounding error, see `Screening`. Gradients are always
+            model itself if the copy's margin is too small for its rounding, see `Screening`. Gradients are always
             the model's own. With False the model classifies all images.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (images
             done, total images) after each batch.
