@@ -14,7 +14,7 @@ from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import evaluation_mode
-from ibrobust.evaluation.worst_case_attack import worst_case_attack
+from ibrobust.evaluation.worst_case_attack import guards, stages, worst_case_attack
 
 NORMS = ("Linf", "L2")
 
@@ -171,6 +171,33 @@ def test_effort_goes_up_only_where_a_guard_fires():
     queries = [stage.cost.forward_images for stage in fired.stages if stage.name == "Square"]
     assert "random restarts" in {stage.name for stage in fired.stages}
     assert queries[1] > 10 * queries[0]
+
+
+@pytest.mark.parametrize("untargeted_fails", [False, True])
+def test_fab_attacks_every_survivor_if_later_stages_break_what_untargeted_steps_left(monkeypatch, untargeted_fails):
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    images, model = _inner_images(40, (3, 12, 12)), Linear(10, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    distances = model.distances(images, labels, "Linf").sort().values
+    epsilon = float(distances[-4:-2].mean())  # three images are out of reach; the last one far more than the others
+    given: list[tuple[int, int]] = []
+    perturb = FABAttack_PT.perturb
+
+    def spy(self, points, classes):
+        given.append((len(points), self.n_iter))
+        return perturb(self, points, classes)
+
+    monkeypatch.setattr(FABAttack_PT, "perturb", spy)
+    monkeypatch.setattr(guards, "LEAST_FAB", 40)
+    if untargeted_fails:
+        monkeypatch.setattr(stages, "untargeted", lambda search: None)
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+    left = sum(result.robust_correct)
+    if untargeted_fails:
+        assert given == [(left, guards.MORE_FAB_STEPS)]
+    else:
+        assert all(steps == guards.FAB_STEPS for _, steps in given)
 
 
 def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no_more():
