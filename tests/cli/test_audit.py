@@ -35,9 +35,7 @@ def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline,
 def cifar_like(digits: Dataset, *, size: int = 32) -> Dataset:
     """Digits under CIFAR-10's classes, at size x size."""
     card = model_card("cross_entropy-w16-s0")
-    train, test = (
-        replace(split, images=split.images[:, :, :size, :size]) for split in (digits.train, digits.test)
-    )
+    train, test = (replace(split, images=split.images[:, :, :size, :size]) for split in (digits.train, digits.test))
     return replace(digits, class_names=card.dataset.class_names, train=train, test=test)
 
 

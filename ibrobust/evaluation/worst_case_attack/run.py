@@ -51,8 +51,8 @@ def worst_case_attack(
     gradient or the surrogate's images break what gradients left, the number is an upper bound. Random restarts, more
     queries on all that is left and FAB on more images then follow. If better starts and targets break more than 3% of
     the correct images after the untargeted steps, the gradient misleads: FAB then makes more steps on more images, and
-    the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode, parameter gradients and random state are
-    restored afterwards.
+    the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode, parameter gradients and random
+    state are restored afterwards.
 
     A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
     transformation). An image counts as correct or broken by the mean over 32 draws, so the result is that of the
