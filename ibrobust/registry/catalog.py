@@ -69,9 +69,12 @@ def require_fit(card: ModelCard, data: Dataset, *, size: int | None = None) -> N
         size: height and width that the images are scaled to before the model; None if they are not.
     """
     if card.dataset.class_names != data.class_names:
+        remedy = "give the model's own `dataset`"
+        if data.class_names == tuple(map(str, range(len(card.dataset.class_names)))):
+            remedy += ", or name the classes of these images, which have numbers only (class_names in a file)"
         raise IbrobustError(
             f"The model {card.name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
-            f"{data.name}: give the model's own `dataset`."
+            f"{data.name}: {remedy}."
         )
     if card.architecture is not None:
         wanted = (card.architecture.channels, *card.architecture.image_size)

@@ -118,6 +118,18 @@ def test_a_grey_model_is_added_and_attacked_on_a_folder_of_grey_images(run, tmp_
         assert "trained on" not in finished.stdout
 
 
+def test_a_file_without_class_names_is_told_to_name_them(run):
+    images = RANDOM.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    np.savez("plain.npz", images=images, labels=np.arange(10))
+    finished = run("attack", "cross_entropy-w16-s0", "--dataset", "plain.npz")
+    assert finished.returncode == 2
+    assert "name the classes of these images, which have numbers only" in " ".join(finished.stderr.split())
+    np.savez("named.npz", images=images, labels=np.arange(10), class_names=CIFAR10)
+    finished = run("attack", "cross_entropy-w16-s0", "--dataset", "named.npz", "--eps", "8/255")
+    assert finished.returncode == 0, finished.stderr
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RGB = RANDOM.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(6) % 3
 
