@@ -39,6 +39,9 @@ def test_the_demo_ends_with_what_it_means_and_three_commands(run, monkeypatch, t
     assert len(answers) == 2
     assert all(line.startswith(("real:", "partly real:", "not real:", "undecided:")) for line in answers)
     assert (tmp_path / "elsewhere" / "out" / "fgsm.png").is_file()
+    rows = [line for line in finished.stdout.splitlines() if line.strip().startswith("not real, ")]
+    assert rows  # the table of FGSM carries the answers, and no star under attack for these
+    assert all(row.count("*") <= 1 for row in rows)  # at most for the clean accuracy
     lines = finished.stdout.strip().splitlines()
     assert "single step" in lines[-6] or "audit" in lines[-6]
     assert [line.split("ibrobust ")[1].split()[0] for line in lines[-3:]] == ["attack", "audit", "train"]
