@@ -6,6 +6,7 @@ stop at the first success.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from ibrobust.evaluation.attacks.pgd import nonfinite_gradient, pgd, random_star
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.ball import Norm
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.worst_case_attack import judge_of, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import WorstCaseResult, judge_of, worst_case_attack
 
 Precision = Literal["fp32", "bf16"]
 
@@ -222,7 +223,22 @@ class WorstCase(SurrogateAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Return the same, and the warnings of `WorstCaseResult`."""
-        result = worst_case_attack(
+        result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images))
+        return result.adversarial, nonfinite_gradient(model, images, labels), result.warnings
+
+    def run(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epsilon: float,
+        seed: int,
+        batch_size: int,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> WorstCaseResult:
+        """Return the result of `worst_case_attack` with the options of this attack; the arguments are its own."""
+        return worst_case_attack(
             model,
             images,
             labels,
@@ -230,11 +246,11 @@ class WorstCase(SurrogateAttack):
             norm=self.norm,
             surrogate=self.surrogate_model,
             seed=seed,
-            batch_size=len(images),
+            batch_size=batch_size,
             escalate=self.escalate,
             progress=False,
+            on_progress=on_progress,
         )
-        return result.adversarial, nonfinite_gradient(model, images, labels), result.warnings
 
 
 @torch.no_grad()

@@ -20,8 +20,9 @@ from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
-from ibrobust.evaluation.attacks.own_attacks import AutoAttack
+from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
 from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
+from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
@@ -52,8 +53,9 @@ def run_attacks(
     the mean of the logits over 32 draws.
 
     Each batch's random numbers depend on the seed, the attack, the epsilon and the batch alone; AutoAttack's batches
-    all start from the seed itself, as in the original. So two runs give the same records, and so does one that was
-    killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
+    all start from the seed itself, as in the original. WorstCase chooses among all images which ones it attacks
+    longer, so it is `worst_case_attack` on all of them, with this seed. So two runs give the same records, and so does
+    one that was killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -135,6 +137,8 @@ def run_attacks(
             run = _Run(guarded, images, labels, attack, epsilon, batch_size, seed, copied, log, show, on_images)
             if isinstance(attack, AutoAttack):
                 results.append(run.autoattack())
+            elif isinstance(attack, WorstCase):
+                results.append(run.worst_case())
             else:
                 results += run.batch_by_batch(epsilons if epsilon is None else [epsilon])
     return results
@@ -187,12 +191,8 @@ class _Run:
             keep_images=self.on_images is not None,
             progress=lambda share: self.show(round(share * len(self.labels))),
         )
-        if self.on_images is not None and outcome.adversarial is not None:
-            reference = model_reference(self.model)
-            for images, found in zip(
-                self.images.split(self.batch_size), outcome.adversarial.split(self.batch_size), strict=True
-            ):
-                self.on_images(unit_range(images, reference), found.to(reference))
+        if outcome.adversarial is not None:
+            self._give(outcome.adversarial)
         return AttackResult(
             self.attack.label,
             self.attack.norm,
@@ -203,6 +203,60 @@ class _Run:
             self.seed,
             outcome.flags,
         )
+
+    def worst_case(self) -> AttackResult:
+        """Run the worst-case attack, which chooses among all images which ones it attacks longer."""
+        assert isinstance(self.attack, WorstCase)
+        assert self.epsilon is not None
+        size = len(self.labels)
+        fields = self.log.step(self.key, self._worst_case, partial(_is_batch, size=size, minimal=False))
+        self.show(size)
+        return AttackResult(
+            self.attack.label,
+            self.attack.norm,
+            self.epsilon,
+            from_bits(fields["clean"]),
+            from_bits(fields["attacked"]),
+            fields["nonfinite"],
+            self.seed,
+            tuple(fields["flags"]),
+        )
+
+    def _worst_case(self) -> dict[str, Any]:
+        assert isinstance(self.attack, WorstCase)
+        assert self.epsilon is not None
+        result = self.attack.run(
+            self.model,
+            self.images,
+            self.labels,
+            epsilon=self.epsilon,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            on_progress=lambda _, left, clean: self.show(len(self.labels) * (clean - left) // max(clean, 1)),
+        )
+        self._give(result.adversarial)
+        device, reference = model_device(self.model), model_reference(self.model)
+        batches = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        with torch.enable_grad():
+            nonfinite = torch.cat(
+                [nonfinite_gradient(self.model, unit_range(x, reference), y.to(device).long()) for x, y in batches]
+            ).cpu()  # (N,)
+        clean, robust = torch.tensor(result.clean_correct), torch.tensor(result.robust_correct)
+        attacked = robust & ~nonfinite
+        return {
+            "clean": to_bits(result.clean_correct),
+            "attacked": to_bits(tuple(attacked.tolist())),
+            "nonfinite": int((nonfinite & clean).sum()),
+            "flags": list(result.warnings),
+        }
+
+    def _give(self, adversarial: Tensor) -> None:
+        """Hand out the images (N, C, H, W) and what the attack made of them, batch by batch."""
+        if self.on_images is None:
+            return
+        reference = model_reference(self.model)
+        for images, found in zip(self.images.split(self.batch_size), adversarial.split(self.batch_size), strict=True):
+            self.on_images(unit_range(images, reference), found.to(reference))
 
     def batch_by_batch(self, epsilons: Sequence[float]) -> list[AttackResult]:
         """Run any other attack; return one record per epsilon."""

@@ -56,6 +56,18 @@ def test_its_warnings_are_in_the_result_and_in_its_record_also_after_a_resume(qu
     assert first.summary()["flags"] == list(first.flags)
 
 
+def test_it_is_the_worst_case_attack_on_all_images_whatever_the_batch_size(quantised):
+    model, images, labels = quantised
+    given: list[Tensor] = []
+    (result,) = run_attacks(
+        model, images, labels, attacks="worst_case", epsilons=0.01, batch_size=7, on_images=lambda _, x: given.append(x)
+    )
+    direct = worst_case_attack(model, images, labels, epsilon=0.01, batch_size=7)
+    assert result == direct.attack_result("WorstCase")
+    assert [len(part) for part in given] == [7, 7, 6]
+    assert torch.equal(torch.cat(given), direct.adversarial)
+
+
 def test_an_honest_model_s_result_has_no_warning(quantised):
     model, images, labels = quantised
     (result,) = run_attacks(model.linear, images, labels, attacks="worst_case", epsilons=0.01)
