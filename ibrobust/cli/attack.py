@@ -85,7 +85,7 @@ def attack_command(
     from ibrobust.cli.request import check_models
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
-    from ibrobust.reporting.figures.sweep import figure_format, save_attack_figure, save_sweep_figure
+    from ibrobust.reporting.figures.under_attack import figure_format, save_attack_figure
 
     # The attacks' norms decide on larger ones, see `check_run`.
     epsilons = [parse_epsilon(text, norm="L2" if attack else "Linf") for text in eps.split(",")]
@@ -107,19 +107,19 @@ def attack_command(
 
     from ibrobust.cli.attacking import (
         NOT_STORED,
-        attack_rows,
+        attack_models,
         caption_note,
         check_run,
         choose_data,
         choose_models,
-        store_attacks,
-        store_sweep,
-        sweep_rows,
+        store_attacked,
+        sweep_models,
         with_surrogates,
     )
     from ibrobust.cli.printing import print_table
-    from ibrobust.reporting.json_results import write_attacks, write_sweeps
-    from ibrobust.reporting.tables import attack_table, sweep_table
+    from ibrobust.reporting.attack_lines import attack_lines
+    from ibrobust.reporting.attack_table import attack_table
+    from ibrobust.reporting.json_results import write_attacked
 
     check_run(attacks=attack or [], epsilons=epsilons, seed=seed, device=device)
     if state:
@@ -132,7 +132,7 @@ def attack_command(
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
     if attack:
-        attacked = attack_rows(
+        attacked = attack_models(
             targets,
             test,
             attacks=with_surrogates(attack, data, device=device),
@@ -144,34 +144,25 @@ def attack_command(
             console=errors,
             images_file=save_images,
         )
-        notes: list[str | None] = [
-            f"AutoAttack warns about {row.model} ({row.decoder}): {flag}"
-            for row in attacked
-            for flag in dict.fromkeys(flag for result in row.results for flag in result.flags)
-        ]
-        # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
-        try:
-            if json_file:
-                write_attacks(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
-            if figure:
-                save_attack_figure(attacked, figure, dataset=data.name)
-            if store:
-                notes += [store_attacks(row, data) for row in attacked] if resize is None else [NOT_STORED]
-        finally:
-            print_table(attack_table(attacked, dataset=data.name, note=note))
-        _tell(errors, notes)
-        return
-    rows = sweep_rows(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
-    notes = []
+    else:
+        attacked = sweep_models(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
+    lines = [line for model in attacked for line in attack_lines(model)]
+    notes: list[str | None] = [
+        f"{line.attack.partition(':')[0]} warns about {line.model}: {warning}"
+        for line in lines
+        if not line.is_worst_case
+        for warning in line.warnings
+    ]
+    # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
     try:
         if json_file:
-            write_sweeps(json_file, rows, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
+            write_attacked(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
         if figure:
-            save_sweep_figure(rows, figure, dataset=data.name)
+            save_attack_figure(lines, figure, dataset=data.name)
         if store:
-            notes += [store_sweep(row, data) for row in rows] if resize is None else [NOT_STORED]
+            notes += [store_attacked(model, data) for model in attacked] if resize is None else [NOT_STORED]
     finally:
-        print_table(sweep_table(rows, dataset=data.name, note=note))
+        print_table(attack_table(lines, dataset=data.name, note=note))
     _tell(errors, notes)
 
 

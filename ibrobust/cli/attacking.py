@@ -30,14 +30,14 @@ from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.inputs import check_seed
-from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD, ImageClassifier, resized
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
 from ibrobust.registry.catalog import require_fit, require_shape
+from ibrobust.reporting.attack_lines import AttackedModel
 from ibrobust.reporting.model_rows import card_verdict
-from ibrobust.reporting.tables import AttackRow, SweepRow
 from ibrobust.verdicts import Verdict
 
 DEFAULT_DATASET = "cifar10"
@@ -193,7 +193,7 @@ def _load_registered(name: str, decoder: str, shape: tuple[int, ...], spec: str,
     return model
 
 
-def sweep_rows(
+def sweep_models(
     targets: Sequence[Target],
     test: Split,
     epsilons: Sequence[float],
@@ -201,9 +201,9 @@ def sweep_rows(
     batch_size: int,
     device: str | None,
     console: Console,
-) -> list[SweepRow]:
-    """Return one sweep per target; show a progress bar."""
-    rows = []
+) -> list[AttackedModel]:
+    """Return each target with its sweep; show a progress bar."""
+    attacked = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
             show = partial(_show, bar, bar.add_task(f"{target.name} ({target.decoder})", total=len(test)))
@@ -215,13 +215,11 @@ def sweep_rows(
                 batch_size=batch_size,
                 progress=show,
             )
-            rows.append(
-                SweepRow(target.name, target.decoder, result, target.verdict, target.audited_at, target.is_baseline)
-            )
-    return rows
+            attacked.append(_attacked(target, [result]))
+    return attacked
 
 
-def attack_rows(
+def attack_models(
     targets: Sequence[Target],
     test: Split,
     *,
@@ -233,13 +231,13 @@ def attack_rows(
     device: str | None,
     console: Console,
     images_file: Path | None = None,
-) -> list[AttackRow]:
-    """Return the results of every attack on each target; show a progress bar with the remaining time.
+) -> list[AttackedModel]:
+    """Return each target with the results of every attack; show a progress bar with the remaining time.
 
     With `images_file`, the adversarial images of the single target, attack and epsilon are written to that file.
     """
     kept: list[tuple[Tensor, Tensor]] = []
-    rows = []
+    attacked = []
     bar = Progress(*Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal)
     with bar:
         for target in targets:
@@ -269,8 +267,22 @@ def attack_rows(
                 of_norm = [result for result in results if result.norm == norm]
                 if len({result.attack for result in of_norm}) > 1:
                     worst += worst_case(of_norm)
-            rows.append(AttackRow(target.name, target.decoder, tuple(results), tuple(worst), target.is_baseline))
-    return rows
+            attacked.append(_attacked(target, results, worst))
+    return attacked
+
+
+def _attacked(
+    target: Target, results: Sequence[SweepResult | AttackResult], worst: Sequence[AttackResult] = ()
+) -> AttackedModel:
+    return AttackedModel(
+        target.name,
+        target.decoder,
+        tuple(results),
+        tuple(worst),
+        verdict=target.verdict,
+        audited_at=target.audited_at,
+        is_baseline=target.is_baseline,
+    )
 
 
 def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None) -> list[Attack]:
@@ -359,16 +371,19 @@ def store_audit(target: Target, report: AuditReport, data: Dataset) -> str | Non
     return _store(target.name, target.decoder, "audit", report.to_dict(), data)
 
 
-def store_sweep(row: SweepRow, data: Dataset) -> str | None:
-    """Store a sweep in the model's card; return a note if the model has no card that can be changed."""
-    return _store(row.model, row.decoder, "fgsm", row.result.to_dict(), data)
-
-
-def store_attacks(row: AttackRow, data: Dataset) -> str | None:
-    """Store the accuracy under every attack in the model's card; return a note if it has none that can be changed."""
+def store_attacked(attacked: AttackedModel, data: Dataset) -> str | None:
+    """Store accuracies under attack in the model's card; return a note if it has no card that can be changed."""
+    note = None
     # Results per image would make a card too long; --json writes them.
-    records = [result.summary() for result in (*row.results, *row.worst)]
-    return _store(row.model, row.decoder, "attacks", {"results": records}, data)
+    summaries = [
+        result.summary() for result in (*attacked.results, *attacked.worst) if isinstance(result, AttackResult)
+    ]
+    if summaries:
+        note = _store(attacked.model, attacked.decoder, "attacks", {"results": summaries}, data)
+    for result in attacked.results:
+        if isinstance(result, SweepResult):
+            note = _store(attacked.model, attacked.decoder, "fgsm", result.to_dict(), data)
+    return note
 
 
 def _store(model: str, decoder: str, key: str, record: dict[str, Any], data: Dataset) -> str | None:

@@ -84,24 +84,26 @@ def benchmark(
     finally:
         own = result.dataset if outside else model_card(model).dataset.name
         note = f"; trained on {CIFAR10.get(own, own)}" if own != result.dataset else ""
-        _report(result, Console(), note=note)
+        _report(result, note=note)
 
 
-def _report(result: BenchmarkResult, console: Console, *, note: str) -> None:
-    from rich.table import Table
+def _report(result: BenchmarkResult, *, note: str) -> None:
+    from ibrobust.cli.printing import print_table
+    from ibrobust.reporting.attack_lines import AttackLine
+    from ibrobust.reporting.attack_table import attack_table
 
-    from ibrobust.epsilon import format_epsilon
-
-    where = f"n = {result.total:,} test images of {result.dataset}"
-    how = f"standard AutoAttack, {result.threat_model} ε {format_epsilon(result.epsilon)}, seed {result.seed}{note}"
-    table = Table(title="RobustBench", title_justify="left", caption=f"{where}; {how}", caption_justify="left")
-    table.add_column("model", overflow="fold")
-    table.add_column("clean %", justify="right")
-    table.add_column("robust %", justify="right")
-    table.add_row(result.model, f"{100 * result.clean_accuracy:.2f}", f"{100 * result.robust_accuracy:.2f}")
-    console.print(table)
-    for flag in result.flags:
-        console.print(f"AutoAttack warns: {flag}", style="yellow", markup=False)
+    line = AttackLine(
+        model=f"{result.model} ({result.decoder or '-'})",
+        attack="AutoAttack",
+        norm=result.threat_model,
+        total=result.total,
+        clean=result.clean_accuracy,
+        accuracy={result.epsilon: result.robust_accuracy},
+        upper_bounds=frozenset({result.epsilon} if result.flags else ()),
+        warnings=result.flags,
+    )
+    how = f"RobustBench's benchmark, standard AutoAttack, {result.threat_model}, seed {result.seed}{note}"
+    print_table(attack_table([line], dataset=result.dataset, note=how))
 
 
 def _store(result: BenchmarkResult, errors: Console) -> None:

@@ -49,12 +49,14 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
-    from ibrobust.cli.attacking import choose_models, run_audit, sweep_rows
+    from ibrobust.cli.attacking import choose_models, run_audit, sweep_models
     from ibrobust.cli.printing import print_table
     from ibrobust.data import load_dataset
     from ibrobust.home import models_dir
-    from ibrobust.reporting.figures.sweep import save_sweep_figure
-    from ibrobust.reporting.tables import accuracy_table, audit_title, sweep_table
+    from ibrobust.reporting.attack_lines import attack_lines
+    from ibrobust.reporting.attack_table import attack_table
+    from ibrobust.reporting.figures.under_attack import save_attack_figure
+    from ibrobust.reporting.tables import accuracy_table, audit_title
     from ibrobust.training.recipe import Recipe
     from ibrobust.verdicts import Verdict
 
@@ -65,7 +67,7 @@ def demo(
         print_table(accuracy_table(registry.train(recipe, name=name, overwrite=True, progress=True)))
     data = load_dataset("digits")
     targets = choose_models(list(recipes), [], data, "digits")
-    rows = sweep_rows(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)
+    swept = sweep_models(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)
     reports = [
         run_audit(
             target,
@@ -83,29 +85,30 @@ def demo(
         for target in targets
     ]
     # The table shows the answers, and marks no model as the best whose robustness is not real.
-    rows = [
-        replace(row, verdict=Verdict(report.robustness, report.gradient), audited_at=CLAIM)
-        for row, report in zip(rows, reports, strict=True)
+    answered = [
+        replace(model, verdict=Verdict(report.robustness, report.gradient), audited_at=CLAIM)
+        for model, report in zip(swept, reports, strict=True)
     ]
+    lines = [line for model in answered for line in attack_lines(model)]
     try:
-        save_sweep_figure(rows, figure, dataset="digits")
+        save_attack_figure(lines, figure, dataset="digits")
     finally:
-        print_table(sweep_table(rows, dataset="digits"))
+        print_table(attack_table(lines, dataset="digits"))
     left = []
     for target, report in zip(targets, reports, strict=True):
         console.print(audit_title(report, model=target.name, decoder=target.decoder), soft_wrap=True)
         console.print()
         left.append([report.fgsm_accuracy, report.worst_case_accuracy])
     console.print(meaning(*left), markup=False, highlight=False, soft_wrap=True)
-    lines = (
+    next_steps = (
         f"Figure: {figure.absolute()}",
         f"Models: {models_dir()}",
         "Next:  ibrobust attack demo-knn_ib --eps 0.01,0.03     with epsilons of your own",
         "       ibrobust audit demo-knn_ib --eps 8/255 --quick   is the robustness real?",
         "       ibrobust train --preset knn_w16                  on CIFAR-10",
     )
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for step in next_steps:
+        console.print(step, markup=False, highlight=False, soft_wrap=True)
 
 
 def meaning(bottleneck: Sequence[float], baseline: Sequence[float]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from copy import copy
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from rich.console import Console
@@ -22,7 +24,12 @@ def print_table(table: Table) -> None:
     file. A terminal that is too narrow breaks the lines instead.
     """
     console = Console()
-    needed = console.measure(table, options=console.options.update(max_width=UNBOUNDED)).minimum
+    narrowest = copy(table)
+    # rich does not break a word to make a column narrow, although such a column breaks it to fit.
+    narrowest.columns = [
+        replace(column, max_width=column.min_width) if column.overflow == "fold" else column for column in table.columns
+    ]
+    needed = console.measure(narrowest, options=console.options.update(max_width=UNBOUNDED)).minimum
     if needed > console.width:
         console = Console(width=needed)
     console.print(table)

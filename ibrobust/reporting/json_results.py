@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ibrobust.atomic import write_text
+from ibrobust.evaluation.attacks.result import AttackResult
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.audit.report import AuditReport
-    from ibrobust.reporting.tables import AttackRow, SweepRow
+    from ibrobust.reporting.attack_lines import AttackedModel
 
 
-def write_sweeps(
-    path: Path, rows: Sequence[SweepRow], *, data_name: str, fingerprint: str, resize: int | None = None
+def write_attacked(
+    path: Path, models: Sequence[AttackedModel], *, data_name: str, fingerprint: str, resize: int | None = None
 ) -> None:
-    """Write one object with the data set and a list of sweeps to `path`."""
-    content = {
-        "dataset": _dataset(data_name, fingerprint, resize),
-        "sweeps": [{"model": row.model, "decoder": row.decoder, **row.result.to_dict()} for row in rows],
-    }
+    """Write one object to `path`: the data set, and a list of sweeps or of attacks with their results per image."""
+    content: dict[str, Any] = {"dataset": _dataset(data_name, fingerprint, resize)}
+    for model in models:
+        for result in (*model.results, *model.worst):
+            kind = "attacks" if isinstance(result, AttackResult) else "sweeps"
+            record = {"model": model.model, "decoder": model.decoder, **result.to_dict()}
+            content.setdefault(kind, []).append(record)
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -39,21 +42,6 @@ def write_audits(
         "dataset": _dataset(data_name, fingerprint, resize),
         "model": model,
         "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
-    }
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_attacks(
-    path: Path, rows: Sequence[AttackRow], *, data_name: str, fingerprint: str, resize: int | None = None
-) -> None:
-    """Write one object with the data set and every attack's record, image by image, to `path`."""
-    content = {
-        "dataset": _dataset(data_name, fingerprint, resize),
-        "attacks": [
-            {"model": row.model, "decoder": row.decoder, **result.to_dict()}
-            for row in rows
-            for result in (*row.results, *row.worst)
-        ],
     }
     write_text(path, json.dumps(content, indent=2) + "\n")
 

@@ -52,14 +52,16 @@ def test_there_is_no_default_surrogate_for_images_of_another_size(digits):
     assert choose_surrogate(None, "mine", cifar_like(digits, size=16)) is None
 
 
-def test_an_attack_table_shows_the_stored_verdict(run, mine):
+def test_an_attack_table_shows_the_stored_verdict(run, mine, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     assert run("audit", mine, "--quick", "--n-examples", "16").returncode == 0
     stored = model_card(mine).evaluations["audit"]["head"]["verdict"]
     row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)
     assert row.strip().startswith(f"{stored} at 8/255")
 
 
-def test_a_verdict_of_an_older_audit_is_shown_as_that(run, mine, digits):
+def test_a_verdict_of_an_older_audit_is_shown_as_that(run, mine, digits, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     record = {"verdict": "sound", "epsilon": 8 / 255}
     add_evaluation(mine, "audit", "head", record, digits)
     row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)

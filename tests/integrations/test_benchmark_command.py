@@ -26,7 +26,8 @@ def test_a_registered_model(registered: str, tmp_path: Path) -> None:
     done = invoke(registered, "--eps", "8/255", "--n-examples", "8", "--json", str(file))
     assert done.exit_code == 0, done.output
     record = json.loads(file.read_text())
-    assert f"{100 * record['clean_accuracy']:.2f}" in done.stdout
+    assert f"{100 * record['clean_accuracy']:.1f}" in done.stdout
+    assert "Accuracy under attack, %" in done.stdout
     assert "n = 8 test images of digits" in done.stdout
     assert list(model_card(registered).evaluations.values()) == [record]
 

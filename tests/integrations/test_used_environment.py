@@ -26,7 +26,7 @@ ATTACK = "attack knn_ib-digits --n-examples 8 --eps 8/255"
 # Each command, and words of what it prints.
 WORKING = {
     "list": "knn_ib-digits",
-    ATTACK: "Accuracy under FGSM",
+    ATTACK: "Accuracy under attack",
     f"{ATTACK} --attack PGD:steps=2": "PGD:steps=2",
     f"{ATTACK} --attack worst_case": "WorstCase",
     f"{ATTACK} --attack AutoAttack:n_iter=2": "AutoAttack",

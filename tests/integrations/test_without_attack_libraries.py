@@ -55,7 +55,7 @@ def finished() -> subprocess.CompletedProcess[str]:
 
 def test_everything_but_their_own_attacks_zoo_and_benchmark_works(finished):
     assert finished.returncode == 0, finished.stderr
-    assert "Accuracy under FGSM" in finished.stdout
+    assert "Accuracy under attack" in finished.stdout
     assert "PGD:steps=2" in finished.stdout
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.reporting.figures.sweep import attack_figure, save_attack_figure
-from ibrobust.reporting.tables import AttackRow
+from ibrobust.evaluation.sweep import SweepResult
+from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
+from ibrobust.reporting.figures.under_attack import attack_figure, save_attack_figure
 
 
 def result(attack: str, epsilon: float, left: int, norm: str = "Linf") -> AttackResult:
@@ -15,15 +16,16 @@ def result(attack: str, epsilon: float, left: int, norm: str = "Linf") -> Attack
 
 
 EPSILONS = (2 / 255, 8 / 255)
-ROWS = [
-    AttackRow(
+MODELS = [
+    AttackedModel(
         "m",
         "head",
         tuple(result(attack, e, left) for attack, left in (("FGSM", 5), ("PGD", 3)) for e in EPSILONS),
         tuple(result("worst case of FGSM, PGD", e, 2) for e in EPSILONS),
     ),
-    AttackRow("plain", "head", tuple(result("FGSM", e, 1) for e in EPSILONS), (), is_baseline=True),
+    AttackedModel("plain", "head", tuple(result("FGSM", e, 1) for e in EPSILONS), is_baseline=True),
 ]
+LINES = [line for model in MODELS for line in attack_lines(model)]
 
 
 def lines(axes):
@@ -31,7 +33,7 @@ def lines(axes):
 
 
 def test_a_line_for_each_model_and_attack():
-    (axes,) = attack_figure(ROWS, dataset="digits").axes
+    (axes,) = attack_figure(LINES, dataset="digits").axes
     found = lines(axes)
     assert list(found) == ["m (head), FGSM", "m (head), PGD", "m (head), worst case", "plain (head), FGSM"]
     assert found["m (head), PGD"].get_xdata() == pytest.approx([0, 2, 8])
@@ -40,7 +42,7 @@ def test_a_line_for_each_model_and_attack():
 
 
 def test_attacks_differ_in_style_and_models_in_colour():
-    (axes,) = attack_figure(ROWS, dataset="digits").axes
+    (axes,) = attack_figure(LINES, dataset="digits").axes
     of_model = [line for label, line in lines(axes).items() if label.startswith("m ")]
     assert len({line.get_linestyle() for line in of_model}) == 3
     assert len({line.get_color() for line in of_model}) == 1
@@ -50,25 +52,52 @@ def test_attacks_differ_in_style_and_models_in_colour():
     ("norm", "epsilon", "end"), [("Linf", 0.5 / 255, 0.5), ("Linf", 64 / 255, 64), ("L2", 1.5, 1.5)]
 )
 def test_the_axis_ends_at_the_largest_epsilon(norm, epsilon, end):
-    row = AttackRow("m", "head", (result("PGD", epsilon, 3, norm),), ())
-    (axes,) = attack_figure([row], dataset="digits").axes
+    model = AttackedModel("m", "head", (result("PGD", epsilon, 3, norm),))
+    (axes,) = attack_figure(attack_lines(model), dataset="digits").axes
     low, high = axes.get_xlim()
     assert low == 0
     assert end < high < 1.1 * end
 
 
 def test_a_norm_has_a_panel_of_its_own():
-    row = AttackRow("m", "head", (result("PGD", 0.1, 3), result("PGD:norm=L2", 0.1, 3, "L2")), ())
-    panels = attack_figure([row], dataset="digits").axes
+    model = AttackedModel("m", "head", (result("PGD", 0.1, 3), result("PGD:norm=L2", 0.1, 3, "L2")))
+    panels = attack_figure(attack_lines(model), dataset="digits").axes
     assert [axes.get_xlabel() for axes in panels] == ["ε (of 255)", "ε (L2)"]
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])
 def test_the_file_has_the_type_of_its_ending(tmp_path, name, start):
-    save_attack_figure(ROWS, tmp_path / name, dataset="digits")
+    save_attack_figure(LINES, tmp_path / name, dataset="digits")
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(IbrobustError, match="unknown format"):
-        save_attack_figure(ROWS, tmp_path / "a.bmp", dataset="digits")
+        save_attack_figure(LINES, tmp_path / "a.bmp", dataset="digits")
+
+
+def swept(name: str, *, is_baseline: bool = False, zero: int = 0) -> AttackedModel:
+    sweep = SweepResult(EPSILONS, (50, 7), 90, zero, 0, 100)
+    return AttackedModel(name, "head", (sweep,), is_baseline=is_baseline)
+
+
+def test_a_sweep_is_drawn_as_every_other_attack():
+    (axes,) = attack_figure(attack_lines(swept("m")), dataset="digits").axes
+    (line,) = axes.get_lines()
+    assert line.get_label() == "m (head)"
+    assert line.get_xdata() == pytest.approx([0, 2, 8])
+    assert line.get_ydata() == pytest.approx([90, 50, 7])
+    assert axes.get_ylabel() == "accuracy under FGSM (%)"
+
+
+def test_a_model_that_was_not_attacked_is_dotted_and_its_label_says_so():
+    (axes,) = attack_figure(attack_lines(swept("m", zero=37)), dataset="digits").axes
+    (line,) = axes.get_lines()
+    assert (line.get_label(), line.get_linestyle()) == ("m (head), 37% not attacked", ":")
+
+
+def test_no_two_models_look_alike():
+    models = [swept(f"m{n}") for n in range(16)] + [swept(f"plain{n}", is_baseline=True) for n in range(3)]
+    lines = [line for model in models for line in attack_lines(model)]
+    (axes,) = attack_figure(lines, dataset="digits").axes
+    assert len({(line.get_color(), line.get_marker()) for line in axes.get_lines()}) == len(models)

@@ -11,24 +11,29 @@ from ibrobust.evaluation.audit.report import AuditReport, Check
 from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.reporting.figures.sweep import save_sweep_figure
-from ibrobust.reporting.tables import AttackRow, SweepRow, attack_table, failures_table, sweep_table
+from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
+from ibrobust.reporting.attack_table import attack_table
+from ibrobust.reporting.figures.under_attack import save_attack_figure
+from ibrobust.reporting.tables import failures_table
 from ibrobust.verdicts import read_verdict
 
 
 def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str = ""):
     result = SweepResult((0.01, 8 / 255), correct, 90, zero, nonfinite, 100)
-    return SweepRow(name, "head", result, read_verdict(verdict), 8 / 255 if verdict else None)
+    return AttackedModel(
+        name, "head", (result,), verdict=read_verdict(verdict), audited_at=8 / 255 if verdict else None
+    )
 
 
-def text(*rows: SweepRow) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(sweep_table(rows, dataset="digits"))
+def text(*models: AttackedModel, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(attack_table([line for model in models for line in attack_lines(model)], dataset="digits"))
     return console.file.getvalue()
 
 
 def line(of: str, name: str) -> list[str]:
-    return next(line for line in of.splitlines() if f"{name} (head)" in line).split("(head)")[1].split()
+    found = next(line for line in of.splitlines() if f"{name} (head)" in line)
+    return found.split("(head)")[1].replace("FGSM", "").split()
 
 
 def test_cells_are_accuracies_in_per_cent():
@@ -89,21 +94,19 @@ def test_the_caption_says_how_many_images_of_which_data_and_how_sure():
 
 @pytest.mark.parametrize("zero", [0, 50])
 def test_a_figure_is_written_whole_and_nothing_beside_it(tmp_path, zero):
-    save_sweep_figure([row("a", (50, 7), zero=zero)], tmp_path / "figure.png", dataset="digits")
+    save_attack_figure(attack_lines(row("a", (50, 7), zero=zero)), tmp_path / "figure.png", dataset="digits")
     assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
-def attacked(*pairs: str) -> AttackRow:
+def attacked(*pairs: str) -> AttackedModel:
     """An attack on images of which each is given as two bits: right before, right under the attack."""
     before, under = (tuple(pair[place] == "1" for pair in pairs) for place in (0, 1))
-    return AttackRow("a", "head", (AttackResult("PGD", "Linf", 8 / 255, before, under, 0, 0),), ())
+    return AttackedModel("a", "head", (AttackResult("PGD", "Linf", 8 / 255, before, under, 0, 0),))
 
 
-def attack_text(row: AttackRow) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(attack_table([row], dataset="digits"))
-    return " ".join(console.file.getvalue().split())
+def attack_text(model: AttackedModel) -> str:
+    return " ".join(text(model, width=80).split())
 
 
 def test_robust_accuracy_is_of_images_that_are_right_before_and_under_the_attack():
@@ -139,3 +142,74 @@ def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
     assert "≤ upper bound, other attacks would probably break more images: The gradient is exactly" in attack_text(
         bound
     )
+
+
+def under(name: str, *left: tuple[str, float, int], norm: str = "Linf", verdict: str = "") -> AttackedModel:
+    """A model under attacks given as (name, epsilon, images of ten that are left)."""
+    results = tuple(
+        AttackResult(attack, norm, epsilon, (True,) * 9 + (False,), (True,) * n + (False,) * (10 - n), 0, 0)
+        for attack, epsilon, n in left
+    )
+    return AttackedModel(name, "head", results, verdict=read_verdict(verdict), audited_at=8 / 255 if verdict else None)
+
+
+def header(of: str) -> list[str]:
+    lines = of.splitlines()
+    end = next(index for index, line in enumerate(lines) if "───" in line)
+    return " ".join(lines[1:end]).split()
+
+
+def test_a_sweep_and_other_attacks_have_the_same_columns():
+    swept, attacked = text(row("a", (50, 7))), text(under("a", ("PGD", 0.01, 5), ("PGD", 8 / 255, 1)))
+    assert [word for word in header(swept) if word not in ("zero", "gradient")] == header(attacked)
+    assert swept.splitlines()[0].strip() == attacked.splitlines()[0].strip()
+    assert line(attacked, "a") == ["PGD", "90.0", "50.0", "10.0"]
+
+
+def test_an_answer_of_an_audit_stands_beside_every_attack():
+    printed = text(under("a", ("PGD", 8 / 255, 5), ("CW", 8 / 255, 4), verdict="not real, honest"))
+    assert printed.count("not real, honest at 8/255") == 1
+    assert printed.count("a (head)") == 1
+    assert "CW" in printed
+
+
+def test_the_best_is_marked_under_each_attack():
+    printed = text(
+        under("a", ("PGD", 8 / 255, 5), ("CW", 8 / 255, 1)), under("b", ("PGD", 8 / 255, 4), ("CW", 8 / 255, 2))
+    )
+    rows = [line.split()[-1] for line in printed.splitlines() if " PGD " in line or " CW " in line]
+    assert rows == ["*50.0", "10.0", "40.0", "*20.0"]
+    assert "* best under this attack" in " ".join(printed.split())
+
+
+def test_an_upper_bound_is_never_the_best():
+    bounded = under("a", ("PGD", 8 / 255, 5))
+    bounded = replace(bounded, results=tuple(replace(result, flags=("Weak.",)) for result in bounded.results))
+    printed = text(bounded, under("b", ("PGD", 8 / 255, 4)))
+    assert line(printed, "a")[-1] == "≤50.0"
+    assert line(printed, "b")[-1] == "*40.0"
+
+
+@pytest.mark.parametrize(("norm", "start"), [("Linf", "ε"), ("L2", "L2 ε")])
+def test_the_norm_of_epsilon_is_in_the_header(norm, start):
+    lines = text(under("a", ("CW", 0.5, 5), norm=norm)).splitlines()
+    assert any(line.rstrip().endswith(f" {start}") for line in lines[1:3])
+
+
+def test_an_attack_names_its_norm_if_the_table_has_several():
+    printed = text(under("a", ("PGD", 0.5, 5)), under("b", ("CW", 0.5, 5), norm="L2"))
+    assert "PGD (Linf)" in printed
+    assert "CW (L2)" in printed
+
+
+def test_four_epsilons_with_an_audit_fit_into_80_columns_without_a_cut():
+    epsilons = tuple(n / 255 for n in (1, 2, 4, 8))
+    sweep = SweepResult(epsilons, (800, 471, 300, 120), 851, 0, 0, 1000)
+    models = [
+        AttackedModel(name, "gaussian_mixture", (sweep,), verdict=read_verdict(verdict), audited_at=8 / 255)
+        for name, verdict in (("soft_ib-no_noise-w16-s0", "partly real, misleading"), ("plain", "sound"))
+    ]
+    printed = text(*models, width=80)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    assert len([line for line in printed.splitlines() if line.split()[-5:-1] == ["*80.0", "*47.1", "*30.0", "*12.0"]])

@@ -1,0 +1,141 @@
+"""The table of models under attack, the same for every attack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ibrobust.epsilon import format_epsilon
+from ibrobust.reporting.attack_lines import AttackLine
+from ibrobust.reporting.tables import add_number_column, verdict_text
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+
+BOUND = "≤"
+# A column of text may be broken into lines down to this width, so that the numbers have room on 80 columns.
+TEXT_WIDTH = 12
+
+
+def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -> Table:
+    """Return accuracies in per cent: one row per model and attack, one column per epsilon, the best of each marked.
+
+    The audit's answer is the first column. A number that was not measured is a dash. Daggers mark a model with more
+    than 1% of images that FGSM could not attack. Such a model cannot be the best under attack, nor can an upper bound,
+    nor a model whose audit says that its robustness is not real or that its gradient is not honest.
+
+    Args:
+        lines: at least one, those of a model one after the other; all with the same images.
+        dataset: name for the caption.
+        note: for the caption, on the models' training data.
+    """
+    norms = {line.norm for line in lines}
+    norm = norms.pop() if len(norms) == 1 else None
+    epsilons = sorted({epsilon for line in lines for epsilon in line.accuracy})
+    audited = any(line.verdict for line in lines)
+    has_zero = any(line.zero_gradient is not None for line in lines)
+    has_nonfinite = any(line.nonfinite_gradient for line in lines)
+    table = Table(
+        title="Accuracy under attack, %",
+        caption=_caption(lines, dataset, note),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    answers = [verdict_text(line.verdict, line.audited_at) for line in lines]
+    attacks = [_attack(line, norm) for line in lines]
+    if audited:
+        _add_text_column(table, "audit", [answer.plain for answer in answers])
+    _add_text_column(table, "model (decoder)", [line.model for line in lines])
+    _add_text_column(table, "attack", attacks)
+    add_number_column(table, "clean")
+    for epsilon in epsilons:
+        written = format_epsilon(epsilon, norm=norm or "Linf").replace(" (", "\n(")
+        add_number_column(table, f"{'ε' if norm in ('Linf', None) else f'{norm} ε'}\n{written}")
+    if has_zero:
+        add_number_column(table, "zero\ngradient")
+    if has_nonfinite:
+        add_number_column(table, "NaN or inf\ngradient")
+    for index, line in enumerate(lines):
+        is_first = index == 0 or lines[index - 1].model != line.model
+        if is_first and len({line.attack for line in lines}) > 1:
+            table.add_section()
+        cells: list[Padding | Text | str] = [_spaced(answers[index] if is_first else "")] if audited else []
+        cells += [_spaced(line.model if is_first else ""), _spaced(attacks[index]), _clean(line, lines)]
+        cells += [_under_attack(line, epsilon, lines) for epsilon in epsilons]
+        if has_zero:
+            cells.append("-" if line.zero_gradient is None else f"{line.zero_gradient:.1%}")
+        if has_nonfinite:
+            cells.append(f"{line.nonfinite_gradient:.1%}")
+        table.add_row(*cells, style="bold" if line.is_worst_case else "")
+    return table
+
+
+def _add_text_column(table: Table, header: str, cells: Sequence[str]) -> None:
+    width = min(TEXT_WIDTH, max(map(len, (header, *cells))))
+    table.add_column(_spaced(header), overflow="fold", min_width=width + 1)
+
+
+def _spaced(cell: str | Text) -> Padding:
+    """Return a cell of text with two spaces to the next column; numbers, which end at the right, need only one."""
+    return Padding(cell if isinstance(cell, Text) else Text(cell), (0, 1, 0, 0))
+
+
+def _attack(line: AttackLine, norm: str | None) -> str:
+    """Return the attack's name, with its norm if the table has several."""
+    return line.attack if norm is not None else f"{line.attack} ({line.norm})"
+
+
+def _clean(line: AttackLine, lines: Sequence[AttackLine]) -> Text:
+    several = len({other.model for other in lines}) > 1
+    return _number(line.clean, is_best=several and line.clean == max(other.clean for other in lines))
+
+
+def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine]) -> Text | str:
+    if epsilon not in line.accuracy:
+        return "-"
+    rivals = [other for other in lines if (other.attack, other.norm) == (line.attack, line.norm)]
+    best = max((rival.accuracy[epsilon] for rival in rivals if rival.may_be_best(epsilon)), default=None)
+    is_best = len(rivals) > 1 and line.may_be_best(epsilon) and line.accuracy[epsilon] == best
+    bound = BOUND if epsilon in line.upper_bounds else ""
+    return _number(line.accuracy[epsilon], is_best=is_best, before=bound, after=DAGGER if line.is_marked else "")
+
+
+def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:
+    return Text(f"{before}{'*' if is_best else ''}{100 * value:.1f}{after}", style="bold" if is_best else "")
+
+
+def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
+    total = lines[0].total
+    half_width = 100 * 1.96 * math.sqrt(0.25 / total)  # of the widest 95% binomial interval, in percentage points
+    parts = [f"n = {total:,} test images of {dataset}", f"95% intervals within ±{half_width:.1f} points"]
+    if len({line.model for line in lines}) > 1:
+        best = "* best of its column" if len({line.attack for line in lines}) == 1 else "* best under this attack"
+        if any(line.verdict is not None and not line.verdict.may_be_best for line in lines):
+            best += " among models whose robustness an audit did not refute"
+        parts.append(best)
+    if any(line.is_worst_case for line in lines):
+        parts.append("worst case: image by image")
+    if note:
+        parts.append(note)
+    if any(line.counts_all_correct for line in lines):
+        parts.append("images that only FGSM makes right are counted")
+    only_by_attack = max(line.only_by_attack for line in lines)
+    if only_by_attack > 0:
+        parts.append(
+            f"images that only the attack makes right are not counted, up to {100 * only_by_attack:.1f} points"
+        )
+    caption = "; ".join(parts)
+    if any(line.is_marked for line in lines):
+        caption += (
+            f"\n{DAGGER} not a sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images, "
+            "because their gradient is zero or not finite"
+        )
+    warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
+    if warnings:
+        caption += f"\n{BOUND} upper bound, other attacks would probably break more images: {' '.join(warnings)}"
+    return caption

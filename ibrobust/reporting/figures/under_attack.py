@@ -1,0 +1,134 @@
+"""The figure of `ibrobust attack`: accuracy against epsilon, the same for every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibrobust.atomic import atomic_path
+from ibrobust.errors import IbrobustError
+from ibrobust.reporting.attack_lines import AttackLine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, suitable for colour-blind readers, then Tol's muted one.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MORE_COLOURS = ("#332288", "#999933", "#882255", "#117733", "#CC6677", "#88CCEE", "#AA4499", "#44AA99", "#DDCC77")
+# For cross-entropy: black, as in the paper.
+BASELINE_COLOURS = ("black", "#707070", "#A8A8A8")
+MARKERS = "osD^vP"
+BASELINE_MARKERS = "x+*"
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1, 4, 1)))
+# If FGSM could not attack some images, whatever the attack's own style.
+UNATTACKED_DASHES = ":"
+MOST_INSIDE = 5  # lines whose legend fits into the axes
+
+FORMATS = ("png", "pdf", "svg")
+
+
+def figure_format(path: Path) -> str:
+    """Return the format of a figure from its file name; raise IbrobustError unless it is png, pdf or svg."""
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise IbrobustError(f"The figure {str(path)!r} has an unknown format: end its name in .png, .pdf or .svg.")
+    return ending
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A line of the figure: its label, style, and accuracies in [0, 1] at epsilons, 0 among them."""
+
+    label: str
+    points: dict[float, float]
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def save_attack_figure(lines: Sequence[AttackLine], path: Path, *, dataset: str) -> None:
+    """Write `attack_figure` to a file, whose ending, png, pdf or svg, is the format.
+
+    Raises:
+        IbrobustError: the name has another ending.
+    """
+    kind = figure_format(path)
+    figure = attack_figure(lines, dataset=dataset)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=160)
+
+
+def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
+    """Return a figure of accuracy against epsilon: a colour per model, a style per attack, a panel per norm.
+
+    If FGSM could not attack some images of a model, its line is dotted and the legend gives their share.
+
+    Args:
+        lines: at least one.
+        dataset: name for the title.
+    """
+    models = _looks({line.model: line.is_baseline for line in lines})
+    attacks = list(dict.fromkeys(line.attack for line in lines))
+    panels: dict[str, list[_Drawn]] = {}
+    for line in lines:
+        colour, marker = models[line.model]
+        place = attacks.index(line.attack)
+        label = line.model
+        if len(attacks) > 1:
+            marker, label = MARKERS[place % len(MARKERS)], f"{label}, {line.attack}"
+        if line.is_marked:
+            label += f", {line.unattacked:.0%} not attacked"
+        dashes = UNATTACKED_DASHES if line.is_marked else DASHES[place % len(DASHES)]
+        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes)
+        panels.setdefault(line.norm, []).append(drawn)
+    under = attacks[0] if len(attacks) == 1 else "attack"
+    return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
+
+
+def _looks(models: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each model, given with whether it is a baseline."""
+    found: dict[str, tuple[str, str]] = {}
+    for is_baseline in (True, False):
+        colours = BASELINE_COLOURS if is_baseline else PALETTE + MORE_COLOURS
+        markers = BASELINE_MARKERS if is_baseline else MARKERS
+        names = [model for model, baseline in models.items() if baseline == is_baseline]
+        found |= {
+            model: (colours[place % len(colours)], markers[place % len(markers)]) for place, model in enumerate(names)
+        }
+    return found
+
+
+def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no global state, no window, no backend to choose.
+    most = max(map(len, panels.values()))
+    figure = Figure(figsize=(6.4 * len(panels), 4.2 + (0.18 * most if most > MOST_INSIDE else 0)), layout="constrained")
+    all_axes = FigureCanvasAgg(figure).figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (norm, lines) in zip(all_axes, panels.items(), strict=True):
+        largest = max(epsilon for line in lines for epsilon in line.points)
+        scale = 255 if norm == "Linf" else 1
+        for line in lines:
+            points = sorted(line.points.items())
+            axes.plot(
+                [scale * epsilon for epsilon, _ in points],
+                [100 * accuracy for _, accuracy in points],
+                linestyle=line.dashes,
+                color=line.colour,
+                marker=line.marker,
+                label=line.label,
+                clip_on=False,
+            )
+        axes.set_xlabel("ε (of 255)" if scale == 255 else f"ε ({norm})")
+        axes.set_xlim(0, 1.02 * scale * largest if largest else 1)
+        axes.set_ylim(0, 100)
+        axes.set_title(title if len(panels) == 1 else f"{title}, {norm}")
+        axes.grid(alpha=0.3)
+        # Below the axes where it would hide the lines.
+        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14)} if most > MOST_INSIDE else {}
+        axes.legend(fontsize=8, **below)
+    all_axes[0].set_ylabel(ylabel)
+    return figure
