@@ -1,24 +1,25 @@
 from __future__ import annotations
 
 import pytest
+from small_digits import small_digits
 
-from ibrobust.data import Dataset, load_dataset
+from ibrobust.data import Dataset
 from ibrobust.training.recipe import Recipe
 
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    return load_dataset("digits")
+    return small_digits()
 
 
 @pytest.fixture
 def tiny_recipe() -> Recipe:
-    """Trains in about a second; the noise and the augmentation are on, so that their random draws are in play."""
+    """Trains in a moment; the noise and the augmentation are on, so that their random draws are in play."""
     return Recipe(
         dataset="digits",
         width=2,
         latent_dim=8,
-        batch_size=200,
+        batch_size=100,
         epochs=3,
         num_neighbors=3,
         schedule="one_cycle",

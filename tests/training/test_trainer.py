@@ -76,9 +76,7 @@ def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
 def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninterrupted_one(
     tiny_recipe, digits, tmp_path
 ):
-    recipe = tiny_recipe.model_copy(
-        update={"fixed_power": True, "soft_share": 0.5, "memory_size": 150, "batch_size": 100}
-    )
+    recipe = tiny_recipe.model_copy(update={"fixed_power": True, "soft_share": 0.5, "memory_size": 150})
     whole = train_encoder(recipe, digits, tmp_path / "whole")
     with pytest.raises(Stop):
         train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
@@ -130,7 +128,7 @@ def test_a_compiled_encoder_has_the_same_loss_and_gradient(tiny_recipe, digits, 
         accelerator = build_accelerator(recipe, tmp_path, device="cpu", log_with=None)
         bare, step, _, _ = trainer.build_step(recipe, digits, accelerator)
         bare.double().train()
-        total, _ = step(to_unit_range(digits.train.images[:200]).double(), digits.train.labels[:200])
+        total, _ = step(to_unit_range(digits.train.images[:100]).double(), digits.train.labels[:100])
         accelerator.backward(total)
         losses.append(total.item())
         gradients.append(bare.encoder.conv1.weight.grad)
@@ -251,10 +249,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe,
     def poisoned(images):
         nonlocal calls
         calls += 1
-        return torch.full(images.shape, float("nan")) if calls == 10 else images.float() / 255
+        return torch.full(images.shape, float("nan")) if calls == 7 else images.float() / 255
 
     monkeypatch.setattr(trainer, "to_unit_range", poisoned)
-    recipe = tiny_recipe.model_copy(update={"objective": "cross_entropy"})  # 7 steps an epoch
+    recipe = tiny_recipe.model_copy(update={"objective": "cross_entropy"})  # 4 steps an epoch
     with pytest.raises(IbrobustError, match="not finite in step 3 of epoch 2"):
         train_encoder(recipe, digits, tmp_path)
 
@@ -273,7 +271,7 @@ def test_a_batch_too_small_for_the_neighbours_is_refused_before_anything_is_writ
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny_recipe, digits, tmp_path):
-    with pytest.raises(IbrobustError, match="2000 is larger than the training set of 1437"):
+    with pytest.raises(IbrobustError, match="2000 is larger than the training set of 400"):
         train_encoder(tiny_recipe.model_copy(update={"batch_size": 2000}), digits, tmp_path)
 
 
