@@ -9,7 +9,8 @@ import pytest
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded, home
-from ibrobust.integrations.doctor import CHECKS, run_checks
+from ibrobust.integrations.doctor import run_checks
+from ibrobust.integrations.doctor.quick import CHECKS
 
 
 @pytest.fixture

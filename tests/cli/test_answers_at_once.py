@@ -25,6 +25,7 @@ assert not heavy, heavy
     [
         (["list"], 0),
         (["show", "cross_entropy-w16-s0"], 0),
+        (["doctor"], 0),
         (["show", "cross_entropy"], 2),
         (["attack", "cross_entropy"], 2),
         (["attack", "cross_entropy-w16-s0", "--decoder", "haed"], 2),

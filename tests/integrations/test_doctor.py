@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ibrobust.cli.doctor import doctor as doctor_command
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations import doctor
-from ibrobust.integrations.doctor import Check, main_job_can_run, run_checks
+from ibrobust.integrations.doctor import Check, main_job_can_run, pins, quick, run_checks, trials
 from ibrobust.integrations.robustbench import environment
 
 
@@ -22,10 +22,10 @@ def by_name(name: str) -> Check:
     return next(check for check in run_checks() if check.name == name)
 
 
-def invoke() -> Any:
+def invoke(*arguments: str) -> Any:
     app = typer.Typer()
     app.command()(doctor_command)
-    return CliRunner().invoke(app, [])
+    return CliRunner().invoke(app, arguments)
 
 
 def test_a_working_machine_has_no_trouble() -> None:
@@ -35,7 +35,18 @@ def test_a_working_machine_has_no_trouble() -> None:
     assert main_job_can_run(checks)
     result = invoke()
     assert result.exit_code == 0
+    assert "What ibrobust needs is installed" in result.output
+    assert "ibrobust doctor --full" in result.output
+
+
+def test_a_full_check_tries_each_package_and_keeps_the_others() -> None:
+    checks = run_checks(full=True)
+    assert {check.name for check in checks} == {*doctor.CHECKS, *trials.TRIALS}
+    assert [check for check in checks if check.status == "problem"] == []
+    result = invoke("--full")
+    assert result.exit_code == 0
     assert "ibrobust can run" in result.output
+    assert "FGSM works" in result.output
 
 
 def test_overwritten_files_are_a_trouble_with_the_repairing_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,19 +104,19 @@ def test_whatever_a_check_raises_becomes_a_trouble(
 
 def test_an_fgsm_that_does_not_move_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchattacks.FGSM", lambda *_, **__: lambda images, _: images)
-    found = doctor.check_torchattacks()
+    found = trials.try_torchattacks()
     assert found.status == "problem"
     assert found.remedy.startswith("python -m pip install --force-reinstall --no-deps torchattacks==")
 
 
 def test_an_old_python_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
-    assert doctor.check_python().status == "problem"
+    monkeypatch.setattr(quick, "OLDEST_PYTHON", (99, 0))
+    assert quick.check_python().status == "problem"
 
 
 def test_a_full_disk_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "NEEDED_BYTES", 2**80)
-    found = doctor.check_disk()
+    monkeypatch.setattr(quick, "NEEDED_BYTES", 2**80)
+    found = quick.check_disk()
     assert found.status == "problem"
     assert found.remedy.startswith("export IBROBUST_HOME=")
 
@@ -113,23 +124,50 @@ def test_a_full_disk_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_home_that_cannot_be_written_is_a_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "file" / "home"))
-    assert doctor.check_models().status == "problem"
+    assert quick.check_models().status == "problem"
 
 
 def test_a_damaged_card_is_noted(registered: str, home: Path) -> None:
     (home / "models" / "broken.yaml").write_text("schema_version: 1\n")
-    found = doctor.check_models()
+    found = quick.check_models()
     assert found.status == "note"
     assert "ibrobust show broken" in found.remedy
 
 
 def test_cifar10_that_is_there_is_found(home: Path) -> None:
     (home / "data" / "cifar-10-batches-py").mkdir(parents=True)
-    found = doctor.check_data()
+    found = quick.check_data()
     assert (found.status, str(home) in found.detail) == ("ok", True)
 
 
 def test_the_checks_leave_random_numbers_alone() -> None:
     state = torch.get_rng_state()
-    run_checks()
+    run_checks(full=True)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_quick_check_names_what_torch_is_built_for() -> None:
+    found = quick.check_torch()
+    assert found.status == "ok"
+    assert found.detail.startswith(f"{version('torch')}, torchvision {version('torchvision')}, built for ")
+    assert found.detail.endswith(f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU")
+
+
+def test_a_torchvision_of_another_torch_is_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pins, "version", lambda _: "1.0")
+    found = quick.check_torch()
+    assert found.status == "problem"
+    assert "wants torch" in found.detail
+    assert found.detail.endswith("1.0 is there")
+    assert found.remedy == "python -m pip install --upgrade torch torchvision"
+
+
+def test_a_missing_package_is_a_trouble_only_if_the_main_job_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(quick, "version", none)
+    found = {check.name: check for check in run_checks()}
+    assert (found["torch"].status, found["torch"].remedy) == ("problem", "python -m pip install torch")
+    assert found["AutoAttack"].status == "problem"
+    assert (found["timm"].status, found["RobustBench"].status, found["torchattacks"].status) == ("note",) * 3

@@ -152,7 +152,8 @@ print(type(load_model({trained!r}, dataset="cifar10", threat_model="Linf")).__na
 
 
 def test_the_doctor_finds_no_trouble(environment: Environment) -> None:
-    assert "ibrobust can run" in environment.ibrobust("doctor").stdout
+    assert "What ibrobust needs is installed" in environment.ibrobust("doctor").stdout
+    assert "ibrobust can run" in environment.ibrobust("doctor --full").stdout
 
 
 def test_benchmark(environment: Environment, trained: str) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from ibrobust.integrations import doctor, pins
+from ibrobust.integrations import doctor
+from ibrobust.integrations.doctor import pins, quick
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def test_another_version_than_is_wanted_is_listed_with_both():
 
 def test_the_doctor_notes_them_and_goes_on(monkeypatch):
     monkeypatch.setattr(pins, "broken_pins", lambda: [f"a wants b=={n}, 9 is there" for n in range(5)])
-    found = doctor.check_pins()
+    found = quick.check_pins()
     assert found.status == "note"
     assert found.detail.endswith("a wants b==2, 9 is there; and 2 more")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations import doctor
+from ibrobust.integrations.doctor import trials
 from ibrobust.integrations.external_models import UnitRangeInput, load_reference
 from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly
 
@@ -94,7 +94,7 @@ def test_timm_is_left_alone_where_it_finds_the_package(monkeypatch: pytest.Monke
 
 
 def test_the_doctor_says_that_timm_was_adapted(as_installed: None) -> None:
-    found = doctor.check_timm()
+    found = trials.try_timm()
     assert found.status == "ok"
     assert "can download, adapted to huggingface_hub" in found.detail
 
@@ -103,5 +103,5 @@ def test_without_the_package_the_command_is_named(as_installed: None, monkeypatc
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(IbrobustError, match="timm cannot download.*pip install"):
         load_reference("timm:test_vit")
-    found = doctor.check_timm()
+    found = trials.try_timm()
     assert (found.status, found.remedy) == ("note", "pip install --upgrade huggingface_hub")

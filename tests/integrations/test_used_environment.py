@@ -32,7 +32,8 @@ WORKING = {
     f"{ATTACK} --attack AutoAttack:n_iter=2": "AutoAttack",
     "audit knn_ib-digits --quick --n-examples 16 --eps 8/255": "worst case",
     "train --dataset digits --objective cross_entropy --width 2 --latent-dim 8 --epochs 1 --name trained": "trained",
-    "doctor": "ibrobust can run",
+    "doctor": "What ibrobust needs is installed",
+    "doctor --full": "ibrobust can run",
 }
 # Each command, and the package that it needs.
 REFUSED = {
