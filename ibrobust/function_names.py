@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 import sysconfig
 import warnings
@@ -37,9 +38,7 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
             for part in function_name.split("."):
                 found = getattr(found, part)
     except ModuleNotFoundError as error:
-        raise IbrobustError(
-            f"{what} needs the Python module {error.name!r}, which cannot be imported: the form is {forms}."
-        ) from error
+        raise IbrobustError(_not_importable(what, error.name, forms)) from error
     except AttributeError as error:
         raise IbrobustError(f"The Python module {module_name!r} has no {function_name!r}.") from error
     except Exception as error:  # whatever the module does
@@ -48,6 +47,14 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
         raise IbrobustError(f"{reference} is a {type(found).__name__}, but a function is needed.")
     function: Callable[..., Any] = found
     return function
+
+
+def require_module(reference: str, what: str, *, forms: str = FORM) -> None:
+    """Raise the error of `function_by_name` if the module cannot be found; nothing is imported."""
+    top = reference.partition(":")[0].partition(".")[0]
+    with _importable(str(Path.cwd())):
+        if not top.isidentifier() or (top not in sys.modules and importlib.util.find_spec(top) is None):
+            raise IbrobustError(_not_importable(what, top, forms))
 
 
 def name_of_function(function: Callable[..., Any]) -> str:
@@ -112,6 +119,10 @@ def short_reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _not_importable(what: str, module: str | None, forms: str) -> str:
+    return f"{what} needs the Python module {module!r}, which cannot be imported: the form is {forms}."
 
 
 @contextlib.contextmanager

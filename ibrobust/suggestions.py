@@ -19,3 +19,9 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
     lowered = {entry.lower(): entry for entry in known}
     near = [lowered[entry] for entry in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def remedy(name: str, known: Iterable[str], rule: str) -> str:
+    """Return a hint with similar known names, if any, and the rule."""
+    hint = suggestion(name, known)
+    return f"{hint} {rule[0].upper()}{rule[1:]}" if hint else rule

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibrobust.errors import IbrobustError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -45,13 +47,14 @@ def add(
     ] = None,
 ) -> None:
     """Store your own model, or an exported one, in the registry."""
-    from ibrobust.errors import IbrobustError
-
     if ":" not in source or source.endswith(".yaml"):
         own = {"--weights": weights, "--arg": argument, "--dataset": dataset, "--mean": mean, "--std": std}
         for option in (option for option, value in own.items() if value):
             raise IbrobustError(f"{source!r} is a model with a card, which says all: leave {option} out.")
-        from ibrobust.integrations.huggingface import add_pretrained
+        from ibrobust.integrations.references import check_exported
+
+        check_exported(source)
+        from ibrobust.integrations.huggingface import add_pretrained  # torch comes with it, seconds later
 
         _tell(add_pretrained(source, name=name, overwrite=overwrite, trust=trust))
         return
@@ -59,6 +62,8 @@ def add(
         raise IbrobustError(f"The model {source!r} needs a name in the registry: give --name.")
     if dataset is None:
         raise IbrobustError(f"What {source!r} was trained on is not known: give --dataset, a name, folder or file.")
+    from ibrobust.data.names import check_exists
+    from ibrobust.function_names import require_module
     from ibrobust.registry.card import check_name
     from ibrobust.registry.store import refuse_duplicate
 
@@ -71,6 +76,12 @@ def add(
     if weights is None and source.startswith(("timm:", "torchvision:")):
         # Its weights would be drawn at random. A factory of one's own may load them itself.
         raise IbrobustError(f"{source!r} alone has random weights: give its trained ones with --weights.")
+
+    check_exists(dataset)
+    if weights is not None and not weights.is_file():
+        raise _unreadable(weights, "no such file")
+    if not source.startswith(("timm:", "torchvision:")):
+        require_module(source, f"The model {source!r}", forms="package.module:function, timm:NAME or torchvision:NAME")
 
     # torch comes with these, seconds later.
     from ibrobust.cli.attacking import read_data
@@ -130,8 +141,6 @@ def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
 
 
 def _state(path: Path | None) -> dict[str, Tensor] | None:
-    from ibrobust.errors import IbrobustError
-
     if path is None:
         return None
     from safetensors import SafetensorError
@@ -140,17 +149,19 @@ def _state(path: Path | None) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise IbrobustError(
-            f"The weights {str(path)!r} cannot be read ({error}): give a .safetensors file, as "
-            "safetensors.torch.save_file(model.state_dict(), FILE) writes it."
-        ) from error
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(weights: Path, why: str) -> IbrobustError:
+    return IbrobustError(
+        f"The weights {str(weights)!r} cannot be read ({why}): give a .safetensors file, as "
+        "safetensors.torch.save_file(model.state_dict(), FILE) writes it."
+    )
 
 
 def _arguments(written: list[str]) -> dict[str, Any]:
     """Return arguments of a function: each NAME=VALUE, where a value is read as YAML is."""
     import yaml
-
-    from ibrobust.errors import IbrobustError
 
     arguments: dict[str, Any] = {}
     for text in written:
@@ -167,8 +178,6 @@ def _arguments(written: list[str]) -> dict[str, Any]:
 
 
 def _numbers(option: str, written: str | None) -> list[float]:
-    from ibrobust.errors import IbrobustError
-
     try:
         return [float(part) for part in written.split(",")] if written else []
     except ValueError:

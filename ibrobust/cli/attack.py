@@ -82,7 +82,7 @@ def attack_command(
 ) -> None:
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import require_writable
-    from ibrobust.cli.request import check_models
+    from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
     from ibrobust.reporting.figures.under_attack import figure_format, save_attack_figure
@@ -101,6 +101,7 @@ def attack_command(
     if json_file and figure and json_file.resolve() == figure.resolve():
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     check_models(models or [], decoder or [])
+    check_names(attacks=attack or [], dataset=dataset, device=device)
 
     # These import torch, which takes seconds.
     from rich.console import Console

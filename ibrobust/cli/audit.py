@@ -65,7 +65,7 @@ def audit(
     ibrobust attack.
     """
     from ibrobust.atomic import require_writable
-    from ibrobust.cli.request import NO_SURROGATE, check_models
+    from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
 
@@ -75,8 +75,7 @@ def audit(
     if json_file:
         require_writable(json_file)
     check_models([model], decoder or [])
-    if surrogate not in (None, NO_SURROGATE):
-        check_models([str(surrogate)])
+    check_names(attacks=attack or [], surrogate=surrogate, dataset=dataset, device=device)
 
     # These import torch, which takes seconds.
 

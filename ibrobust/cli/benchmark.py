@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+THREAT_MODELS = ("Linf", "L2")
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -40,8 +42,9 @@ def benchmark(
     import json
 
     from ibrobust.atomic import require_writable, write_text
-    from ibrobust.cli.request import check_models
+    from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilon
+    from ibrobust.errors import IbrobustError
     from ibrobust.integrations.references import is_reference
     from ibrobust.registry import model_card
 
@@ -51,6 +54,9 @@ def benchmark(
             require_writable(wanted)
     outside = is_reference(model)
     check_models([model], [decoder] if decoder and not outside else [])
+    check_names(device=device)
+    if threat_model not in THREAT_MODELS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(THREAT_MODELS)}.")
 
     # These import torch, which takes seconds.
     from rich.console import Console

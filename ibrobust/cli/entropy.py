@@ -41,7 +41,7 @@ def entropy(
 ) -> None:
     """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""
     from ibrobust.atomic import require_writable
-    from ibrobust.cli.request import check_models
+    from ibrobust.cli.request import check_models, check_names
     from ibrobust.errors import IbrobustError
     from ibrobust.integrations.references import is_reference
 
@@ -50,6 +50,7 @@ def entropy(
     for name in filter(is_reference, models):
         raise IbrobustError(f"{name!r} is not a registered model, so its latents are unknown: name a registered model.")
     check_models(models)
+    check_names(dataset=dataset, device=device)
 
     # These import torch, which takes seconds.
     import torch

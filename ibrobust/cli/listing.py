@@ -25,10 +25,12 @@ def list_command(
     from ibrobust.registry.catalog import weights_size
     from ibrobust.reporting.card_tables import models_table
     from ibrobust.reporting.model_rows import model_rows, sort_rows
+    from ibrobust.suggestions import remedy
 
     epsilon = parse_epsilon(eps)
     if sort not in SORT_KEYS:
-        raise IbrobustError(f"--sort {sort!r} is not known: choose one of {', '.join(SORT_KEYS)}.")
+        choices = f"choose one of {', '.join(SORT_KEYS)}."
+        raise IbrobustError(f"--sort {sort!r} is not known: {remedy(sort, SORT_KEYS, choices)}")
     names = list_models(pattern)
     rows, damaged = [], []
     for name in names:

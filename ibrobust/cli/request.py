@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ibrobust.data.names import check_exists
+from ibrobust.devices import check_device_name
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.references import is_reference
+from ibrobust.evaluation.attacks.names import TRANSFER, check_attack, name_and_options, plain, read_options
+from ibrobust.integrations.references import check_reference, is_reference
 from ibrobust.models.decoder_names import HEAD, fitted_decoders
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.suggestions import suggestion
@@ -21,11 +24,33 @@ def check_models(names: Sequence[str], decoders: Sequence[str] = ()) -> None:
         chosen_decoders(model_card(name), decoders)
     if names and decoders and not own:
         raise IbrobustError(f"{names[0]!r} has no choice of decoders: leave --decoder out.")
+    for name in filter(is_reference, names):
+        check_reference(name)
     for decoder in decoders if not names else ():
         known = ("all", HEAD, *fitted_decoders())
         if decoder not in known:
             hint = suggestion(decoder, known, f"choose from {', '.join(known)}.")
             raise IbrobustError(f"Unknown decoder {decoder!r}: {hint}")
+
+
+def check_names(
+    *, attacks: Sequence[str] = (), surrogate: str | None = None, dataset: str | None = None, device: str | None = None
+) -> None:
+    """Raise IbrobustError, with similar names, if an attack, a surrogate, a data set or a device cannot exist."""
+    for text in attacks:
+        check_attack(text)
+        name, written = name_and_options(text)
+        scheme, _, target = name.partition(":")
+        if plain(scheme) == TRANSFER and target:
+            check_models([target])
+        if (chosen := read_options(written).get("surrogate")) is not None:
+            check_models([str(chosen)])
+    if surrogate not in (None, NO_SURROGATE):
+        check_models([str(surrogate)])
+    if dataset is not None:
+        check_exists(dataset)
+    if device is not None:
+        check_device_name(device)
 
 
 def chosen_decoders(card: ModelCard, wanted: Sequence[str]) -> list[str]:

@@ -42,9 +42,11 @@ def run(
     Finished cells are skipped, and partly trained models resume from their checkpoint. A failed cell stays failed and
     does not stop the others; the exit code is 1 if any cell failed.
     """
+    from ibrobust.cli.request import check_names
     from ibrobust.study import load_study
 
     study = load_study(file, dataset=dataset, name=name)
+    check_names(dataset=dataset, device=device)
 
     # These import torch, which takes seconds.
     from rich.console import Console

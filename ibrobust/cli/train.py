@@ -62,7 +62,7 @@ def _train(
         base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
     final = Recipe.parse(_assigned({**base, **recipe_fields}, set_ or []))
     title = name if name is not None else final.default_name()
-    _check_names(final, title, overwrite=overwrite, log_with=log_with)
+    _check_names(final, title, overwrite=overwrite, log_with=log_with, device=device)
 
     # torch comes with these, seconds later.
     from rich.console import Console
@@ -140,9 +140,9 @@ def _report(card: ModelCard) -> None:
     Console().print(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255", markup=False, soft_wrap=True)
 
 
-def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | None) -> None:
+def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | None, device: str | None) -> None:
     """Raise IbrobustError if something that the training names does not exist, or if the model does."""
-    from ibrobust.data.names import check_exists
+    from ibrobust.cli.request import check_names
     from ibrobust.registry import model_card
     from ibrobust.registry.card import check_name
     from ibrobust.registry.store import refuse_duplicate
@@ -152,7 +152,7 @@ def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | 
     check_tracker(log_with)
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
-    check_exists(recipe.dataset)
+    check_names(dataset=recipe.dataset, device=device)
     if recipe.warm_start is not None:
         model_card(recipe.warm_start)
 

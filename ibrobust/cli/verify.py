@@ -20,9 +20,10 @@ def verify(
 
     The exit code is 1 if the images do not confirm the record.
     """
-    from ibrobust.cli.request import check_models
+    from ibrobust.cli.request import check_models, check_names
 
     check_models([model], [decoder] if decoder else [])
+    check_names(device=device)
 
     # These import torch, which takes seconds.
     from ibrobust.cli.attacking import check_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded
-from ibrobust.suggestions import suggestion
+from ibrobust.suggestions import remedy
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "cifar100", "svhn", "mnist", "digits")
 TORCHVISION, HUGGING_FACE, MEMORY = "torchvision:", "hf:", "memory:"
@@ -42,10 +42,11 @@ def check_exists(spec: str) -> None:
     name, _ = read_name(spec)
     known = name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY))
     if not known and not expanded(name).exists():
-        hint = suggestion(name, NAMED_DATASETS, "give one of these.")
+        # A path has no similar name.
+        similar = NAMED_DATASETS if Path(name).name == name else ()
         raise IbrobustError(
             f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
-            f"test/<class>/* images ({FORMS}): {hint}"
+            f"test/<class>/* images: {remedy(name, similar, f'give {FORMS}.')}"
         )
 
 

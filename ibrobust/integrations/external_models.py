@@ -16,7 +16,7 @@ from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
-from ibrobust.integrations.references import FORMS
+from ibrobust.integrations.references import FORMS, check_reference
 from ibrobust.integrations.robustbench.environment import adapt_timm
 from ibrobust.models import Normalized
 from ibrobust.registry.factories import no_such_model
@@ -45,10 +45,9 @@ def load_reference(
         IbrobustError: the model does not exist, its weights are missing and cannot be downloaded, or it does not take
             such images or give such logits.
     """
+    check_reference(reference)
     scheme, _, name = reference.partition(":")
     loaders: dict[str, Callable[[str], nn.Module]] = {"robustbench": _load_robustbench, "timm": _load_timm}
-    if not name or not scheme:
-        raise IbrobustError(f"The model reference {reference!r} is not of the form {FORMS}.")
     model = loaders[scheme](name) if scheme in loaders else _call_function(scheme, name)
     model = model.to(check_device(device or "cpu")).eval()
     if image_size is not None:

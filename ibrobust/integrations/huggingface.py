@@ -7,6 +7,7 @@ is looked up by a name in them.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.integrations.references import check_exported
 from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_model
 from ibrobust.registry.card import check_name, read_card
@@ -188,10 +190,14 @@ def hub_model(name: str) -> HubModel:
 
 
 def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
+    check_exported(folder_or_repo)
     path = Path(folder_or_repo)
     if path.suffix == ".yaml":
         record = read_card(path)
         return HubModel(record, read_weights(record, path))
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the error below says what its warnings say
     try:
         return HubModel.from_pretrained(str(folder_or_repo), revision=revision)
     except IbrobustError:
@@ -200,6 +206,8 @@ def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise IbrobustError(
-            f"{str(folder_or_repo)!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository that can be "
-            f"downloaded ({first})."
+            f"{str(folder_or_repo)!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository of the Hugging "
+            f"Face Hub that can be downloaded ({first.rstrip('.')}): check the name and the network."
         ) from error
+    finally:
+        log.setLevel(level)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.data.names import MEMORY
+from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.live_line import is_watched
@@ -166,6 +167,8 @@ def _train(
     # Before any data is read.
     objective_class(recipe.objective)
     check_tracker(log_with)
+    if device is not None:
+        check_device(device)
     refuse_duplicate(name, overwrite=overwrite)
     run_dir = runs_dir() / name
     if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):

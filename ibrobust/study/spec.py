@@ -18,6 +18,7 @@ from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import HEAD, known_decoder
 from ibrobust.registry import list_models
 from ibrobust.registry.card import check_name
+from ibrobust.suggestions import remedy
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
@@ -253,9 +254,9 @@ def _file(name_or_path: str) -> Path:
         return path
     shipped = shipped_studies()
     if name_or_path not in shipped:
-        raise IbrobustError(
-            f"Unknown study {name_or_path!r}: give the path of a study file, or one of {', '.join(shipped)}."
-        )
+        choices = f"give the path of a study file, or one of {', '.join(shipped)}."
+        similar = shipped if path.name == name_or_path else ()  # a path has no similar name
+        raise IbrobustError(f"Unknown study {name_or_path!r}: {remedy(name_or_path, similar, choices)}")
     return shipped[name_or_path]
 
 

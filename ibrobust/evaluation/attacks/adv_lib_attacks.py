@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import with_options
 from ibrobust.evaluation.attacks.function_attack import FunctionAttack
+from ibrobust.evaluation.attacks.names import ADV_LIB
 from ibrobust.suggestions import suggestion
 
-SCHEME = "adv_lib"
 _ORDERS = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
 # Of the attacks that do not take one.
 _NORMS = {
@@ -49,7 +49,7 @@ def adv_lib_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
             from adv_lib import attacks
     except ModuleNotFoundError as error:
         missing = "adv-lib" if error.name == "adv_lib" else error.name
-        raise IbrobustError(f"The attack {SCHEME}:{name} needs {missing}: pip install {missing}.") from None
+        raise IbrobustError(f"The attack {ADV_LIB}:{name} needs {missing}: pip install {missing}.") from None
     functions = {key: function for key, function in vars(attacks).items() if inspect.isfunction(function)}
     if name not in functions:
         hint = suggestion(name, functions, f"choose {', '.join(functions)}.")
@@ -61,14 +61,14 @@ def adv_lib_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
     known = [key for key in parameters if key not in {*_RESERVED, *_RADII}]
     for key in options:
         if key not in known:
-            raise IbrobustError(f"The attack {SCHEME}:{name} has no option {key!r}: it takes {', '.join(known)}.")
+            raise IbrobustError(f"The attack {ADV_LIB}:{name} has no option {key!r}: it takes {', '.join(known)}.")
     norm = str(options.get("norm", "Linf")) if "norm" in parameters else _NORMS.get(name, "")
     if norm not in _ORDERS:
-        raise IbrobustError(f"The attack {SCHEME}:{name} is not in Linf, L2 or L1: choose another attack or norm.")
+        raise IbrobustError(f"The attack {ADV_LIB}:{name} is not in Linf, L2 or L1: choose another attack or norm.")
     arguments = {**options, "norm": _ORDERS[norm]} if "norm" in parameters else dict(options)
 
     def run(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Any:
         del seed  # adv-lib draws from the global generators
         return function(model, images, labels, **arguments, **({radius: epsilon} if radius else {}))
 
-    return FunctionAttack(run, with_options(f"{SCHEME}:{name}", options), norm, minimal=not radius)
+    return FunctionAttack(run, with_options(f"{ADV_LIB}:{name}", options), norm, minimal=not radius)

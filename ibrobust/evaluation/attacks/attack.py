@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
+from ibrobust.evaluation.attacks.names import no_option
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_reference
 from ibrobust.evaluation.predictions import count_classes
-from ibrobust.suggestions import suggestion
-
-Value = bool | int | float | str
+from ibrobust.suggestions import remedy
 
 
 class Attack(ABC):
@@ -161,12 +160,6 @@ def with_options(name: str, options: Mapping[str, object]) -> str:
     return f"{name}:{text}" if text else name
 
 
-def remedy(name: str, known: Iterable[str], rule: str) -> str:
-    """Return a hint with similar known names, if any, and the rule."""
-    hint = suggestion(name, known)
-    return f"{hint} {rule[0].upper()}{rule[1:]}" if hint else rule
-
-
 _NEEDED = {
     "finite_number": "a finite number",
     "greater_than": "a number above {gt:g}",
@@ -187,8 +180,7 @@ def _sentence(kind: type[NamedAttack], error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"The attack {name} needs the option {key!r}: give it."
     if fault["type"] == "extra_forbidden":
-        rule = f"it takes {', '.join(fields) or 'none'}."
-        return f"The attack {name} has no option {key!r}: {remedy(key, fields, rule)}"
+        return no_option(name, key, tuple(fields))
     if fault["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         rule = f"choose {' or '.join(choices)}."

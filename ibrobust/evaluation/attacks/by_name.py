@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.adv_lib_attacks import SCHEME as ADV_LIB
 from ibrobust.evaluation.attacks.adv_lib_attacks import adv_lib_attack
-from ibrobust.evaluation.attacks.attack import Attack, Value, remedy
-from ibrobust.evaluation.attacks.foolbox_attacks import SCHEME as FOOLBOX
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
 from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, function_attack
+from ibrobust.evaluation.attacks.names import (
+    ADV_LIB,
+    FOOLBOX,
+    TRANSFER,
+    attack_plugins,
+    known_names,
+    name_and_options,
+    plain,
+    read_options,
+    torchattacks_names,
+    unknown_name,
+)
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
 from ibrobust.evaluation.attacks.surrogate import Transfer
-from ibrobust.evaluation.attacks.torchattacks_classes import RADIUS_OPTIONS, torchattacks_class, torchattacks_names
+from ibrobust.evaluation.attacks.torchattacks_classes import torchattacks_class
 from ibrobust.function_names import function_by_name, load_plugin
-
-ENTRY_POINT_GROUP = "ibrobust.attacks"
 
 
 def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
@@ -33,8 +41,8 @@ def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
     if isinstance(attack, Attack):
         return attack
     if isinstance(attack, str):
-        name, written = _name_and_options(attack)
-        return create_attack(name, **_read_options(written))
+        name, written = name_and_options(attack)
+        return create_attack(name, **read_options(written))
     if isinstance(attack, type) and issubclass(attack, Attack):
         return attack()
     if not callable(attack):
@@ -62,20 +70,20 @@ def create_attack(name: str, /, **options: Any) -> Attack:
         >>> ibrobust.create_attack("worst_case", norm="L2") == ibrobust.WorstCase(norm="L2")
         True
     """
-    plain = _plain(name)
+    wanted = plain(name)
     for own in OWN_ATTACKS:
-        if _plain(own.__name__) == plain:
+        if plain(own.__name__) == wanted:
             return own(**options)
     for known in torchattacks_names():
-        if _plain(known) == plain:
+        if plain(known) == wanted:
             return torchattacks_class(known)(**options)
-    for point in _plugins():
-        if _plain(point.name) == plain:
+    for point in attack_plugins():
+        if plain(point.name) == wanted:
             return _load(point, options)
     scheme, _, target = name.partition(":")
     if not target:
-        raise _unknown(name)
-    if _plain(scheme) == _plain(Transfer.__name__):
+        raise IbrobustError(unknown_name(name))
+    if plain(scheme) == TRANSFER:
         return Transfer(surrogate=target, **options)
     if scheme == FOOLBOX:
         return foolbox_attack(target, options)
@@ -92,11 +100,7 @@ def list_attacks() -> list[str]:
         >>> {"PGD", "WorstCase", "CW"} <= set(ibrobust.list_attacks())
         True
     """
-    return sorted({*(own.__name__ for own in OWN_ATTACKS), *torchattacks_names(), *(p.name for p in _plugins())})
-
-
-def _plugins() -> list[EntryPoint]:
-    return list(entry_points(group=ENTRY_POINT_GROUP))
+    return known_names()
 
 
 def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:
@@ -104,63 +108,3 @@ def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:
     if isinstance(loaded, type) and issubclass(loaded, Attack):
         return loaded(**options)
     return function_attack(loaded, label=point.name, options=options)
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "")
-
-
-def _unknown(name: str) -> IbrobustError:
-    own = ", ".join(own.__name__ for own in OWN_ATTACKS)
-    plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in _plugins())
-    rule = (
-        f"choose {own}{plugins}, a torchattacks class by its name, transfer:MODEL, foolbox:NAME, adv_lib:NAME, "
-        "or a function of yours, package.module:function."
-    )
-    if not torchattacks_names():
-        rule += " torchattacks is not installed: python -m pip install torchattacks."
-    return IbrobustError(f"Unknown attack {name!r}: {remedy(name, list_attacks(), rule)}")
-
-
-def _name_and_options(text: str) -> tuple[str, str]:
-    """Return the two parts of ``NAME:options``, where a name may be ``package:name``, and options may be missing."""
-    name, _, rest = (part.strip() for part in text.strip().partition(":"))
-    target, _, written = (part.strip() for part in rest.partition(":"))
-    has_package = target and "=" not in target and _plain(name) not in map(_plain, list_attacks())
-    return (f"{name}:{target}", written) if has_package else (name, rest)
-
-
-def _read_options(written: str) -> dict[str, Value]:
-    """Return the options of a text ``key=value,key=value``.
-
-    Raises:
-        IbrobustError: a key has no value, comes twice, or is the radius.
-    """
-    options: dict[str, Value] = {}
-    for part in filter(None, written.split(",")):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key in RADIUS_OPTIONS:
-            raise IbrobustError(f"{written!r} gives {key}: the radii come from `epsilons`.")
-        if not equals:
-            raise IbrobustError(f"The option {key!r} has no value: write {key}=VALUE.")
-        if key in options:
-            raise IbrobustError(f"{written!r} gives {key} twice: give it once.")
-        options[key] = _value(value)
-    return options
-
-
-def _value(text: str) -> Value:
-    lowered = text.lower()
-    if lowered in ("true", "false"):
-        return lowered == "true"
-    numerator, slash, denominator = text.partition("/")
-    try:
-        if slash:
-            return float(numerator) / float(denominator)
-        return int(text)
-    except (ValueError, ZeroDivisionError):
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import with_options
 from ibrobust.evaluation.attacks.function_attack import FunctionAttack
+from ibrobust.evaluation.attacks.names import FOOLBOX
 from ibrobust.function_names import short_reason
 from ibrobust.suggestions import suggestion
-
-SCHEME = "foolbox"
 
 
 def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
@@ -36,7 +35,7 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
             warnings.simplefilter("ignore")  # of scipy, about names that foolbox takes from it
             import foolbox
     except ImportError:
-        raise IbrobustError(f"The attack {SCHEME}:{name} needs foolbox: pip install foolbox.") from None
+        raise IbrobustError(f"The attack {FOOLBOX}:{name} needs foolbox: pip install foolbox.") from None
     kinds = {
         key: kind
         for key, kind in vars(foolbox.attacks).items()
@@ -49,22 +48,22 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
     for key in options:
         if key not in known:
             raise IbrobustError(
-                f"The attack {SCHEME}:{name} has no option {key!r}: it takes {', '.join(known) or 'none'}."
+                f"The attack {FOOLBOX}:{name} has no option {key!r}: it takes {', '.join(known) or 'none'}."
             )
     try:
         attack: Any = kinds[name](**options)
         distance = attack.distance
     except ModuleNotFoundError as error:  # Brendel and Bethge's attacks are compiled by numba
-        raise IbrobustError(f"The attack {SCHEME}:{name} needs {error.name}: pip install {error.name}.") from error
+        raise IbrobustError(f"The attack {FOOLBOX}:{name} needs {error.name}: pip install {error.name}.") from error
     except Exception as error:  # missing arguments, values that it does not like
         raise IbrobustError(
-            f"The attack {SCHEME}:{name} cannot be made with these options ({short_reason(error)}): it takes "
+            f"The attack {FOOLBOX}:{name} cannot be made with these options ({short_reason(error)}): it takes "
             f"{', '.join(known) or 'none'}."
         ) from error
     norms = {foolbox.distances.linf: "Linf", foolbox.distances.l2: "L2", foolbox.distances.l1: "L1"}
     norm = next((norm for known_distance, norm in norms.items() if distance is known_distance), None)
     if norm is None:
-        raise IbrobustError(f"The attack {SCHEME}:{name} works in {distance}: choose one in Linf, L2 or L1.")
+        raise IbrobustError(f"The attack {FOOLBOX}:{name} works in {distance}: choose one in Linf, L2 or L1.")
 
     minimal = isinstance(attack, foolbox.attacks.base.MinimizationAttack)
 
@@ -74,4 +73,4 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
         _, adversarial, _ = attack(wrapped, images, labels, epsilons=None if minimal else epsilon)
         return cast(Tensor, adversarial)
 
-    return FunctionAttack(run, with_options(f"{SCHEME}:{name}", options), norm, minimal=minimal)
+    return FunctionAttack(run, with_options(f"{FOOLBOX}:{name}", options), norm, minimal=minimal)

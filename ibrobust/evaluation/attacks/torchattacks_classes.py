@@ -13,14 +13,13 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import NamedAttack, Value
+from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.names import RADIUS_OPTIONS, Value
 from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device
 
-# They run other attacks.
-_WRAPPERS = {"MultiAttack", "LGV"}
 _NORMS = {
     **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
     "EADL1": "L1",
@@ -31,8 +30,6 @@ _GRADIENT_FREE = {"VANILA", "GN", "Square", "SPSA", "OnePixel", "Pixle"}
 _THREE_CHANNELS = {"TIFGSM", "PIFGSM", "PIFGSMPP"}
 # DLR compares with the third largest logit, its targeted form with the fourth.
 _FEWEST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3}
-# The names under which the classes take their radius.
-RADIUS_OPTIONS = ("eps", "max_epsilon")
 # Filled in by ibrobust: the radius from the list of epsilons, the number of classes from the model.
 _RESERVED = (*RADIUS_OPTIONS, "model", "n_classes", "verbose", "seed")
 
@@ -168,15 +165,6 @@ class TorchattacksAttack(NamedAttack):
                 "is not counted. Leave this attack out."
             )
         return adversarial
-
-
-def torchattacks_names() -> list[str]:
-    """Return the names of torchattacks' classes, without those that wrap other attacks; none if it is missing."""
-    try:
-        import torchattacks
-    except ModuleNotFoundError:
-        return []
-    return [name for name in torchattacks.__all__ if name not in _WRAPPERS]
 
 
 @functools.cache

@@ -1,0 +1,138 @@
+"""Attacks as text, NAME:key=value,key=value, and which names exist; without torch, so that a typo is told at once."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from ibrobust.errors import IbrobustError
+from ibrobust.function_names import require_module
+from ibrobust.suggestions import remedy
+
+ENTRY_POINT_GROUP = "ibrobust.attacks"
+TRANSFER, FOOLBOX, ADV_LIB = "transfer", "foolbox", "adv_lib"
+# ibrobust's own attacks, and the options of each.
+OWN_OPTIONS = {
+    "FGSM": ("loss",),
+    "PGD": ("steps", "alpha", "random_start", "restarts", "loss", "norm", "targets", "precision"),
+    "AutoAttack": ("version", "norm", "n_iter", "n_queries", "precision"),
+    "WorstCase": ("surrogate", "norm", "escalate"),
+}
+# Of torchattacks: they run other attacks.
+_WRAPPERS = {"MultiAttack", "LGV"}
+# The names under which attacks of other packages take their radius.
+RADIUS_OPTIONS = ("eps", "max_epsilon")
+
+Value = bool | int | float | str
+
+
+def check_attack(text: str) -> None:
+    """Raise IbrobustError if an attack as text has an unknown name, or an option that ibrobust's own one lacks.
+
+    What only importing a package can tell is not checked: its options, their values, and functions in its modules.
+    """
+    name, written = name_and_options(text)
+    options = read_options(written)
+    own = next((own for own in OWN_OPTIONS if plain(own) == plain(name)), None)
+    if own is not None:
+        for key in options:
+            if key not in OWN_OPTIONS[own]:
+                raise IbrobustError(no_option(own, key, OWN_OPTIONS[own]))
+    elif ":" in name:
+        if name.partition(":")[0] not in (FOOLBOX, ADV_LIB) and plain(name.partition(":")[0]) != TRANSFER:
+            require_module(name, f"The attack {name!r}")
+    elif plain(name) not in map(plain, known_names()):
+        raise IbrobustError(unknown_name(name))
+
+
+def known_names() -> list[str]:
+    """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted."""
+    return sorted({*OWN_OPTIONS, *torchattacks_names(), *(point.name for point in attack_plugins())})
+
+
+def torchattacks_names() -> list[str]:
+    """Return the names of torchattacks' classes, without those that wrap other attacks; none if it is missing.
+
+    They are read from the text of the package: importing it takes seconds.
+    """
+    spec = find_spec("torchattacks")
+    if spec is None or spec.origin is None:
+        return []
+    for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in statement.targets):
+            return [name for name in ast.literal_eval(statement.value) if name not in _WRAPPERS]
+    return []
+
+
+def attack_plugins() -> list[EntryPoint]:
+    """Return what installed packages offer as attacks."""
+    return list(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def plain(name: str) -> str:
+    """Return a name without case and underscores, in which names are compared."""
+    return name.strip().lower().replace("_", "")
+
+
+def name_and_options(text: str) -> tuple[str, str]:
+    """Return the two parts of ``NAME:options``, where a name may be ``package:name``, and options may be missing."""
+    name, _, rest = (part.strip() for part in text.strip().partition(":"))
+    target, _, written = (part.strip() for part in rest.partition(":"))
+    has_package = target and "=" not in target and plain(name) not in map(plain, known_names())
+    return (f"{name}:{target}", written) if has_package else (name, rest)
+
+
+def read_options(written: str) -> dict[str, Value]:
+    """Return the options of a text ``key=value,key=value``.
+
+    Raises:
+        IbrobustError: a key has no value, comes twice, or is the radius.
+    """
+    options: dict[str, Value] = {}
+    for part in filter(None, written.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key in RADIUS_OPTIONS:
+            raise IbrobustError(f"{written!r} gives {key}: the radii come from `epsilons`.")
+        if not equals:
+            raise IbrobustError(f"The option {key!r} has no value: write {key}=VALUE.")
+        if key in options:
+            raise IbrobustError(f"{written!r} gives {key} twice: give it once.")
+        options[key] = _value(value)
+    return options
+
+
+def unknown_name(name: str) -> str:
+    """Return a sentence on an attack that does not exist, with similar names."""
+    plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in attack_plugins())
+    rule = (
+        f"choose {', '.join(OWN_OPTIONS)}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
+        f"{FOOLBOX}:NAME, {ADV_LIB}:NAME, or a function of yours, package.module:function."
+    )
+    if not torchattacks_names():
+        rule += " torchattacks is not installed: python -m pip install torchattacks."
+    return f"Unknown attack {name!r}: {remedy(name, known_names(), rule)}"
+
+
+def no_option(name: str, key: str, options: tuple[str, ...]) -> str:
+    """Return a sentence on an option that an attack does not have, with similar ones."""
+    rule = f"it takes {', '.join(options) or 'none'}."
+    return f"The attack {name} has no option {key!r}: {remedy(key, options, rule)}"
+
+
+def _value(text: str) -> Value:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    numerator, slash, denominator = text.partition("/")
+    try:
+        if slash:
+            return float(numerator) / float(denominator)
+        return int(text)
+    except (ValueError, ZeroDivisionError):
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
