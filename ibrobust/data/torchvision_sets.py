@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,7 @@ def _half(name: str, kind: Any, folder: Path, arguments: Mapping[str, Any]) -> A
         try:
             return kind(str(folder), **arguments)
         except (OSError, RuntimeError):  # missing, or not as they were published
+            _refuse_altered(name, kind, folder)
             return kind(str(folder), **arguments, **download)
     except (OSError, RuntimeError, ImportError) as error:
         raise IbrobustError(
@@ -140,6 +142,22 @@ def _half(name: str, kind: Any, folder: Path, arguments: Mapping[str, Any]) -> A
         raise IbrobustError(
             f"torchvision's {name} does not take these options: {' '.join(str(error).split())}"
         ) from error
+
+
+def _refuse_altered(name: str, kind: Any, folder: Path) -> None:
+    """Raise IbrobustError for a file that is not as published: a download would overwrite it without a question."""
+    published = [tuple(pair) for pair in [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]]
+    if meta := getattr(kind, "meta", None):
+        published.append((meta["filename"], meta["md5"]))
+    place = folder / getattr(kind, "base_folder", "")
+    for file, digest in published:
+        path = place / file
+        if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+            raise IbrobustError(
+                f"The file {str(path)!r} is not as {_SPOKEN.get(name, name)} was published (another MD5): remove the "
+                f"folder {str(place)!r} so that the images are downloaded again, or give images of your own as a folder "
+                "of pictures or an .npz file."
+            )
 
 
 _SPOKEN = {"CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100"}

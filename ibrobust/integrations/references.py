@@ -35,5 +35,6 @@ def check_exported(source: str | Path) -> None:
         return
     raise IbrobustError(
         f"{text!r} is neither a folder with config.json and model.safetensors, nor the card of an exported model, a "
-        ".yaml file, nor a repository of the Hugging Face Hub (OWNER/NAME), nor a function of yours (package.module:function)."
+        ".yaml file, nor a repository of the Hugging Face Hub (OWNER/NAME), nor a function of yours "
+        "(package.module:function)."
     )

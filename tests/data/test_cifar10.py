@@ -87,3 +87,19 @@ def test_a_data_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(IbrobustError, match="can be written"):
         load_dataset("cifar10", data_dir=tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+def test_an_altered_file_is_named_and_never_replaced_by_a_download(served, tmp_path, file):
+    load_dataset("cifar10", data_dir=tmp_path / "data")
+    altered = tmp_path / "data" / "cifar-10-batches-py" / file
+    altered.write_bytes(b"mine")
+    with pytest.raises(IbrobustError, match=f"{file}' is not as CIFAR-10 was published.*remove the folder"):
+        load_dataset("cifar10", data_dir=tmp_path / "data")
+    assert altered.read_bytes() == b"mine"
+
+
+def test_a_missing_file_is_downloaded(served, tmp_path):
+    load_dataset("cifar10", data_dir=tmp_path / "data")
+    (tmp_path / "data" / "cifar-10-batches-py" / "data_batch_3").unlink()
+    assert len(load_dataset("cifar10", data_dir=tmp_path / "data").train) == 100
