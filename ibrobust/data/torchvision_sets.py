@@ -155,8 +155,8 @@ def _refuse_altered(name: str, kind: Any, folder: Path) -> None:
         if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != digest:
             raise IbrobustError(
                 f"The file {str(path)!r} is not as {_SPOKEN.get(name, name)} was published (another MD5): remove the "
-                f"folder {str(place)!r} so that the images are downloaded again, or give images of your own as a folder "
-                "of pictures or an .npz file."
+                f"folder {str(place)!r} so that the images are downloaded again, or give your own images as a folder "
+                "or an .npz file."
             )
 
 
