@@ -175,29 +175,27 @@ def test_effort_goes_up_only_where_a_guard_fires():
 
 @pytest.mark.parametrize("untargeted_fails", [False, True])
 def test_fab_attacks_every_survivor_if_later_stages_break_what_untargeted_steps_left(monkeypatch, untargeted_fails):
-    from pyautoattack.fab_pt import FABAttack_PT
-
     images, model = _inner_images(40, (3, 12, 12)), Linear(10, (3, 12, 12))
     labels = model(images).argmax(dim=1)
     distances = model.distances(images, labels, "Linf").sort().values
     epsilon = float(distances[-4:-2].mean())  # three images are out of reach; the last one far more than the others
     given: list[tuple[int, int]] = []
-    perturb = FABAttack_PT.perturb
+    follow = guards.follow_boundary
 
-    def spy(self, points, classes):
-        given.append((len(points), self.n_iter))
-        return perturb(self, points, classes)
+    def spy(model, points, *args, steps, **options):
+        given.append((len(points), steps))
+        return follow(model, points, *args, steps=steps, **options)
 
-    monkeypatch.setattr(FABAttack_PT, "perturb", spy)
+    monkeypatch.setattr(guards, "follow_boundary", spy)
     monkeypatch.setattr(guards, "LEAST_FAB", 40)
     if untargeted_fails:
         monkeypatch.setattr(stages, "untargeted", lambda search: None)
     result = worst_case_attack(model, images, labels, epsilon=epsilon)
     left = sum(result.robust_correct)
     if untargeted_fails:
-        assert given == [(left, guards.MORE_FAB_STEPS)]
+        assert given == [(left, guards.MISLED_FAB.steps)] * 3
     else:
-        assert all(steps == guards.FAB_STEPS for _, steps in given)
+        assert all(steps == guards.FAB.steps for _, steps in given)
 
 
 def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no_more():

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.search import Search
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
-FAB_ONE_IN, MORE_FAB_ONE_IN, LEAST_FAB = 125, 10, 4
+LEAST_FAB = 4
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
-FAB_STEPS, MORE_FAB_STEPS, FAB_TARGETS = 40, 100, 3
 # Of the correct images: broken by better starts and targets after the untargeted steps. Beyond it, gradients mislead.
 MISLED = 0.03
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much FAB does.
+
+    Attributes:
+        one_in: at most one in so many images is attacked, but not fewer than `LEAST_FAB`.
+        steps: towards each class.
+        targets: ranks of the classes, 0 is the nearest.
+        within: the largest remaining share of the clean margin; None attacks images at any distance, for a model whose
+            gradients mislead: the other stages then say little about which survivors are near.
+    """
+
+    one_in: int
+    steps: int
+    targets: range
+    within: float | None
+
+
+FAB = Effort(one_in=125, steps=40, targets=range(3), within=0.3)
+MORE_FAB = Effort(one_in=10, steps=40, targets=range(3), within=0.3)
+MISLED_FAB = Effort(one_in=10, steps=100, targets=range(3), within=None)
+MISLED_FAB_FURTHER = Effort(one_in=10, steps=100, targets=range(3, 9), within=None)
+FAB_PATIENCE = 20
 
 
 def watched(search: Search) -> Tensor:
@@ -56,36 +83,26 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
         search.offer(at, search.ball.project(found.to(images), images))
 
 
-def fast_adaptive_boundary(search: Search, seed: int, *, one_in: int = FAB_ONE_IN, misled: bool = False) -> None:
-    """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it.
-
-    Args:
-        search: the search so far.
-        seed: of FAB.
-        one_in: at most one in so many images is attacked, but not fewer than `LEAST_FAB`.
-        misled: the model's gradients mislead. The other stages then say little about which survivors are near, so
-            none is left out for its margin, and FAB makes more steps.
-    """
-    from pyautoattack.fab_pt import FABAttack_PT
-
-    attack = FABAttack_PT(
-        LibraryModel(search.target),
-        norm=search.ball.norm,
-        n_restarts=1,
-        n_iter=MORE_FAB_STEPS if misled else FAB_STEPS,
-        eps=search.ball.epsilon,
-        seed=seed,
-        targeted=True,
-        device=search.images.device,
-        n_target_classes=min(FAB_TARGETS, search.num_classes - 1),
-    )
-    near = search.closest(search.left) if misled else search.closest(search.left, within=0.3)
-    near = (near if misled else near[search.reached[near]])[: max(LEAST_FAB, len(search.images) // one_in)]
-    for at in search.batches(near):
-        images = search.images[at]
-        with torch.no_grad():
-            found = attack.perturb(images.float(), search.labels[at])
-        search.offer(at, search.ball.project(found.to(images), images))
+def fast_adaptive_boundary(search: Search, *, effort: Effort = FAB) -> None:
+    """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it."""
+    near = search.closest(search.left)
+    if effort.within is not None:
+        near = search.closest(search.left, within=effort.within)
+        near = near[search.reached[near]]
+    near = near[: max(LEAST_FAB, len(search.images) // effort.one_in)]
+    for rank in (rank for rank in effort.targets if rank < search.num_classes - 1):
+        for at in search.batches(near[~search.broken[near]]):
+            images = search.images[at]
+            found, _ = follow_boundary(
+                search.target,
+                images,
+                search.labels[at],
+                search.ranked(at)[:, rank],
+                ball=search.ball,
+                steps=effort.steps,
+                patience=FAB_PATIENCE,
+            )
+            search.offer(at, search.ball.project(found, images))
 
 
 def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:

@@ -149,9 +149,15 @@ class _Run:
         self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         misled = by_gradients - len(search.left) > guards.MISLED * int(search.clean.sum())
+        found: tuple[str, ...] = ()
+        if misled:
+            # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left.
+            by_fab = self._fab(guards.MISLED_FAB)
+            if by_fab > guards.TOLERATED * len(search.images):
+                by_fab += self._fab(guards.MISLED_FAB_FURTHER)
+                found = (f"FAB broke {by_fab} images that the other gradient stages left: give escalate=true.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
-        found = guards.warnings(search, by_guards=by_guards)
-        fired = bool(by_guards or found)
+        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
@@ -159,17 +165,15 @@ class _Run:
             if queries is not None:
                 more = min(more, max(queries // max(len(search.left), 1), guards.QUERIES))
             by_guards += self._guards(search.left, more)
-            found = guards.warnings(search, by_guards=by_guards)
-        share = guards.MORE_FAB_ONE_IN if fired or misled else guards.FAB_ONE_IN
-        seed_of_fab = evaluation_seed(self.seed, "FAB-T")
-        by_fab = self.stage(
-            "FAB-T", lambda: guards.fast_adaptive_boundary(search, seed_of_fab, one_in=share, misled=misled)
-        )
-        if misled and by_fab > guards.TOLERATED * len(search.images):
-            found += (f"FAB broke {by_fab} images that the other gradient stages left: give escalate=true.",)
+        if not misled:
+            self._fab(guards.MORE_FAB if fired else guards.FAB)
+        found = (*guards.warnings(search, by_guards=by_guards), *found)
         if escalate:
             self.stage("AutoAttack", self._autoattack)
         return found if search.target is search.model else (RANDOM, *found)
+
+    def _fab(self, effort: guards.Effort) -> int:
+        return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort))
 
     def _guards(self, positions: Tensor, queries: int) -> int:
         """Return the number of images at `positions` that attacks without gradients broke."""

@@ -52,7 +52,7 @@ def from_larger_ball(search: Search) -> None:
 
 
 def towards_each_class(search: Search) -> None:
-    """Target up to nine classes in turn, each through shrinking balls, with the ratio loss.
+    """Target up to nine classes in turn, the nearest one third, each through shrinking balls, with the ratio loss.
 
     A class is given up for an image if a larger ball ends at a point that is still classified correctly. Of the three
     nearest classes, the first ball only has to end with most of the way done.
@@ -62,7 +62,9 @@ def towards_each_class(search: Search) -> None:
         order = by_linearised_distance(search, search.left, order)
     orders = torch.zeros(len(search.images), order.shape[1], dtype=torch.long, device=order.device)
     orders[search.left] = order
-    for rank in range(min(MOST_TARGETS, order.shape[1])):
+    count = min(MOST_TARGETS, order.shape[1])
+    # The runs without a target went towards the nearest class already.
+    for rank in (*range(1, min(3, count)), 0, *range(3, count)):
         radii = SHRINKING if rank < FULL_TARGETS else SHRINKING_FOR_FAR_CLASSES
         for at in search.batches(search.left):
             _shrink(search, at, radii, ratio_loss, orders[at, rank], start_within=0.6 if rank < 3 else 0.0)

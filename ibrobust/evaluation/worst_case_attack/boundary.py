@@ -1,0 +1,78 @@
+"""FAB (Croce and Hein 2020), which follows the decision boundary towards a class, and stops at success."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.guarded_model import image_gradient
+from ibrobust.evaluation.predictions import is_correct
+
+OVERSHOOT = 1.05
+BACK = 0.9  # after a misclassified point, the way from the image is shortened to this share
+MOST_PULL = 0.1  # the largest weight of the projection of the image itself
+REACH = 1.5  # in radii beyond the first, when an image may be given up for the first time
+
+
+def follow_boundary(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    ball: Ball,
+    steps: int,
+    patience: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the misclassified points (B, C, H, W) nearest to the images, and their distances (B,) in radii.
+
+    A point is the image itself, and the distance infinite, if no misclassified point was found. Each step goes to the
+    plane on which the linearised logits of the label and the target are equal. An image is finished at the first
+    misclassified point within one radius.
+
+    Args:
+        model: behind a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        images: (B, C, H, W) in [0, 1], on the model's device.
+        labels: (B,).
+        targets: (B,) classes other than the labels.
+        ball: gives the norm and the radius.
+        steps: gradients per image, with two forward passes each.
+        patience: steps after which an image is given up if no misclassified point is within 2.5 radii; this limit
+            then falls towards one radius, to 1.4 at twice as many steps. By default none is given up.
+    """
+    from pyautoattack.fab_projections import projection_l2, projection_linf
+
+    onto = projection_linf if ball.norm == "Linf" else projection_l2
+    nearest, points = images.clone(), images.clone()
+    distances = torch.full((len(images),), torch.inf, device=images.device)
+    active = torch.arange(len(images), device=images.device)
+    for step in range(steps):
+        if patience is not None and step >= patience:
+            active = active[distances[active] <= 1.0 + REACH * (patience / step) ** 2]
+        if len(active) == 0:
+            break
+        origin, here, own = images[active], points[active].requires_grad_(), labels[active][:, None]
+        with torch.enable_grad():
+            logits = model(here)
+            gap = (logits.gather(1, targets[active][:, None]) - logits.gather(1, own))[:, 0]
+            normal = image_gradient(gap.sum(), here).flatten(1).float()
+        here, gap = here.detach(), gap.detach().float()
+        offset = (normal * here.flatten(1)).sum(dim=1) - gap
+        both = torch.cat([here.flatten(1), origin.flatten(1)])
+        moves = onto(both, normal.repeat(2, 1), offset.repeat(2)).reshape(2, *here.shape)
+        lengths = _length(moves.flatten(0, 1), ball.norm).clamp(min=1e-8).reshape(2, -1, 1, 1, 1)
+        pull = (lengths[0] / (lengths[0] + lengths[1])).clamp(max=MOST_PULL)
+        here = ((here + OVERSHOOT * moves[0]) * (1 - pull) + (origin + OVERSHOOT * moves[1]) * pull).clamp(0.0, 1.0)
+        with torch.no_grad():
+            wrong = ~is_correct(model(here), labels[active])
+        far = _length(here - origin, ball.norm) / ball.epsilon
+        nearer = wrong & (far < distances[active])
+        nearest[active[nearer]], distances[active[nearer]] = here[nearer], far[nearer]
+        points[active] = torch.where(wrong[:, None, None, None], origin + BACK * (here - origin), here)
+        active = active[distances[active] > 1.0]
+    return nearest, distances
+
+
+def _length(moves: Tensor, norm: str) -> Tensor:
+    return torch.linalg.vector_norm(moves.flatten(1), ord=float("inf") if norm == "Linf" else 2.0, dim=1)
