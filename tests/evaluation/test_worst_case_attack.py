@@ -15,6 +15,7 @@ from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import evaluation_mode
 from ibrobust.evaluation.worst_case_attack import guards, stages, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss
 
 NORMS = ("Linf", "L2")
 
@@ -196,6 +197,38 @@ def test_fab_attacks_every_survivor_if_later_stages_break_what_untargeted_steps_
         assert given == [(left, guards.MISLED_FAB.steps)] * 3
     else:
         assert all(steps == guards.FAB.steps for _, steps in given)
+
+
+def test_fab_goes_on_towards_further_classes_if_it_breaks_what_the_other_gradient_stages_left(monkeypatch):
+    images, model = _inner_images(40, (3, 12, 12)), Linear(10, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    epsilon = float(model.distances(images, labels, "Linf").sort().values[-4:-2].mean())  # three are out of reach
+
+    def only_gaps(search):
+        logits = model(search.images).detach()
+        gaps = logits - logits.gather(1, search.labels[:, None])
+        search.gaps = gaps.scatter(1, search.labels[:, None], -torch.inf)
+
+    def half(search):
+        """Break 20 images."""
+        reachable = (model.distances(images, labels, "Linf") < epsilon).nonzero()[:20, 0]
+        run = climb(
+            model, images[reachable], labels[reachable], images[reachable], ball=search.ball, steps=20, loss=margin_loss
+        )
+        search.learn(reachable, run)
+
+    monkeypatch.setattr(stages, "untargeted", only_gaps)
+    monkeypatch.setattr(stages, "from_larger_ball", half)
+    for name in ("towards_each_class", "further_steps", "shrinking_slowly"):
+        monkeypatch.setattr(stages, name, lambda search: None)
+    monkeypatch.setattr(guards, "LEAST_FAB", 40)
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+
+    first, further = (stage for stage in result.stages if stage.name == "FAB-T")
+    assert (first.attacked, first.broken) == (20, 17)
+    assert (further.attacked, further.broken) == (3, 0)
+    assert result.warnings == ("FAB broke 17 images that the other gradient stages left: give escalate=true.",)
 
 
 def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no_more():
