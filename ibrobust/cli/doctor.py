@@ -16,9 +16,10 @@ def doctor(
 
     The exit code is 0 only if nothing that was found prevents training and attacking.
     """
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ibrobust.integrations.doctor import main_job_can_run, run_checks
 
@@ -26,7 +27,7 @@ def doctor(
     with console.status("looking"):
         checks = run_checks(full=full)
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
-    table = Table("", "", "found")
+    table = Table("", "", Column("found", overflow="fold"), box=box.SIMPLE_HEAD)
     for check in checks:
         colour = colours[check.status]
         table.add_row(check.name, f"[{colour}]{check.status}[/{colour}]", escape(check.detail))

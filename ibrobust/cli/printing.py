@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from copy import copy
@@ -20,8 +21,9 @@ UNBOUNDED = 10_000
 def print_table(table: Table) -> None:
     """Print a table on stdout, in the width of the terminal or in the width it needs if that is larger.
 
-    rich would shorten the cells of a table that is too wide, numbers included, and takes 80 columns if it writes to a
-    file. A terminal that is too narrow breaks the lines instead.
+    rich would shorten the cells of a table that is too wide, numbers included. A terminal that is too narrow breaks the
+    lines instead. Text is broken into lines to fit a terminal, but not in a pipe or a file, where programs read it and
+    rich would take 80 columns.
     """
     console = Console()
     narrowest = copy(table)
@@ -29,7 +31,10 @@ def print_table(table: Table) -> None:
     narrowest.columns = [
         replace(column, max_width=column.min_width) if column.overflow == "fold" else column for column in table.columns
     ]
-    needed = console.measure(narrowest, options=console.options.update(max_width=UNBOUNDED)).minimum
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    needed = console.measure(narrowest, options=unbounded).minimum
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        needed = console.measure(table, options=unbounded).maximum
     if needed > console.width:
         console = Console(width=needed)
     console.print(table)

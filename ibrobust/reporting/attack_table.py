@@ -12,12 +12,10 @@ from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.attack_lines import AttackLine
-from ibrobust.reporting.tables import add_number_column, verdict_text
+from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 
 BOUND = "≤"
-# A column of text may be broken into lines down to this width, so that the numbers have room on 80 columns.
-TEXT_WIDTH = 12
 
 
 def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -> Table:

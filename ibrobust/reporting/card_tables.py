@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.model_rows import ModelRow, Withstood
-from ibrobust.reporting.tables import verdict_text
+from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.
@@ -29,14 +29,16 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
+        show_edge=False,  # fits into 80 columns
     )
     # Names whole, to be copied into the next command.
     table.add_column("model", no_wrap=True)
     table.add_column("decoder", no_wrap=True)
     for header in ("clean", "FGSM", "worst"):
         table.add_column(header, justify="right", no_wrap=True, min_width=5)
-    table.add_column("audit", no_wrap=True, min_width=max(len(row.verdict or "-") for row in rows))
+    longest = max(len(row.verdict or "-") for row in rows)
+    table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
     for row in rows:
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
@@ -110,7 +112,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("decoder", no_wrap=True)
-    table.add_column("attack", overflow="fold", min_width=18)
+    table.add_column("attack", overflow="fold", min_width=TEXT_WIDTH)
     table.add_column("images", justify="right", no_wrap=True)
     for norm, epsilon in kept:
         written = format_epsilon(epsilon).replace(" (", "\n(")

@@ -14,6 +14,9 @@ from ibrobust.verdicts import Verdict
 if TYPE_CHECKING:
     from ibrobust.evaluation.audit.report import AuditReport
 
+# A column of text may be broken into lines down to this width, so that the numbers have room on 80 columns.
+TEXT_WIDTH = 12
+
 # Of an audit's first answer.
 TONES = {"real": "green", "partly": "yellow", "undecided": "yellow", "not": "bold red", "older": "dim"}
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import add_evaluation, list_models, model_card
 
 FGSM = {"epsilons": [2 / 255, 8 / 255], "correct": [36, 9], "clean_correct": 40, "total": 360}
@@ -80,3 +81,22 @@ def test_show_is_for_people_and_yaml_for_programs(run, evaluated):
     raw = run("show", evaluated, "--yaml").stdout
     assert raw == model_card(evaluated).to_text()
     assert yaml.safe_load(raw)["name"] == evaluated
+
+
+@pytest.mark.parametrize(
+    ("command", "whole"), [("list", "partly real, misleading"), ("show", "PGD:loss=margin,steps=50")]
+)
+def test_tables_fit_into_80_columns_and_no_text_is_broken_in_a_pipe(run, mine, digits, monkeypatch, command, whole):
+    numbers = {"norm": "Linf", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
+    epsilons = [n / 255 for n in (1, 2, 3, 4, 8)]
+    results = [
+        {"attack": "PGD:loss=margin,steps=50", "epsilon": e, "robust_accuracy": 0.03, **numbers} for e in epsilons
+    ]
+    add_evaluation(mine, "attacks", "head", {"results": results}, digits)
+    audit = {"verdict": "partly real, misleading", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25}
+    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": AUDIT_VERSION}, digits)
+    arguments = (command, *([mine] if command == "show" else []))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, run(*arguments).stdout.splitlines())) <= 80
+    monkeypatch.delenv("COLUMNS")
+    assert any(whole in line for line in run(*arguments).stdout.splitlines())
