@@ -10,6 +10,7 @@ import yaml
 from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import add_evaluation, list_models, model_card
 
+LONG = "PGD:loss=margin,steps=50"
 FGSM = {"epsilons": [2 / 255, 8 / 255], "correct": [36, 9], "clean_correct": 40, "total": 360}
 
 
