@@ -317,3 +317,13 @@ def test_a_script_that_got_in_would_not_run(browser, report, policy):
     page.goto(planted.as_uri())
     assert page.title() == (f"A study {EVIL}" if policy else "run")
     context.close()
+
+
+def test_a_figure_keeps_its_size_on_a_narrow_screen_and_the_page_does_not_scroll(visit):
+    page = visit(400)
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.figures img')].map(image => [image.clientWidth - 16, image.naturalWidth])"
+    )
+    assert sizes
+    assert all(shown == natural for shown, natural in sizes)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
