@@ -85,16 +85,34 @@ def require_writable(target: Path) -> None:
     """Raise if `target` could not be written, so that no hours of work are lost.
 
     Raises:
-        IbrobustError: `target` exists and is not a file: a folder or a device would be replaced.
-        OSError: its folder cannot be made or written.
+        IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; or its folder
+            cannot be made or written.
     """
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no ordinary file"
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    require_folder(target.parent)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    except OSError as error:
+        raise IbrobustError(
+            f"No file can be written in {str(target.parent)!r} ({error.strerror}): choose another folder."
+        ) from error
     os.close(handle)
     Path(name).unlink()
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder if it is missing.
+
+    Raises:
+        IbrobustError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file has its name, or the name of a folder above it; or permission is missing
+        why = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
+        raise IbrobustError(f"The folder {str(folder)!r} cannot be made ({why}): choose another folder.") from error
 
 
 def flush_to_disk(path: Path) -> None:

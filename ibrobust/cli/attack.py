@@ -81,7 +81,7 @@ def attack_command(
     ] = None,
 ) -> None:
     """Attack models at every epsilon and print the table."""
-    from ibrobust.atomic import require_writable
+    from ibrobust.atomic import require_folder, require_writable
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
@@ -102,6 +102,8 @@ def attack_command(
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     check_models(models or [], decoder or [])
     check_names(attacks=attack or [], dataset=dataset, device=device)
+    if state:
+        require_folder(state)
 
     # These import torch, which takes seconds.
     from rich.console import Console
@@ -123,8 +125,6 @@ def attack_command(
     from ibrobust.reporting.json_results import write_attacked
 
     check_run(attacks=attack or [], epsilons=epsilons, seed=seed, device=device)
-    if state:
-        state.mkdir(parents=True, exist_ok=True)
     data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec, resize=resize)
     if save_images and len(targets) > 1:

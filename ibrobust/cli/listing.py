@@ -45,8 +45,9 @@ def list_command(
     elif rows:
         print_table(models_table(rows))
     elif not damaged:
-        kind = "No model is stored yet" if pattern == "*" else f"No model matches {pattern!r}"
-        typer.echo(f"{kind}. Train one: ibrobust train --dataset digits --epochs 10 --width 16")
+        if not set(pattern) & set("*?["):
+            model_card(pattern)  # the error has similar names
+        typer.echo(f"No model matches {pattern!r}. Train one: ibrobust train --dataset digits --epochs 10 --width 16")
     for message in damaged:
         typer.echo(f"Error: {message}", err=True)
     if damaged:

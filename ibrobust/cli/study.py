@@ -44,9 +44,11 @@ def run(
     """
     from ibrobust.cli.request import check_names
     from ibrobust.study import load_study
+    from ibrobust.study.launch.launchers import check_launcher
 
     study = load_study(file, dataset=dataset, name=name)
     check_names(dataset=dataset, device=device)
+    check_launcher(launcher)
 
     # These import torch, which takes seconds.
     from rich.console import Console

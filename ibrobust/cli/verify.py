@@ -21,7 +21,12 @@ def verify(
     The exit code is 1 if the images do not confirm the record.
     """
     from ibrobust.cli.request import check_models, check_names
+    from ibrobust.errors import IbrobustError
 
+    if not file.is_file():
+        raise IbrobustError(
+            f"The file {str(file)!r} does not exist: give one written by ibrobust attack --save-images."
+        )
     check_models([model], [decoder] if decoder else [])
     check_names(device=device)
 

@@ -18,7 +18,6 @@ from ibrobust.data.dataset import Dataset, Split, no_images
 from ibrobust.data.names import NO_TRAINING
 from ibrobust.errors import IbrobustError
 
-ENDINGS = (".npz", ".safetensors")
 # The keys of images and labels of a half; its own name comes first, as in train_images. MedMNIST's files and Keras's
 # mnist.npz have such keys.
 _PAIRS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))

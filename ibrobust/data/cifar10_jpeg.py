@@ -68,10 +68,11 @@ def _download(root: Path, progress: Progress | None) -> None:
     except (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # an HTTP error is a response with its own connection
+        published = root.parent / "cifar-10-batches-py"
+        offline = f"`dataset='cifar10'` in {str(root.parent)!r}" if published.is_dir() else "`dataset='digits'`"
         raise IbrobustError(
             f"The images of {NAME} are not in {str(root)!r} and could not be downloaded from {REPOSITORY} ({error}): "
-            "check the network, or use images that need no network, for example "
-            "`dataset='digits'`."
+            f"check the network, or use images that need no network, for example {offline}."
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ibrobust.data.array_file import ENDINGS, load_array_file
+from ibrobust.data.array_file import load_array_file
 from ibrobust.data.cifar10_jpeg import load_cifar10_jpeg
 from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
@@ -79,11 +79,6 @@ def _load(spec: str, name: str, options: dict[str, str], folder: Path, progress:
         )
     path = expanded(name).resolve()
     if path.is_file():
-        if path.suffix not in ENDINGS:
-            raise IbrobustError(
-                f"The data set {spec!r} is a file that does not end in {' or '.join(ENDINGS)}: give a folder of images "
-                "or such a file."
-            )
         _refuse(spec, options)
         return load_array_file(path, **halves)
     size = _number(spec, "size", options.pop("size", None))

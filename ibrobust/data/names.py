@@ -11,6 +11,8 @@ from ibrobust.suggestions import remedy
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "cifar100", "svhn", "mnist", "digits")
 TORCHVISION, HUGGING_FACE, MEMORY = "torchvision:", "hf:", "memory:"
+# Of files of arrays.
+ENDINGS = (".npz", ".safetensors")
 # As the value of the option train: there are no training images.
 NO_TRAINING = "none"
 FORMS = f"{', '.join(NAMED_DATASETS)}, torchvision:NAME, hf:NAME, an image folder, or an .npz or .safetensors file"
@@ -47,6 +49,12 @@ def check_exists(spec: str) -> None:
         raise IbrobustError(
             f"The data set {spec!r} is neither a known name, nor a file, nor a folder with train/<class>/* and "
             f"test/<class>/* images: {remedy(name, similar, f'give {FORMS}.')}"
+        )
+
+    if not known and expanded(name).is_file() and Path(name).suffix not in ENDINGS:
+        raise IbrobustError(
+            f"The data set {spec!r} is a file that does not end in {' or '.join(ENDINGS)}: give a folder of images "
+            "or such a file."
         )
 
 

@@ -93,7 +93,11 @@ def write_export(
 def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:
     if card.recipe is None:
         raise IbrobustError(f"The model {card.name!r} has no recipe with its data set: export it without `half`.")
-    dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
+    try:
+        dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
+    except IbrobustError as error:
+        problem = str(error).rpartition(": ")[0]
+        raise IbrobustError(f"{problem}: restore the images, or export the model without `half`.") from error
     if dataset.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(
             f"The images in {card.recipe.dataset!r} are not those that {card.name!r} was scored on: restore them, or "

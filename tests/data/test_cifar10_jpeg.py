@@ -106,6 +106,13 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_nothing(archive, genui
     assert list((tmp_path / "data").iterdir()) == []
 
 
+def test_a_failed_download_names_cifar10_if_it_is_there(archive, genuine, tmp_path):
+    archive.unlink()
+    (tmp_path / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    with pytest.raises(IbrobustError, match=r"could not be downloaded from .*`dataset='cifar10'` in '.*data'"):
+        load_dataset("cifar10-jpeg", data_dir=tmp_path / "data")
+
+
 def test_progress_is_told(archive, genuine, tmp_path, monkeypatch):
     told: list[tuple[int, int]] = []
     load_dataset("cifar10-jpeg", data_dir=tmp_path / "data", progress=lambda *counts: told.append(counts))

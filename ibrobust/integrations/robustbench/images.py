@@ -64,7 +64,14 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
     if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
         images = _from_dataset(str(folder), count)
     elif own is not None and (folder is None or not (folder / CIFAR10_FOLDER).is_dir()):
-        images = _from_dataset(own, count, data_dir=folder)
+        try:
+            images = _from_dataset(own, count, data_dir=folder)
+        except IbrobustError as error:
+            problem = str(error).rpartition(": ")[0]
+            raise IbrobustError(
+                f"{problem}: give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and "
+                "test/<class>/*, as `data_dir`."
+            ) from error
     elif folder is None and card is not None and card.dataset.name != "cifar10":
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as `data_dir`."
