@@ -8,8 +8,10 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.devices import check_device
 from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
+from ibrobust.evaluation.audit.run import own_attacks
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD
 from ibrobust.objectives import objective_class
@@ -37,12 +39,14 @@ def check_study(study: Study) -> None:
     if study.evaluations.attacks is not None:
         for attack, epsilons in study.evaluations.attacks.runs:
             chosen = read_attack(attack)
-            if isinstance(chosen, SurrogateAttack) and isinstance(chosen.surrogate, str):
-                model_card(chosen.surrogate)
+            _check_surrogate(chosen)
             for epsilon in epsilons:
                 check_epsilon(epsilon, norm=chosen.norm)
-    if study.evaluations.audit is not None and study.evaluations.audit.surrogate is not None:
-        model_card(study.evaluations.audit.surrogate)
+    if (wanted := study.evaluations.audit) is not None:
+        if wanted.surrogate is not None:
+            model_card(wanted.surrogate)
+        for own in own_attacks(wanted.attacks):
+            _check_surrogate(own)
     if study.evaluations.information_plane is not None:
         for cell in cells:
             _check_plane(study.evaluations.information_plane, cell)
@@ -87,10 +91,17 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
                 f"The evaluation {name!r} is for {', '.join(sorted(wanted))}, but the cell {cell.name!r} has "
                 f"{', '.join(has)}: name one of its decoders."
             )
-    for attack, _ in study.evaluations.attacks.runs if study.evaluations.attacks is not None else ():
+    attacks, audit = study.evaluations.attacks, study.evaluations.audit
+    for attack in (*(name for name, _ in (attacks.runs if attacks else ())), *(audit.attacks if audit else ())):
         chosen = read_attack(attack)
         if not isinstance(chosen, SurrogateAttack):  # whose model is loaded later
             chosen.check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
+
+
+def _check_surrogate(attack: Attack) -> None:
+    """Raise IbrobustError if an attack names a model as its surrogate that is not stored."""
+    if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
+        model_card(attack.surrogate)
 
 
 def _check_plane(plane: InformationPlane, cell: Cell) -> None:

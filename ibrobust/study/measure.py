@@ -21,6 +21,7 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.audit import audit
+from ibrobust.evaluation.audit.subject import QUICK
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
@@ -233,20 +234,28 @@ class _Measuring:
     def audit(self, name: str, wanted: Audit, epsilon: float, card: ModelCard | None) -> None:
         """Audit a decoder at an epsilon; store the report in the card of a model that the study trained as well."""
         known, chosen = self._results.of(name)["audits"], self._data.test.subset(wanted.n_examples)
-        if any(report["epsilon"] == epsilon for report in known):
+        model, other = self._models[name], wanted.surrogate if wanted.surrogate != self._cell.model else None
+        found = [self._attack(text, model) for text in wanted.attacks]
+        own = [attack for attack in found if attack is not None]
+        asked = {
+            "quick": wanted.quick,
+            "n": min(len(chosen), QUICK.images or len(chosen)) if wanted.quick else len(chosen),
+            "surrogate": other,
+            "attacks": [attack.label for attack in own],
+        }
+        earlier = [report for report in known if report["epsilon"] == epsilon]
+        if any(_asked(report) == asked for report in earlier):
             return
         self._stage(f"audit {name}")
-        model, surrogate = self._models[name], None
-        if wanted.surrogate is not None and wanted.surrogate != self._cell.model:
-            surrogate = self._surrogate(wanted.surrogate, model)
         report = audit(
             model,
             chosen.images,
             chosen.labels,
             epsilon=epsilon,
             quick=wanted.quick,
-            surrogate=surrogate,
-            surrogate_name=wanted.surrogate if surrogate is not None else None,
+            surrogate=None if other is None else self._surrogate(other, model),
+            surrogate_name=other,
+            attacks=own,
             batch_size=BATCH,
             seed=self._cell.seed,
             progress=lambda what, done, total: self._stage(f"audit {name}, {done} of {total}: {what}"),
@@ -254,6 +263,8 @@ class _Measuring:
         if card is not None:
             # As after `ibrobust audit`, so that the list of models shows the verdict.
             add_evaluation(card.name, "audit", name, report, self._data, weights=card.weights.sha256)
+        for outdated in earlier:  # made with other settings
+            known.remove(outdated)
         # The sentences of the checks would fill most of the file; ibrobust audit prints them.
         known.append({key: value for key, value in report.items() if key != "checks"})
         self._results.save()
@@ -275,6 +286,12 @@ class _Measuring:
                 "one in the study."
             )
         return load_model(name, device=model_device(model))
+
+
+def _asked(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an audit that a study chooses, from the report of it."""
+    attacks = [label for label, _ in report.get("attacks", ())]
+    return {**{key: report.get(key) for key in ("quick", "n", "surrogate")}, "attacks": attacks}
 
 
 def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:

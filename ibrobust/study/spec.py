@@ -97,6 +97,10 @@ class Audit(_Part):
     surrogate: Annotated[
         str | None, Field(description="stored model whose adversarial images are also tried; by default none")
     ] = None
+    attacks: Annotated[
+        tuple[str, ...],
+        Field(description="further attacks in L-infinity, as on the command line; they count in the worst case"),
+    ] = ()
 
 
 class InformationPlane(_Part):

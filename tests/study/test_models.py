@@ -135,6 +135,26 @@ def test_what_is_measured_already_is_kept_when_a_study_gets_more(monkeypatch):
     assert len(attacked) == 1 + 4
 
 
+def test_an_audit_with_the_attacks_that_a_study_names_replaces_the_one_without(monkeypatch):
+    audited = []
+    audit = measure_module.audit
+    monkeypatch.setattr(measure_module, "audit", lambda *a, **k: audited.append(k) or audit(*a, **k))
+
+    def run(**wanted: object) -> list[dict]:
+        study = study_of(f"{__name__}:Dark", evaluations={"audit": {"eps": "16/255", "n_examples": 12, **wanted}})
+        run_study(study)
+        results = json.loads((cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE).read_text())
+        return results["decoders"]["head"]["audits"]
+
+    (plain,) = run()
+    assert plain["attacks"] == []
+    own = ["PGD:steps=2", "FGSM"]
+    (report,) = run(attacks=own)
+    assert [label for label, _ in report["attacks"]] == own
+    assert run(attacks=own, eps=["16/255"]) == [report]
+    assert len(audited) == 2, "it was not made again"
+
+
 def test_the_results_of_other_weights_are_not_reused():
     copy_model("cross_entropy-digits", "mine")
     study = study_of("mine")

@@ -331,6 +331,9 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
         ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "Unknown model 'nobody'"),
+        ({"beta": [0.1]}, {"audit": {"attacks": ["transfer:nobody"]}}, "Unknown model 'nobody'"),
+        ({"beta": [0.1]}, {"audit": {"attacks": ["PGD:norm=L2"]}}, "is in L2, but the audit is in Linf"),
+        ({"beta": [0.1]}, {"audit": {"attacks": ["PGDD"]}}, "PGDD"),
         (
             {"beta": [0.1]},
             {"attacks": {"attacks": ["BIM:alpha=0"], "eps": [0.1]}},

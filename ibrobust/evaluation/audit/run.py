@@ -101,7 +101,7 @@ def audit(
         raise IbrobustError("The audit's epsilon is 0: give the radius of the claim, for example 8/255.")
     batch_size = check_batch_size(batch_size)
     seed = check_seed(seed)
-    own = _read_attacks(attacks)
+    own = own_attacks(attacks)
     claimed = None if claim is None else _read_claim(claim, epsilon)
     images, labels = images_and_labels(images, labels)
     effort = QUICK if quick else FULL
@@ -185,7 +185,8 @@ def audit(
     )
 
 
-def _read_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str) -> list[Attack]:
+def own_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str) -> list[Attack]:
+    """Return the attacks that an audit is given; raise IbrobustError for one in L2, or one that occurs twice."""
     attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     chosen = [read_attack(attack) for attack in attacks]
     for attack in chosen:
