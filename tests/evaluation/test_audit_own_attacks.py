@@ -13,6 +13,8 @@ import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.audit import AuditReport, audit
 
+pytestmark = pytest.mark.usefixtures("light_audits")
+
 EPSILON = 0.05
 SECRET = torch.tensor([0.0123, -0.0234, 0.0345])
 

@@ -29,6 +29,8 @@ from ibrobust.evaluation.audit.statistics import more_often
 from ibrobust.evaluation.audit.subject import QUICK, Subject
 from ibrobust.evaluation.guarded_model import guard
 
+pytestmark = pytest.mark.usefixtures("light_audits")
+
 
 def some(count: int, total: int) -> Tensor:
     return torch.arange(total) < count

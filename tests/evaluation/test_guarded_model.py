@@ -20,6 +20,8 @@ from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
 
+pytestmark = pytest.mark.usefixtures("light_audits")
+
 EPSILON = 8 / 255
 IMAGES = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 ATTACKS = ["FGSM", "PGD:steps=3", "GN", "MIFGSM:steps=3", "Square:n_queries=20", "AutoAttack:n_iter=2,n_queries=10"]

@@ -22,7 +22,7 @@ class _Sigmoid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.first = nn.Parameter(0.05 * torch.randn(3 * 32 * 32, 40, generator=generator))
+        self.first = nn.Parameter(0.05 * torch.randn(3 * 16 * 16, 40, generator=generator))
         self.second = nn.Parameter(60 * torch.randn(40, 10, generator=generator))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _Sigmoid(nn.Module):
 
 @pytest.fixture(params=["plain", "robust", "linear", "saturated"])
 def any_model(request: pytest.FixtureRequest, plain_model: nn.Module, robust_model: nn.Module) -> nn.Module:
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     nn.init.zeros_(linear[1].bias)
     nn.init.orthogonal_(linear[1].weight, generator=torch.Generator().manual_seed(1))
     models = {"plain": plain_model, "robust": robust_model, "linear": linear, "saturated": _Sigmoid()}
@@ -180,7 +180,7 @@ def test_json_round_trip(plain_model: nn.Module, test_data: Data) -> None:
 
 
 def _image(**options: object) -> Tensor:
-    return torch.zeros(2, 3, 32, 32, **options)  # type: ignore[arg-type]
+    return torch.zeros(2, 3, 16, 16, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Wrapped(nn.Module):
-    """Something around an honest classifier of images (B, 3, 32, 32)."""
+    """Something around an honest classifier of images (B, 3, 16, 16)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -76,10 +76,10 @@ class RandomResize(Wrapped):
     """Another size and place at every call."""
 
     def forward(self, images: Tensor) -> Tensor:
-        size = int(torch.randint(24, 33, ()))
-        left, top = (int(torch.randint(0, 33 - size, ())) for _ in range(2))
+        size = int(torch.randint(12, 17, ()))
+        left, top = (int(torch.randint(0, 17 - size, ())) for _ in range(2))
         resized = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-        return self.model(F.pad(resized, (left, 32 - size - left, top, 32 - size - top)))
+        return self.model(F.pad(resized, (left, 16 - size - left, top, 16 - size - top)))
 
 
 class SparseGradient(Noise):

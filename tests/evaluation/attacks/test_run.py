@@ -196,9 +196,9 @@ def test_two_runs_agree_whatever_the_callers_random_state(robust_model: nn.Modul
 @pytest.mark.parametrize("attack", ["PGD:steps=2", "Square:n_queries=20", "RFGSM:steps=1"])
 def test_another_seed_gives_other_images(attack: str, robust_model: nn.Module, data: Data) -> None:
     spec = read_attack(attack)
-    one, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
-    same, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=1)
-    other, _ = attack_batch(robust_model, *data, spec, epsilon=EPSILON, seed=2)
+    one, _ = attack_batch(robust_model, *data, spec, epsilon=2 * EPSILON, seed=1)
+    same, _ = attack_batch(robust_model, *data, spec, epsilon=2 * EPSILON, seed=1)
+    other, _ = attack_batch(robust_model, *data, spec, epsilon=2 * EPSILON, seed=2)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

@@ -14,6 +14,8 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
 
+pytestmark = pytest.mark.usefixtures("light_audits")
+
 SHAPE = (3, 12, 12)
 
 

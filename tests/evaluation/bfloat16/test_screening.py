@@ -342,7 +342,7 @@ class _Hooked(Residual):
 class _NoConvolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(3 * 32 * 32, 10)
+        self.layer = nn.Linear(3 * 16 * 16, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layer(images.flatten(1))
