@@ -25,6 +25,7 @@ DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1, 4, 1)))
 # If FGSM could not attack some images, whatever the attack's own style.
 UNATTACKED_DASHES = ":"
 MOST_INSIDE = 5  # lines whose legend fits into the axes
+MOST_LETTERS = 42  # of a label, of which two fit beside each other below the axes
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -106,7 +107,11 @@ def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) 
 
     # Without pyplot: no global state, no window, no backend to choose.
     most = max(map(len, panels.values()))
-    figure = Figure(figsize=(6.4 * len(panels), 4.2 + (0.18 * most if most > MOST_INSIDE else 0)), layout="constrained")
+    longest = max(len(line.label) for lines in panels.values() for line in lines)
+    is_below = most > MOST_INSIDE
+    columns = 2 if is_below and longest <= MOST_LETTERS else 1
+    height = 4.2 + (0.18 * -(-most // columns) if is_below else 0)
+    figure = Figure(figsize=(6.4 * len(panels), height), layout="constrained")
     all_axes = FigureCanvasAgg(figure).figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (norm, lines) in zip(all_axes, panels.items(), strict=True):
         largest = max(epsilon for line in lines for epsilon in line.points)
@@ -128,7 +133,7 @@ def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) 
         axes.set_title(title if len(panels) == 1 else f"{title}, {norm}")
         axes.grid(alpha=0.3)
         # Below the axes where it would hide the lines.
-        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14)} if most > MOST_INSIDE else {}
-        axes.legend(fontsize=8, **below)
+        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14), "ncols": columns} if is_below else {}
+        axes.legend(fontsize=8, handlelength=3.5, **below)
     all_axes[0].set_ylabel(ylabel)
     return figure
