@@ -54,6 +54,7 @@ def entropy(
 
     # These import torch, which takes seconds.
     import torch
+    from rich.console import Console
 
     from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models
     from ibrobust.cli.printing import print_table
@@ -78,10 +79,11 @@ def entropy(
                 "that ibrobust trained."
             )
         encoder = scaled.encoder if resize is None else resized(scaled.encoder, resize)
-        latents = encode_in_batches(encoder, unit_batches(test, place))[:, : scaled.latent_dim]
-        found = latent_information(
-            latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
-        )
+        with Console(stderr=True).status(f"{target.name}: latents, entropies, and a decoder for H[Y|Z]"):
+            latents = encode_in_batches(encoder, unit_batches(test, place))[:, : scaled.latent_dim]
+            found = latent_information(
+                latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
+            )
         records[target.name] = found.to_dict()
     try:  # the file first, so that it exists even if printing fails
         if json_file:

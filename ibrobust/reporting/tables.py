@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # A column of text may be broken into lines down to this width, so that the numbers have room on 80 columns.
 TEXT_WIDTH = 12
 
+SURE, SURE_SHORT = "with 95% confidence", "(95%)"
+
 # Of an audit's first answer.
 TONES = {"real": "green", "partly": "yellow", "undecided": "yellow", "not": "bold red", "older": "dim"}
 
@@ -44,7 +46,8 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
         title=audit_title(report, model=model, decoder=decoder),
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'surrogate {report.surrogate}' if report.surrogate else 'no surrogate'}; "
-        f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward"
+        f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward; "
+        f"{SURE_SHORT}: {SURE}"
         f"{f'; {note}' if note else ''}",
         title_justify="left",
         caption_justify="left",
@@ -57,7 +60,8 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
     table.add_column("", no_wrap=True)
     for check in report.checks:
         outcomes = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
-        table.add_row(check.name, check.shown, check.threshold, outcomes[check.passed])
+        threshold = check.threshold.replace(f", {SURE}", f" {SURE_SHORT}")  # a line per check on 80 columns
+        table.add_row(check.name, check.shown, threshold, outcomes[check.passed])
     return table
 
 

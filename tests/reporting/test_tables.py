@@ -14,7 +14,7 @@ from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
 from ibrobust.reporting.attack_table import attack_table
 from ibrobust.reporting.figures.under_attack import save_attack_figure
-from ibrobust.reporting.tables import failures_table
+from ibrobust.reporting.tables import audit_table, failures_table
 from ibrobust.verdicts import read_verdict
 
 
@@ -120,17 +120,32 @@ def test_images_that_only_the_attack_makes_right_are_in_the_caption():
     )
 
 
-def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
-    sentence = "5 of 60 images that PGD left are broken by the Square attack, which sees no gradient."
-    check = Check("square_not_stronger", 0.08, "at most 0.02, with 95% confidence", False, sentence, "[Croce]")
+SENTENCE = "5 of 60 images that PGD left are broken by the Square attack, which sees no gradient."
+
+
+def audited(threshold: str) -> AuditReport:
+    check = Check("gradient_matches_differences", 0.08, threshold, False, SENTENCE, "[Croce]")
     kept, claim = Kept(0.5, 0.4, 0.6), Claim(1.0, "FGSM", 60)
-    report = AuditReport(
+    return AuditReport(
         "undecided", "misleading", claim, kept, True, (check,), 8 / 255, 60, 60, 60, 30, Cost(1, 1), True, 0
     )
+
+
+def test_a_check_takes_one_line_of_80_columns_and_its_confidence_is_in_the_caption():
+    console = Console(file=io.StringIO(), width=80)
+    report = audited("median at most 17 nats, with 95% confidence")
+    console.print(audit_table(report, model="a", decoder="head", dataset="digits"))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "gradient_matches_differences 8% median at most 17 nats (95%) FAIL" in lines
+    assert "(95%): with 95% confidence" in " ".join(console.file.getvalue().split())
+
+
+def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
+    report = audited("at most 0.02")
     console = Console(file=io.StringIO(), width=100)
     console.print(failures_table(report))
-    assert f" {sentence}" in console.file.getvalue()
-    assert "square_not_stronger; [Croce]" in console.file.getvalue()
+    assert f" {SENTENCE}" in console.file.getvalue()
+    assert "gradient_matches_differences; [Croce]" in console.file.getvalue()
 
 
 def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
