@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_digits import small_digits, write
 from torch import nn
 
 from ibrobust.cli.main import main
 from ibrobust.data import Dataset, load_dataset
+from ibrobust.estimators import latent_information
 from ibrobust.models import Encoder, ImageClassifier
 from ibrobust.registry import register_model
 
@@ -26,6 +28,20 @@ def mine(digits: Dataset) -> str:
     torch.manual_seed(0)
     register_model("mine", ImageClassifier(Encoder(width=2, latent_dim=8), nn.Linear(8, 10)), dataset=digits)
     return "mine"
+
+
+@pytest.fixture(scope="session")
+def small_digits_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of 400 training and 200 test images of 16 x 16."""
+    file = tmp_path_factory.mktemp("data") / "digits.npz"
+    write(small_digits(), file)
+    return str(file)
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How well `entropy` fits its decoder is tested elsewhere."""
+    monkeypatch.setattr(latent_information, "DECODER_STEPS", 4)
 
 
 @dataclass(frozen=True)

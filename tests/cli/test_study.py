@@ -12,10 +12,9 @@ STUDY = {
     "name": "mine",
     "title": "My own",
     "base": {
-        "dataset": "digits",
         "width": 2,
         "latent_dim": 8,
-        "batch_size": 200,
+        "batch_size": 100,
         "epochs": 1,
         "augment": "none",
         "decoders": ["logistic"],
@@ -27,10 +26,12 @@ STUDY = {
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path, small_digits_file):
     def write(**fields: object) -> str:
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump({**STUDY, **fields}))
+        study = {**STUDY, **fields}
+        study["base"] = {"dataset": small_digits_file, **study["base"]}
+        path.write_text(yaml.safe_dump(study))
         return str(path)
 
     return write

@@ -14,7 +14,7 @@ import pytest
 import torch
 from launching import is_alive, meanwhile, process_of, states, statuses, wait_until
 
-from ibrobust.study import expand, run_study
+from ibrobust.study import expand, prepare_study, run_cell, run_study
 from ibrobust.study.launch import local as module
 from ibrobust.study.launch.local import local_launcher
 from ibrobust.study.write_records import cell_folder
@@ -47,41 +47,61 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+CELLS = (
+    {"objective": ["cross_entropy"], "epochs": [3000]},
+    {"objective": ["cross_entropy"], "seed": [0, 1]},
+    {"objective": ["cross_entropy"], "optimizer": ["sgd"], "learning_rate": [1e38]},
+)
+
+
+def numbers(study, cell: str) -> pd.DataFrame:
+    """Return the records of a cell that do not depend on the time of day."""
+    table = pd.read_csv(cell_folder(study, cell) / "records.csv")
+    return table[table.quantity != "seconds_per_epoch"].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def launched(make_study, tmp_path_factory):
+    """A study of four cells in processes of their own, of which the first is killed; its folder is kept."""
+    study = make_study(*CELLS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IBROBUST_HOME", str(tmp_path_factory.mktemp("home")))
+
+        def first_trains() -> bool:
+            return states(study)[0].epoch > 0 and states(study)[0].status == "running"
+
+        def kill() -> None:
+            os.kill(process_of(study, 0), signal.SIGKILL)
+
+        with meanwhile(first_trains, kill):
+            run_study(study, launch=local_launcher(jobs=2, device="cpu", data_dir=None))
+        cells = [cell.name for cell in expand(study)]
+        tables = {name: numbers(study, name) for name in cells[1:3]}
+        return states(study), tables, (cell_folder(study, cells[-1]) / "output.txt").read_text()
+
+
 @pytest.mark.usefixtures("one_thread")
-def test_cells_in_processes_of_their_own_give_the_numbers_of_one_process(make_study, monkeypatch, tmp_path):
-    study = make_study({"objective": ["cross_entropy"], "seed": [0, 1]})
-    tables = []
-    for home, launch in ("one", None), ("two", local_launcher(jobs=2, device="cpu", data_dir=None)):
-        monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / home))
-        found = run_study(study, launch=launch, device="cpu")
-        assert [state.status for state in found] == ["done", "done"]
-        table = pd.read_csv(study.folder / "records.csv")
-        tables.append(table[table.quantity != "seconds_per_epoch"])
-    pd.testing.assert_frame_equal(*tables)
+def test_cells_in_processes_of_their_own_give_the_numbers_of_one_process(launched, make_study):
+    of_processes, tables, _ = launched
+    assert [state.status for state in of_processes[1:3]] == ["done", "done"]
+    study = make_study(*CELLS)
+    prepare_study(study)
+    for cell, table in tables.items():
+        run_cell(study, cell, device="cpu")
+        pd.testing.assert_frame_equal(table, numbers(study, cell))
 
 
-def test_a_process_that_dies_fails_its_cell_and_the_others_go_on(make_study):
-    study = make_study({"objective": ["cross_entropy"], "epochs": [3000, 1]})
-    victim = 0
-
-    def kill() -> None:
-        nonlocal victim
-        victim = process_of(study, 0)
-        os.kill(victim, signal.SIGKILL)
-
-    with meanwhile(lambda: states(study)[0].epoch > 0 and states(study)[0].status == "running", kill):
-        run_study(study, launch=local_launcher(jobs=1, device="cpu", data_dir=None))
-    first, second = states(study)
-    assert (first.status, second.status) == ("failed", "done")
-    assert "Its process was ended by SIGKILL" in first.error
+def test_a_process_that_dies_fails_its_cell_and_the_others_go_on(launched):
+    killed, *others = launched[0]
+    assert [state.status for state in (killed, *others)] == ["failed", "done", "done", "failed"]
+    assert "Its process was ended by SIGKILL" in killed.error
 
 
-def test_a_cell_that_fails_has_its_own_sentence_and_its_traceback_kept(make_study):
-    study = make_study({"objective": ["cross_entropy"], "optimizer": ["sgd"], "learning_rate": [1e38]})
-    (state,) = run_study(study, launch=local_launcher(jobs=1, device="cpu", data_dir=None))
-    assert state.status == "failed"
-    assert "The loss was not finite" in state.error
-    assert "Traceback" in (cell_folder(study, expand(study)[0].name) / "output.txt").read_text()
+def test_a_cell_that_fails_has_its_own_sentence_and_its_traceback_kept(launched):
+    (*_, failed), _, output = launched
+    assert failed.status == "failed"
+    assert "The loss was not finite" in failed.error
+    assert "Traceback" in output
 
 
 def test_an_interrupt_ends_the_processes_and_the_study_can_go_on(make_study, tmp_path):

@@ -19,6 +19,8 @@ from ibrobust.study.launch import slurm as module
 from ibrobust.study.launch.slurm import slurm_launcher
 
 SCRIPTS = Path(__file__).parent / "slurm"
+# Epochs that take long enough for a test to act in one.
+LONG_EPOCHS = {"dataset": "digits", "batch_size": 200}
 ASK = {"partition": "cpu", "cpus": 1, "memory_gib": 1, "minutes": 30, "array": 2}
 
 
@@ -60,7 +62,7 @@ def array_of(study) -> str:
 
 @pytest.mark.slurm
 def test_every_cell_is_a_job_of_one_array_with_what_the_study_asks_for(make_study, launch):
-    study = make_study({"objective": ["cross_entropy"], "seed": [0, 1]}, slurm=ASK)
+    study = make_study({"objective": ["cross_entropy"], "seed": [0, 1]}, base=LONG_EPOCHS, slurm=ASK)
     seen = {}
 
     def look() -> None:
@@ -75,7 +77,7 @@ def test_every_cell_is_a_job_of_one_array_with_what_the_study_asks_for(make_stud
 
 @pytest.mark.slurm
 def test_a_study_with_a_cancelled_job_is_completed_by_the_next_run(make_study, launch):
-    study = make_study({"objective": ["cross_entropy"], "seed": [0, 1], "epochs": [40]}, slurm=ASK)
+    study = make_study({"objective": ["cross_entropy"], "seed": [0, 1], "epochs": [40]}, base=LONG_EPOCHS, slurm=ASK)
     cancelled_in = 0
 
     def cancel() -> None:
@@ -100,7 +102,7 @@ def test_a_study_with_a_cancelled_job_is_completed_by_the_next_run(make_study, l
 @pytest.mark.slurm
 def test_a_job_whose_time_is_up_goes_on_from_its_checkpoint_in_the_same_launch(make_study, launch):
     # Of so short a limit submitit thinks that it is over whenever the signal comes.
-    study = make_study({"objective": ["cross_entropy"], "epochs": [20]}, slurm={**ASK, "minutes": 5})
+    study = make_study({"objective": ["cross_entropy"], "epochs": [20]}, base=LONG_EPOCHS, slurm={**ASK, "minutes": 5})
 
     def time_is_up() -> None:
         # What Slurm sends some time before the limit.
