@@ -38,6 +38,24 @@ def listings_restored() -> Iterator[None]:
         model_dicts[dataset][threat_model].update(listing)
 
 
+@pytest.fixture(autouse=True)
+def suites(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The steps and queries of each AutoAttack that is made; it then makes far fewer, ours as well as the original."""
+    wanted: list[tuple[int, ...]] = []
+    make = pyautoattack.AutoAttack.__init__
+
+    def make_shorter(suite: Any, *arguments: Any, **options: Any) -> None:
+        make(suite, *arguments, **options)
+        with_gradient = (suite.apgd, suite.apgd_targeted, suite.fab)
+        wanted.append((*(attack.n_iter for attack in with_gradient), suite.square.n_queries))
+        for attack in with_gradient:
+            attack.n_iter = 5
+        suite.square.n_queries = 20
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", make_shorter)
+    return wanted
+
+
 def test_robustbench_loads_a_registered_model_by_its_name(
     registered: str, digits_images: tuple[Tensor, Tensor]
 ) -> None:
@@ -145,7 +163,9 @@ def test_images_are_never_those_of_another_data_set(registered: str, digits_fold
         benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
 
 
-def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_folder: Path) -> None:
+def test_benchmark_equals_autoattack_run_by_hand(
+    tiny_model: nn.Module, digits_folder: Path, suites: list[tuple[int, ...]]
+) -> None:
     lines: list[str] = []
     result = rb.benchmark(
         tiny_model,
@@ -160,6 +180,7 @@ def test_benchmark_equals_autoattack_run_by_hand(tiny_model: nn.Module, digits_f
     images, labels = to_unit_range(test.images), test.labels
     peer = pyautoattack.AutoAttack(tiny_model, eps=0.06, seed=1)
     _, predictions = peer.run_standard_evaluation(images, labels, batch_size=10)
+    assert suites == [(100, 100, 100, 5000)] * 2
     assert result.total == 10
     assert result.clean_correct == int(tiny_model(images).argmax(dim=1).eq(labels).sum())
     assert result.robust_correct == int(predictions.eq(labels).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import ibrobust.integrations.robustbench.run_benchmark as rb
+from ibrobust.cli.attack import attack_command
+from ibrobust.cli.benchmark import benchmark
 from ibrobust.cli.main import app
 from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.evaluation.attacks.run import run_attacks
@@ -90,10 +93,12 @@ def test_three_entrances_give_the_same_result_for_every_image(
 
 
 def test_both_commands_give_the_same_number(registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the seed and the batch size that each command has by default."""
+    """With the seed and the batch size that each command has by default; 40 images do not fill one."""
+    defaults = [signature(command).parameters["batch_size"].default for command in (attack_command, benchmark)]
+    assert defaults[0] == defaults[1] >= 40
     monkeypatch.setattr(rb, "AutoAttack", Short)
     attacked, benchmarked = tmp_path / "attack.json", tmp_path / "benchmark.json"
-    shared = [registered, "--eps", "0.002", "--n-examples", "150", "--json"]
+    shared = [registered, "--eps", "0.004", "--n-examples", "40", "--json"]
     for command in (["attack", *shared, str(attacked), "--attack", SHORT], ["benchmark", *shared, str(benchmarked)]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
