@@ -11,6 +11,8 @@ from ibrobust.registry import export_model, load_model, model_card, train, updat
 from ibrobust.registry.export import MIXTURE_FACTORS, portable_card
 from ibrobust.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 RECIPE = Recipe(
     dataset="digits",
     width=2,

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 import ibrobust
+from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
@@ -25,7 +26,14 @@ from ibrobust.registry import (
 )
 from ibrobust.training.recipe import Recipe
 
-TINY = Recipe(dataset="digits", width=2, latent_dim=8, batch_size=200, epochs=1, learning_rate=3e-3)
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+TINY = Recipe(dataset="digits", width=2, latent_dim=8, batch_size=100, epochs=1, learning_rate=3e-3)
+
+
+@pytest.fixture
+def digits(few_digits: None) -> Dataset:
+    return load_dataset("digits")
 
 
 def card_file(home, name: str):
