@@ -13,7 +13,7 @@ QUICK = tests/test_*.py tests/training/test_recipe.py tests/training/test_tracke
 	tests/cli/test_flags.py
 
 python3.%: build/python3.%/ready
-	build/python3.$*/bin/python -m pytest -n 0 -p no:cacheprovider $(QUICK)
+	OMP_NUM_THREADS=1 build/python3.$*/bin/python -m pytest -n 0 -p no:cacheprovider $(QUICK)
 
 # uv links the files that environments share, most of all those of CUDA, instead of installing them again.
 build/python3.%/ready: pyproject.toml
