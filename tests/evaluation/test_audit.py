@@ -319,6 +319,19 @@ def test_the_worst_case_has_everything_that_the_worst_case_attack_breaks(plain_m
     assert report.worst_case_correct <= sum(worst_case_attack(plain_model, images, labels, epsilon=0.02).robust_correct)
 
 
+def test_the_full_audit_attacks_every_image_and_compares_attacks_on_some(monkeypatch, plain_model, test_data):
+    images, labels = test_data[0][:48], test_data[1][:48]
+    monkeypatch.setattr("ibrobust.evaluation.audit.run.FULL", replace(QUICK, images=None, compared=16))
+    report = audit(plain_model, images, labels, epsilon=0.02, surrogate=None)
+    found = {check.name: check.meaning for check in report.checks}
+    assert report.n == 48
+    assert report.worst_case_correct <= sum(worst_case_attack(plain_model, images, labels, epsilon=0.02).robust_correct)
+    on_all = ("worst_case_changes_little", "targeted_changes_little", "black_box_not_stronger")
+    assert all(" of 48 " in found[name] for name in (*on_all, "clean_accuracy"))
+    on_some = ("iterative_not_weaker", "losses_agree", "no_silent_success", "accuracy_falls_with_epsilon")
+    assert all(" of 16 " in found[name] for name in (*on_some, "zero_gradient_margin", "unbounded_reaches_zero"))
+
+
 def test_the_two_sided_interval_is_that_of_the_exact_binomial_test():
     from scipy.stats import binomtest
 

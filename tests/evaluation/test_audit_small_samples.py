@@ -38,7 +38,7 @@ def some(count: int, total: int) -> Tensor:
 
 def runs(total: int, **found: Tensor) -> AttackRuns:
     none = torch.zeros(total, dtype=torch.bool)
-    names = "fgsm cross_entropy cross_entropy_last margin harder square random large unbounded worst_case"
+    names = "fgsm_on_all fgsm cross_entropy cross_entropy_last margin harder square random large unbounded worst_case"
     names += " by_steps beyond_steps targeted black_box"
     fields = {name: none for name in names.split()}
     fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0, "given": {}}

@@ -84,6 +84,7 @@ def pgd(
     targets: Tensor | None = None,
     start: Tensor | None = None,
     stop_when_broken: bool = True,
+    stop_from: int = 0,
     norm: str = "Linf",
 ) -> PGDResult:
     """Return the outcome of `steps` steps x <- clip(x + step_size * sign(grad)) from `start` (Madry et al. 2018).
@@ -102,6 +103,8 @@ def pgd(
             image is broken by any misclassification.
         start: (N, C, H, W) within the ball; the images themselves by default.
         stop_when_broken: stop the attack on an image once it is misclassified.
+        stop_from: steps that are made in any case; after them the attack stops on images that were misclassified at
+            any step, and `last` is their iterate there.
         norm: of the ball, Linf or L2.
     """
     model, ball = guard(model), Ball(norm, epsilon)
@@ -111,7 +114,7 @@ def pgd(
     last = images if start is None else start  # replaced and never written to
     del start
     # Left alone, a broken image's last iterate is its first broken one.
-    first_broken = None if stop_when_broken else last.clone()
+    first_broken = None if stop_when_broken and stop_from == 0 else last.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     last_broken, nonfinite = broken.clone(), broken.clone()
     losses = images.new_full((steps + 1, len(images)), float("nan"))
@@ -144,8 +147,9 @@ def pgd(
         else:
             moved = ball.direction(gradient, points).mul_(size).add_(points)
         del gradient, points
-        if stop_when_broken and bool(wrong.any()):
-            moved, active, everyone = moved[~wrong], active[~wrong], False
+        done = broken[active]
+        if stop_when_broken and step >= stop_from and bool(done.any()):
+            moved, active, everyone = moved[~done], active[~done], False
         centres = images if everyone else images[active]
         if norm == "Linf":
             moved = moved.clamp_(centres - epsilon, centres + epsilon).clamp_(0.0, 1.0)

@@ -19,6 +19,7 @@ MISSED = 0.005  # of all images; AutoAttack warns at 0.002 of 10,000
 
 def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
     """Return the checks that compare attacks, each from counts of the same images."""
+    part = subject.part(subject.compared)
     return [
         check_iterative_not_weaker(runs),
         check_losses_agree(runs),
@@ -31,8 +32,8 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
         check_worst_case(runs),
         check_black_box(runs),
         check_accuracy_falls(runs),
-        check_large_epsilon(subject, runs),
-        check_unbounded(subject, runs),
+        check_large_epsilon(part, runs),
+        check_unbounded(part, runs),
         check_square(runs),
         check_random_search(runs),
         check_transfer(runs),
@@ -74,7 +75,8 @@ def check_silent_success(subject: Subject, runs: AttackRuns) -> Check:
         name,
         runs.cross_entropy & ~runs.cross_entropy_last,
         0.05,
-        "images were broken at a step of PGD and not at its last: an attack that reports its last iterate misses them.",
+        "images were broken at a step of PGD and no longer after 20 steps: an attack that reports its last iterate "
+        "misses them.",
         PINTOR,
     )
 

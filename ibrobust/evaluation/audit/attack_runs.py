@@ -13,7 +13,7 @@ from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack
 from ibrobust.evaluation.attacks.losses import margin
-from ibrobust.evaluation.audit.subject import Attempt, Subject
+from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
@@ -28,31 +28,36 @@ BLACK_BOX = ("random corners", "Square")
 
 @dataclass(frozen=True)
 class AttackRuns:
-    """Which images, of those right without an attack, each attack broke: (N,) bool each.
+    """Which images, of those right without an attack, each attack broke.
+
+    (N,) bool each: the attacks on all images. (M,) bool each: those on the images that get every check.
 
     Attributes:
-        fgsm: FGSM with cross-entropy.
-        cross_entropy: PGD on cross-entropy; some iterate, or the last one of a stochastic model.
-        cross_entropy_last: the same run's last iterate, all that an attack which keeps no record would report.
-        margin: PGD on the margin.
-        harder: PGD on the margin with twice the steps from a random start.
-        square, random, transfer: attacks that see no gradient of the model. transfer is None without a surrogate.
+        fgsm_on_all: (N,) FGSM with cross-entropy.
+        fgsm: (M,) the same.
+        cross_entropy: (M,) PGD on cross-entropy; some iterate, or the last one of a stochastic model.
+        cross_entropy_last: (M,) the same run's iterate at step 20, or its last one: all that an attack which keeps no
+            record would report.
+        margin: (M,) PGD on the margin.
+        harder: (M,) PGD on the margin with twice the steps from a random start.
+        square, random, transfer: (M,) attacks that see no gradient of the model. transfer is None without a surrogate.
         tried: the share in [0, 1] of the images that PGD left on which those four were tried.
-        by_steps: the worst-case attack's 20 untargeted steps.
-        beyond_steps: what the worst-case attack broke after those.
-        targeted: what it broke after those and after its better start, aiming at one class after the other.
-        black_box: what its attacks without gradients broke, of what all its gradient steps left.
-        better_start: what it broke from the surrogate's images, of what the steps left. None without a surrogate.
-        plain: PGD on the margin of single draws of a stochastic model; None for a deterministic one.
-        protected: pairs of neighbouring radii, with the images that PGD on the margin broke at the smaller one and not
-            at the larger one.
-        large: PGD on the margin at 0.5.
-        unbounded: PGD on the margin at 1, with more starts, on what `large` left.
-        survivor_losses: (steps + 1, M) margin losses of the images that PGD on the margin left.
-        given: each of the caller's own attacks, by its label, of what everything before it left.
-        worst_case: anything within the ball of radius `epsilon`.
+        by_steps: (N,) the worst-case attack's 20 untargeted steps.
+        beyond_steps: (N,) what the worst-case attack broke after those.
+        targeted: (N,) what it broke after those and after its better start, aiming at one class after the other.
+        black_box: (N,) what its attacks without gradients broke, of what all its gradient steps left.
+        better_start: (N,) what it broke from the surrogate's images, of what the steps left. None without a surrogate.
+        plain: (M,) PGD on the margin of single draws of a stochastic model; None for a deterministic one.
+        protected: pairs of neighbouring radii, with the images (M,) that PGD on the margin broke at the smaller one and
+            not at the larger one.
+        large: (M,) PGD on the margin at 0.5.
+        unbounded: (M,) PGD on the margin at 1, with more starts, on what `large` left.
+        survivor_losses: (steps + 1, L) margin losses of the L images that PGD on the margin left.
+        given: (N,) each of the caller's own attacks, by its label, of what everything before it left.
+        worst_case: (N,) anything within the ball of radius `epsilon`.
     """
 
+    fgsm_on_all: Tensor
     fgsm: Tensor
     cross_entropy: Tensor
     cross_entropy_last: Tensor
@@ -84,11 +89,15 @@ class _Counterexamples:
         self.images = subject.images.clone()
         self.broken = torch.zeros_like(subject.clean)
 
-    def add(self, images: Tensor, broken: Tensor) -> Tensor:
-        """Keep those of images (N, C, H, W) that are `broken` (N,) and return `broken`."""
-        fresh = broken & ~self.broken
-        self.images[fresh] = images[fresh]
-        self.broken = self.broken | broken
+    def add(self, images: Tensor, broken: Tensor, *, at: Tensor | None = None) -> Tensor:
+        """Keep those of images (M, C, H, W) that are `broken` (M,) and return `broken`.
+
+        Their positions are `at` (M,), by default all N.
+        """
+        positions = torch.arange(len(self.images), device=broken.device) if at is None else at
+        fresh = broken & ~self.broken[positions]
+        self.images[positions[fresh]] = images[fresh]
+        self.broken[positions[fresh]] = True
         return broken
 
     def worst_case(self, fgsm: Tensor) -> Tensor:
@@ -109,28 +118,28 @@ def run_attacks_for_audit(
 
     `report` is called with the name of each stage before it starts.
     """
-    clean, epsilon = subject.clean, subject.epsilon
-    found = _Counterexamples(subject)
+    found, at = _Counterexamples(subject), subject.compared
+    part = subject.part(at)
 
-    def pgd(which: Tensor, name: str, loss: str) -> Attempt:
-        attempt = subject.pgd(which, name, loss=loss, stop_when_broken=loss == "margin")
-        found.add(attempt.images, attempt.broken)
-        return attempt
+    def add(images: Tensor, broken: Tensor) -> Tensor:
+        return found.add(images, broken, at=at)
 
     report("FGSM")
-    moved = subject.moved(clean, lambda images, labels: _fgsm(subject, images, labels))
-    fgsm = found.add(moved, subject.wrong(clean, moved))
+    moved = subject.moved(subject.clean, lambda images, labels: _fgsm(subject, images, labels))
+    fgsm = found.add(moved, subject.wrong(subject.clean, moved))
     report("PGD on cross-entropy")
-    cross_entropy = pgd(clean, "cross-entropy", "cross_entropy")
+    cross_entropy = part.pgd(part.clean, "cross-entropy", loss="cross_entropy", stop_from=subject.effort.last_step)
+    add(cross_entropy.images, cross_entropy.broken)
     report("PGD on the margin")
-    base = pgd(clean, "margin", "margin")
-    left = clean & ~cross_entropy.broken & ~base.broken
+    base = part.pgd(part.clean, "margin", loss="margin")
+    add(base.images, base.broken)
+    left = part.clean & ~cross_entropy.broken & ~base.broken
     report("the worst case")
     strongest = worst_case_attack(
         subject.model,
         subject.images,
         subject.labels,
-        epsilon=epsilon,
+        epsilon=subject.epsilon,
         surrogate=surrogate,
         seed=evaluation_seed(subject.seed, "worst case"),
         batch_size=subject.batch_size,
@@ -139,40 +148,42 @@ def run_attacks_for_audit(
     )
     stages = _by_stage(subject, strongest)
     found.add(strongest.adversarial, stages.broken)
-    tried = subject.survivors(left)
+    tried = part.survivors(left)
     share = int(tried.sum()) / max(int(left.sum()), 1)
     left = tried
     report("PGD with more steps and starts")
-    harder = _harder(subject, left, found)
+    attempt = part.pgd(left, "harder", loss="margin", steps=2 * subject.effort.steps, move_start=True)
+    harder = add(attempt.images, attempt.broken)
     report("Square")
-    moved = subject.moved(left, lambda images, labels: _square(subject, images, labels))
-    square = found.add(moved, subject.wrong(left, moved))
+    moved = part.moved(left, lambda images, labels: _square(subject, images, labels))
+    square = add(moved, part.wrong(left, moved))
     report("random search")
-    moved = _random_corners(subject, left)
-    random = found.add(moved, subject.wrong(left, moved))
+    moved = _random_corners(part, left)
+    random = add(moved, part.wrong(left, moved))
     report("transfer")
     transfer = None
     if surrogate is not None:
-        attempt = subject.pgd(left, "transfer", loss="margin", model=surrogate)
-        transfer = found.add(attempt.images, attempt.broken)
+        attempt = part.pgd(left, "transfer", loss="margin", model=surrogate)
+        transfer = add(attempt.images, attempt.broken)
     report("several epsilons")
-    protected = _protected(subject, base.broken, found)
+    protected = _protected(part, base.broken, add)
     report("epsilon 0.5 and unbounded")
-    large = subject.pgd(clean, "large", loss="margin", epsilon=0.5).broken
-    unbounded = _unbounded(subject, large)
+    large = part.pgd(part.clean, "large", loss="margin", epsilon=0.5).broken
+    unbounded = _unbounded(part, large)
     report("single draws")
     plain = None
     if subject.stochastic:
-        attempt = subject.pgd(clean, "margin", loss="margin", model=subject.model)
-        plain = found.add(attempt.images, attempt.broken)
+        attempt = part.pgd(part.clean, "margin", loss="margin", model=subject.model)
+        plain = add(attempt.images, attempt.broken)
     given = {}
     for attack in attacks:
         report(attack.label)
-        left = clean & ~found.broken
+        left = subject.clean & ~found.broken
         moved = subject.moved(left, partial(_given, subject, attack))
         given[attack.label] = found.add(moved, subject.wrong(left, moved))
     return AttackRuns(
-        fgsm=fgsm,
+        fgsm_on_all=fgsm,
+        fgsm=fgsm[at],
         cross_entropy=cross_entropy.broken,
         cross_entropy_last=cross_entropy.last_broken,
         margin=base.broken,
@@ -220,25 +231,22 @@ def _fgsm(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     return attack.perturb(images, gradient.nan_to_num(0.0), subject.epsilon)
 
 
-def _harder(subject: Subject, which: Tensor, found: _Counterexamples) -> Tensor:
-    attempt = subject.pgd(which, "harder", loss="margin", steps=2 * subject.effort.steps, move_start=True)
-    return found.add(attempt.images, attempt.broken)
-
-
-def _protected(subject: Subject, broken: Tensor, found: _Counterexamples) -> tuple[tuple[float, float, Tensor], ...]:
+def _protected(
+    subject: Subject, broken: Tensor, add: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[tuple[float, float, Tensor], ...]:
     """Attack at radii below and above epsilon, at each only the images that could speak against the model.
 
     Args:
         subject: the model and its images.
         broken: (N,) bool, by PGD on the margin at epsilon.
-        found: gets what breaks below epsilon.
+        add: gets the images that break below epsilon.
     """
     pairs = []
     large, left = subject.epsilon, subject.clean & ~broken
     for factor in sorted((factor for factor in subject.effort.radii if factor < 1.0), reverse=True):
         small = factor * subject.epsilon
         attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=small)
-        pairs.append((small, large, found.add(attempt.images, attempt.broken)))
+        pairs.append((small, large, add(attempt.images, attempt.broken)))
         large, left = small, left & ~attempt.broken
     small, left = subject.epsilon, broken
     for factor in sorted(factor for factor in subject.effort.radii if factor > 1.0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class Effort:
             as the attack makes by itself.
         random_draws: corners of the ball that random search tries for each image.
         draws: over which a stochastic model's logits are averaged.
+        compared: at most so many of the images, spread evenly, get every check. The others get FGSM, the worst-case
+            attack and the caller's own attacks.
+        last_step: PGD on cross-entropy stops at a success from this step on.
         survivors: at most so many of the images that PGD left get the attacks which are tried on those alone, spread
             evenly; None takes all.
         radii: epsilon times these is tried as well.
@@ -36,6 +39,8 @@ class Effort:
     queries: int
     random_draws: int
     draws: int
+    compared: int = 256
+    last_step: int = 20
     total_queries: int | None = None
     survivors: int | None = None
     radii: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
@@ -51,7 +56,7 @@ QUICK = Effort(
     survivors=32,
     radii=(0.5, 2.0),
 )
-FULL = Effort(images=None, steps=50, queries=500, random_draws=100, draws=16, survivors=256)
+FULL = Effort(images=None, steps=50, queries=500, random_draws=100, draws=16)
 
 
 class DrawAverage(nn.Module):
@@ -101,6 +106,16 @@ class Subject:
     batch_size: int
     seed: int
 
+    @property
+    def compared(self) -> Tensor:
+        """(M,) positions of the images that get every check."""
+        return spread_evenly(len(self.images), self.effort.compared).to(self.images.device)
+
+    def part(self, positions: Tensor) -> Subject:
+        """Return the subject with the images at positions (M,) alone."""
+        images, labels, clean = self.images[positions], self.labels[positions], self.clean[positions]
+        return replace(self, images=images, labels=labels, clean=clean)
+
     def generator(self, name: str) -> torch.Generator:
         """Return a generator of this check's own."""
         return torch.Generator().manual_seed(evaluation_seed(self.seed, name))
@@ -147,14 +162,14 @@ class Subject:
         epsilon: float | None = None,
         steps: int | None = None,
         move_start: bool = False,
-        stop_when_broken: bool = True,
+        stop_from: int = 0,
         model: nn.Module | None = None,
     ) -> Attempt:
         """Return PGD's outcome on the images in `which` (N,).
 
         An image of a deterministic target is broken where some iterate was misclassified. For a stochastic target that
         would be one chance a step: there the last iterate is evaluated once more, and that alone decides. The same
-        holds for an attack on another `model` than the target.
+        holds for an attack on another `model` than the target. `stop_from` steps are made also after a success.
         """
         radius = self.epsilon if epsilon is None else epsilon
         generator = self.generator(name)
@@ -172,7 +187,8 @@ class Subject:
                 steps=self.effort.steps if steps is None else steps,
                 loss=loss,
                 start=random_start(points, radius, generator) if move_start else None,
-                stop_when_broken=stop_when_broken and not judged_afterwards,
+                stop_when_broken=not judged_afterwards,
+                stop_from=stop_from,
             )
             images[indices] = run.last if judged_afterwards else run.adversarial
             broken[indices], last_broken[indices] = run.broken, run.last_broken
@@ -190,7 +206,7 @@ class Attempt:
     Attributes:
         images: (N, C, H, W), those that were not attacked unchanged.
         broken: (N,) bool, the target misclassifies the attacked image.
-        last_broken: (N,) bool, it misclassifies the attack's last iterate.
+        last_broken: (N,) bool, it misclassifies the attack's last iterate, or the one at which the attack stopped.
         survivor_losses: (steps + 1, M) the loss at every iterate of the M attacked images that are not broken.
     """
 

@@ -62,6 +62,25 @@ def test_stopping_keeps_what_is_broken_and_misses_nothing(robust_model: nn.Modul
     assert (robust_model(stopped.adversarial).argmax(1) != test_data[1]).equal(stopped.broken)
 
 
+class Band(nn.Module):
+    """Wrong only if the one pixel is 0.55; the loss rises with the pixel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        margin = images.flatten(1) - 1.0 + ((images.flatten(1) - 0.55).abs() < 0.01).to(images)
+        return torch.cat([-margin, margin], dim=1)
+
+
+def test_an_attack_goes_on_after_a_success_up_to_the_step_from_which_it_stops() -> None:
+    images = torch.tensor([0.5, 0.4, 0.35, 0.3, 0.05]).reshape(5, 1, 1, 1)  # at 0.55 after 1, 3, 4, 5 and 10 steps
+    labels = torch.zeros(5, dtype=torch.long)
+    run = pgd(Band(), images, labels, epsilon=1.0, steps=9, step_size=0.05, stop_from=4)
+    assert run.broken.tolist() == [True, True, True, True, False]
+    torch.testing.assert_close(run.adversarial.flatten(), torch.tensor([0.55, 0.55, 0.55, 0.55, 0.5]))
+    torch.testing.assert_close(run.last.flatten(), torch.tensor([0.7, 0.6, 0.55, 0.55, 0.5]))
+    assert run.last_broken.tolist() == [False, False, True, True, False]
+    assert run.losses.isfinite().sum(dim=0).tolist() == [5, 5, 5, 6, 10]
+
+
 def test_every_iterate_is_in_the_ball(plain_model: nn.Module, test_data: Data) -> None:
     images, labels = test_data
     start = random_start(images, EPSILON, torch.Generator().manual_seed(0))
