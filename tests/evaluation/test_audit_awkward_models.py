@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,8 +27,9 @@ from awkward_models import (
 from light_audit import lighten
 from torch import Tensor, nn
 
-from ibrobust.evaluation.audit import AuditReport, audit
+from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
 from ibrobust.evaluation.audit.subject import Effort
+from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
 
 EPSILON = 0.04
 Data = tuple[Tensor, Tensor]
@@ -79,6 +81,22 @@ def test_small_noise_on_a_robust_model_is_no_masking(robust_model, test_data, li
     report = quick_audit(Noise(robust_model, 0.003), test_data, images=16)
     assert failed(report) == {"determinism"}
     assert abs(report.worst_case_correct - quick_audit(robust_model, test_data, images=16).worst_case_correct) <= 2
+
+
+@pytest.mark.parametrize(
+    ("warning", "answer"), [(RANDOM, "real"), ("A gradient was no number for 1 of 20 images.", "undecided")]
+)
+def test_a_guard_of_the_worst_case_attack_makes_an_upper_bound_but_randomness_does_not(
+    warning, answer, robust_model, test_data, light, monkeypatch
+):
+    # The guards see all images, the checks of the gradient some of a full audit's.
+    def warned(*arguments: object, **options: object) -> WorstCaseResult:
+        return replace(worst_case_attack(*arguments, **options), warnings=(warning,))
+
+    monkeypatch.setattr(attack_runs, "worst_case_attack", warned)
+    report = quick_audit(robust_model, test_data, images=40)
+    assert report.robustness == answer
+    assert report.upper_bound == (answer == "undecided")
 
 
 def test_random_resizing_is_random_and_judged_by_its_average(plain_model, test_data, light):

@@ -16,7 +16,7 @@ from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
-from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
 from ibrobust.seeds import evaluation_seed
 
 # Stages of the worst-case attack, by name.
@@ -55,6 +55,7 @@ class AttackRuns:
         survivor_losses: (steps + 1, L) margin losses of the L images that PGD on the margin left.
         given: (N,) each of the caller's own attacks, by its label, of what everything before it left.
         worst_case: (N,) anything within the ball of radius `epsilon`.
+        warned: whether the worst-case attack saw a sign of misleading gradients, on any image.
     """
 
     fgsm_on_all: Tensor
@@ -79,6 +80,7 @@ class AttackRuns:
     survivor_losses: Tensor
     given: dict[str, Tensor]
     worst_case: Tensor
+    warned: bool
 
 
 class _Counterexamples:
@@ -204,6 +206,8 @@ def run_attacks_for_audit(
         survivor_losses=base.survivor_losses,
         given=given,
         worst_case=found.worst_case(fgsm),
+        # Averages over draws are a reason for caution, but not a sign of it.
+        warned=any(warning != RANDOM for warning in strongest.warnings),
     )
 
 
