@@ -9,7 +9,7 @@ import pytest
 
 # As if they had never been installed: neither importable nor listed.
 BLOCKED = """
-import importlib.metadata as metadata, sys
+import importlib.metadata as metadata, importlib.util, sys
 
 BLOCKED = {"torchattacks", "robustbench", "timm"}
 
@@ -19,6 +19,8 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
+search = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in BLOCKED else search(name, *rest)
 listed = metadata.distribution
 
 def distribution(name):
