@@ -24,6 +24,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.comparison import paired_difference
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.study.results import worst_cases
 from ibrobust.verdicts import read_verdict
 
@@ -31,13 +32,12 @@ DOCS = Path(__file__).resolve().parent
 RECORDS = DOCS / "records"
 # What all others are compared with.
 BASELINE = "cross_entropy-w16-s0"
-# Behind an accuracy that a search in bfloat16 left.
-MARK = "*"
+# Before a worst case of a model whose gradient a guard calls misleading: another attack may break more.
+BOUND = "≤ "
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
-SWEPT = (1 / 255, *EPSILONS)
+L2_EPSILONS = (0.25, 0.5)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
-# The start of an attack's name in the results, and its title in a figure.
-FIGURE_ATTACKS = {"PGD:": "PGD, 50 steps", "AutoAttack": "AutoAttack"}
+DRAWN = ("knn_ib", "soft_ib")
 Content = dict[str, Any]
 Lines = Iterator[str]
 
@@ -49,120 +49,108 @@ def read_records(study: str = "zoo") -> dict[str, Content]:
     }
 
 
-def attack_title(label: str) -> str:
-    """Return an attack's name in a table: PGD-50, whatever its precision."""
-    name, _, options = label.partition(":")
-    given = dict(option.split("=") for option in options.split(",") if option)
-    title = {"WorstCase": "worst-case attack"}.get(name, name) + (f"-{given['steps']}" if "steps" in given else "")
-    return f"{title}, L2" if given.get("norm") == "L2" else title
+def worst_of(content: Content, decoder: str, epsilon: float, *, norm: str = "Linf") -> AttackResult | None:
+    """Return a decoder's worst case over the attacks on it, image by image."""
+    cases = [case for case in worst_cases(content, decoder) if (case.norm, case.total) == (norm, IMAGES)]
+    return next((case for case in cases if case.epsilon == epsilon), None)
 
 
-def results_of(content: Content, decoder: str, title: str, epsilon: float) -> list[AttackResult]:
-    """Return a decoder's results under an attack, those of a search in float32 first."""
-    found = [
-        AttackResult.from_dict(fields)
-        for fields in content["decoders"][decoder]["attacks"]
-        if attack_title(fields["attack"]) == title and fields["epsilon"] == epsilon and fields["total"] == IMAGES
-    ]
-    return sorted(found, key=lambda result: "bf16" in result.attack)
+def worst_cell(case: AttackResult | None) -> str:
+    """Return the accuracy in % that a worst case leaves, with a sign if it is an upper bound."""
+    if case is None:
+        return ""
+    # Nothing is below 0, so that a bound of 0 is the value.
+    return (BOUND if case.upper_bound and case.robust_accuracy > 0.0 else "") + percent(case.robust_accuracy, 1)
 
 
-def attack_titles(known: dict[str, Content], *, norm: str = "Linf") -> list[str]:
-    """Return the attacks that were run, in the order of their first result."""
-    attacks = [each for content in known.values() for part in content["decoders"].values() for each in part["attacks"]]
-    found = dict.fromkeys(attack_title(each["attack"]) for each in attacks if each["norm"] == norm)
-    return sorted(found, key=lambda title: (not title.startswith("PGD"), title))
+def answers_table(known: dict[str, Content]) -> Lines:
+    """Yield what every model's first decoder withstands, FGSM and worst case side by side, and the audit's answer."""
+    radii = [format_epsilon(epsilon) for epsilon in EPSILONS]
+    columns = [column for radius in radii for column in (f"FGSM {radius}", f"worst case {radius}")]
+    yield from header("model (decoder)", "clean", *columns, f"audit at {radii[1]}")
+    for name, content in known.items():
+        decoder = first_decoder(content)
+        yield row(f"{name} ({decoder})", *answer_cells(content, decoder))
 
 
-def cells_at(content: Content, decoder: str, epsilon: float, titles: list[str]) -> dict[str, str]:
-    """Return a decoder's accuracies in % at an epsilon, by column."""
+def answer_cells(content: Content, decoder: str) -> list[str]:
+    """Return a decoder's cells of the first table, after its name."""
     part = content["decoders"][decoder]
-    cells = {"clean": "", "FGSM": ""}
-    if part.get("fgsm"):
-        cells = {"clean": percent(part["fgsm"]["clean_accuracy"]), "FGSM": percent(swept(part["fgsm"], epsilon))}
-    for title in titles:
-        results = results_of(content, decoder, title, epsilon)
-        mark = MARK if results and "bf16" in results[0].attack else ""
-        cells[title] = percent(results[0].robust_accuracy, 1) + mark if results else ""
-    worst = [case for case in worst_cases(content, decoder) if (case.norm, case.total) == ("Linf", IMAGES)]
-    cells["worst case"] = next((percent(case.robust_accuracy, 1) for case in worst if case.epsilon == epsilon), "")
+    sweep = part.get("fgsm")
+    cells = [percent(sweep["clean_accuracy"]) if sweep else ""]
+    for epsilon in EPSILONS:
+        cells += [percent(swept(sweep, epsilon)) if sweep else "", worst_cell(worst_of(content, decoder, epsilon))]
+    return [*cells, audit_answer(part, EPSILONS[1])]
+
+
+def audit_answer(part: dict[str, Any], epsilon: float) -> str:
+    """Return both answers of the audit of a decoder at an epsilon."""
     audit: dict[str, Any] = next((each for each in part["audits"] if each["epsilon"] == epsilon), {})
-    cells["audit's worst case"] = percent(audit.get("worst_case_accuracy"), 1)
-    failed = f" ({', '.join(audit['failed'])})" if audit.get("failed") else ""
     answer = read_verdict(audit.get("verdict", ""))
-    cells["audit"] = (answer.text if answer else "") + failed
-    return cells
+    return answer.text if answer else ""
 
 
-def fgsm_table(known: dict[str, Content]) -> Lines:
-    """Yield the accuracy under FGSM of every decoder."""
-    yield from header("model", "decoder", "clean", *(f"{255 * epsilon:g}/255" for epsilon in SWEPT))
+def audits_table(known: dict[str, Content]) -> Lines:
+    """Yield every audit: clean accuracy, FGSM and the worst case on its images, and both answers."""
+    yield from header("model (decoder)", "epsilon", "clean", "FGSM", "worst case", "answer", "checks that failed")
     for name, decoder, part in decoders_of(known):
-        if part.get("fgsm"):
-            cells = (percent(swept(part["fgsm"], epsilon)) for epsilon in SWEPT)
-            yield row(name, decoder, percent(part["fgsm"]["clean_accuracy"]), *cells)
+        for audit in sorted(part["audits"], key=lambda audit: audit["epsilon"]):
+            numbers = (percent(audit[f"{kind}_accuracy"], 1) for kind in ("clean", "fgsm", "worst_case"))
+            answer, failed = audit_answer(part, audit["epsilon"]), ", ".join(audit["failed"])
+            yield row(f"{name} ({decoder})", format_epsilon(audit["epsilon"]), *numbers, answer, failed)
 
 
-def leaderboard_table(known: dict[str, Content], epsilon: float) -> Lines:
-    """Yield every decoder that was attacked or audited at an epsilon."""
-    titles = attack_titles(known)
-    shown = titles if len(titles) > 1 else []  # the worst case over one attack is that attack's
-    for number, (name, decoder, _) in enumerate(decoders_of(known)):
-        cells = cells_at(known[name], decoder, epsilon, titles)
-        columns = ["clean", "FGSM", *shown, "worst case", "audit's worst case", "audit"]
-        if number == 0:
-            yield from header("model", "decoder", *columns)
-        if any(cells[column] for column in columns[2:]):
-            yield row(name, decoder, *(cells[column] for column in columns))
+def decoders_table(known: dict[str, Content]) -> Lines:
+    """Yield the accuracy under FGSM at the largest epsilon with each decoder."""
+    decoders = list(dict.fromkeys(decoder for _, decoder, _ in decoders_of(known)))
+    yield from header("model", *decoders)
+    for name, content in known.items():
+        sweeps = [content["decoders"].get(decoder, {}).get("fgsm") for decoder in decoders]
+        yield row(name, *(percent(swept(sweep, EPSILONS[-1])) if sweep else "" for sweep in sweeps))
 
 
 def l2_table(known: dict[str, Content]) -> Lines:
-    """Yield the worst case in L2 of every decoder that was attacked in it."""
-    found = {
-        (name, decoder): {case.epsilon: case for case in worst_cases(known[name], decoder) if case.norm == "L2"}
-        for name, decoder, _ in decoders_of(known)
-    }
-    epsilons = sorted({epsilon for cases in found.values() for epsilon in cases})
-    if not epsilons:
-        return
-    yield from header("model", "decoder", *(f"{epsilon:g}" for epsilon in epsilons))
-    for (name, decoder), cases in found.items():
-        if cases:
-            values = (cases[epsilon].robust_accuracy if epsilon in cases else None for epsilon in epsilons)
-            yield row(name, decoder, *(percent(value, 1) for value in values))
+    """Yield the worst case in L2 of every first decoder that was attacked in it."""
+    yield from header("model (decoder)", *(f"{epsilon:g}" for epsilon in L2_EPSILONS))
+    for name, content in known.items():
+        decoder = first_decoder(content)
+        cases = [worst_of(content, decoder, epsilon, norm="L2") for epsilon in L2_EPSILONS]
+        if any(cases):
+            yield row(f"{name} ({decoder})", *map(worst_cell, cases))
 
 
 def difference_table(known: dict[str, Content]) -> Lines:
-    """Yield by how much every first decoder's robust accuracy exceeds cross-entropy's, image by image."""
-    yield from header("model", "decoder", "attack", *map(format_epsilon, EPSILONS))
+    """Yield by how much every first decoder's worst case exceeds cross-entropy's, image by image."""
+    yield from header("model (decoder)", *map(format_epsilon, EPSILONS))
     for name, content in known.items():
         decoder = first_decoder(content)
-        for title in attack_titles(known) if name != BASELINE else ():
-            cells = [_difference(content, known[BASELINE], title, epsilon) for epsilon in EPSILONS]
-            if any(cells):
-                yield row(name, decoder, title, *cells)
+        cells = [_difference(content, known[BASELINE], epsilon) for epsilon in EPSILONS]
+        if name != BASELINE and any(cells):
+            yield row(f"{name} ({decoder})", *cells)
 
 
 def mean_table(known: dict[str, Content]) -> Lines:
     """Yield the first decoder's accuracy over the seeds of a model that has several: mean, smallest, largest."""
-    yield from header("model", "seeds", "attack", *map(format_epsilon, EPSILONS))
+    yield from header("model", "seeds", "under", *map(format_epsilon, EPSILONS))
     for model, of_seeds in seeds_of(known).items():
-        for title in ("FGSM", *attack_titles(known)):
-            cells = [_over_seeds(of_seeds, title, epsilon) for epsilon in EPSILONS]
-            if any(cells):
-                yield row(model, str(len(of_seeds)), title, *cells)
+        for title, accuracy in (("FGSM", _under_fgsm), ("worst case", _in_the_worst_case)):
+            of_epsilons = [[accuracy(content, epsilon) for content in of_seeds] for epsilon in EPSILONS]
+            cells = [_mean_and_extremes([share for share in shares if share is not None]) for shares in of_epsilons]
+            # A mean over some of the seeds would stand beside one over all.
+            known_cells = [cell if None not in of_epsilons[i] else "" for i, cell in enumerate(cells)]
+            if any(known_cells):
+                yield row(model, str(len(of_seeds)), title, *known_cells)
 
 
 def seed_difference_table(known: dict[str, Content]) -> Lines:
     """Yield by how much the mean over a model's seeds exceeds cross-entropy's, with two standard errors."""
     seeds = seeds_of(known)
     baseline = seeds.pop(BASELINE.rstrip("0123456789") + "*")
-    yield from header("model", "attack over seeds", *map(format_epsilon, EPSILONS))
+    yield from header("worst case, over seeds", *map(format_epsilon, EPSILONS))
     for model, of_seeds in seeds.items():
-        for title in attack_titles(known):
-            cells = [_two_errors(of_seeds, baseline, title, epsilon) for epsilon in EPSILONS]
-            if any(cells):
-                yield row(model, title, *cells)
+        cells = [_two_errors(of_seeds, baseline, epsilon) for epsilon in EPSILONS]
+        if any(cells):
+            yield row(model, *cells)
 
 
 def information_table(known: dict[str, Content]) -> Lines:
@@ -175,11 +163,9 @@ def information_table(known: dict[str, Content]) -> Lines:
 
 
 TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
-    "fgsm": fgsm_table,
-    **{
-        f"at {255 * epsilon:g}/255": lambda known, epsilon=epsilon: leaderboard_table(known, epsilon)
-        for epsilon in EPSILONS
-    },
+    "answers": answers_table,
+    "audits": audits_table,
+    "decoders": decoders_table,
     "L2": l2_table,
     "differences": difference_table,
     "means": mean_table,
@@ -214,7 +200,7 @@ def main(studies: list[str]) -> None:
         for content in study_results(stored_study(study)):
             content.pop("examples", None)  # pictures, which no number comes from
             write_text(RECORDS / study / f"{content['model']}.json", json.dumps(content, indent=1) + "\n")
-    for folder in (folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()):
+    for folder in (folder for folder in sorted(RECORDS.glob("zoo*")) if folder.is_dir()):
         known = read_records(folder.name)
         write_records(RECORDS / f"{folder.name}.csv", rows_of_models(folder.name, known))
     drawn = drawn_rows(rows_of_models("zoo", read_records()))
@@ -228,26 +214,18 @@ def main(studies: list[str]) -> None:
 
 
 def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that the figures show, with one name per attack.
+    """Return the rows that the figures show: of FGSM and the worst case, for the objectives in `DRAWN`.
 
-    Each bottleneck other than the surrogate would get panels of its own. Of an attack in two precisions, float32 counts
-    where it was run. The worst case has a panel if the worst-case attack was run, which it replaces.
+    Each other bottleneck would get panels of its own.
     """
-    rows = list(rows)
-    has_worst_case = any((row.get("attack") or "").startswith("WorstCase") for row in rows)
-    drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
-    # Those in bfloat16 first, so that those in float32 take their places.
-    for row in sorted(rows, key=lambda row: "bf16" not in (row.get("attack") or "")):
+    drawn = []
+    for row in rows:
         attack = row.get("attack") or ""
-        other_images = attack not in ("", "FGSM") and row.get("num_images") != IMAGES
-        is_other = row.get("beta") is not None and row["objective"] != "soft_ib"
-        if is_other or other_images or (attack == "worst case" and not has_worst_case):
-            continue
-        title = next((title for start, title in FIGURE_ATTACKS.items() if attack.startswith(start)), attack)
-        place = tuple(row.get(key) for key in ("cell", "decoder", "epoch", "epsilon", "quantity", "num_images"))
-        drawn[(title, *place)] = {**row, "attack": title or None}
-    order = [None, "FGSM", *FIGURE_ATTACKS.values()]
-    return sorted(drawn.values(), key=lambda row: order.index(row["attack"]) if row["attack"] in order else len(order))
+        is_shown = row.get("beta") is None or (row["objective"] in DRAWN and "from_start" not in row["cell"])
+        if is_shown and (attack in ("", "FGSM") or (attack == WORST_CASE and row["num_images"] == IMAGES)):
+            # Without the others of its objective, nothing needs to be distinguished.
+            drawn.append({**row, "setting": ""})
+    return drawn
 
 
 def decoders_of(known: dict[str, Content]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -291,55 +269,41 @@ def header(*names: str) -> Lines:
     yield row(*("--" for _ in names))
 
 
-def _difference(content: Content, baseline: Content, title: str, epsilon: float) -> str:
-    """Return the difference under the first search that both are known under: a better one must favour neither."""
-    others = {other.attack: other for other in results_of(baseline, first_decoder(baseline), title, epsilon)}
-    for one in results_of(content, first_decoder(content), title, epsilon):
-        if one.attack in others:
-            difference = paired_difference(one, others[one.attack])
-            return f"{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
-    return ""
+def _difference(content: Content, baseline: Content, epsilon: float) -> str:
+    one, other = (worst_of(each, first_decoder(each), epsilon) for each in (content, baseline))
+    if one is None or other is None:
+        return ""
+    difference = paired_difference(one, other)
+    return f"{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
 
 
-def _labels(contents: list[Content], title: str, epsilon: float) -> list[str]:
-    """Return the searches, float32 first, that every one of the models is known under."""
-    found = [[each.attack for each in results_of(one, first_decoder(one), title, epsilon)] for one in contents]
-    return [label for label in found[0] if all(label in labels for labels in found)]
+def _under_fgsm(content: Content, epsilon: float) -> float | None:
+    sweep = content["decoders"][first_decoder(content)].get("fgsm")
+    return swept(sweep, epsilon) if sweep else None
 
 
-def _robust(contents: list[Content], title: str, epsilon: float, label: str) -> np.ndarray:
-    """Return (models, images), whether each image stays right."""
-    found = [results_of(content, first_decoder(content), title, epsilon) for content in contents]
-    return np.array([next(r.robust_correct for r in results if r.attack == label) for results in found], dtype=float)
-
-
-def _over_seeds(contents: list[Content], title: str, epsilon: float) -> str:
-    """Return a cell; empty unless every seed was attacked, with one precision: else a mean would mix what differs."""
-    if title == "FGSM":
-        sweeps = [content["decoders"][first_decoder(content)].get("fgsm") for content in contents]
-        accuracies = [swept(sweep, epsilon) for sweep in sweeps if sweep]
-        shares = [share for share in accuracies if share is not None]
-        return _mean_and_extremes(shares) if len(shares) == len(contents) else ""
-    for label in _labels(contents, title, epsilon)[:1]:
-        shares = [float(robust.mean()) for robust in _robust(contents, title, epsilon, label)]
-        return _mean_and_extremes(shares) + (MARK if "bf16" in label else "")
-    return ""
+def _in_the_worst_case(content: Content, epsilon: float) -> float | None:
+    case = worst_of(content, first_decoder(content), epsilon)
+    return case.robust_accuracy if case is not None else None
 
 
 def _mean_and_extremes(shares: list[float]) -> str:
+    if not shares:
+        return ""
     mean = sum(shares) / len(shares)
     return f"{percent(mean, 1)} ({percent(min(shares), 1)} to {percent(max(shares), 1)})"
 
 
-def _two_errors(contents: list[Content], baseline: list[Content], title: str, epsilon: float) -> str:
+def _two_errors(contents: list[Content], baseline: list[Content], epsilon: float) -> str:
     """Return the difference of two means over seeds and images in points."""
-    for label in _labels([*contents, *baseline], title, epsilon)[:1]:
-        one, other = (_robust(each, title, epsilon, label) for each in (contents, baseline))
-        per_image = one.mean(axis=0) - other.mean(axis=0)  # (images,)
-        of_images = per_image.std(ddof=1) / np.sqrt(len(per_image))
-        of_seeds = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (one, other)))
-        return f"{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
-    return ""
+    cases = [[worst_of(each, first_decoder(each), epsilon) for each in group] for group in (contents, baseline)]
+    if any(case is None for group in cases for case in group):
+        return ""
+    one, other = (np.array([case.robust_correct for case in group if case], dtype=float) for group in cases)
+    per_image = one.mean(axis=0) - other.mean(axis=0)  # (images,)
+    of_images = per_image.std(ddof=1) / np.sqrt(len(per_image))
+    of_seeds = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (one, other)))
+    return f"{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
 
 
 if __name__ == "__main__":
