@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +14,6 @@ from ibrobust.suggestions import remedy
 
 ENTRY_POINT_GROUP = "ibrobust.attacks"
 TRANSFER, FOOLBOX, ADV_LIB = "transfer", "foolbox", "adv_lib"
-# ibrobust's own attacks, and the options of each.
-OWN_OPTIONS = {
-    "FGSM": ("loss",),
-    "PGD": ("steps", "alpha", "random_start", "restarts", "loss", "norm", "targets", "precision"),
-    "AutoAttack": ("version", "norm", "n_iter", "n_queries", "precision"),
-    "WorstCase": ("surrogate", "norm", "escalate"),
-}
 # Of torchattacks: they run other attacks.
 _WRAPPERS = {"MultiAttack", "LGV"}
 # The names under which attacks of other packages take their radius.
@@ -35,11 +29,12 @@ def check_attack(text: str) -> None:
     """
     name, written = name_and_options(text)
     options = read_options(written)
-    own = next((own for own in OWN_OPTIONS if plain(own) == plain(name)), None)
+    known = own_options()
+    own = next((own for own in known if plain(own) == plain(name)), None)
     if own is not None:
         for key in options:
-            if key not in OWN_OPTIONS[own]:
-                raise IbrobustError(no_option(own, key, OWN_OPTIONS[own]))
+            if key not in known[own]:
+                raise IbrobustError(no_option(own, key, known[own]))
     elif ":" in name:
         if name.partition(":")[0] not in (FOOLBOX, ADV_LIB) and plain(name.partition(":")[0]) != TRANSFER:
             require_module(name, f"The attack {name!r}")
@@ -49,7 +44,31 @@ def check_attack(text: str) -> None:
 
 def known_names() -> list[str]:
     """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted."""
-    return sorted({*OWN_OPTIONS, *torchattacks_names(), *(point.name for point in attack_plugins())})
+    return sorted({*own_options(), *torchattacks_names(), *(point.name for point in attack_plugins())})
+
+
+@cache
+def own_options() -> dict[str, tuple[str, ...]]:
+    """Return the options of each of ibrobust's own attacks by its name: the fields of its class.
+
+    They are read from the text of the classes: importing them takes seconds.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for file in ("surrogate.py", "own_attacks.py"):
+        own = {}
+        for statement in ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.ClassDef):
+                inherited = (key for base in statement.bases for key in found.get(getattr(base, "id", ""), ()))
+                own[statement.name] = tuple(dict.fromkeys([*inherited, *_fields(statement)]))
+        found |= own
+    return own
+
+
+def _fields(statement: ast.ClassDef) -> list[str]:
+    """Return the names of a class's fields, neither constants of the class nor private."""
+    annotated = [part for part in statement.body if isinstance(part, ast.AnnAssign)]
+    names = [getattr(part.target, "id", "_") for part in annotated if "ClassVar" not in ast.dump(part.annotation)]
+    return [name for name in names if not name.startswith("_")]
 
 
 def torchattacks_names() -> list[str]:
@@ -107,7 +126,7 @@ def unknown_name(name: str) -> str:
     """Return a sentence on an attack that does not exist, with similar names."""
     plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in attack_plugins())
     rule = (
-        f"choose {', '.join(OWN_OPTIONS)}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
+        f"choose {', '.join(own_options())}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
         f"{FOOLBOX}:NAME, {ADV_LIB}:NAME, or a function of yours, package.module:function."
     )
     if not torchattacks_names():

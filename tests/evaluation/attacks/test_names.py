@@ -6,12 +6,12 @@ import pytest
 import torchattacks
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.names import OWN_OPTIONS, check_attack, torchattacks_names
+from ibrobust.evaluation.attacks.names import check_attack, own_options, torchattacks_names
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
 
 
 def test_the_options_are_those_of_the_attacks():
-    assert {own.__name__: tuple(own.model_fields) for own in OWN_ATTACKS} == OWN_OPTIONS
+    assert {own.__name__: tuple(own.model_fields) for own in OWN_ATTACKS} == own_options()
 
 
 def test_the_names_of_torchattacks_are_those_that_it_exports():
