@@ -229,6 +229,8 @@ def test_fab_goes_on_towards_further_classes_if_it_breaks_what_the_other_gradien
     assert (first.attacked, first.broken) == (20, 17)
     assert (further.attacked, further.broken) == (3, 0)
     assert result.warnings == ("FAB broke 17 images that the other gradient stages left: give escalate=true.",)
+    escalated = worst_case_attack(model, images, labels, epsilon=epsilon, escalate=True)
+    assert escalated.warnings == ("FAB broke 17 images that the other gradient stages left.",), "AutoAttack was run"
 
 
 def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no_more():

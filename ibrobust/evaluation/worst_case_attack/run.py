@@ -155,7 +155,8 @@ class _Run:
             by_fab = self._fab(guards.MISLED_FAB)
             if by_fab > guards.TOLERATED * len(search.images):
                 by_fab += self._fab(guards.MISLED_FAB_FURTHER)
-                found = (f"FAB broke {by_fab} images that the other gradient stages left: give escalate=true.",)
+                advice = "" if escalate else ": give escalate=true"
+                found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
         fired = bool(by_guards or guards.warnings(search, by_guards=by_guards))
         if fired:
