@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ibrobust.data.names import check_exists
 from ibrobust.devices import check_device_name
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.names import TRANSFER, check_attack, name_and_options, plain, read_options
+from ibrobust.evaluation.attacks.text_form import TRANSFER, check_attack, name_and_options, plain, read_options
 from ibrobust.integrations.references import check_reference, is_reference
 from ibrobust.models.decoder_names import HEAD, fitted_decoders
 from ibrobust.registry import ModelCard, model_card

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ibrobust.evaluation.attacks.names import ENTRY_POINT_GROUP
+from ibrobust.evaluation.attacks.text_form import ENTRY_POINT_GROUP
 
 MODULE = """
 import ibrobust

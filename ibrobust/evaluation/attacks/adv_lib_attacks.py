@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import with_options
 from ibrobust.evaluation.attacks.function_attack import FunctionAttack
-from ibrobust.evaluation.attacks.names import ADV_LIB
+from ibrobust.evaluation.attacks.text_form import ADV_LIB
 from ibrobust.suggestions import suggestion
 
 _ORDERS = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}

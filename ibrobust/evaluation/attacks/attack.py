@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.names import no_option
+from ibrobust.evaluation.attacks.text_form import no_option
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_seed, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_reference

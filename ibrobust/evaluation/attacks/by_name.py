@@ -10,7 +10,9 @@ from ibrobust.evaluation.attacks.adv_lib_attacks import adv_lib_attack
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
 from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, function_attack
-from ibrobust.evaluation.attacks.names import (
+from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
+from ibrobust.evaluation.attacks.surrogate import Transfer
+from ibrobust.evaluation.attacks.text_form import (
     ADV_LIB,
     FOOLBOX,
     TRANSFER,
@@ -22,8 +24,6 @@ from ibrobust.evaluation.attacks.names import (
     torchattacks_names,
     unknown_name,
 )
-from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
-from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.attacks.torchattacks_classes import torchattacks_class
 from ibrobust.function_names import function_by_name, load_plugin
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import with_options
 from ibrobust.evaluation.attacks.function_attack import FunctionAttack
-from ibrobust.evaluation.attacks.names import FOOLBOX
+from ibrobust.evaluation.attacks.text_form import FOOLBOX
 from ibrobust.function_names import short_reason
 from ibrobust.suggestions import suggestion
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack
-from ibrobust.evaluation.attacks.names import RADIUS_OPTIONS, Value
 from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+from ibrobust.evaluation.attacks.text_form import RADIUS_OPTIONS, Value
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import model_device
 

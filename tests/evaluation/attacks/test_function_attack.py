@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import names
+from ibrobust.evaluation.attacks import text_form
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.worst_case import worst_case
@@ -152,7 +152,7 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{names.ENTRY_POINT_GROUP}]\ndark = my_attacks:darken\n")
+    (info / "entry_points.txt").write_text(f"[{text_form.ENTRY_POINT_GROUP}]\ndark = my_attacks:darken\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert robust("dark", "dark:share=0.1") == [(False, True, True, False), (True, True, True, False)]
 

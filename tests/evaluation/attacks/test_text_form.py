@@ -6,8 +6,8 @@ import pytest
 import torchattacks
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.names import check_attack, own_options, torchattacks_names
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
+from ibrobust.evaluation.attacks.text_form import check_attack, own_options, torchattacks_names
 
 
 def test_the_options_are_those_of_the_attacks():
