@@ -1,11 +1,12 @@
 """How often the audit's checks fail on honest models, one JSON line per audit; `--table` makes the CSV of it.
 
     python benchmarks/audit_false_alarms.py --lines rates.jsonl --dataset DIR
-    python benchmarks/audit_false_alarms.py --lines rates.jsonl --table docs/records/audit-false-alarms.csv
+    ibrobust audit MODEL --quick --dataset DIR --json reports/MODEL.json
+    python benchmarks/audit_false_alarms.py --lines rates.jsonl --reports reports --table FILE.csv
 
 Honest models: those that ship and were trained on DIR with cross-entropy, adversarially, or with DVIB, CEB and DIB, and
 small networks trained here on the embedded digits, as usual and adversarially, with several seeds. Audits that are in
-the file already are skipped.
+the file already are skipped. Reports that `ibrobust audit` has written count beside the lines.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.data import Split, load_dataset
-from ibrobust.epsilon import parse_epsilon
+from ibrobust.epsilon import format_epsilon, parse_epsilon
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.audit.statistics import interval
 from ibrobust.registry import load_model
@@ -41,11 +42,12 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--dataset", help="images that the shipped models were trained on; by default digits only")
     parser.add_argument("--seeds", type=int, default=10, help="networks trained on digits, of each kind")
-    parser.add_argument("--table", type=Path, help="only write this table of the lines")
+    parser.add_argument("--reports", type=Path, help="folder of reports of honest models, by ibrobust audit --json")
+    parser.add_argument("--table", type=Path, help="only write this table of the lines and reports")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.lines.read_text().splitlines()] if options.lines.exists() else []
     if options.table:
-        write_table(options.table, lines)
+        write_table(options.table, lines + (reported(options.reports) if options.reports else []))
         return
     known = {(line["model"], line["epsilon"]) for line in lines}
     for name, data, epsilon, make in audits(options.dataset, options.seeds):
@@ -114,6 +116,21 @@ def audited(name: str, data: str, epsilon: str, model: nn.Module, surrogate: nn.
         "seconds": seconds,
         "cpu_seconds": round(sum(seconds.values()), 1),
     }
+
+
+def reported(folder: Path) -> list[dict]:
+    """Return what the table needs of each report in a folder, as in a line."""
+    return [
+        {
+            "model": content["model"],
+            "dataset": content["dataset"]["name"],
+            "epsilon": format_epsilon(report["epsilon"]),
+            "checks": {check["name"]: [check["value"], check["passed"]] for check in report["checks"]},
+        }
+        for path in sorted(folder.glob("*.json"))
+        for content in [json.loads(path.read_text(encoding="utf-8"))]
+        for report in content["audits"].values()
+    ]
 
 
 def write_table(path: Path, lines: list[dict]) -> None:

@@ -3,6 +3,7 @@
     python benchmarks/worst_case.py --dataset DIR --output FILE --models '*-w16-s0' --linf 2/255,4/255 --l2 0.25,0.5
     python benchmarks/worst_case.py --dataset DIR --output FILE ... --autoattack 'knn_ib-*:Linf:4/255'
     python benchmarks/worst_case.py --output FILE --table
+    python benchmarks/worst_case.py --output FILE --csv docs/records/worst-case.csv
 
 A pair is a model, a norm and an epsilon. Every pair adds a line of JSON to FILE with the result of each image, and
 AutoAttack one line per batch. Nothing that has a line is computed again: a killed run continues if it is started again.
@@ -12,11 +13,15 @@ those that it gains. For other pairs the images that AutoAttack leaves come from
 AutoAttack did not run on all images, its passes (after ~) come from its schedule, a little too few: APGD does 101
 passes forward and backward on every image, its targeted form 909 and FAB-T 900 with 900 more forward on each image that
 is left, and Square 5,000 forward.
+
+--csv writes a row per pair into a table. A pair's row is replaced; rows of pairs that FILE lacks stay, and so do the
+counts of an AutoAttack on all images that FILE lacks.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from collections.abc import Iterator
@@ -42,8 +47,14 @@ from ibrobust.registry import list_models, load_model, model_card
 
 RECORDS = Path(__file__).resolve().parent.parent / "docs" / "records" / "zoo"
 AUTOATTACK = "AutoAttack"
-HEADER = ["model", "norm", "epsilon", "clean", "FGSM", "suite", "AutoAttack", "missed", "gained"]
+HEADER = ["model", "norm", "epsilon", "clean", "FGSM", "left", "AutoAttack on these", "AutoAttack", "missed", "gained"]
 HEADER += ["passes", "AutoAttack's", "ratio", "CPU s", "AutoAttack's", "ratio"]
+PAIR = ("model", "decoder", "norm", "epsilon", "images")
+# What only AutoAttack on all images of a pair tells.
+OF_ALL_IMAGES = ("autoattack_leaves", "autoattack_search", "missed", "gained")
+OF_ALL_IMAGES += ("autoattack_passes", "autoattack_passes_counted")
+STAGES = ("untargeted", "larger ball", "targets", "further steps", "shrinking ball", "random corners", "Square")
+STAGES += ("random restarts", "FAB-T")
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="file of JSON lines; an existing one is continued")
     parser.add_argument("--table", action="store_true", help="only print the table of what the file has")
+    parser.add_argument("--csv", type=Path, help="only write what the file has into this table")
     parser.add_argument("--dataset", help="image folder that the models were trained on")
     parser.add_argument("--models", default="*-w16-s*", help="shell patterns of names, separated by commas")
     parser.add_argument("--linf", default="", help="epsilons in L-infinity, such as 2/255,4/255")
@@ -125,6 +137,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     lines = Lines(options.output)
+    if options.csv:
+        _write_csv(options.csv, lines)
+        return
     if not options.table:
         if options.dataset is None:
             parser.error("--dataset is needed to measure")
@@ -270,72 +285,122 @@ def _clocks(options: argparse.Namespace) -> tuple[float, float]:
 
 
 def _print(lines: Lines) -> None:
-    rows = []
     suites = [line for line in lines.content if line["attack"] == "WorstCase"]
-    for suite in suites:
-        key = _key(suite)[:4]
-        parts = [line for line in lines.content if line["attack"] == "AutoAttack" and _key(line)[:4] == key]
-        parts.sort(key=lambda line: line["start"])
-        rows.append(_row(suite, _joined(parts, suite["images"])))
-    print_table(HEADER, rows)
+    print_table(HEADER, [_row(suite, _counts(suite, _joined(lines, suite))) for suite in suites])
     _print_stages(suites)
 
 
-def _joined(parts: list[dict[str, Any]], images: int) -> dict[str, Any] | None:
-    """Return AutoAttack's batches as one, or None if one is missing."""
-    robust = "".join(part["robust"] for part in parts)
-    if len(robust) < images:
+def _write_csv(path: Path, lines: Lines) -> None:
+    """Put a row per pair into a table, in place of the pair's old row."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {tuple(row[key] for key in PAIR): row for row in csv.DictReader(file)}
+    for suite in lines.content:
+        if suite["attack"] != "WorstCase" or suite["surrogate"] is not None:
+            continue
+        counts = {key: "" if value is None else value for key, value in _counts(suite, _joined(lines, suite)).items()}
+        row = {**counts, **{f"broken_by_{_snake(name)}": broken for name, broken in _broken(suite).items()}}
+        row = {**row, "epsilon": f"{suite['epsilon']:.6f}"}
+        old = rows.get(tuple(str(row[key]) for key in PAIR), {})
+        if row["autoattack_leaves"] == "" and old.get("autoattack_leaves"):
+            row |= {key: old[key] for key in OF_ALL_IMAGES if key != "missed" or row["missed"] == ""}
+        rows[tuple(str(row[key]) for key in PAIR)] = row
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    ordered = sorted(rows.values(), key=lambda row: (row["norm"] != "Linf", row["model"], float(row["epsilon"])))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ordered)
+
+
+def _broken(suite: dict[str, Any]) -> dict[str, int]:
+    """Return how many images each stage breaks; a stage that was not needed breaks none."""
+    broken = dict.fromkeys(STAGES, 0)
+    for stage in suite["stages"]:
+        if stage["stage"] in broken:
+            broken[stage["stage"]] += stage["broken"]
+    return broken
+
+
+def _snake(name: str) -> str:
+    return name.lower().replace(" ", "_").replace("-", "_")
+
+
+def _joined(lines: Lines, suite: dict[str, Any]) -> dict[str, Any] | None:
+    """Return AutoAttack's batches on a pair as one, or None if one is missing."""
+    key = _key(suite)[:4]
+    parts = [line for line in lines.content if line["attack"] == AUTOATTACK and _key(line)[:4] == key]
+    robust = "".join(part["robust"] for part in sorted(parts, key=lambda line: line["start"]))
+    if len(robust) < suite["images"]:
         return None
     counts = ("forward_images", "backward_images", "cpu_seconds")
     return {"robust": robust, **{key: sum(part[key] for part in parts) for key in counts}}
 
 
-def _row(suite: dict[str, Any], other: dict[str, Any] | None) -> list[str]:
-    robust = torch.tensor(from_bits(suite["robust"]))
-    clean, fgsm = from_bits(suite["clean"]), from_bits(suite["fgsm"])
-    recorded = _recorded(suite) if other is None else None
-    known = recorded if other is None else other["robust"]
-    left = None if known is None else torch.tensor(from_bits(known))
+def _counts(suite: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a pair's counts of images, passes and seconds; None where something was not measured."""
+    robust, clean, fgsm = (torch.tensor(from_bits(suite[key])) for key in ("robust", "clean", "fgsm"))
+    known = _recorded(suite) if other is None else other["robust"]
+    alone = None if known is None else torch.tensor(from_bits(known))
     escalated = None if suite.get("escalated") is None else torch.tensor(from_bits(suite["escalated"]))
     # Of the images that the attack leaves, AutoAttack in float32 on them says more than a record.
-    missed = None if left is None else int((robust & ~left).sum())
-    if escalated is not None and other is None:
-        missed = int((robust & ~escalated).sum())
-    passes = suite["forward_images"] + suite["backward_images"] + suite["surrogate_passes"]
+    judge = escalated if escalated is not None and other is None else alone
     theirs = None if other is None else other["forward_images"] + other["backward_images"]
-    about = ""
-    survivors = left if left is not None else escalated
-    if survivors is not None and theirs is None:
-        about, theirs = "~", sum(clean) * 2 * 101 + int(survivors.sum()) * (2 * 909 + 3 * 900 + 5000)
+    survivors = alone if alone is not None else escalated
+    if theirs is None and survivors is not None:
+        theirs = int(clean.sum()) * 2 * 101 + int(survivors.sum()) * (2 * 909 + 3 * 900 + 5000)
+    return {
+        **{key: suite[key] for key in PAIR},
+        "clean": int(clean.sum()),
+        "fgsm": int((clean & fgsm).sum()),
+        "left": int(robust.sum()),
+        "upper_bound": int(suite["upper_bound"]),
+        "autoattack_leaves_of_these": None if escalated is None else int(escalated.sum()),
+        "autoattack_leaves": None if alone is None else int(alone.sum()),
+        "autoattack_search": None if alone is None else "float32",
+        "missed": None if judge is None else int((robust & ~judge).sum()),
+        "gained": None if alone is None else int((~robust & alone).sum()),
+        "passes": suite["forward_images"] + suite["backward_images"] + suite["surrogate_passes"],
+        "autoattack_passes": theirs,
+        "autoattack_passes_counted": int(other is not None),
+        # With AutoAttack on what is left, its time is in the attack's.
+        "cpu_seconds": None if escalated is not None else round(suite["cpu_seconds"], 1),
+        "autoattack_cpu_seconds": None if other is None else round(other["cpu_seconds"], 1),
+    }
+
+
+def _row(suite: dict[str, Any], counts: dict[str, Any]) -> list[str]:
+    shown = {
+        key: "" if value is None else f"{value:,}" if isinstance(value, int) else value for key, value in counts.items()
+    }
+    about = "" if counts["autoattack_passes_counted"] or counts["autoattack_passes"] is None else "~"
     return [
-        suite["model"],
-        suite["norm"],
+        *(shown[key] for key in ("model", "norm")),
         Pair(suite["model"], suite["norm"], suite["epsilon"]).text.rpartition(":")[2],
-        str(sum(clean)),
-        str(sum(a and b for a, b in zip(clean, fgsm, strict=True))),
-        f"{int(robust.sum())}{' (upper bound)' if suite['upper_bound'] else ''}",
-        "" if left is None else str(int(left.sum())),
-        "" if missed is None else str(missed),
-        "" if left is None else str(int((~robust & left).sum())),
-        f"{passes:,}",
-        "" if theirs is None else f"{about}{theirs:,}",
-        "" if theirs is None else f"{about}{passes / theirs:.1%}",
-        "" if escalated is not None else f"{suite['cpu_seconds']:.0f}",
-        "" if other is None else f"{other['cpu_seconds']:.0f}",
-        "" if other is None or escalated is not None else f"{suite['cpu_seconds'] / other['cpu_seconds']:.1%}",
+        *(shown[key] for key in ("clean", "fgsm")),
+        shown["left"] + (" (upper bound)" if counts["upper_bound"] else ""),
+        *(shown[key] for key in ("autoattack_leaves_of_these", "autoattack_leaves", "missed", "gained", "passes")),
+        about + shown["autoattack_passes"],
+        about + _ratio(counts["passes"], counts["autoattack_passes"]),
+        *("" if counts[key] is None else f"{counts[key]:.0f}" for key in ("cpu_seconds", "autoattack_cpu_seconds")),
+        _ratio(counts["cpu_seconds"], counts["autoattack_cpu_seconds"]),
     ]
 
 
+def _ratio(own: float | None, other: float | None) -> str:
+    return "" if own is None or not other else f"{own / other:.1%}"
+
+
 def _recorded(suite: dict[str, Any]) -> str | None:
-    """Return the images that AutoAttack leaves, from docs/records, if they are known."""
+    """Return the images that AutoAttack in float32 leaves, from docs/records, if they are known."""
     path = RECORDS / f"{suite['model']}.json"
     if suite["norm"] != "Linf" or not path.is_file():
         return None
     attacks = json.loads(path.read_text(encoding="utf-8"))["decoders"].get(suite["decoder"], {"attacks": []})["attacks"]
-    for label in ("AutoAttack", "AutoAttack:precision=bf16"):
-        for fields in attacks:
-            if (fields["attack"], fields["epsilon"], fields["total"]) == (label, suite["epsilon"], suite["images"]):
-                return to_bits(AttackResult.from_dict(fields).robust_correct)
+    for fields in attacks:
+        if (fields["attack"], fields["epsilon"], fields["total"]) == (AUTOATTACK, suite["epsilon"], suite["images"]):
+            return to_bits(AttackResult.from_dict(fields).robust_correct)
     return None
 
 
