@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes
+from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes, set_evaluation_mode
 from ibrobust.evaluation.predictions import check_logits
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
@@ -59,6 +59,11 @@ class GuardedModel(nn.Module):
     def train(self, mode: bool = True) -> GuardedModel:
         """Do nothing: attack libraries switch modes, also of parts that must stay in evaluation mode."""
         del mode
+        return self
+
+    def eval(self) -> GuardedModel:
+        """Put the model inside in evaluation mode."""
+        set_evaluation_mode(self.model)
         return self
 
     def forward(self, images: Tensor) -> Tensor:

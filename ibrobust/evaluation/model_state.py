@@ -54,7 +54,7 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with isolated_rng(seed), torch.inference_mode(False), torch.enable_grad():
         try:
-            _set_evaluation_mode(model)
+            set_evaluation_mode(model)
             for parameter in trainable:
                 parameter.requires_grad_(False)
             yield
@@ -65,7 +65,8 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
                 parameter.requires_grad_(True)
 
 
-def _set_evaluation_mode(model: nn.Module) -> None:
+def set_evaluation_mode(model: nn.Module) -> None:
+    """Put every module in evaluation mode."""
     try:
         model.eval()
     except NotImplementedError:  # an exported program keeps the mode of its export

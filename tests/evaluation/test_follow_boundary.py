@@ -77,3 +77,18 @@ def test_an_image_is_given_up_if_its_boundary_is_out_of_reach():
     with counting_passes(model) as counter:
         follow_boundary(model, images, order[:, 0], order[:, 1], ball=Ball("Linf", 1e-5), steps=STEPS, patience=5)
     assert counter.backward_images == 5 * len(images)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_model_in_float64_has_the_points_of_float32(norm):
+    model, images = guard(_network()), _images()
+    order = model(images).argsort(dim=1, descending=True)
+    options = {"ball": Ball(norm, 1e-5), "steps": STEPS}
+    expected, distances = follow_boundary(model, images, order[:, 0], order[:, 1], **options)
+
+    double = guard(_network().double())
+    found, theirs = follow_boundary(double, images.double(), order[:, 0], order[:, 1], **options)
+
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs.float(), distances, atol=1e-4 / 1e-5, rtol=0)

@@ -18,6 +18,7 @@ from ibrobust.evaluation.attacks.pgd import loss_gradient, pgd
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.model_state import evaluation_mode
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
 
 pytestmark = pytest.mark.usefixtures("light_audits")
@@ -354,6 +355,15 @@ def test_a_function_is_refused() -> None:
 
 
 # Modes
+
+
+def test_the_model_in_a_guard_is_evaluated_in_evaluation_mode() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Flatten()).train()
+    with evaluation_mode(guard(model)):
+        assert not model.training
+        assert not model[0].training
+    assert model.training
+    assert model[0].training
 
 
 def test_attack_libraries_do_not_change_the_models_mode() -> None:

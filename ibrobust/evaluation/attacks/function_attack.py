@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack, with_options
+from ibrobust.evaluation.attacks.function_fingerprint import function_fingerprint
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.ball import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel
@@ -62,11 +62,8 @@ class FunctionAttack(Attack):
 
     @property
     def source(self) -> str:
-        """SHA-256 of the function's text, so that a run is not resumed with another one; empty if it has none."""
-        try:
-            return hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()
-        except (OSError, TypeError):
-            return ""
+        """SHA-256 of the function and its values, so that a run is not resumed with another one."""
+        return function_fingerprint(self.function)
 
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int

@@ -173,10 +173,11 @@ def _check_header(path: Path, header: dict[str, Any], settings: Mapping[str, Any
         difference = Behaviour(logits=fields["logits"], gradients=fields["gradients"]).difference(found)
     except (KeyError, TypeError, ValueError) as error:
         raise IbrobustError(f"{str(path)!r} cannot be read: it is not an evaluation's state: {_REMEDY}.") from error
-    for name, value in settings.items():
-        if stored.get(name) != value:
-            digest = name in ("images", "weights")
-            what = f"other {name}" if digest else f"{name}: {stored.get(name)!r} there and {value!r} here"
+    for name in {**settings, **stored}:
+        before, now = stored.get(name), settings.get(name)
+        if before != now:
+            digest = name in ("images", "weights", "sources")
+            what = f"other {name}" if digest else f"{name}: {before!r} there and {now!r} here"
             raise IbrobustError(f"{str(path)!r} holds the state of another evaluation ({what}): {_REMEDY}.")
     if difference:
         raise IbrobustError(

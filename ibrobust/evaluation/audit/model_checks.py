@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
 from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.logit_distance import SAME, logit_distance
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.seeds import evaluation_seed
-
-SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
 
 
 @torch.no_grad()
 def check_determinism(model: nn.Module, images: Tensor) -> Check:
     """Compare five passes over the same images (B, C, H, W)."""
-    passes = [_unit(model(images)) for _ in range(5)]
-    distance = max(_distance(passes[0], other) for other in passes[1:])
+    first = model(images)
+    # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
+    distance = max(logit_distance(first, model(images)) for _ in range(4))
     return Check(
         "determinism",
         distance,
@@ -56,8 +56,7 @@ def check_batch_invariance(model: nn.Module, images: Tensor, *, stochastic: bool
     elif stochastic:
         meaning = "Not checked: the logits differ from pass to pass in any case."
     else:
-        together = _unit(model(images))
-        distance = _distance(together, torch.cat([_unit(model(image)) for image in images.split(1)]))
+        distance = logit_distance(model(images), torch.cat([model(image) for image in images.split(1)]))
         meaning = (
             "An image's logits do not depend on the images beside it, so an attack may finish some images before "
             "others."
@@ -107,12 +106,3 @@ def check_epsilon_zero(subject: Subject) -> Check:
         "must be counted in the same way with and without an attack.",
         CARLINI,
     )
-
-
-def _unit(logits: Tensor) -> Tensor:
-    return logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
-    return float((one - other).norm(dim=1).nan_to_num(0.0).max())

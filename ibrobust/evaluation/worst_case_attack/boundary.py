@@ -45,7 +45,7 @@ def follow_boundary(
 
     onto = projection_linf if ball.norm == "Linf" else projection_l2
     nearest, points = images.clone(), images.clone()
-    distances = torch.full((len(images),), torch.inf, device=images.device)
+    distances = images.new_full((len(images),), torch.inf)
     active = torch.arange(len(images), device=images.device)
     for step in range(steps):
         if patience is not None and step >= patience:
@@ -59,8 +59,8 @@ def follow_boundary(
             normal = image_gradient(gap.sum(), here).flatten(1).float()
         here, gap = here.detach(), gap.detach().float()
         offset = (normal * here.flatten(1)).sum(dim=1) - gap
-        both = torch.cat([here.flatten(1), origin.flatten(1)])
-        moves = onto(both, normal.repeat(2, 1), offset.repeat(2)).reshape(2, *here.shape)
+        both = torch.cat([here.flatten(1), origin.flatten(1)]).float()
+        moves = onto(both, normal.repeat(2, 1), offset.float().repeat(2)).reshape(2, *here.shape)
         lengths = _length(moves.flatten(0, 1), ball.norm).clamp(min=1e-8).reshape(2, -1, 1, 1, 1)
         pull = (lengths[0] / (lengths[0] + lengths[1])).clamp(max=MOST_PULL)
         here = ((here + OVERSHOOT * moves[0]) * (1 - pull) + (origin + OVERSHOOT * moves[1]) * pull).clamp(0.0, 1.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
@@ -13,6 +12,7 @@ from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.logit_distance import draws_random_numbers
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
@@ -25,7 +25,6 @@ from ibrobust.seeds import evaluation_seed
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
 COMPARED = 32  # images whose logits are computed twice to find out whether the model draws random numbers
-SAME = 1e-4  # distance of logits scaled to unit length, as in AutoAttack's check for randomised models
 
 
 def worst_case_attack(
@@ -98,7 +97,7 @@ def worst_case_attack(
             count_classes(other, points, targets)
         count_classes(guarded, points, targets)
         with counting_passes(guarded) as counter:
-            draws = DRAWS if is_stochastic(guarded, points[: min(batch_size, COMPARED)]) else 1
+            draws = DRAWS if draws_random_numbers(guarded, points[: min(batch_size, COMPARED)]) else 1
             search = Search(guarded, draws, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
@@ -230,11 +229,4 @@ class _Run:
 
 def judge_of(model: nn.Module, images: Tensor) -> nn.Module:
     """Return the judge of images (B, C, H, W): the model, or its logits' mean over draws."""
-    return judging(model, DRAWS) if is_stochastic(model, images[:COMPARED]) else model
-
-
-@torch.no_grad()
-def is_stochastic(model: nn.Module, images: Tensor) -> bool:
-    """Return whether two passes over the same images (B, C, H, W) differ by more than rounding."""
-    first, second = (torch.nn.functional.normalize(model(images).nan_to_num(0.0), dim=1) for _ in range(2))
-    return bool((first - second).norm(dim=1).max() > SAME)
+    return judging(model, DRAWS) if draws_random_numbers(model, images[:COMPARED]) else model

@@ -167,7 +167,8 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Return the accuracy, in [0, 1], on images (N, C, H, W)."""
-        correct = correct_in_batches(self.classifier, x_orig.to(self.device), y_orig.to(self.device), batch_size=bs)
+        with evaluation_mode(self.classifier):
+            correct = correct_in_batches(self.classifier, x_orig.to(self.device), y_orig.to(self.device), batch_size=bs)
         accuracy = int(correct.sum()) / len(correct)
         self.logger.info(f"clean accuracy: {accuracy:.2%}")
         return accuracy

@@ -217,3 +217,53 @@ def test_a_state_is_not_resumed_with_another_function_of_the_name(tmp_path):
     run(lambda images, epsilon: images)
     with pytest.raises(IbrobustError, match="another"):
         run_attacks(Brightness(), IMAGES, LABELS, attacks=other(), epsilons=[EPSILON], state_path=tmp_path / "state")
+
+
+STEP = 1.0
+
+
+def enclosing(by):
+    def attack(model, images, labels, *, epsilon, seed):
+        return (images - by * epsilon).clamp(0, 1)
+
+    return attack
+
+
+class Darkening:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, model, images, labels, *, epsilon, seed):
+        return (images - self.by * epsilon).clamp(0, 1)
+
+    def method(self, model, images, labels, *, epsilon, seed):
+        return self(model, images, labels, epsilon=epsilon, seed=seed)
+
+
+def reading(by):
+    def attack(model, images, labels, *, epsilon, seed):
+        return (images - STEP * epsilon).clamp(0, 1)
+
+    globals()["STEP"] = by
+    return attack
+
+
+def stepping(by):
+    def attack(model, images, labels, *, epsilon, seed):
+        return (images - steps[0] * epsilon).clamp(0, 1)
+
+    steps = torch.tensor([by])
+    return attack
+
+
+@pytest.mark.parametrize("make", [enclosing, Darkening, lambda by: Darkening(by).method, reading, stepping])
+def test_a_state_is_not_resumed_with_other_values_of_the_function(make, tmp_path):
+    def run(attack):
+        options = {"attacks": attack, "epsilons": [EPSILON], "state_path": tmp_path / "state"}
+        return run_attacks(Brightness(), IMAGES, LABELS, **options)[0].robust_correct
+
+    weak = run(make(0.0))
+    assert run(make(0.0)) == weak
+    with pytest.raises(IbrobustError, match="other sources"):
+        run(make(1.0))
+    assert robust(make(1.0)) != [weak]

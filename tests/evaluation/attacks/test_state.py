@@ -184,3 +184,14 @@ def test_a_file_that_is_no_state_is_left_as_it_is(text: str, data: Data, tmp_pat
     with pytest.raises(IbrobustError, match="state"):
         attacked(Defence(), data, path)
     assert path.read_text() == text
+
+
+def test_a_state_that_says_more_than_the_run_is_refused(data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    attacked(Defence(), data, path)
+    header, *steps = path.read_text().splitlines()
+    fields = json.loads(header)
+    fields["settings"]["sources"] = ["of a surrogate"]
+    path.write_text("\n".join([json.dumps(fields), *steps, ""]))
+    with pytest.raises(IbrobustError, match="other sources"):
+        attacked(Defence(), data, path)

@@ -67,6 +67,19 @@ def test_the_surrogate_is_as_before():
     assert surrogate.sign.grad is None
 
 
+def test_the_surrogate_is_attacked_in_evaluation_mode():
+    """In training mode, batch normalisation gives each image another score, and changes what the module stores."""
+    surrogate = nn.Sequential(nn.BatchNorm2d(1), Brightness()).train()
+    surrogate[0].running_mean.fill_(0.25)
+    before = surrogate[0].running_mean.clone()
+    modes = []
+    surrogate[0].register_forward_hook(lambda module, *_: modes.append(module.training))
+    robust(Brightness(), ibrobust.Transfer(surrogate=surrogate))
+    assert set(modes) == {False}
+    assert torch.equal(surrogate[0].running_mean, before)
+    assert surrogate[0].training
+
+
 def test_its_text_and_its_label():
     attack = read_attack("transfer:my-model:steps=5,norm=L2")
     assert attack == ibrobust.Transfer(surrogate="my-model", norm="L2", steps=5)

@@ -93,6 +93,18 @@ def test_clean_accuracy_counts(tiny_model: nn.Module, digits_images: tuple[Tenso
     assert ours(tiny_model).clean_accuracy(images, labels, bs=10) == expected
 
 
+def test_the_model_is_in_evaluation_mode_throughout(digits_images: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits_images
+    modes = []
+    model = nn.Sequential(nn.BatchNorm2d(images.shape[1]), nn.Flatten(), nn.Linear(images[0].numel(), 10)).train()
+    model[0].register_forward_hook(lambda module, *_: modes.append(module.training))
+    attack = ours(model)
+    attack.clean_accuracy(images, labels, bs=10)
+    attack.run_standard_evaluation(images[:4], labels[:4])
+    assert set(modes) == {False}
+    assert model[0].training
+
+
 class Interrupting(nn.Module):
     """The same model, which is interrupted at its n-th call."""
 

@@ -1,0 +1,85 @@
+"""A fingerprint of a function that is an attack, so that an interrupted run is not resumed with another one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.attacks.state import data_digests
+
+
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """Return a SHA-256 of the function's text and of the values that it works with.
+
+    These are its default values, what it encloses or binds, the attributes of a callable object, and what it reads from
+    its module: numbers, text, collections of these, tensors, the weights of modules, and functions of its own package.
+    Of other objects only the name counts.
+    """
+    return hashlib.sha256("\x1f".join(_Parts().of(function)).encode()).hexdigest()
+
+
+class _Parts:
+    """Texts that are equal in every process if the values are."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._package = ""  # of the first function; the text of others' functions is not followed
+
+    def of(self, value: object) -> Iterator[str]:
+        """Yield the texts of a value."""
+        yield f"{type(value).__module__}.{type(value).__qualname__}"
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+            yield repr(value)
+        elif isinstance(value, (Tensor, np.ndarray)):
+            tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+            yield data_digests(None, tensor, torch.empty(0))["images"]
+        elif id(value) not in self._seen:
+            self._seen.add(id(value))
+            yield from self._of_object(value)
+
+    def _of_object(self, value: Any) -> Iterator[str]:
+        if isinstance(value, nn.Module):
+            yield data_digests(value, torch.empty(0), torch.empty(0))["weights"]
+        elif isinstance(value, (dict, list, tuple)):
+            for item in value.items() if isinstance(value, dict) else value:
+                yield from self.of(item)
+        elif isinstance(value, (set, frozenset)):
+            yield from sorted("".join(self.of(item)) for item in value)
+        elif isinstance(value, functools.partial):
+            yield from self.of((value.func, value.args, value.keywords))
+        elif inspect.ismethod(value):
+            yield from self.of((value.__func__, value.__self__))
+        elif inspect.isfunction(value):
+            yield from self._text(value, value)
+            enclosed = inspect.getclosurevars(value)
+            read = {name: found for name, found in enclosed.globals.items() if not inspect.ismodule(found)}
+            if self._package == _package_of(value):
+                yield from self.of((value.__defaults__, value.__kwdefaults__, dict(enclosed.nonlocals), read))
+        elif inspect.isclass(value) or inspect.isroutine(value):
+            yield str(getattr(value, "__qualname__", ""))
+        elif callable(value):
+            yield from self._text(type(value), type(value).__call__)
+            yield from self.of(getattr(value, "__dict__", {}))
+
+    def _text(self, value: Any, called: Any) -> Iterator[str]:
+        self._package = self._package or _package_of(value)
+        yield f"{value.__module__}.{value.__qualname__}"
+        if self._package == _package_of(value):
+            try:
+                yield inspect.getsource(value)
+            except (OSError, TypeError):  # it has no file, such as what was typed into a terminal
+                code = getattr(called, "__code__", None)
+                if code is not None:
+                    plain = [each for each in code.co_consts if not inspect.iscode(each)]
+                    yield f"{code.co_code.hex()} {plain!r} {code.co_names!r}"
+
+
+def _package_of(value: Any) -> str:
+    return str(value.__module__).partition(".")[0]
