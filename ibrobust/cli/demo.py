@@ -38,8 +38,8 @@ def demo(
 ) -> None:
     """Train two small models on handwritten digits, attack and audit both, explain the result, save a figure.
 
-    Needs no network and takes about 2 minutes on two cores. The models are stored in the registry as demo-knn_ib and
-    demo-cross_entropy and replace those of an earlier demo.
+    Needs no internet connection and takes about 2 minutes on two cores. The models are stored in the registry as
+    demo-knn_ib and demo-cross_entropy, and replace those of an earlier demo.
     """
     from ibrobust.atomic import require_writable
 

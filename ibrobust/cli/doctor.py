@@ -14,7 +14,7 @@ def doctor(
 ) -> None:
     """Check the installation and print the command that fixes each problem.
 
-    The exit code is 0 only if nothing that was found prevents training and attacking.
+    The exit code is 0 only if no problem prevents training or attacking.
     """
     from rich import box
     from rich.console import Console

@@ -109,7 +109,7 @@ def report(
         Path | None, typer.Option(help="The HTML file. By default report.html in the study's folder.")
     ] = None,
 ) -> None:
-    """Write one HTML file with the leaderboard, the figures and every recipe; it needs no network."""
+    """Write one HTML file with the leaderboard, the figures and every recipe; it opens without internet."""
     from ibrobust.atomic import require_writable
     from ibrobust.study import stored_study
 

@@ -28,11 +28,11 @@ def knn_entropy(
     H = psi(N) - psi(k) + log V_d + d / (2 N) * sum_i log r_k(i)^2, with r_k(i) the Euclidean distance from point i to
     its k-th nearest other point and V_d = pi^(d/2) / Gamma(d/2 + 1) the volume of the unit-radius ball (Kozachenko and
     Leonenko 1987; Kraskov et al. 2004, eq. 20; the squared form of Kirsch, Lyle, Gal 2020, eq. 13, with its constants
-    corrected). Neighbours are found without a graph; only the N * k chosen distances are differentiated, eq. 14.
+    corrected). The search is not differentiated; only the N * k chosen distances are (eq. 14).
 
-    Points that coincide count as being as far apart as their own rounding can hide: eps / 2 of their distance from the
-    origin, with eps that of the dtype given, and no gradient. So the estimate is finite, for duplicated points very
-    low, and no gradient is infinite. All other distances count as they are, however small beside others.
+    If two points coincide, their distance counts as eps / 2 of their distance from the origin, with eps that of the
+    dtype given, because rounding can hide such a distance. It has no gradient. So the estimate is finite, but very low
+    for duplicated points, and no gradient is infinite. All other distances are unchanged, however small they are.
 
     Args:
         z: (N, D) points, any floating dtype; compared in float32, or in float64 if given so, never in autocast's type.

@@ -35,12 +35,14 @@ class MutualInformation:
 def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> MutualInformation:
     """Return the estimate of I[Y; Z] between points and their labels, in nats (Ross 2014; ties as Gao et al. 2017).
 
-    I = psi(N) + mean_i [psi(k_i) - psi(m_i) - psi(n_i)]: the ball around point i that just holds its k-th nearest point
-    of the same class has k_i points of that class in it and m_i of all classes, and n_i points have that class. H[Z]
-    and H[Z | Y] are thus compared within the same ball, and the bias that each has for its number of points in many
-    dimensions cancels, which it does not in a difference of two `knn_entropy` estimates. Since m_i >= k_i, the estimate
-    never exceeds psi(N) - mean psi(n_i), which is H[Y] + (C - 1) / (2 N) to first order, and equals it if the classes
-    are separated. Its resolution is the size of a ball, so for overlapping classes in many dimensions it is too low.
+    I = psi(N) + mean_i [psi(k_i) - psi(m_i) - psi(n_i)]. The ball around point i that just contains its k-th nearest
+    point of the same class contains k_i points of that class and m_i points of all classes; n_i is the size of the
+    class. So H[Z] and H[Z | Y] are compared within the same ball, and their biases cancel. In a difference of two
+    `knn_entropy` estimates they do not cancel.
+
+    Since m_i >= k_i, the estimate never exceeds psi(N) - mean psi(n_i), which is H[Y] + (C - 1) / (2 N) to first order.
+    It equals this if the classes are separated. For overlapping classes in many dimensions the balls are large, and the
+    estimate is too low.
 
     Args:
         z: (N, D) points, any floating dtype; compared in float64.

@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     """ResNet18 with a 3x3 stem and no max-pooling, as is usual for 32x32 images.
 
     Args:
-        width: channels of the first stage; 64 is the standard network, the others double it three times.
+        width: channels of the first stage; the next three stages each have twice as many. 64 is the standard.
         latent_dim: outputs of the linear layer on the pooled features; None removes that layer, and the outputs are the
             8 * width pooled features.
         mean: mean of each input channel, in [0, 1] scale.

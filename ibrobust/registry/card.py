@@ -125,12 +125,12 @@ class ModelCard(Readable, _Record):
     Attributes:
         name: its name in the registry, a safe file name.
         recipe: the recipe it was trained with; None for a model that was registered from outside.
-        architecture: how it is built, where it is not an encoder of ibrobust with decoders.
-        width: of the encoder, where there is one; so too the next two.
+        architecture: how it is built, if it is not an encoder of ibrobust with decoders.
+        width: of the encoder, if there is one; `latent_dim` and `encoder_outputs` too.
         latent_dim: D.
         encoder_outputs: outputs of the encoder, 2 * latent_dim if it gives Gaussians.
         fixed_power: whether the encoder's latents have fixed power.
-        decoders: the decoders it carries; the first is the default. Of a model with an architecture ``head`` alone.
+        decoders: the stored decoders; the first is the default. A model with an architecture has only ``head``.
         clean_accuracy: on the whole test split, for each decoder.
         evaluations: results of attacks, audits and benchmarks, by name.
     """

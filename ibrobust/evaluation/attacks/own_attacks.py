@@ -139,7 +139,7 @@ class PGD(NamedAttack):
 
 
 class AutoAttack(NamedAttack):
-    """The ensemble of Croce and Hein (2020): APGD with two losses, FAB and Square, each on the unbroken images.
+    """The ensemble of Croce and Hein (2020): APGD with two losses, FAB and Square, each on what is not yet broken.
 
     Attributes:
         version: standard, or rand for models that draw random numbers.
@@ -189,7 +189,7 @@ class AutoAttack(NamedAttack):
 
 
 class WorstCase(SurrogateAttack):
-    """The attack of `worst_case_attack`, in stages, each on the unbroken images; also written worst_case.
+    """The attack of `worst_case_attack`, in stages, each on what is not yet broken; also written worst_case.
 
     Attributes:
         norm: of the ball: Linf or L2.

@@ -247,7 +247,7 @@ def check_square(runs: AttackRuns) -> Check:
         "square_not_stronger",
         runs.square,
         MISSED,
-        "images that PGD left are broken by the Square attack, which sees no gradient.",
+        "images that PGD left are broken by the Square attack, which uses no gradient.",
         f"{CROCE}; {ATHALYE}",
         tried=runs.tried,
     )

@@ -37,7 +37,7 @@ RANDOM = {
 }
 MISLEADING = {
     "better_start_changes_little": "a better start breaks {:.0%} of what 20 steps left",
-    "square_not_stronger": "Square, which sees no gradient, breaks {:.1%} of the images that PGD missed",
+    "square_not_stronger": "Square, which uses no gradient, breaks {:.1%} of the images that PGD missed",
     "black_box_not_stronger": "attacks without gradients break {:.1%} of the images that all gradient steps left",
     "random_search_not_stronger": "random corners break {:.1%} of the images that PGD missed",
     "transfer_not_stronger": "images made for the surrogate break {:.1%} of the images that PGD missed",

@@ -60,10 +60,10 @@ def audit(
 
     The worst case combines `worst_case_attack` and the audit's other attacks within `epsilon`, image by image.
     `worst_case_attack`, FGSM and your own attacks run on all images, the others on at most 256 of them. docs/audit.md
-    says how the answers follow from it and from the checks. A check that compares attacks fails if the share of images
-    against the model is above its threshold with 95% confidence (Clopper-Pearson). So one unusual image in a small
-    sample raises no alarm. A stochastic model is attacked through its average over draws. Model mode, parameter
-    gradients and random state are restored afterwards.
+    says how the answers follow from it and from the checks. A check that compares attacks fails only if the share of
+    images that it counts is above its threshold with 95% confidence (Clopper-Pearson). So one unusual image in a small
+    sample does not fail a check. A model that draws random numbers is attacked through its average over draws. Model
+    mode, parameter gradients and random state are restored afterwards.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2, on its own device; see `GuardedModel`.
