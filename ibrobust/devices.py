@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibrobust.errors import IbrobustError
@@ -21,6 +26,40 @@ def check_device_name(device: str) -> None:
     kind, colon, number = device.partition(":")
     if kind not in KINDS or (colon and not number.isdecimal()):
         raise IbrobustError(f"The device {device!r} is not available: {remedy(kind, KINDS, _RULE)}")
+
+
+def check_device_exists(device: str) -> None:
+    """Raise IbrobustError for a device that cannot exist on this machine, as far as this is known without torch.
+
+    `check_device` tries the others.
+    """
+    check_device_name(device)
+    kind = device.partition(":")[0]
+    if (kind == "cuda" and _no_cuda_device()) or (kind == "mps" and sys.platform != "darwin"):
+        raise IbrobustError(f"The device {device!r} is not available: {_RULE}")
+
+
+def built_for(kind: str) -> str | None:
+    """Return the version of cuda or hip that torch was built for, read from its files; None if for neither."""
+    spec = find_spec("torch")  # finds it without importing it
+    source = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin is not None else None
+    text = source.read_text(encoding="utf-8") if source is not None and source.is_file() else ""
+    found = re.search(rf"^{kind}\b[^=]*= *'([^']+)'", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _no_cuda_device() -> bool:
+    if built_for("hip"):  # AMD's devices are called cuda, too
+        return False
+    if not built_for("cuda"):
+        return True
+    if sys.platform != "linux":
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")  # which CUDA loads first
+    except OSError:
+        return True
+    return False
 
 
 def default_device() -> str:

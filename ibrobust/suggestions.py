@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ibrobust.errors import IbrobustError
+
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return "did you mean A or B?" with up to three similar names of any case, or `otherwise` if there are none.
@@ -25,3 +27,9 @@ def remedy(name: str, known: Iterable[str], rule: str) -> str:
     """Return a hint with similar known names, if any, and the rule."""
     hint = suggestion(name, known)
     return f"{hint} {rule[0].upper()}{rule[1:]}" if hint else rule
+
+
+def no_such_model(library: str, name: str, known: Iterable[str]) -> IbrobustError:
+    """Return the error for an unknown model of a library, with similar names if there are any."""
+    hint = suggestion(name, known)
+    return IbrobustError(f"{library} has no model {name!r}" + (f": {hint}" if hint else "."))

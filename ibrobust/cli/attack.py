@@ -101,7 +101,7 @@ def attack_command(
     if json_file and figure and json_file.resolve() == figure.resolve():
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     check_models(models or [], decoder or [])
-    check_names(attacks=attack or [], dataset=dataset, device=device)
+    check_names(attacks=attack or [], epsilons=epsilons, dataset=dataset, split=split, seed=seed, device=device)
     if state:
         require_folder(state)
 
@@ -124,7 +124,7 @@ def attack_command(
     from ibrobust.reporting.attack_table import attack_table
     from ibrobust.reporting.json_results import write_attacked
 
-    check_run(attacks=attack or [], epsilons=epsilons, seed=seed, device=device)
+    check_run(attacks=attack or [], epsilons=epsilons, device=device)
     data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec, resize=resize)
     if save_images and len(targets) > 1:

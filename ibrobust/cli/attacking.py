@@ -29,7 +29,6 @@ from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
-from ibrobust.evaluation.inputs import check_seed
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
@@ -68,10 +67,8 @@ class Target:
     resize: int | None = None
 
 
-def check_run(
-    *, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), seed: int = 0, device: str | None = None
-) -> None:
-    """Raise IbrobustError, before any data is read, if an attack, an epsilon, a seed or a device cannot be used."""
+def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> None:
+    """Raise IbrobustError, before any data is read, if an attack, an epsilon or a device cannot be used."""
     chosen = [read_attack(attack) for attack in attacks]
     check_models(
         [
@@ -83,7 +80,6 @@ def check_run(
     for norm in {attack.norm for attack in chosen}:
         for epsilon in epsilons:
             check_epsilon(epsilon, norm=norm)
-    check_seed(seed)
     if device is not None:
         check_device(device)
 

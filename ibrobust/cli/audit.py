@@ -75,7 +75,7 @@ def audit(
     if json_file:
         require_writable(json_file)
     check_models([model], decoder or [])
-    check_names(attacks=attack or [], surrogate=surrogate, dataset=dataset, device=device)
+    check_names(attacks=attack or [], surrogate=surrogate, dataset=dataset, split=split, seed=seed, device=device)
 
     # These import torch, which takes seconds.
 
@@ -96,7 +96,7 @@ def audit(
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table, failures_table
 
-    check_run(attacks=attack or [], seed=seed, device=device)
+    check_run(attacks=attack or [], device=device)
     data, spec = choose_data(dataset, [model], split=split, data_dir=data_dir)
     targets = choose_models([model], decoder or [], data, spec, resize=resize)
     other = choose_surrogate(surrogate, model, data)

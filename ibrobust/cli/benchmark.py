@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-THREAT_MODELS = ("Linf", "L2")
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,6 +43,7 @@ def benchmark(
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilon
     from ibrobust.errors import IbrobustError
+    from ibrobust.evaluation.attacks.option_types import NORMS
     from ibrobust.integrations.references import is_reference
     from ibrobust.registry import model_card
 
@@ -54,9 +53,9 @@ def benchmark(
             require_writable(wanted)
     outside = is_reference(model)
     check_models([model], [decoder] if decoder and not outside else [])
-    check_names(device=device)
-    if threat_model not in THREAT_MODELS:
-        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(THREAT_MODELS)}.")
+    check_names(seed=seed, device=device)
+    if threat_model not in NORMS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
 
     # These import torch, which takes seconds.
     from rich.console import Console

@@ -50,7 +50,7 @@ def entropy(
     for name in filter(is_reference, models):
         raise IbrobustError(f"{name!r} is not a registered model, so its latents are unknown: name a registered model.")
     check_models(models)
-    check_names(dataset=dataset, device=device)
+    check_names(dataset=dataset, split=split, seed=seed, device=device)
 
     # These import torch, which takes seconds.
     import torch
@@ -64,7 +64,7 @@ def entropy(
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table, write_entropies
 
-    check_run(seed=seed, device=device)
+    check_run(device=device)
     data, spec = choose_data(dataset, models, split=split, data_dir=data_dir)
     test = data.test.subset(n_examples)
     place = torch.device(device or default_device())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ibrobust.data.names import check_exists
-from ibrobust.devices import check_device_name
+from ibrobust.data.names import check_exists, with_option
+from ibrobust.devices import check_device_exists
+from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.text_form import TRANSFER, check_attack, name_and_options, plain, read_options
+from ibrobust.evaluation.attacks.by_name import check_attack
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.integrations.references import check_reference, is_reference
 from ibrobust.models.decoder_names import HEAD, fitted_decoders
 from ibrobust.registry import ModelCard, model_card
+from ibrobust.seeds import check_seed
 from ibrobust.suggestions import suggestion
 
 # Given instead of a surrogate's name.
@@ -34,23 +37,34 @@ def check_models(names: Sequence[str], decoders: Sequence[str] = ()) -> None:
 
 
 def check_names(
-    *, attacks: Sequence[str] = (), surrogate: str | None = None, dataset: str | None = None, device: str | None = None
+    *,
+    attacks: Sequence[str] = (),
+    epsilons: Sequence[float] = (),
+    surrogate: str | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
 ) -> None:
-    """Raise IbrobustError, with similar names, if an attack, a surrogate, a data set or a device cannot exist."""
+    """Raise IbrobustError, with similar names, if an attack, a surrogate, a data set or a device cannot exist.
+
+    So does a seed, or an epsilon in the norm of one of ibrobust's own attacks, that cannot be used.
+    """
     for text in attacks:
-        check_attack(text)
-        name, written = name_and_options(text)
-        scheme, _, target = name.partition(":")
-        if plain(scheme) == TRANSFER and target:
-            check_models([target])
-        if (chosen := read_options(written).get("surrogate")) is not None:
-            check_models([str(chosen)])
+        own = check_attack(text)
+        if own is None:
+            continue
+        for epsilon in epsilons:
+            check_epsilon(epsilon, norm=own.norm)
+        if isinstance(own, SurrogateAttack) and isinstance(own.surrogate, str):
+            check_models([own.surrogate])
     if surrogate not in (None, NO_SURROGATE):
         check_models([str(surrogate)])
     if dataset is not None:
-        check_exists(dataset)
+        check_exists(dataset if split is None else with_option(dataset, "test", split))
     if device is not None:
-        check_device_name(device)
+        check_device_exists(device)
+    check_seed(seed)
 
 
 def chosen_decoders(card: ModelCard, wanted: Sequence[str]) -> list[str]:

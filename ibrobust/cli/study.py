@@ -43,12 +43,22 @@ def run(
     does not stop the others; the exit code is 1 if any cell failed.
     """
     from ibrobust.cli.request import check_names
+    from ibrobust.devices import check_device_name
     from ibrobust.study import load_study
     from ibrobust.study.launch.launchers import check_launcher
 
     study = load_study(file, dataset=dataset, name=name)
-    check_names(dataset=dataset, device=device)
     check_launcher(launcher)
+    if device is not None:
+        check_device_name(device)
+    # A device of a Slurm job need not exist on this machine.
+    own_device = device if launcher != "slurm" else None
+    check_names(dataset=dataset, device=own_device)
+    if (attacks := study.evaluations.attacks) is not None:
+        for attack, epsilons in attacks.runs:
+            check_names(attacks=[attack], epsilons=epsilons)
+    if (audit := study.evaluations.audit) is not None:
+        check_names(attacks=audit.attacks, surrogate=audit.surrogate)
 
     # These import torch, which takes seconds.
     from rich.console import Console
@@ -65,8 +75,7 @@ def run(
                 study,
                 launch=launch,
                 retry_failed=retry_failed,
-                # A device of a Slurm job need not exist on this machine.
-                device=device if launcher != "slurm" else None,
+                device=own_device,
                 data_dir=data_dir,
             )
     except KeyboardInterrupt:

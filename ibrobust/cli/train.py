@@ -148,7 +148,7 @@ def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | 
     from ibrobust.registry.store import refuse_duplicate
     from ibrobust.training.quick_checks import check_objective, check_tracker
 
-    check_objective(recipe.objective)
+    check_objective(recipe.objective, recipe.objective_options)
     check_tracker(log_with)
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)

@@ -15,7 +15,6 @@ from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
 _TRAIN, _TEST = ("train",), ("test", "validation", "valid", "val")
-OPTIONS = ("config", "image", "label", "train", "test", "size", "channels")
 
 
 def load_hugging_face(
@@ -42,9 +41,6 @@ def load_hugging_face(
             cannot be told.
     """
     options = dict(options or {})
-    for option in options:
-        if option not in OPTIONS:
-            raise IbrobustError(f"The data set hf:{name} has no option {option!r}: choose from {', '.join(OPTIONS)}.")
     splits = _splits(name, options.get("config"))
     halves = {"train": _chosen(name, splits, train, _TRAIN), "test": _chosen(name, splits, test, _TEST)}
     if halves["test"] is None:

@@ -50,50 +50,38 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
     check_exists(spec)
     name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
-    channels = _number(spec, "channels", options.pop("channels", None))
+    channels = _number(options.pop("channels", None))
     with following(progress, f"reading {spec}", lambda line: line.show) as report:
-        dataset = _load(spec, name, options, folder, report)
+        dataset = _load(name, options, folder, report)
     if channels is not None:
         dataset = dataset.in_channels(channels)
     return dataset.read_from(lasting_name(spec))
 
 
-def _load(spec: str, name: str, options: dict[str, str], folder: Path, progress: Progress | None) -> Dataset:
+def _load(name: str, options: dict[str, str], folder: Path, progress: Progress | None) -> Dataset:
     if name.startswith(MEMORY):
         raise IbrobustError(
             f"The images of {name.removeprefix(MEMORY)!r} were given in memory, so they cannot be read again: name "
             "where they are, as `dataset`."
         )
     if name in ("digits", "cifar10-jpeg"):
-        _refuse(spec, options)
         return load_digits() if name == "digits" else load_cifar10_jpeg(folder, progress=progress)
     halves = {"train": options.pop("train", None), "test": options.pop("test", None)}
     if name.startswith(TORCHVISION) or name in _OF_TORCHVISION:
-        size = _number(spec, "size", options.pop("size", None))
+        size = _number(options.pop("size", None))
         kind, shown = _OF_TORCHVISION.get(name, name.removeprefix(TORCHVISION)), name.removeprefix(TORCHVISION)
         return load_torchvision(kind, folder, **halves, size=size, options=options, shown_name=shown, progress=progress)
     if name.startswith(HUGGING_FACE):
-        size = _number(spec, "size", options.pop("size", None))
+        size = _number(options.pop("size", None))
         return load_hugging_face(
             name.removeprefix(HUGGING_FACE), **halves, size=size, options=options, progress=progress
         )
     path = expanded(name).resolve()
     if path.is_file():
-        _refuse(spec, options)
         return load_array_file(path, **halves)
-    size = _number(spec, "size", options.pop("size", None))
-    _refuse(spec, options)
+    size = _number(options.pop("size", None))
     return load_image_folder(path, **halves, size=size, cache=folder / "decoded", progress=progress)
 
 
-def _refuse(spec: str, options: dict[str, str]) -> None:
-    for option in options:
-        raise IbrobustError(f"The data set {spec!r} has no option {option!r}: leave it out.")
-
-
-def _number(spec: str, option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise IbrobustError(f"The data set {spec!r} gives {option}={text}: give a whole number, at least 1.")
-    return int(text)
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded
-from ibrobust.suggestions import remedy
+from ibrobust.suggestions import remedy, suggestion
 
 NAMED_DATASETS = ("cifar10", "cifar10-jpeg", "cifar100", "svhn", "mnist", "digits")
 TORCHVISION, HUGGING_FACE, MEMORY = "torchvision:", "hf:", "memory:"
@@ -16,6 +16,39 @@ ENDINGS = (".npz", ".safetensors")
 # As the value of the option train: there are no training images.
 NO_TRAINING = "none"
 FORMS = f"{', '.join(NAMED_DATASETS)}, torchvision:NAME, hf:NAME, an image folder, or an .npz or .safetensors file"
+
+# How torchvision names the halves of its data sets of images and classes: by a flag, or by a split each.
+FLAG = ("True", "False")
+HALVES = {
+    "CIFAR10": FLAG,
+    "CIFAR100": FLAG,
+    "Country211": ("train", "test"),
+    "DTD": ("train", "test"),
+    "EMNIST": FLAG,
+    "FER2013": ("train", "test"),
+    "FGVCAircraft": ("trainval", "test"),
+    "FashionMNIST": FLAG,
+    "Flowers102": ("train", "test"),
+    "Food101": ("train", "test"),
+    "GTSRB": ("train", "test"),
+    "ImageNet": ("train", "val"),
+    "Imagenette": ("train", "val"),
+    "KMNIST": FLAG,
+    "MNIST": FLAG,
+    "OxfordIIITPet": ("trainval", "test"),
+    "PCAM": ("train", "test"),
+    "Places365": ("train-standard", "val"),
+    "QMNIST": FLAG,
+    "RenderedSST2": ("train", "test"),
+    "STL10": ("train", "test"),
+    "SVHN": ("train", "test"),
+    "StanfordCars": ("train", "test"),
+    "USPS": FLAG,
+}
+
+# The options of each kind of data set; further ones of torchvision's classes are known to torchvision alone.
+_FIXED, _HALVES, _PICTURES = ("channels",), ("train", "test", "channels"), ("train", "test", "size", "channels")
+_OF_HUGGING_FACE = ("config", "image", "label", *_PICTURES)
 
 # key=value,key=value at the end of a name, after a colon, as of attacks.
 _OPTIONS = re.compile(r":(\w+=[^=,]+(?:,\w+=[^=,]+)*)$")
@@ -40,8 +73,11 @@ def read_name(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def check_exists(spec: str) -> None:
-    """Raise IbrobustError, with similar names, unless a ``--dataset`` value is a known name or an existing path."""
-    name, _ = read_name(spec)
+    """Raise IbrobustError, with similar names, unless a ``--dataset`` value is a known name or an existing path.
+
+    Its options are checked as well, as far as they are known without reading it.
+    """
+    name, options = read_name(spec)
     known = name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY))
     if not known and not expanded(name).exists():
         # A path has no similar name.
@@ -56,6 +92,38 @@ def check_exists(spec: str) -> None:
             f"The data set {spec!r} is a file that does not end in {' or '.join(ENDINGS)}: give a folder of images "
             "or such a file."
         )
+    _check_options(spec, name, options)
+
+
+def _check_options(spec: str, name: str, options: dict[str, str]) -> None:
+    for option in ("size", "channels"):
+        if option in options:
+            _check_count(spec, option, options[option])
+    if name.startswith(MEMORY):
+        return
+    if name.startswith(TORCHVISION) and (kind := name.removeprefix(TORCHVISION)) not in HALVES:
+        hint = suggestion(kind, HALVES, f"choose one of {', '.join(HALVES)}.")
+        raise IbrobustError(f"torchvision has no classification data set {kind!r} that ibrobust reads: {hint}")
+    known: tuple[str, ...]
+    if name in ("digits", "cifar10-jpeg"):
+        known = _FIXED
+    elif name.startswith(HUGGING_FACE):
+        known = _OF_HUGGING_FACE
+    elif name in NAMED_DATASETS or name.startswith(TORCHVISION):
+        return
+    else:
+        known = _HALVES if expanded(name).is_file() else _PICTURES
+    for option, value in options.items():
+        if option in ("train", "test") and option not in known:
+            raise IbrobustError(f"The data set {name!r} has no splits to choose from, such as {value!r}: leave it out.")
+        if option not in known:
+            hint = remedy(option, known, f"it takes {', '.join(known)}.")
+            raise IbrobustError(f"The data set {spec!r} has no option {option!r}: {hint}")
+
+
+def _check_count(spec: str, option: str, text: str) -> None:
+    if not text.isdecimal() or int(text) < 1:
+        raise IbrobustError(f"The data set {spec!r} gives {option}={text}: give a whole number, at least 1.")
 
 
 def with_option(spec: str, key: str, value: object) -> str:

@@ -10,39 +10,10 @@ from typing import Any
 
 from ibrobust.data.arrays import distinct, images_of, labels_of
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import NO_TRAINING
+from ibrobust.data.names import FLAG, HALVES, NO_TRAINING
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
-from ibrobust.suggestions import suggestion
 
-# How torchvision names the halves: by a flag, or by a split each.
-FLAG = ("True", "False")
-HALVES = {
-    "CIFAR10": FLAG,
-    "CIFAR100": FLAG,
-    "Country211": ("train", "test"),
-    "DTD": ("train", "test"),
-    "EMNIST": FLAG,
-    "FER2013": ("train", "test"),
-    "FGVCAircraft": ("trainval", "test"),
-    "FashionMNIST": FLAG,
-    "Flowers102": ("train", "test"),
-    "Food101": ("train", "test"),
-    "GTSRB": ("train", "test"),
-    "ImageNet": ("train", "val"),
-    "Imagenette": ("train", "val"),
-    "KMNIST": FLAG,
-    "MNIST": FLAG,
-    "OxfordIIITPet": ("trainval", "test"),
-    "PCAM": ("train", "test"),
-    "Places365": ("train-standard", "val"),
-    "QMNIST": FLAG,
-    "RenderedSST2": ("train", "test"),
-    "STL10": ("train", "test"),
-    "SVHN": ("train", "test"),
-    "StanfordCars": ("train", "test"),
-    "USPS": FLAG,
-}
 # These hold all their pixels in one array.
 _IN_ONE_ARRAY = ("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "STL10", "SVHN", "USPS")
 _OF_IBROBUST = ("root", "train", "split", "transform", "target_transform", "download", "loader", "transforms")
@@ -76,9 +47,6 @@ def load_torchvision(
     """
     from torchvision import datasets
 
-    if name not in HALVES:
-        hint = suggestion(name, HALVES, f"choose one of {', '.join(HALVES)}.")
-        raise IbrobustError(f"torchvision has no classification data set {name!r} that ibrobust reads: {hint}")
     kind = getattr(datasets, name)
     given = _arguments(name, kind, options or {})
     splits = HALVES[name]

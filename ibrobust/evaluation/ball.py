@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.option_types import NORMS
 
-Norm = Literal["Linf", "L2"]
-NORMS: tuple[str, ...] = get_args(Norm)
 # x + delta is rounded to 6e-8 in float32. A candidate further outside than this does not count.
 TOLERANCE = 1e-6
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.seeds import whole_number
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
@@ -79,23 +79,6 @@ def check_batch_size(batch_size: SupportsIndex | float) -> int:
     if size is None or size < 1:
         raise IbrobustError(f"The batch size is {batch_size}: a whole number, at least 1, is needed.")
     return size
-
-
-def check_seed(seed: SupportsIndex | float) -> int:
-    """Return the seed; raise IbrobustError unless torch accepts it."""
-    number = whole_number(seed)
-    if number is None or not 0 <= number < 2**63:
-        raise IbrobustError(f"The seed is {seed}: a whole number from 0 to 2^63 - 1 is needed.")
-    return number
-
-
-def whole_number(value: object) -> int | None:
-    """Return `value` as an int if it is whole, such as 3, 3.0 and their NumPy forms; else None."""
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return int(value)
-    if isinstance(value, SupportsIndex) and not isinstance(value, (bool, Tensor)):
-        return operator.index(value)
-    return None
 
 
 def unit_range(images: Tensor, like: Tensor) -> Tensor:

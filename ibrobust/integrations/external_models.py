@@ -19,7 +19,7 @@ from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
 from ibrobust.integrations.robustbench.environment import adapt_timm
 from ibrobust.models import Normalized
-from ibrobust.registry.factories import no_such_model
+from ibrobust.suggestions import no_such_model
 
 
 def load_reference(

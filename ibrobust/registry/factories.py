@@ -26,7 +26,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.function_names import folder_of_module, function_by_name, short_reason
 from ibrobust.home import factories_dir
 from ibrobust.registry.card import ArchitectureRecord
-from ibrobust.suggestions import suggestion
+from ibrobust.suggestions import no_such_model
 
 ENTRY_POINT_GROUP = "ibrobust.factories"
 FORMS = "package.module:function, timm:NAME or torchvision:NAME"
@@ -157,9 +157,3 @@ def _torchvision(name: str, **arguments: Any) -> nn.Module:
         arguments = {"init_weights": False, **arguments}
     module: nn.Module = models.get_model(name, weights=None, **arguments)
     return module
-
-
-def no_such_model(library: str, name: str, known: list[str]) -> IbrobustError:
-    """Return the error for an unknown model of a library, with similar names if there are any."""
-    hint = suggestion(name, known)
-    return IbrobustError(f"{library} has no model {name!r}" + (f": {hint}" if hint else "."))

@@ -42,7 +42,7 @@ from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
-from ibrobust.training.quick_checks import check_tracker
+from ibrobust.training.quick_checks import check_objective, check_tracker
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
 
@@ -165,6 +165,7 @@ def _train(
     on_stage: Callable[[str], None] | None,
 ) -> ModelCard:
     # Before any data is read.
+    check_objective(recipe.objective, recipe.objective_options)
     objective_class(recipe.objective)
     check_tracker(log_with)
     if device is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Collection
 from importlib.metadata import entry_points
 
 from ibrobust.errors import IbrobustError
@@ -24,8 +25,8 @@ TRACKERS = (
 )
 
 
-def check_objective(name: str) -> None:
-    """Raise IbrobustError, with similar names, for an objective that cannot exist.
+def check_objective(name: str, options: Collection[str] = ()) -> None:
+    """Raise IbrobustError, with similar names, for an objective that cannot exist, or has no `objective_options`.
 
     Others may: with a colon, from an installed package, or registered in this process. `objective_class` knows.
     """
@@ -35,6 +36,11 @@ def check_objective(name: str) -> None:
     if name not in OWN_OBJECTIVES and not elsewhere:
         hint = suggestion(name, OWN_OBJECTIVES, f"choose one of {', '.join(OWN_OBJECTIVES)}.")
         raise IbrobustError(f"Unknown objective {name!r}: {hint}")
+    if name in OWN_OBJECTIVES and options:
+        raise IbrobustError(
+            f"The objective {name!r} takes no objective_options ({', '.join(options)}), which are for objectives of "
+            "other packages: leave them out, or name one of those."
+        )
 
 
 def check_tracker(log_with: str | None) -> None:

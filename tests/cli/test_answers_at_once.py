@@ -28,6 +28,25 @@ CASES = [
     (["attack", "--figure", "a.xyz"], 2),
     (["attack", "--attack", "PDG"], 2),
     (["attack", "--attack", "PGD:step=3"], 2),
+    (["attack", "--attack", "pgd:steps=x"], 2),
+    (["attack", "--attack", "PGD:norm=L3"], 2),
+    (["attack", "--attack", "AutoAttack:version=fast"], 2),
+    (["attack", "--attack", "PGD", "--eps", "2"], 2),
+    (["attack", "--seed", "-1"], 2),
+    (["attack", "--device", "mps"], 2),
+    (["attack", "--dataset", "digits:sise=8"], 2),
+    (["attack", "--dataset", "cifar10:size=x"], 2),
+    (["attack", "--dataset", "torchvision:MNSIT"], 2),
+    (["attack", "--dataset", "digits", "--split", "val"], 2),
+    (["attack", "robustbench:Standart"], 2),
+    (["attack", "timm:resnet999"], 2),
+    (["attack", "--attack", "transfer:timm:resnet999"], 2),
+    (["audit", "cross_entropy-w16-s0", "--seed", "-1"], 2),
+    (["audit", "cross_entropy-w16-s0", "--attack", "PGD:restarts=0"], 2),
+    (["audit", "cross_entropy-w16-s0", "--surrogate", "robustbench:Standart"], 2),
+    (["entropy", "cross_entropy-w16-s0", "--seed", "-1"], 2),
+    (["benchmark", "timm:resnet999"], 2),
+    (["benchmark", "cross_entropy-w16-s0", "--seed", "-1"], 2),
     (["attack", "--attack", "transfer:cross_entropy"], 2),
     (["attack", "--attack", "worst_case:surrogate=cross_entropy"], 2),
     (["attack", "--attack", "no_such_module:darken"], 2),
@@ -54,6 +73,7 @@ CASES = [
     (["train", "--preset", "papre"], 2),
     (["train", "--beta", "2"], 2),
     (["train", "--objective", "knn_bi"], 2),
+    (["train", "--set", "objective_options.margin=2.0"], 2),
     (["train", "--decoder", "logistics"], 2),
     (["train", "--dataset", "cifar"], 2),
     (["train", "--device", "gpu"], 2),
@@ -64,9 +84,15 @@ CASES = [
     (["study", "run", "figure9"], 2),
     (["study", "run", "figure1-demo", "--device", "gpu"], 2),
     (["study", "run", "figure1-demo", "--launcher", "slrum"], 2),
+    (["study", "run", "{folder}/wrong.yaml"], 2),
     (["study", "status", "figure9"], 2),
     (["demo", "--output", "/dev/null"], 2),
 ]
+WRONG_STUDY = """
+name: wrong
+base: {dataset: digits}
+evaluations: {attacks: {attacks: ["PGD:steps=x"], eps: [0.1]}}
+"""
 # Each command in a fork of a process that has imported the command line alone; a Python for each would take longer.
 PROGRAM = """
 import json, os, sys, traceback
@@ -110,9 +136,11 @@ for number, case in enumerate(json.load(sys.stdin)):
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of each command's exit status and output."""
     folder = tmp_path_factory.mktemp("answers")
+    (folder / "wrong.yaml").write_text(WRONG_STUDY)
+    cases = [([argument.format(folder=folder) for argument in arguments], code) for arguments, code in CASES]
     environment = {**os.environ, "IBROBUST_HOME": str(folder / "home")}
     command = [sys.executable, "-c", PROGRAM, str(folder)]
-    subprocess.run(command, env=environment, input=json.dumps(CASES), capture_output=True, text=True, check=True)
+    subprocess.run(command, env=environment, input=json.dumps(cases), capture_output=True, text=True, check=True)
     return folder
 
 

@@ -1,4 +1,7 @@
-"""What every attack is: an immutable object that runs itself on a batch; most have their options as fields."""
+"""What every attack is: an immutable object that runs itself on a batch; most have their options as fields.
+
+torch is imported when an attack runs, so that a wrong option is told at once.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
 
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.text_form import no_option
-from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.inputs import ArrayLike, check_seed, images_and_labels, unit_range
-from ibrobust.evaluation.model_state import evaluation_mode, model_reference
-from ibrobust.evaluation.predictions import count_classes
+from ibrobust.seeds import check_seed
 from ibrobust.suggestions import remedy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ibrobust.evaluation.inputs import ArrayLike
 
 
 class Attack(ABC):
@@ -105,6 +108,12 @@ class Attack(ABC):
         Raises:
             IbrobustError: an argument is not of that form, or the attack cannot work on such images or left its ball.
         """
+        from ibrobust.evaluation.attacks.batch import attack_batch
+        from ibrobust.evaluation.guarded_model import guard
+        from ibrobust.evaluation.inputs import images_and_labels, unit_range
+        from ibrobust.evaluation.model_state import evaluation_mode, model_reference
+        from ibrobust.evaluation.predictions import count_classes
+
         images, labels = images_and_labels(images, labels)
         radius, seed = read_epsilon(epsilon, norm=self.norm), check_seed(seed)
         guarded = guard(model)
@@ -125,10 +134,7 @@ class NamedAttack(Attack, BaseModel):
 
     minimal: ClassVar[bool] = False
 
-    # A surrogate is a module, which pydantic does not know.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     if not TYPE_CHECKING:  # type checkers read the arguments from the fields
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.adv_lib_attacks import adv_lib_attack
 from ibrobust.evaluation.attacks.attack import Attack
-from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
-from ibrobust.evaluation.attacks.function_attack import FORM, AttackFunction, function_attack
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
 from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.attacks.text_form import (
     ADV_LIB,
     FOOLBOX,
+    OWN_NAMES,
     TRANSFER,
     attack_plugins,
     known_names,
@@ -24,8 +22,10 @@ from ibrobust.evaluation.attacks.text_form import (
     torchattacks_names,
     unknown_name,
 )
-from ibrobust.evaluation.attacks.torchattacks_classes import torchattacks_class
-from ibrobust.function_names import function_by_name, load_plugin
+from ibrobust.function_names import function_by_name, load_plugin, require_module
+
+if TYPE_CHECKING:
+    from ibrobust.evaluation.attacks.function_attack import AttackFunction
 
 
 def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
@@ -45,9 +45,32 @@ def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
         return create_attack(name, **read_options(written))
     if isinstance(attack, type) and issubclass(attack, Attack):
         return attack()
+    from ibrobust.evaluation.attacks.function_attack import FORM, function_attack
+
     if not callable(attack):
         raise IbrobustError(f"A {type(attack).__name__} is no attack: give a name or a function, {FORM}.")
     return function_attack(attack)
+
+
+def check_attack(text: str) -> Attack | None:
+    """Return an attack of ibrobust's own that is given as text, or None for another one that may exist.
+
+    Neither torch nor another package is imported. So of other packages' attacks, the options are not checked, nor
+    whether a module has the function.
+
+    Raises:
+        IbrobustError: no such attack can exist, or it is ibrobust's own and cannot work with an option.
+    """
+    name, written = name_and_options(text)
+    options = read_options(written)
+    scheme, colon, _ = name.partition(":")
+    if (colon and plain(scheme) == TRANSFER) or plain(name) in map(plain, OWN_NAMES):
+        return create_attack(name, **options)
+    if colon and scheme not in (FOOLBOX, ADV_LIB):
+        require_module(name, f"The attack {name!r}")
+    elif not colon and plain(name) not in map(plain, known_names()):
+        raise IbrobustError(unknown_name(name))
+    return None
 
 
 def create_attack(name: str, /, **options: Any) -> Attack:
@@ -76,6 +99,8 @@ def create_attack(name: str, /, **options: Any) -> Attack:
             return own(**options)
     for known in torchattacks_names():
         if plain(known) == wanted:
+            from ibrobust.evaluation.attacks.torchattacks_classes import torchattacks_class
+
             return torchattacks_class(known)(**options)
     for point in attack_plugins():
         if plain(point.name) == wanted:
@@ -84,11 +109,19 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     if not target:
         raise IbrobustError(unknown_name(name))
     if plain(scheme) == TRANSFER:
+        if "surrogate" in options:
+            raise IbrobustError(f"The attack {name} gives a surrogate twice: leave surrogate out, or its name.")
         return Transfer(surrogate=target, **options)
     if scheme == FOOLBOX:
+        from ibrobust.evaluation.attacks.foolbox_attacks import foolbox_attack
+
         return foolbox_attack(target, options)
     if scheme == ADV_LIB:
+        from ibrobust.evaluation.attacks.adv_lib_attacks import adv_lib_attack
+
         return adv_lib_attack(target, options)
+    from ibrobust.evaluation.attacks.function_attack import function_attack
+
     return function_attack(function_by_name(name, f"The attack {name!r}"), label=name, options=options)
 
 
@@ -107,4 +140,6 @@ def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:
     loaded = load_plugin(point, "attack")
     if isinstance(loaded, type) and issubclass(loaded, Attack):
         return loaded(**options)
+    from ibrobust.evaluation.attacks.function_attack import function_attack
+
     return function_attack(loaded, label=point.name, options=options)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack, with_options
 from ibrobust.evaluation.attacks.function_fingerprint import function_fingerprint
+from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
-from ibrobust.evaluation.ball import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.function_names import short_reason
 

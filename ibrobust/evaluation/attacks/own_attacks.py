@@ -7,22 +7,17 @@ stop at the first success.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ibrobust.evaluation.attacks.attack import NamedAttack
-from ibrobust.evaluation.attacks.autoattack import AutoAttackOutcome, autoattack
-from ibrobust.evaluation.attacks.losses import LossName
-from ibrobust.evaluation.attacks.option_types import Count, Positive
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient, pgd, random_start
+from ibrobust.evaluation.attacks.option_types import Count, LossName, Norm, Positive, Precision
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
-from ibrobust.evaluation.ball import Norm
-from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.worst_case_attack import WorstCaseResult, judge_of, worst_case_attack
 
-Precision = Literal["fp32", "bf16"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ibrobust.evaluation.attacks.autoattack import AutoAttackOutcome
+    from ibrobust.evaluation.worst_case_attack import WorstCaseResult
 
 
 class FGSM(NamedAttack):
@@ -51,6 +46,8 @@ class FGSM(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the images after the step (B, C, H, W), and (B,) bool for images with a NaN gradient."""
+        from ibrobust.evaluation.attacks.pgd import pgd
+
         del seed  # nothing in it is random
         run = pgd(
             model,
@@ -108,11 +105,15 @@ class PGD(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient."""
+        import torch
+
+        from ibrobust.evaluation.attacks.pgd import pgd, random_start, target_classes
+
         generator = torch.Generator().manual_seed(seed)
         adversarial = images
         nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         left = torch.arange(len(images), device=images.device)
-        aims = [None] if self.targets is None else _targets(model, images, labels, self.targets, generator)
+        aims = [None] if self.targets is None else target_classes(model, images, labels, self.targets, generator)
         for attempt, (aim, restart) in enumerate((aim, restart) for aim in aims for restart in range(self.restarts)):
             # The first time without a copy.
             classes, points = (labels, images) if attempt == 0 else (labels[left], images[left])
@@ -175,6 +176,9 @@ class AutoAttack(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **options: Any
     ) -> AutoAttackOutcome:
         """Return the outcome on any number of images; for the arguments see `autoattack`."""
+        from ibrobust.evaluation.attacks.autoattack import autoattack
+        from ibrobust.evaluation.guarded_model import guard
+
         return autoattack(
             guard(model),
             images,
@@ -211,6 +215,8 @@ class WorstCase(SurrogateAttack):
 
     def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
         """Return the model, or its logits' mean over draws if it draws random numbers."""
+        from ibrobust.evaluation.worst_case_attack import judge_of
+
         return judge_of(model, images)
 
     def find(
@@ -223,6 +229,8 @@ class WorstCase(SurrogateAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         """Return the same, and the warnings of `WorstCaseResult`."""
+        from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+
         result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images))
         return result.adversarial, nonfinite_gradient(model, images, labels), result.warnings
 
@@ -238,6 +246,8 @@ class WorstCase(SurrogateAttack):
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> WorstCaseResult:
         """Return the result of `worst_case_attack` with the options of this attack; the arguments are its own."""
+        from ibrobust.evaluation.worst_case_attack import worst_case_attack
+
         return worst_case_attack(
             model,
             images,
@@ -251,19 +261,6 @@ class WorstCase(SurrogateAttack):
             progress=False,
             on_progress=on_progress,
         )
-
-
-@torch.no_grad()
-def _targets(model: nn.Module, images: Tensor, labels: Tensor, rule: str, generator: torch.Generator) -> list[Tensor]:
-    """Return the target classes (B,) of each attempt."""
-    logits = model(images).scatter(1, labels[:, None], torch.inf)
-    others = logits.argsort(dim=1, descending=True)[:, 1:]  # (B, K - 1), the likeliest first
-    count = others.shape[1]
-    if rule == "random":
-        drawn = torch.randint(count, (len(images), 1), generator=generator)
-        return [others.gather(1, drawn.to(others.device))[:, 0]]
-    places = {"second": [0], "least_likely": [count - 1], "all": list(range(count))}[rule]
-    return [others[:, place] for place in places]
 
 
 OWN_ATTACKS: tuple[type[NamedAttack], ...] = (FGSM, PGD, AutoAttack, WorstCase)

@@ -165,3 +165,26 @@ def pgd(
 
 def _towards(loss: str, targets: Tensor) -> AttackLoss:
     return lambda logits, labels: TARGETED_LOSSES[loss](logits, labels, targets)
+
+
+@torch.no_grad()
+def target_classes(
+    model: nn.Module, images: Tensor, labels: Tensor, rule: str, generator: torch.Generator
+) -> list[Tensor]:
+    """Return the target classes (B,) of each attempt.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        images: (B, C, H, W).
+        labels: (B,).
+        rule: second, least_likely, random or all; see `PGD`.
+        generator: of the random ones.
+    """
+    logits = model(images).scatter(1, labels[:, None], torch.inf)
+    others = logits.argsort(dim=1, descending=True)[:, 1:]  # (B, K - 1), the likeliest first
+    count = others.shape[1]
+    if rule == "random":
+        drawn = torch.randint(count, (len(images), 1), generator=generator)
+        return [others.gather(1, drawn.to(others.device))[:, 0]]
+    places = {"second": [0], "least_likely": [count - 1], "all": list(range(count))}[rule]
+    return [others[:, place] for place in places]

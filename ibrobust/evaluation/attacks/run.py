@@ -27,11 +27,11 @@ from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
-from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
-from ibrobust.seeds import evaluation_seed
+from ibrobust.seeds import check_seed, evaluation_seed
 
 
 def run_attacks(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import torch
-from pydantic import ConfigDict, PrivateAttr
-from torch import Tensor, nn
+from pydantic import AfterValidator, PrivateAttr
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack, with_options
-from ibrobust.evaluation.attacks.losses import LossName
-from ibrobust.evaluation.attacks.option_types import Count, Positive
-from ibrobust.evaluation.attacks.pgd import pgd, random_start
-from ibrobust.evaluation.attacks.state import data_digests
-from ibrobust.evaluation.ball import Norm
-from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.model_state import evaluation_mode
-from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.attacks.option_types import Count, LossName, Norm, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Surrogate = str | nn.Module
+else:
+
+    def _name_or_model(value: object) -> object:
+        torch = sys.modules.get("torch")  # before it is imported, nothing is a module
+        if isinstance(value, str) or (torch is not None and isinstance(value, torch.nn.Module)):
+            return value
+        raise ValueError(f"The surrogate is {value!r}: a name is needed, or in Python a model.")
+
+    Surrogate = Annotated[Any, AfterValidator(_name_or_model)]
 
 Self = TypeVar("Self", bound="SurrogateAttack")
 
@@ -29,9 +35,7 @@ class SurrogateAttack(NamedAttack):
         surrogate: images (B, C, H, W) in [0, 1] -> logits (B, K), on the device of the attacked model; or its name.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    surrogate: str | nn.Module | None = None
+    surrogate: Surrogate | None = None
     _loaded: nn.Module | None = PrivateAttr(None)
 
     def with_surrogate(self: Self, model: nn.Module) -> Self:
@@ -49,13 +53,13 @@ class SurrogateAttack(NamedAttack):
     @property
     def surrogate_model(self) -> nn.Module | None:
         """The surrogate itself; None without one, or if only its name is known."""
-        return self.surrogate if isinstance(self.surrogate, nn.Module) else self._loaded
+        return self._loaded if self.surrogate is None or isinstance(self.surrogate, str) else self.surrogate
 
     @property
     def options(self) -> dict[str, Any]:
         """The given options, with the class of a surrogate that is a model."""
         given = super().options
-        if isinstance(self.surrogate, nn.Module):
+        if self.surrogate is not None and not isinstance(self.surrogate, str):
             given["surrogate"] = type(self.surrogate).__name__
         return given
 
@@ -63,7 +67,13 @@ class SurrogateAttack(NamedAttack):
     def source(self) -> str:
         """A fingerprint of the surrogate's weights; empty without one."""
         model = self.surrogate_model
-        return "" if model is None else data_digests(model, torch.empty(0), torch.empty(0))["weights"]
+        if model is None:
+            return ""
+        import torch
+
+        from ibrobust.evaluation.attacks.state import data_digests
+
+        return data_digests(model, torch.empty(0), torch.empty(0))["weights"]
 
     def check_fit(self, *, channels: int, num_classes: int) -> None:
         """Raise IbrobustError if the surrogate is only a name."""
@@ -105,7 +115,7 @@ class Transfer(SurrogateAttack):
         tensor([1])
     """
 
-    surrogate: str | nn.Module
+    surrogate: Surrogate
     steps: Count = 20
     alpha: Positive | None = None
     random_start: bool = True
@@ -127,12 +137,20 @@ class Transfer(SurrogateAttack):
         Raises:
             IbrobustError: the surrogate has other classes than the model.
         """
+        import torch
+
+        from ibrobust.evaluation.attacks.pgd import pgd, random_start
+        from ibrobust.evaluation.guarded_model import guard
+        from ibrobust.evaluation.model_state import evaluation_mode
+        from ibrobust.evaluation.predictions import is_correct
+
         assert self.surrogate_model is not None
         surrogate = guard(self.surrogate_model)
         generator = torch.Generator().manual_seed(seed)
         adversarial, left = images.clone(), torch.arange(len(images), device=images.device)
         with evaluation_mode(surrogate):
-            self._require_classes(surrogate, model, images[:1])
+            with torch.no_grad():
+                self._require_classes(surrogate(images[:1]), model(images[:1]))
             for restart in range(self.restarts):
                 points, classes = images[left], labels[left]
                 # From the second on, a start at the image would only repeat the first.
@@ -156,9 +174,8 @@ class Transfer(SurrogateAttack):
                     break
         return adversarial, torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
-    @torch.no_grad()
-    def _require_classes(self, surrogate: nn.Module, model: nn.Module, image: Tensor) -> None:
-        has, needed = surrogate(image).shape[1], model(image).shape[1]
+    def _require_classes(self, surrogate_logits: Tensor, logits: Tensor) -> None:
+        has, needed = surrogate_logits.shape[1], logits.shape[1]
         if has != needed:
             raise IbrobustError(
                 f"The surrogate of {self.label} has {has} classes, but the model has {needed}: give a surrogate that "

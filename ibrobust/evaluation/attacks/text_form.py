@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 from ibrobust.errors import IbrobustError
-from ibrobust.function_names import require_module
 from ibrobust.suggestions import remedy
 
 ENTRY_POINT_GROUP = "ibrobust.attacks"
+OWN_NAMES = ("FGSM", "PGD", "AutoAttack", "WorstCase")
 TRANSFER, FOOLBOX, ADV_LIB = "transfer", "foolbox", "adv_lib"
 # Of torchattacks: they run other attacks.
 _WRAPPERS = {"MultiAttack", "LGV"}
@@ -22,53 +21,9 @@ RADIUS_OPTIONS = ("eps", "max_epsilon")
 Value = bool | int | float | str
 
 
-def check_attack(text: str) -> None:
-    """Raise IbrobustError if an attack as text has an unknown name, or an option that ibrobust's own one lacks.
-
-    What only importing a package can tell is not checked: its options, their values, and functions in its modules.
-    """
-    name, written = name_and_options(text)
-    options = read_options(written)
-    known = own_options()
-    own = next((own for own in known if plain(own) == plain(name)), None)
-    if own is not None:
-        for key in options:
-            if key not in known[own]:
-                raise IbrobustError(no_option(own, key, known[own]))
-    elif ":" in name:
-        if name.partition(":")[0] not in (FOOLBOX, ADV_LIB) and plain(name.partition(":")[0]) != TRANSFER:
-            require_module(name, f"The attack {name!r}")
-    elif plain(name) not in map(plain, known_names()):
-        raise IbrobustError(unknown_name(name))
-
-
 def known_names() -> list[str]:
     """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted."""
-    return sorted({*own_options(), *torchattacks_names(), *(point.name for point in attack_plugins())})
-
-
-@cache
-def own_options() -> dict[str, tuple[str, ...]]:
-    """Return the options of each of ibrobust's own attacks by its name: the fields of its class.
-
-    They are read from the text of the classes: importing them takes seconds.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    for file in ("surrogate.py", "own_attacks.py"):
-        own = {}
-        for statement in ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8")).body:
-            if isinstance(statement, ast.ClassDef):
-                inherited = (key for base in statement.bases for key in found.get(getattr(base, "id", ""), ()))
-                own[statement.name] = tuple(dict.fromkeys([*inherited, *_fields(statement)]))
-        found |= own
-    return own
-
-
-def _fields(statement: ast.ClassDef) -> list[str]:
-    """Return the names of a class's fields, neither constants of the class nor private."""
-    annotated = [part for part in statement.body if isinstance(part, ast.AnnAssign)]
-    names = [getattr(part.target, "id", "_") for part in annotated if "ClassVar" not in ast.dump(part.annotation)]
-    return [name for name in names if not name.startswith("_")]
+    return sorted({*OWN_NAMES, *torchattacks_names(), *(point.name for point in attack_plugins())})
 
 
 def torchattacks_names() -> list[str]:
@@ -126,7 +81,7 @@ def unknown_name(name: str) -> str:
     """Return a sentence on an attack that does not exist, with similar names."""
     plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in attack_plugins())
     rule = (
-        f"choose {', '.join(own_options())}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
+        f"choose {', '.join(OWN_NAMES)}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
         f"{FOOLBOX}:NAME, {ADV_LIB}:NAME, or a function of yours, package.module:function."
     )
     if not torchattacks_names():

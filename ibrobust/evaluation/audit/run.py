@@ -32,11 +32,12 @@ from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_ans
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
 from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 from ibrobust.live_line import LiveLine, following
+from ibrobust.seeds import check_seed
 
 STAGES = 13
 

@@ -11,7 +11,7 @@ from ibrobust.epsilon import read_radius
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
-from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, check_seed, images_and_labels, unit_range
+from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import draws_random_numbers
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
@@ -20,7 +20,7 @@ from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
 from ibrobust.live_line import LiveLine, following
-from ibrobust.seeds import evaluation_seed
+from ibrobust.seeds import check_seed, evaluation_seed
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
+from ibrobust.devices import built_for
 from ibrobust.errors import IbrobustError
 from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir
 from ibrobust.integrations.doctor.check import Check
@@ -43,11 +42,8 @@ def check_torch() -> Check:
     versions = {name: _version(name) for name in ("torch", "torchvision")}
     if broken := broken_pins_of("torchvision", ["torch"]):
         return Check("torch", "problem", "; ".join(broken), "python -m pip install --upgrade torch torchvision")
-    spec = find_spec("torch")  # finds it without importing it
-    source = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin is not None else None
-    text = source.read_text(encoding="utf-8") if source is not None and source.is_file() else ""
-    cuda = re.search(r"^cuda\b[^=]*= *'([0-9.]+)'", text, re.MULTILINE)
-    built = f", built for CUDA {cuda[1]}" if cuda else ", built for the CPU" if text else ""
+    cuda = built_for("cuda")
+    built = f", built for CUDA {cuda}" if cuda else ", built for the CPU"
     return Check("torch", "ok", f"{versions['torch']}, torchvision {versions['torchvision']}{built}")
 
 

@@ -24,17 +24,17 @@ from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.ball import NORMS
+from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.home import expanded
+from ibrobust.integrations.references import no_such_zoo_model
 from ibrobust.integrations.robustbench.environment import adapt_robustbench, imported_quietly
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
 from ibrobust.live_line import LiveLine, following
 from ibrobust.readable import Readable, percent
 from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
 from ibrobust.registry.provenance import hardware, library_versions
-from ibrobust.suggestions import suggestion
 
 adapt_robustbench()
 
@@ -273,9 +273,7 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
     if found:
         choices = " or ".join("robustbench:" + "/".join(place) for place in found)
         raise IbrobustError(f"RobustBench has several models {name!r}: choose {choices}.")
-    names = sorted({place[2] for place in zoo})
-    hint = suggestion(name.rpartition("/")[2], names, f"it has {len(names)}, Standard among them.")
-    raise IbrobustError(f"RobustBench has no model {name!r}: {hint}")
+    raise no_such_zoo_model(name, {place[2] for place in zoo})
 
 
 def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:

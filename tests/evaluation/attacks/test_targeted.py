@@ -9,7 +9,6 @@ from torch import nn
 
 import ibrobust
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import own_attacks
 from ibrobust.evaluation.attacks.pgd import pgd
 
 
@@ -57,7 +56,7 @@ def test_the_rules_choose_the_classes_that_they_name(rule, monkeypatch):
         aimed.append(targets.tolist())
         return pgd(model, images, labels, targets=targets, **options)
 
-    monkeypatch.setattr(own_attacks, "pgd", watched)
+    monkeypatch.setattr("ibrobust.evaluation.attacks.pgd.pgd", watched)
     attack = ibrobust.PGD(steps=1, targets=rule)
     for _ in range(2):
         attack(Ramps(), IMAGES, LABELS, epsilon=0.001, seed=5)

@@ -6,12 +6,13 @@ import pytest
 import torchattacks
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import check_attack
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
-from ibrobust.evaluation.attacks.text_form import check_attack, own_options, torchattacks_names
+from ibrobust.evaluation.attacks.text_form import OWN_NAMES, torchattacks_names
 
 
-def test_the_options_are_those_of_the_attacks():
-    assert {own.__name__: tuple(own.model_fields) for own in OWN_ATTACKS} == own_options()
+def test_the_names_are_those_of_the_attacks():
+    assert tuple(own.__name__ for own in OWN_ATTACKS) == OWN_NAMES
 
 
 def test_the_names_of_torchattacks_are_those_that_it_exports():
@@ -30,6 +31,11 @@ def test_what_may_exist_is_accepted(text):
     ("text", "said"),
     [
         ("PDG", "Unknown attack 'PDG': did you mean PGD"),
+        ("pgd:steps=x", "PGD's option steps is 'x'"),
+        ("PGD:norm=L3", "PGD has no norm 'L3': did you mean L2"),
+        ("transfer:a:steps=0", "Transfer's option steps is 0"),
+        ("transfer:a:surrogate=b", "gives a surrogate twice"),
+        ("worst_case:surrogate=3", "The surrogate is 3: a name is needed"),
         ("PGD:step=3", "has no option 'step': did you mean steps"),
         ("PGD:steps", "has no value"),
         ("PGD:eps=0.1", "the radii come from"),

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks import own_attacks
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.result import AttackResult
@@ -85,7 +84,7 @@ def test_its_surrogate_is_a_module_in_python(quantised, monkeypatch):
         given.append(surrogate)
         return worst_case_attack(*arguments, surrogate=surrogate, **options)
 
-    monkeypatch.setattr(own_attacks, "worst_case_attack", attack)
+    monkeypatch.setattr("ibrobust.evaluation.worst_case_attack.worst_case_attack", attack)
     (result,) = run_attacks(model, images, labels, attacks=WorstCase(surrogate=model.linear), epsilons=0.05)
     assert given == [model.linear]
     assert result.attack == "WorstCase:surrogate=Sequential"
