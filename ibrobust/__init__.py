@@ -1,6 +1,6 @@
 """ibrobust: is the robustness real, or did the gradient vanish?
 
-The names below are the public API. They are loaded on first use, so that `import ibrobust` stays instant.
+The names below are the public API. They are loaded on first use, so that `import ibrobust` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets as resident uint8 tensors in [0, 255], with batches and augmentation on the device."""
+"""Data sets as uint8 tensors in [0, 255] in memory, with batches and augmentation on the device."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Evaluation: from a model and images to a result for every image, accuracies and audit reports."""

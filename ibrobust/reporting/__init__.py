@@ -1,0 +1,1 @@
+"""Reporting: from results and records to tables, figures, JSON and HTML."""

@@ -1,4 +1,4 @@
-"""Recipes and the loop that follows them."""
+"""Recipes, and the training loop."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Copies of a model in bfloat16, and how far they are believed."""
+"""Copies of a model in bfloat16, and the checks that decide when their results are used."""

@@ -1,4 +1,4 @@
-"""An attack about as strong as AutoAttack, for a fraction of its passes."""
+"""An attack about as strong as AutoAttack, with a fraction of its passes."""
 
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.run import RANDOM, judge_of, worst_case_attack

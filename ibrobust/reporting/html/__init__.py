@@ -1,1 +1,1 @@
-"""A study as one HTML file that needs no network."""
+"""A study as one HTML file that opens without internet."""
