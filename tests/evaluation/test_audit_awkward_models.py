@@ -28,7 +28,7 @@ from light_audit import lighten
 from torch import Tensor, nn
 
 from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
-from ibrobust.evaluation.audit.subject import Effort
+from ibrobust.evaluation.audit.subject import QUICK, DrawAverage, Effort, Subject
 from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
 
 EPSILON = 0.04
@@ -222,3 +222,29 @@ def _train_briefly(model: nn.Module, data: Data, *, gradient_penalty: float = 0.
                 loss.backward()
                 optimizer.step()
     model.eval()
+
+
+class Marked(nn.Module):
+    """Noisy logits: images (B, 1, 2, 2) are on the boundary, and beyond it if the first pixel is above 0.5."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = (images.flatten(1)[:, 0] > 0.5) * 10.0 + torch.randn(len(images))
+        return torch.stack([-score, score], dim=1)
+
+
+def _on_the_boundary(count: int) -> tuple[Subject, Tensor, Tensor]:
+    """Return an audit's subject with the noisy model, the broken images, and (N,) true."""
+    model, images, every = Marked(), torch.full((count, 1, 2, 2), 0.48), torch.ones(count, dtype=torch.bool)
+    labels = torch.zeros(count, dtype=torch.long)
+    average = DrawAverage(model, 8)
+    return Subject(model, average, images, labels, every, 2, EPSILON, QUICK, 250, 0), images + 0.03, every
+
+
+def test_luck_does_not_hide_the_image_that_breaks_a_random_model():
+    """What was broken by luck first is replaced by what is broken on all draws, and not the other way round."""
+    subject, beyond, every = _on_the_boundary(40)
+    for offers in ([subject.images, beyond], [beyond, subject.images]):
+        found = attack_runs._Counterexamples(subject)
+        for images in offers:
+            found.add(images, every)
+        assert bool(found.worst_case(~every).all())

@@ -98,3 +98,21 @@ def test_progress_counts_them():
 def test_what_cannot_count_is_refused(attacks, message):
     with pytest.raises(IbrobustError, match=message):
         run(attacks)
+
+
+class NoisyBackDoor(BackDoor):
+    """Either answer is as likely, but for the opened door, which is wrong on all draws."""
+
+    def forward(self, images):
+        opened = super().forward(images)[:, 0] < 0.0
+        score = torch.where(opened, -10.0, 0.0) + torch.randn(len(images))
+        return torch.stack([score, -score], dim=1)
+
+
+def test_an_attack_runs_on_what_others_broke_by_luck():
+    """Without it, some images that others broke by luck are right when they are judged at last."""
+    alone = audit(NoisyBackDoor(), IMAGES, LABELS, epsilon=EPSILON, quick=True)
+    opened = audit(NoisyBackDoor(), IMAGES, LABELS, epsilon=EPSILON, quick=True, attacks=open_the_door)
+    assert alone.worst_case_correct > 0
+    assert opened.worst_case_correct == 0
+    assert opened.attacks[0][1] > 0

@@ -271,6 +271,25 @@ def test_a_stochastic_model_is_judged_by_averages_and_said_to_be_one():
     assert bool(robust[clear].all())
 
 
+class Unmoved(nn.Module):
+    """Two noisy logits on which the image has no effect to speak of; the mean over 32 draws is wrong for one in six."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        base = torch.tensor([1.0, 0.0]) + 1e-6 * images.flatten(1)[:, :2]
+        return base + 4.0 * torch.randn_like(base)
+
+
+def test_many_chances_to_be_wrong_by_luck_break_no_image():
+    """Each point that is tried is one more chance, and none of them changes the averaged classifier."""
+    images, labels = _inner_images(200, (1, 2, 2)), torch.zeros(200, dtype=torch.long)
+    result = worst_case_attack(Unmoved(), images, labels, epsilon=0.1, queries=1)
+    broken = sum(stage.broken for stage in result.stages)
+    assert sum(result.robust_correct) > 0.75 * sum(result.clean_correct) > 120
+    assert broken == sum(result.clean_correct) - sum(result.robust_correct) == sum(map(bool, result.broken_by))
+    unbroken = torch.tensor([name == "" for name in result.broken_by])
+    assert torch.equal(result.adversarial[unbroken], images[unbroken])
+
+
 def test_a_seed_gives_the_same_result_and_leaves_no_trace(plain_model, test_data):
     images, labels = test_data[0][:40], test_data[1][:40]
     plain_model.train()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.predictions import is_correct
@@ -32,7 +33,7 @@ def judging(model: nn.Module, draws: int) -> AveragedDraws:
 
 
 class Search:
-    """N images and the attack's knowledge about them, which only `offer` and `learn` change.
+    """N images and the attack's knowledge about them, which only its methods change.
 
     Attributes:
         target: the attacked model, or its average over draws if it is stochastic.
@@ -101,6 +102,22 @@ class Search:
         self.adversarial[positions[broken]] = candidates[broken].to(self.adversarial)
         self.broken[positions[broken]] = True
         return broken
+
+    @torch.no_grad()
+    def prefer(self, positions: Tensor, candidates: Tensor) -> None:
+        """Keep the candidates (B, C, H, W) for the broken images at `positions` if their margin is larger."""
+        labels, kept = self.labels[positions], self.adversarial[positions]
+        better = margin(self.judge(candidates), labels) > margin(self.judge(kept), labels)
+        better &= self.ball.contains(candidates, self.images[positions])
+        self.adversarial[positions[better]] = candidates[better].to(self.adversarial)
+
+    @torch.no_grad()
+    def withdraw(self, positions: Tensor, judge: nn.Module) -> Tensor:
+        """Return (B,) bool, which of the broken images at `positions` are right by this judge; they are unbroken."""
+        right = is_correct(judge(self.adversarial[positions]), self.labels[positions])
+        self.adversarial[positions[right]] = self.images[positions[right]]
+        self.broken[positions[right]] = False
+        return right
 
     def learn(self, positions: Tensor, run: Ascent, *, factor: float = 1.0) -> Tensor:
         """Store the results of a run on the images at `positions`; return (B,) bool, whether it broke them."""

@@ -109,6 +109,14 @@ def shrinking_slowly(search: Search) -> None:
             _shrink(search, at, SHRINKING_SLOWLY, margin_loss, search.ranked(at)[:, rank])
 
 
+def beyond_the_boundary(search: Search, positions: Tensor) -> None:
+    """Maximise the margin of broken images further: one that was stopped at the boundary is right on other draws."""
+    for at in search.batches(positions):
+        images, labels, start = search.images[at], search.labels[at], search.adversarial[at]
+        run = climb(search.target, images, labels, start, ball=search.ball, steps=STEPS, loss=margin_loss, stop=False)
+        search.prefer(at, run.last)
+
+
 def _shrink(
     search: Search,
     at: Tensor,
