@@ -195,7 +195,7 @@ def run_attacks_for_audit(
     given = {}
     for attack in attacks:
         report(attack.label)
-        before = found.worst_case(fgsm)
+        before = found.worst_case(fgsm).clone()
         # A stochastic model's broken images may have been so by luck.
         left = subject.clean if subject.stochastic else subject.clean & ~before
         moved = subject.moved(left, partial(_given, subject, attack))

@@ -78,7 +78,7 @@ def audit(
             on the model, and are starting points.
         surrogate_name: its name in the report; by default its class.
         attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each runs on the
-            images that are still unbroken, and counts in the worst case.
+            images that are still unbroken, of a model that draws random numbers on all, and counts in the worst case.
         batch_size: images per batch.
         seed: of all random numbers.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (what comes
