@@ -120,7 +120,7 @@ def test_images_that_only_the_attack_makes_right_are_in_the_caption():
     )
 
 
-SENTENCE = "5 of 60 images that PGD left are broken by the Square attack, which uses no gradient."
+SENTENCE = "5 of 60 images are left by PGD and broken by the Square attack, which uses no gradient."
 
 
 def audited(threshold: str) -> AuditReport:

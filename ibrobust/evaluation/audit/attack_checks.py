@@ -188,12 +188,12 @@ def check_worst_case(runs: AttackRuns) -> Check:
 
 
 def check_black_box(runs: AttackRuns) -> Check:
-    """Count what the worst-case attack breaks without a gradient, of what all its gradient steps left."""
+    """Count what the worst-case attack breaks without a gradient, after all its gradient steps."""
     return _share(
         "black_box_not_stronger",
         runs.black_box,
         MISSED,
-        "images that all gradient steps of the worst-case attack left are broken by its attacks without gradients.",
+        "images are left by all gradient steps of the worst-case attack and broken by its attacks without gradients.",
         f"{CROCE}; {ATHALYE}",
     )
 
@@ -247,7 +247,7 @@ def check_square(runs: AttackRuns) -> Check:
         "square_not_stronger",
         runs.square,
         MISSED,
-        "images that PGD left are broken by the Square attack, which uses no gradient.",
+        "images are left by PGD and broken by the Square attack, which uses no gradient.",
         f"{CROCE}; {ATHALYE}",
         tried=runs.tried,
     )
@@ -259,7 +259,7 @@ def check_random_search(runs: AttackRuns) -> Check:
         "random_search_not_stronger",
         runs.random,
         MISSED,
-        "images that PGD left are broken by random corners of the ball.",
+        "images are left by PGD and broken by random corners of the ball.",
         f"{CARLINI}; {ATHALYE}",
         tried=runs.tried,
     )
@@ -274,7 +274,7 @@ def check_transfer(runs: AttackRuns) -> Check:
         name,
         runs.transfer,
         MISSED,
-        "images that PGD left are broken by adversarial images made for the surrogate.",
+        "images are left by PGD and broken by adversarial images made for the surrogate.",
         f"{ATHALYE}; {TRAMER}",
         tried=runs.tried,
     )
