@@ -1,4 +1,4 @@
-"""The README's Python runs, and a second time too; its commands exist with the options that it gives them."""
+"""The README's Python runs, and a second time too; its commands, and those of the page on studies, exist."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typer.main import get_command
 
 from ibrobust.cli.main import app
 
-TEXT = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+TEXTS = [(Path(__file__).parents[2] / name).read_text(encoding="utf-8") for name in ("README.md", "docs/studies.md")]
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", "\n".join(TEXTS), flags=re.DOTALL | re.MULTILINE)
 BLOCKS = [text for language, text in FENCES if language == "python"]
 SHELL = "".join(text for language, text in FENCES if not language)
 COMMANDS = re.findall(r"^(?:pip install .* && )?ibrobust (.*?)(?:\s+#.*)?$", SHELL, flags=re.MULTILINE)
