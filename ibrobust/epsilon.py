@@ -43,16 +43,16 @@ def read_epsilon(value: object, *, norm: str = "Linf") -> float:
     return check_epsilon(_read_number(value), norm=norm)
 
 
-def read_radius(value: object) -> float:
-    """Return the radius of a ball in any norm, given in a form that `read_epsilon` accepts.
+def read_radius(value: object, *, norm: str = "L2") -> float:
+    """Return the radius of a ball in a norm, given in a form that `read_epsilon` accepts.
 
     Raises:
-        IbrobustError: it is not a positive number.
+        IbrobustError: it is not a positive number, or `check_epsilon` rejects it.
     """
     radius = _read_number(value)
     if not 0 < radius < math.inf:
         raise IbrobustError(f"The epsilon {radius} is not a positive number: give one such as 8/255.")
-    return radius
+    return check_epsilon(radius, norm=norm)
 
 
 def _read_number(value: object) -> float:

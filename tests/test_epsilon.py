@@ -75,3 +75,10 @@ def test_every_norm_has_to_allow_an_epsilon() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (3.0, "3"), (128 / 255, "128/255")])
 def test_a_radius_in_l2_is_written_as_the_field_does(value: float, text: str) -> None:
     assert format_epsilon(value, norm="L2") == text
+
+
+def test_a_radius_in_linf_is_in_the_scale_of_the_pixels() -> None:
+    """8 for 8/255 would make every image of every model broken."""
+    assert read_radius("8/255", norm="Linf") == 8 / 255
+    with pytest.raises(IbrobustError, match="did you mean a fraction of 255"):
+        read_radius(8, norm="Linf")

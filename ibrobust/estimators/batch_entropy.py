@@ -48,7 +48,8 @@ def batch_knn_entropies(
             their_labels = torch.cat([labels, memory[1]])
         norms = neighbors.square().sum(dim=1)
         sums = norms[: len(z), None] + norms  # (N, N + M)
-        squared = torch.maximum(sums - 2.0 * points @ neighbors.T, ROUNDING * sums.detach())
+        least = (ROUNDING * sums.detach()).clamp(min=torch.finfo(sums.dtype).tiny)  # also where all points coincide
+        squared = torch.maximum(sums - 2.0 * points @ neighbors.T, least)
         counts = (their_labels >= 0).expand(len(z), -1).clone()
         counts.diagonal().fill_(False)  # no point is its own neighbour
         same = counts & (labels[:, None] == their_labels)

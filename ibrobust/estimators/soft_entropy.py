@@ -91,7 +91,8 @@ def soft_entropies(
         within = _power_mean_log(logs, same, class_sharpness)  # (N,)
         present = same.any(dim=1)
         conditional = torch.where(present, within, 0.0).sum() / present.sum().clamp(min=1)
-        overall = _power_mean_log(logs, counts, sharpness).mean()
+        # Without any other point there is nothing to compare, as in a class of one.
+        overall = torch.where(counts.any(dim=1), _power_mean_log(logs, counts, sharpness), 0.0).mean()
         return 0.5 * dim * conditional, 0.5 * dim * overall
 
 

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.reporting.attack_table import BOUND
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.verdicts import read_verdict
@@ -105,7 +106,8 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     kept = sorted(best[:MOST_EPSILONS])
     table = Table(
         title="Accuracy, %",
-        caption="worst case: correct without an attack and under every attack",
+        caption="worst case: correct without an attack and under every attack"
+        + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -124,7 +126,11 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
         for line in lines:
             values = [line.accuracy.get(epsilon) if line.norm == norm else None for norm, epsilon in kept]
             if line.decoder == decoder and any(value is not None for value in values):
-                table.add_row("", line.attack, f"{line.total:,}", *map(percent, values))
+                shown = [
+                    (BOUND if value is not None and epsilon in line.upper_bounds else "") + percent(value)
+                    for value, (_, epsilon) in zip(values, kept, strict=True)
+                ]
+                table.add_row("", line.attack, f"{line.total:,}", *shown)
     return table
 
 

@@ -101,6 +101,7 @@ class Withstood:
         norm: of epsilon.
         total: images.
         accuracy: by epsilon, in [0, 1].
+        upper_bounds: the epsilons at which other attacks would probably break more images.
     """
 
     decoder: str
@@ -108,6 +109,7 @@ class Withstood:
     norm: str
     total: int
     accuracy: dict[float, float]
+    upper_bounds: frozenset[float] = frozenset()
 
 
 def withstood(card: Any) -> list[Withstood]:
@@ -118,18 +120,22 @@ def withstood(card: Any) -> list[Withstood]:
         if sweep:
             lines.append(Withstood(decoder, "FGSM", "Linf", sweep["total"], dict(sorted(_fgsm(card, decoder)))))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
+        bounds: dict[tuple[str, str, int], set[float]] = {}
         for result in _attacks(card, decoder):
             attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
-            place = found.setdefault((attack, result["norm"], result["total"]), {})
-            place[result["epsilon"]] = result["robust_accuracy"]
+            place = (attack, result["norm"], result["total"])
+            found.setdefault(place, {})[result["epsilon"]] = result["robust_accuracy"]
+            if result.get("upper_bound"):
+                bounds.setdefault(place, set()).add(result["epsilon"])
         lines += [
-            Withstood(decoder, attack, norm, total, dict(sorted(by_epsilon.items())))
-            for (attack, norm, total), by_epsilon in found.items()
+            Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
+            for place, by_epsilon in found.items()
         ]
         audit = _evaluation(card, "audit", decoder)
         if audit:
             worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
-            lines.append(Withstood(decoder, "audit, worst case", "Linf", audit["n"], worst))
+            bound = frozenset(worst if audit.get("upper_bound") else ())
+            lines.append(Withstood(decoder, "audit, worst case", "Linf", audit["n"], worst, bound))
     return lines
 
 
@@ -179,7 +185,7 @@ def _worst_case(card: Any, decoder: str, epsilon: float) -> float | None:
         for result in _attacks(card, decoder)
         if result["norm"] == "Linf"
         and _same(result["epsilon"], epsilon)
-        and result["attack"].startswith(("worst case", "worst_case", "AutoAttack"))
+        and result["attack"].startswith(("worst case", "WorstCase", "AutoAttack"))
     ]
     audit = _evaluation(card, "audit", decoder)
     if audit and _same(audit["epsilon"], epsilon):

@@ -93,6 +93,14 @@ def measure(
         results.once(results.content, "train_accuracy", work.train_accuracy)
     if evaluations.entropies is not None and all(isinstance(model, ImageClassifier) for model in models.values()):
         wanted = evaluations.entropies
+        asked = {
+            "noise": wanted.noise,
+            "num_neighbors": wanted.num_neighbors,
+            "num_points": len(data.test.subset(wanted.n_examples)),
+        }
+        known = results.content.get("information", {})
+        if any(known.get(key) != value for key, value in asked.items()):
+            results.content.pop("information", None)
         results.once(results.content, "information", lambda: work.entropies(wanted))
     if (sweep := evaluations.sweep) is not None:
         for name in work.chosen(sweep.decoders, "sweep"):

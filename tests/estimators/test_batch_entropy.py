@@ -115,3 +115,12 @@ def test_a_gaussian_has_its_entropy_also_by_a_memory():
         z[:2000], labels[:2000], within_neighbors=3, overall_neighbors=3, memory=(z[2000:], labels[2000:])
     )
     assert float(overall) == pytest.approx(1.5 * math.log(2 * math.pi * math.e), abs=0.06)
+
+
+def test_points_that_all_coincide_have_a_finite_estimate_and_no_gradient():
+    z = torch.ones(8, 4, requires_grad=True)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    within, overall = batch_knn_entropies(z, labels, within_neighbors=2, overall_neighbors=3)
+    (overall - within).backward()
+    assert bool(torch.stack([within, overall]).isfinite().all())
+    assert bool((z.grad == 0.0).all())

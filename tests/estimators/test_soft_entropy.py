@@ -212,3 +212,11 @@ def test_the_objective_is_made_of_its_surrogates_and_does_not_call_them_entropie
     within, overall = soft_entropies(z, labels, sharpness=2.0)
     assert dict(loss.terms) == {"soft H[Z|Y]": within, "soft H[Z]": overall}
     assert float(loss.total) == pytest.approx(float(within - 0.9 * overall))
+
+
+def test_a_point_without_any_other_has_no_entropy():
+    z = torch.ones(1, 4, requires_grad=True)
+    within, overall = soft_entropies(z, torch.tensor([0]), sharpness=2.0)
+    (overall - within).backward()
+    assert (within.item(), overall.item()) == (0.0, 0.0)
+    assert bool((z.grad == 0.0).all())

@@ -290,6 +290,12 @@ def test_many_chances_to_be_wrong_by_luck_break_no_image():
     assert torch.equal(result.adversarial[unbroken], images[unbroken])
 
 
+def test_an_epsilon_in_levels_is_refused():
+    model, images = Linear(3, (1, 2, 2)), _inner_images(2, (1, 2, 2))
+    with pytest.raises(IbrobustError, match="did you mean a fraction of 255"):
+        worst_case_attack(model, images, torch.zeros(2, dtype=torch.long), epsilon=8)
+
+
 def test_a_seed_gives_the_same_result_and_leaves_no_trace(plain_model, test_data):
     images, labels = test_data[0][:40], test_data[1][:40]
     plain_model.train()

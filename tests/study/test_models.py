@@ -121,6 +121,26 @@ def test_entropies_are_those_of_models_that_ibrobust_built(monkeypatch):
     assert set(known.num_images) == {120}
 
 
+def test_entropies_with_other_settings_are_measured_again(monkeypatch):
+    monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 4)
+    made = []
+    measured = measure_module.latent_information
+    monkeypatch.setattr(measure_module, "latent_information", lambda *a, **k: made.append(k) or measured(*a, **k))
+
+    def run(**wanted: object) -> dict:
+        study = study_of("knn_ib-digits", evaluations={"entropies": {"n_examples": 120, **wanted}})
+        run_study(study)
+        return json.loads((cell_folder(study, "knn_ib-digits") / RESULTS_FILE).read_text())["information"]
+
+    assert run()["num_neighbors"] == 3
+    assert run(num_neighbors=5)["num_neighbors"] == 5
+    assert run(num_neighbors=5, noise=False)["noise"] is False
+    assert run(num_neighbors=5, noise=False, n_examples=100)["num_points"] == 100
+    assert len(made) == 4
+    run(num_neighbors=5, noise=False, n_examples=100)
+    assert len(made) == 4, "it was not made again"
+
+
 def test_what_is_measured_already_is_kept_when_a_study_gets_more(monkeypatch):
     run_study(study_of("cross_entropy-digits"))
     swept, attacked = [], []

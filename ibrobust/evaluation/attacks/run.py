@@ -28,7 +28,7 @@ from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
-from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
 from ibrobust.seeds import check_seed, evaluation_seed
@@ -289,10 +289,14 @@ class _Run:
         return results
 
     def _attack_batch(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Any]:
-        device = model_device(self.model)
         seed = evaluation_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
+        # A model that draws random numbers, of any generator, draws the same ones after a resume.
+        with isolated_rng(seed):
+            return self._attack_seeded(images, labels, seed)
+
+    def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
+        device = model_device(self.model)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
-        torch.manual_seed(seed)  # a model that draws random numbers draws the same ones after a resume
         with torch.no_grad():
             judge = self.attack.judge(self.model, images)
             clean = is_correct(judge(images), labels)  # (B,)

@@ -65,7 +65,7 @@ def worst_case_attack(
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
         images: (N, C, H, W) floats in [0, 1], or uint8 in [0, 255].
         labels: (N,) integers in [0, K).
-        epsilon: radius in [0, 1] pixel scale, above 0; a number or text such as 8/255.
+        epsilon: radius in [0, 1] pixel scale, above 0, in L2 also above 1; a number or text such as 8/255.
         norm: Linf or L2.
         surrogate: another classifier of the same images, on the same device; images that break it are starting points.
         seed: of all random numbers.
@@ -87,7 +87,7 @@ def worst_case_attack(
         >>> ibrobust.worst_case_attack(model, images, [1, 0], epsilon=0.1).robust_correct
         (True, False)
     """
-    ball = Ball(norm, read_radius(epsilon))
+    ball = Ball(norm, read_radius(epsilon, norm=norm))
     batch_size, seed = check_batch_size(batch_size), check_seed(seed)
     images, labels = images_and_labels(images, labels)
     guarded, other = guard(model), None if surrogate is None else guard(surrogate)

@@ -180,7 +180,7 @@ def benchmark(
     """
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
-    eps = read_radius(eps)
+    eps = read_radius(eps, norm=threat_model)
     if n_examples is not None and n_examples < 1:
         raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
     card = model_card(model) if isinstance(model, str) else None

@@ -233,6 +233,35 @@ def test_a_killed_evaluation_goes_on_to_the_same_numbers(robust_model: nn.Module
     assert calls[0] == 2  # for the number of classes, and for the answers by which the state knows the model
 
 
+class _NumpyNoise(nn.Module):
+    """A model with noise of NumPy's global generator."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return logits + torch.from_numpy(np.random.randn(*logits.shape)).to(logits)
+
+
+def test_a_killed_evaluation_goes_on_with_the_same_draws_of_any_generator(
+    robust_model: nn.Module, data: Data, tmp_path: Path
+) -> None:
+    options = {"attacks": ["PGD:steps=1"], "epsilons": [0.05], "batch_size": 10, "seed": 4}
+    model = _NumpyNoise(robust_model)
+    whole = run_attacks(model, *data, **options)
+    assert whole[0].clean_correct != run_attacks(robust_model, *data, **options)[0].clean_correct
+
+    def kill(done: int, total: int) -> None:
+        if done >= total / 2:
+            raise _Kill
+
+    with pytest.raises(_Kill):
+        run_attacks(model, *data, **options, state_path=tmp_path / "state.jsonl", progress=kill)
+    assert run_attacks(model, *data, **options, state_path=tmp_path / "state.jsonl") == whole
+
+
 def _count_calls(model: nn.Module) -> list[int]:
     calls = [0]
 
