@@ -3,6 +3,7 @@
     python benchmarks/audit_false_alarms.py --lines rates.jsonl --dataset DIR
     ibrobust audit MODEL --quick --dataset DIR --json reports/MODEL.json
     python benchmarks/audit_false_alarms.py --lines rates.jsonl --reports reports --table FILE.csv
+    python benchmarks/audit_false_alarms.py --lines none.jsonl --reports reports --values docs/records/audit-checks.csv
 
 Honest models: those that ship and were trained on DIR with cross-entropy, adversarially, or with DVIB, CEB and DIB, and
 small networks trained here on the embedded digits, as usual and adversarially, with several seeds. Audits that are in
@@ -44,8 +45,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="networks trained on digits, of each kind")
     parser.add_argument("--reports", type=Path, help="folder of reports of honest models, by ibrobust audit --json")
     parser.add_argument("--table", type=Path, help="only write this table of the lines and reports")
+    parser.add_argument("--values", type=Path, help="only write the value of every check in every report")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.lines.read_text().splitlines()] if options.lines.exists() else []
+    if options.values:
+        write_values(options.values, reported(options.reports))
+        return
     if options.table:
         write_table(options.table, lines + (reported(options.reports) if options.reports else []))
         return
@@ -131,6 +136,19 @@ def reported(folder: Path) -> list[dict]:
         for content in [json.loads(path.read_text(encoding="utf-8"))]
         for report in content["audits"].values()
     ]
+
+
+def write_values(path: Path, lines: list[dict]) -> None:
+    """Write a row per audit and a column per check; a check that did not apply has no value."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = list(dict.fromkeys(name for line in lines for name in line["checks"]))
+        writer.writerow(["model", "dataset", "epsilon", *names, "failed"])
+        for line in lines:
+            found = [line["checks"].get(name, [None, None]) for name in names]
+            values = ["" if value is None else f"{value:.4g}" for value, _ in found]
+            failed = [name for name, (_, passed) in zip(names, found, strict=True) if passed is False]
+            writer.writerow([line["model"], line["dataset"], line["epsilon"], *values, " ".join(failed)])
 
 
 def write_table(path: Path, lines: list[dict]) -> None:
