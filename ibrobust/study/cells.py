@@ -119,7 +119,7 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
 def field_words(field: str, value: Any) -> str:
     """Return the words for a field's value in a figure: latent dim 64, fixed power, no fixed power."""
     words = field.replace("_", " ")
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return words if value else f"no {words}"
     if isinstance(value, tuple):
         value = " and ".join(str(part) for part in value)

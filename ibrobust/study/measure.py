@@ -220,7 +220,7 @@ class _Measuring:
             missing = sorted(set(epsilons) - done, reverse=True)
             # One run of an attack that searches for the smallest perturbation is for all epsilons.
             for radii in [missing] if missing and attack.minimal else [[epsilon] for epsilon in missing]:
-                shown = " ".join(map(format_epsilon, radii))
+                shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
                 what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
                 self._stage(what)
                 state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{attack.label}-{radii[0]!r}.jsonl")

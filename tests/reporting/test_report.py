@@ -269,6 +269,14 @@ def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
     assert "99.0%" not in " ".join(summary(found, []))
 
 
+def test_epsilons_are_written_as_people_write_them(write, study_rows):
+    wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
+    row = {**wanted, "attack": "WorstCase:norm=L2", "epsilon": 0.3, "value": 0.99}
+    page = Page(write([*study_rows, row], cells=[cell(row["cell"], recipe={"epsilon": 8 / 255})]))
+    assert {"0.3", "8/255"} <= set(page.text)
+    assert not {"0.3 (76.5/255)", repr(8 / 255)} & set(page.text)
+
+
 def test_of_several_audits_the_widest_counts(study_rows, write_records):
     wanted = next(row for row in study_rows if row.get("verdict"))
     rows = [{**wanted, "epsilon": 2 / 255, "verdict": "not real, vanishing"}, wanted]

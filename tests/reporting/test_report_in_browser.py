@@ -293,6 +293,16 @@ def test_text_is_legible_on_its_background(visit, scheme):
     assert poor == []
 
 
+def test_in_the_dark_curves_are_turned_round_as_the_figures_are(visit):
+    page = visit(1280, "dark")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<div class=figures><img alt=x></div>')")
+    filters = page.evaluate(
+        "['.figures img', '.curve', '#curves .legend svg'].map(of => getComputedStyle(document.querySelector(of)).filter)"
+    )
+    assert filters[0] != "none"
+    assert set(filters) == {filters[0]}
+
+
 def test_a_recipe_opens_and_a_name_is_only_text(visit):
     page = visit()
     assert page.title() == f"A study {EVIL}"

@@ -9,8 +9,7 @@ import pytest
 from ibrobust.errors import IbrobustError
 from ibrobust.records import COLUMNS
 from ibrobust.registry.card import check_name
-from ibrobust.study import expand
-from ibrobust.study.cells import RECORDED
+from ibrobust.study.cells import RECORDED, expand, field_words
 from ibrobust.training.recipe import Recipe
 
 
@@ -74,6 +73,10 @@ def test_a_setting_says_in_words_what_records_have_no_column_for(make_study):
         "latent dim 16, no fixed power",
     ]
     assert {cell.setting for cell in expand(make_study({"beta": [0.1, 0.2], "seed": [0, 1]}))} == {""}
+
+
+def test_a_field_without_a_value_is_called_so():
+    assert [field_words("first_neighbors", value) for value in (None, 9)] == ["no first neighbors", "first neighbors 9"]
 
 
 def test_the_columns_of_records_tell_every_cell_that_no_setting_tells():

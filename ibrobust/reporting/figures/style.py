@@ -19,9 +19,9 @@ from ibrobust.reporting.figures.settings import Setting
 COLUMN_WIDTH = 3.35
 TEXT_WIDTH = 6.9
 PANEL_HEIGHT = 2.25
-BASELINE, DARK_BASELINE = "#000000", "#ffffff"
+BASELINE = "#000000"
 # A baseline too, but the robust one: no reader should take it for cross-entropy.
-ADVERSARIAL, DARK_ADVERSARIAL = "#008a64", "#2fd6a3"
+ADVERSARIAL = "#008a64"
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
 BASELINE_MARKERS = "XP*8H"
@@ -65,27 +65,24 @@ COLOUR_PLACES = ((-5.0, 0.07), (-4.0, 0.1), (-2.0, 0.32), (0.0, 1.0))
 NEAREST_COLOURS = 0.07
 
 
-def baseline_colour(setting: Setting, *, dark: bool = False) -> str:
+def baseline_colour(setting: Setting) -> str:
     """Return the colour of a setting without a beta: black, and another one for adversarial training."""
-    if setting.objective == "adversarial":
-        return DARK_ADVERSARIAL if dark else ADVERSARIAL
-    return DARK_BASELINE if dark else BASELINE
+    return ADVERSARIAL if setting.objective == "adversarial" else BASELINE
 
 
-def beta_colours(betas: Sequence[float], *, dark: bool = False) -> dict[float, str]:
+def beta_colours(betas: Sequence[float]) -> dict[float, str]:
     """Return a colour for each beta, ordered by lightness, which is visible in grey and to colour-blind readers.
 
     A beta has the same colour in every figure, unless others of the figure are so near that they must be told apart.
 
     Args:
         betas: rising.
-        dark: for a dark background.
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     # The ends of the colour map are not used: one looks black, the other is invisible on paper.
-    first, last = (0.42, 0.98) if dark else (0.06, 0.74)
+    first, last = 0.06, 0.74
     places = _apart([_colour_place(beta) for beta in betas], gap=min(NEAREST_COLOURS, 1 / max(len(betas) - 1, 1)))
     return {
         beta: to_hex(colormaps["plasma"](first + (last - first) * place))

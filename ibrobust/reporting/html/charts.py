@@ -10,7 +10,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
-from ibrobust.reporting.figures.style import DOTTED, Look, baseline_colour, beta_colours, looks
+from ibrobust.reporting.figures.style import DOTTED, Look, looks
 from ibrobust.reporting.unattacked import DAGGER
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
@@ -54,8 +54,7 @@ class Curve:
 
     Attributes:
         label: in the legend.
-        light: its colour on a light background.
-        dark: its colour on a dark one.
+        colour: on white.
         dashes: as SVG writes them.
         shape: outline of its markers.
         is_masked: whether its markers are hollow.
@@ -65,8 +64,7 @@ class Curve:
     """
 
     label: str
-    light: str
-    dark: str
+    colour: str
     dashes: str
     shape: str
     is_masked: bool
@@ -91,26 +89,17 @@ def epsilon_charts(records: Sequence[StudyRecord]) -> tuple[Chart, ...]:
     panels = fgsm_panels(records)
     betas = betas_of(records)
     style = looks(list(dict.fromkeys(line.setting for panel in panels for line in panel.lines)), betas)
-    dark = beta_colours(betas, dark=True)
-    return tuple(_chart(panel, style, dark) for panel in panels)
+    return tuple(_chart(panel, style) for panel in panels)
 
 
-def _chart(panel: Panel, style: Mapping[Setting, Look], dark: Mapping[float, str]) -> Chart:
+def _chart(panel: Panel, style: Mapping[Setting, Look]) -> Chart:
     epsilons = sorted({point.x for line in panel.lines for point in line.points})
     largest = epsilons[-1] or 1.0
 
     def across(epsilon: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * epsilon / largest
 
-    curves = tuple(
-        _curve(
-            line,
-            style[line.setting],
-            baseline_colour(line.setting, dark=True) if line.setting.beta is None else dark[line.setting.beta],
-            across,
-        )
-        for line in panel.lines
-    )
+    curves = tuple(_curve(line, style[line.setting], across) for line in panel.lines)
     return Chart(
         panel.title,
         tuple(map(format_epsilon, epsilons)),
@@ -124,7 +113,7 @@ def _up(accuracy: float) -> float:
     return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * accuracy
 
 
-def _curve(line: Line, look: Look, dark: str, across: Callable[[float], float]) -> Curve:
+def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
     def place(point: Point, accuracy: float) -> str:
         return f"{across(point.x):.1f} {_up(accuracy):.1f}"
 
@@ -134,8 +123,7 @@ def _curve(line: Line, look: Look, dark: str, across: Callable[[float], float]) 
     several = any(point.cells > 1 for point in line.points)
     return Curve(
         label=label,
-        light=look.colour,
-        dark=dark,
+        colour=look.colour,
         dashes=DASHES[look.dashes],
         shape=SHAPES[look.marker],
         is_masked=line.is_masked,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
-from ibrobust.epsilon import format_epsilon
+from ibrobust.epsilon import LONG_NORMS, format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
@@ -110,7 +110,10 @@ def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, 
         "dataset": str(cell.get("dataset") or ""),
         "curves": training_curves(cell.get("training") or ()),
         "examples": _examples(cell.get("examples")),
-        "recipe": {str(key): _plain(value) for key, value in (cell.get("recipe") or {}).items()},
+        "recipe": {
+            str(key): format_epsilon(value) if key == "epsilon" and isinstance(value, float) else _plain(value)
+            for key, value in (cell.get("recipe") or {}).items()
+        },
         "versions": {str(key): str(value) for key, value in (cell.get("versions") or {}).items()},
         "hardware": str(cell.get("hardware") or ""),
         "numbers": [_number(record) for record in records if record.cell == name],
@@ -134,12 +137,13 @@ def _examples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _number(record: StudyRecord) -> dict[str, str]:
+    norm = next((norm for norm in LONG_NORMS if norm in record.attack), "Linf")
     is_share = record.quantity.endswith(("accuracy", "_share"))
     return {
         "quantity": record.quantity.replace("_", " "),
         "decoder": record.decoder.replace("_", " "),
         "attack": record.attack,
-        "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon),
+        "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=norm),
         "epoch": "" if record.epoch is None else str(record.epoch),
         "value": f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}",
         "images": "" if record.num_images is None else f"{record.num_images:,}",
