@@ -297,7 +297,8 @@ def test_in_the_dark_curves_are_turned_round_as_the_figures_are(visit):
     page = visit(1280, "dark")
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<div class=figures><img alt=x></div>')")
     filters = page.evaluate(
-        "['.figures img', '.curve', '#curves .legend svg'].map(of => getComputedStyle(document.querySelector(of)).filter)"
+        """['.figures img', '.curve', '#curves .legend svg']
+            .map(of => getComputedStyle(document.querySelector(of)).filter)"""
     )
     assert filters[0] != "none"
     assert set(filters) == {filters[0]}
