@@ -86,16 +86,22 @@ class GuardedModel(nn.Module):
                     raise
                 except Exception as error:  # an outside model may raise any error
                     first = first or error
+                    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+                        raise self._refusal(images, first) from first  # half precision would fit, and be another model
                     continue
                 self._dtypes = (dtype,)
                 if len(images) == 1:
                     self._copies = (copies,)
                 return logits[: len(images)]
         assert first is not None
-        raise IbrobustError(
-            f"The model cannot classify images of shape {tuple(images.shape)} ({_words(first)}): give it a batch that "
+        raise self._refusal(images, first) from first
+
+    @staticmethod
+    def _refusal(images: Tensor, error: Exception) -> IbrobustError:
+        return IbrobustError(
+            f"The model cannot classify images of shape {tuple(images.shape)} ({_words(error)}): give it a batch that "
             "it takes, or correct its forward pass."
-        ) from first
+        )
 
     def _logits(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         points = images.to(dtype, copy=True)

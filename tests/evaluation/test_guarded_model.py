@@ -297,6 +297,25 @@ def test_a_batch_that_the_model_cannot_take_is_one_sentence() -> None:
 # Compiled forms
 
 
+class NarrowMemory(nn.Module):
+    """A buffer in half precision beside float32 weights; images in float32 do not fit into memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(1))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.float32:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return images.flatten(1)[:, :2] * self.scale
+
+
+def test_too_little_memory_does_not_lower_the_precision() -> None:
+    with pytest.raises(IbrobustError, match="out of memory"):
+        guard(NarrowMemory())(IMAGES)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile looks at what is no leaf
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack, with_options
-from ibrobust.evaluation.attacks.function_fingerprint import function_fingerprint
+from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.guarded_model import LibraryModel
@@ -63,7 +63,7 @@ class FunctionAttack(Attack):
     @property
     def source(self) -> str:
         """SHA-256 of the function and its values, so that a run is not resumed with another one."""
-        return function_fingerprint(self.function)
+        return fingerprint(self.function)
 
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int

@@ -65,15 +65,13 @@ class SurrogateAttack(NamedAttack):
 
     @property
     def source(self) -> str:
-        """A fingerprint of the surrogate's weights; empty without one."""
+        """A fingerprint of the surrogate; empty without one."""
         model = self.surrogate_model
         if model is None:
             return ""
-        import torch
+        from ibrobust.evaluation.attacks.fingerprint import fingerprint
 
-        from ibrobust.evaluation.attacks.state import data_digests
-
-        return data_digests(model, torch.empty(0), torch.empty(0))["weights"]
+        return fingerprint(model)
 
     def check_fit(self, *, channels: int, num_classes: int) -> None:
         """Raise IbrobustError if the surrogate is only a name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -95,6 +97,29 @@ def test_a_state_is_not_resumed_with_another_surrogate(tmp_path):
     assert run(1.0) == run(1.0)
     with pytest.raises(IbrobustError, match="another evaluation"):
         run(-1.0)
+
+
+class Scaled(Brightness):
+    """The same weights with a setting that is not in the state dict."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images):
+        return super().forward(images) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(Scaled(1.0), Scaled(-1.0)), (Brightness(), Masked()), (nn.Sequential(Scaled(1.0)), nn.Sequential(Scaled(2.0)))],
+)
+def test_a_surrogate_of_the_same_weights_may_be_another_one(one, other, tmp_path):
+    def source(model):
+        return ibrobust.Transfer(surrogate=model).source
+
+    assert source(one) == source(copy.deepcopy(one)) != source(other)
+    assert source(one) == source(copy.deepcopy(one).train(not one.training))
 
 
 @pytest.mark.parametrize(

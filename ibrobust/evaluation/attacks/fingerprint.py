@@ -1,4 +1,4 @@
-"""A fingerprint of a function that is an attack, so that an interrupted run is not resumed with another one."""
+"""A fingerprint of a function that is an attack, or of a surrogate: a run is not resumed with another one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from ibrobust.evaluation.attacks.state import data_digests
 
 
-def function_fingerprint(function: Callable[..., Any]) -> str:
-    """Return a SHA-256 of the function's text and of the values that it works with.
+def fingerprint(value: Callable[..., Any]) -> str:
+    """Return a SHA-256 of a function's text and of the values that it works with, or of a module.
 
     These are its default values, what it encloses or binds, the attributes of a callable object, and what it reads from
     its module: numbers, text, collections of these, tensors, the weights of modules, and functions of its own package.
-    Of other objects only the name counts.
+    Of other objects only the name counts. Of a module it is the weights, and the types and attributes of all its parts.
     """
-    return hashlib.sha256("\x1f".join(_Parts().of(function)).encode()).hexdigest()
+    return hashlib.sha256("\x1f".join(_Parts().of(value)).encode()).hexdigest()
 
 
 class _Parts:
@@ -47,6 +47,10 @@ class _Parts:
     def _of_object(self, value: Any) -> Iterator[str]:
         if isinstance(value, nn.Module):
             yield data_digests(value, torch.empty(0), torch.empty(0))["weights"]
+            for name, part in value.named_modules():
+                settings = {key: item for key, item in vars(part).items() if key[0] != "_" and key != "training"}
+                yield f"{name} {type(part).__module__}.{type(part).__qualname__}"
+                yield from self.of(settings)
         elif isinstance(value, (dict, list, tuple)):
             for item in value.items() if isinstance(value, dict) else value:
                 yield from self.of(item)
