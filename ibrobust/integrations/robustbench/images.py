@@ -80,7 +80,8 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
     if count is not None and count > len(images.labels):
         raise IbrobustError(
-            f"{count} images were requested, but {images.source} has {len(images.labels)}: request fewer."
+            f"{count} images were requested, but {images.source} has {len(images.labels)}: give `n_examples`, at most "
+            f"{len(images.labels)}."
         )
     if len(images.class_names) not in (10, 100):
         raise IbrobustError(
