@@ -59,6 +59,9 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
                 parameter.requires_grad_(False)
             yield
         finally:
+            for module, training in modes:  # a module may do more than note the mode, such as merge its weights
+                if module.training != training and type(module).train is not nn.Module.train:
+                    module.train(training)
             for module, training in modes:
                 module.training = training
             for parameter in trainable:

@@ -385,6 +385,37 @@ def test_the_model_in_a_guard_is_evaluated_in_evaluation_mode() -> None:
     assert model[0].training
 
 
+class Merging(nn.Module):
+    """A low-rank adaptation, which is added to the weights in evaluation mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.change = linear(), nn.Parameter(torch.full((10, 192), 0.1))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if self.merged == mode:
+            self.base[1].weight.data += -self.change.data if mode else self.change.data
+            self.merged = not mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.base(images)
+        return logits if self.merged else logits + images.flatten(1) @ self.change.T
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_module_does_in_evaluation_mode_is_undone(training: bool) -> None:
+    model = nn.Sequential(Merging(), nn.Dropout()).train(training)
+    model[1].train(not training)
+    with evaluation_mode(model):
+        assert model[0].merged
+        assert not model[1].training
+    assert model[0].merged == (not training)
+    assert [module.training for module in model] == [training, not training]
+
+
 def test_attack_libraries_do_not_change_the_models_mode() -> None:
     model = nn.Sequential(linear(), nn.Dropout(0.5))
     model.train()
