@@ -75,7 +75,15 @@ def audit(
     if json_file:
         require_writable(json_file)
     check_models([model], decoder or [])
-    check_names(attacks=attack or [], surrogate=surrogate, dataset=dataset, split=split, seed=seed, device=device)
+    check_names(
+        attacks=attack or [],
+        surrogate=surrogate,
+        dataset=dataset,
+        split=split,
+        seed=seed,
+        device=device,
+        audits=True,
+    )
 
     # These import torch, which takes seconds.
 

@@ -8,6 +8,7 @@ from ibrobust.data.names import check_exists, with_option
 from ibrobust.devices import check_device_exists
 from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import require_linf
 from ibrobust.evaluation.attacks.by_name import check_attack
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.integrations.references import check_reference, is_reference
@@ -45,15 +46,19 @@ def check_names(
     split: str | None = None,
     seed: int = 0,
     device: str | None = None,
+    audits: bool = False,
 ) -> None:
     """Raise IbrobustError, with similar names, if an attack, a surrogate, a data set or a device cannot exist.
 
-    So does a seed, or an epsilon in the norm of one of ibrobust's own attacks, that cannot be used.
+    The seed, and the epsilons in the norms of ibrobust's own attacks, are checked as well. If `audits` is set, these
+    attacks must be in L-infinity.
     """
     for text in attacks:
         own = check_attack(text)
         if own is None:
             continue
+        if audits:
+            require_linf(own)
         for epsilon in epsilons:
             check_epsilon(epsilon, norm=own.norm)
         if isinstance(own, SurrogateAttack) and isinstance(own.surrogate, str):

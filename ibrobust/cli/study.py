@@ -58,7 +58,7 @@ def run(
         for attack, epsilons in attacks.runs:
             check_names(attacks=[attack], epsilons=epsilons)
     if (audit := study.evaluations.audit) is not None:
-        check_names(attacks=audit.attacks, surrogate=audit.surrogate)
+        check_names(attacks=audit.attacks, surrogate=audit.surrogate, audits=True)
 
     # These import torch, which takes seconds.
     from rich.console import Console

@@ -10,7 +10,7 @@ import numpy as np
 
 from ibrobust.data.arrays import distinct, labels_of, numbered_classes
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import HUGGING_FACE, NO_TRAINING
+from ibrobust.data.names import HUGGING_FACE, NO_TRAINING, needs_datasets
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
@@ -67,9 +67,7 @@ def _splits(name: str, config: str | None) -> Mapping[str, Any]:
         import datasets
     except Exception as error:  # it is missing, or does not fit the packages that it needs
         why = "" if getattr(error, "name", None) == "datasets" else f", which cannot be imported ({error})"
-        raise IbrobustError(
-            f"The data set {HUGGING_FACE}{name} needs the package datasets{why}: pip install --upgrade datasets."
-        ) from error
+        raise needs_datasets(HUGGING_FACE + name, why) from error
     # Earlier releases run a script of the data set, unless this forbids it; later ones have no such scripts.
     asks = "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters
     without_code = {"trust_remote_code": False} if asks else {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ibrobust.errors import IbrobustError
@@ -92,7 +94,14 @@ def check_exists(spec: str) -> None:
             f"The data set {spec!r} is a file that does not end in {' or '.join(ENDINGS)}: give a folder of images "
             "or such a file."
         )
+    if name.startswith(HUGGING_FACE) and "datasets" not in sys.modules and find_spec("datasets") is None:
+        raise needs_datasets(name)
     _check_options(spec, name, options)
+
+
+def needs_datasets(name: str, why: str = "") -> IbrobustError:
+    """Return the error for a data set of the Hub, by its whole name, without a package datasets that works."""
+    return IbrobustError(f"The data set {name} needs the package datasets{why}: pip install --upgrade datasets.")
 
 
 def _check_options(spec: str, name: str, options: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ CASES = [
     (["attack", "--attack", "transfer:timm:resnet999"], 2),
     (["audit", "cross_entropy-w16-s0", "--seed", "-1"], 2),
     (["audit", "cross_entropy-w16-s0", "--attack", "PGD:restarts=0"], 2),
+    (["audit", "cross_entropy-w16-s0", "--attack", "PGD:norm=L2"], 2),
     (["audit", "cross_entropy-w16-s0", "--surrogate", "robustbench:Standart"], 2),
     (["entropy", "cross_entropy-w16-s0", "--seed", "-1"], 2),
     (["benchmark", "timm:resnet999"], 2),

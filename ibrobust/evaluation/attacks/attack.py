@@ -125,6 +125,12 @@ class Attack(ABC):
             return attack_batch(guarded, points, targets, self, epsilon=radius, seed=seed)[0]
 
 
+def require_linf(attack: Attack) -> None:
+    """Raise IbrobustError if an attack that an audit is given is in another norm."""
+    if attack.norm != "Linf":
+        raise IbrobustError(f"{attack.label} is in {attack.norm}, but the audit is in Linf: leave this attack out.")
+
+
 class NamedAttack(Attack, BaseModel):
     """An attack with its options as fields; its name is that of the class.
 

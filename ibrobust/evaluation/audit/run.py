@@ -9,7 +9,7 @@ from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack
+from ibrobust.evaluation.attacks.attack import Attack, require_linf
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.result import AttackResult
@@ -193,8 +193,7 @@ def own_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | Atta
     attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     chosen = [read_attack(attack) for attack in attacks]
     for attack in chosen:
-        if attack.norm != "Linf":
-            raise IbrobustError(f"{attack.label} is in {attack.norm}, but the audit is in Linf: leave this attack out.")
+        require_linf(attack)
     if len({attack.label for attack in chosen}) < len(chosen):
         raise IbrobustError("An attack of the audit occurs twice: give each once.")
     return chosen
