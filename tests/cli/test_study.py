@@ -6,6 +6,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from ibrobust import devices
+from ibrobust.cli.study import run as run_command
+from ibrobust.errors import IbrobustError
 from ibrobust.registry import list_models
 
 STUDY = {
@@ -133,3 +136,15 @@ def test_a_wrong_cell_is_said_before_anything_is_made(run, write, home):
 def test_figures_before_any_cell_is_done(run, write, home, command):
     refused(run, ["study", command, write()], "No cell of the study 'mine' is finished", "ibrobust study run")
     assert not home.exists()
+
+
+@pytest.mark.parametrize(("launcher", "said"), [("slurm", "^started$"), ("serial", "'cuda' is not available")])
+def test_only_a_slurm_job_may_need_a_device_that_this_machine_lacks(write, monkeypatch, launcher, said):
+    def start(*arguments, **options):
+        raise IbrobustError("started")
+
+    monkeypatch.setattr(devices, "_no_cuda_device", lambda: True)
+    monkeypatch.setattr("ibrobust.study.launch.launchers.choose_launcher", start)
+    settings = {"dataset": None, "name": None, "jobs": 1, "retry_failed": False, "data_dir": None}
+    with pytest.raises(IbrobustError, match=said):
+        run_command(write(), launcher=launcher, device="cuda", **settings)
