@@ -14,7 +14,7 @@ from ibrobust.reporting.figures.accuracy import spread
 from ibrobust.reporting.figures.attacks import attack_panels
 from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
-from ibrobust.reporting.figures.generalization import beta_places, generalization_errors
+from ibrobust.reporting.figures.generalization import beta_places, draw_generalization, generalization_errors
 from ibrobust.reporting.figures.information_plane import fading, trajectories
 from ibrobust.reporting.figures.series import fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, averaged_over, hidden_settings
@@ -224,6 +224,19 @@ def test_clean_accuracy_on_other_images_is_no_point_of_an_attack(attacked_rows, 
     rows = [{**row, "num_images": 50} if row["quantity"] == "robust_accuracy" else row for row in attacked_rows]
     attacked = attack_panels(read_study_records(write_records(rows)))[-1]
     assert {line.points[0].x for line in attacked.lines} == {4 / 255}
+
+
+def test_no_line_lies_on_the_frame_of_the_generalization_figure(study_rows, write_records, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ibrobust.reporting.figures.generalization.save", lambda figure, *_: drawn.append(figure))
+    # Nearly the same error everywhere, far from 0.
+    rows = [
+        {**row, "value": 0.2 + row["value"] / 50} if row["quantity"] == "test_accuracy" else row for row in study_rows
+    ]
+    draw_generalization(read_study_records(write_records(rows)), tmp_path)
+    for axes in drawn[0].axes:
+        heights = [height for line in axes.lines for height in line.get_ydata()]
+        assert (axes.get_ylim()[0], max(heights) < 0.97 * axes.get_ylim()[1]) == (0.0, True)
 
 
 def test_the_generalisation_error_is_the_test_error(study_rows, records):

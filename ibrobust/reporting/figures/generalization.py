@@ -93,7 +93,10 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
         for place, variant in zip(places, variants, strict=True):
             shown = {key: point for key, point in baselines.items() if fits(key[0], variant, settings)}
             _draw_baselines(place.axes, shown, entries)
-            place.axes.set_ylim(bottom=0)
+        # The margin that matplotlib leaves is a share of the values' range, but the axis starts at 0.
+        highest = max(place.axes.dataLim.ymax for place in places)
+        for place in places:
+            place.axes.set_ylim(0, 1.06 * highest or 1.0)
         legend_below(figure, entries, _note(records))
         return save(figure, out, "generalization")
 
