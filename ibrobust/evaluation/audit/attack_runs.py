@@ -262,18 +262,18 @@ def _protected(
         broken: (N,) bool, by PGD on the margin at epsilon.
         add: gets the images that break below epsilon.
     """
-    pairs = []
+    pairs, steps = [], subject.effort.radius_steps
     large, left = subject.epsilon, subject.clean & ~broken
     for factor in sorted((factor for factor in subject.effort.radii if factor < 1.0), reverse=True):
         small = factor * subject.epsilon
-        attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=small)
+        attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=small, steps=steps)
         pairs.append((small, large, add(attempt.images, attempt.broken)))
         large, left = small, left & ~attempt.broken
     small, left = subject.epsilon, broken
     for factor in sorted(factor for factor in subject.effort.radii if factor > 1.0):
         large = min(factor * subject.epsilon, 1.0)
         if large > small:
-            attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=large)
+            attempt = subject.pgd(left, f"epsilon times {factor}", loss="margin", epsilon=large, steps=steps)
             pairs.append((small, large, left & ~attempt.broken))
             small, left = large, attempt.broken
     return tuple(pairs)

@@ -32,6 +32,7 @@ class Effort:
         survivors: at most so many of the images that PGD left get the attacks which are tried on those alone, spread
             evenly; None takes all.
         radii: epsilon times these is tried as well.
+        radius_steps: of PGD at those radii. At the smaller ones most images survive, so that each step is expensive.
     """
 
     images: int | None
@@ -44,6 +45,7 @@ class Effort:
     total_queries: int | None = None
     survivors: int | None = None
     radii: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
+    radius_steps: int = 20
 
 
 QUICK = Effort(
