@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ibrobust.estimators import conditional_knn_entropy, knn_entropy, mutual_information
     from ibrobust.evaluation.attacks.attack import Attack
     from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks
+    from ibrobust.evaluation.attacks.over_attacks import worst_case
     from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.attacks.surrogate import Transfer
-    from ibrobust.evaluation.attacks.worst_case import worst_case
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
@@ -64,7 +64,7 @@ _HOMES = {
     "run_attacks": "ibrobust.evaluation.attacks.run",
     "train": "ibrobust.registry",
     "two_logits": "ibrobust.models",
-    "worst_case": "ibrobust.evaluation.attacks.worst_case",
+    "worst_case": "ibrobust.evaluation.attacks.over_attacks",
     "worst_case_attack": "ibrobust.evaluation.worst_case_attack",
 }
 

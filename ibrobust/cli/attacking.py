@@ -24,10 +24,10 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
-from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.integrations.external_models import load_reference

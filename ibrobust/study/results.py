@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.evaluation.attacks.worst_case import worst_case
 from ibrobust.registry import ModelCard
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.study.information_plane import QUANTITIES

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
     from ibrobust.evaluation.attacks.comparison import PairedDifference, paired_difference
     from ibrobust.evaluation.attacks.function_attack import FunctionAttack
+    from ibrobust.evaluation.attacks.over_attacks import worst_case
     from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.attacks.surrogate import Transfer
-    from ibrobust.evaluation.attacks.worst_case import worst_case
 
 _HOMES = {
     "FGSM": "ibrobust.evaluation.attacks.own_attacks",
@@ -33,7 +33,7 @@ _HOMES = {
     "paired_difference": "ibrobust.evaluation.attacks.comparison",
     "read_attack": "ibrobust.evaluation.attacks.by_name",
     "run_attacks": "ibrobust.evaluation.attacks.run",
-    "worst_case": "ibrobust.evaluation.attacks.worst_case",
+    "worst_case": "ibrobust.evaluation.attacks.over_attacks",
 }
 
 __all__ = [

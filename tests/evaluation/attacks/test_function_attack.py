@@ -11,8 +11,8 @@ from torch import nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import text_form
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.worst_case import worst_case
 
 EPSILON = 0.1
 

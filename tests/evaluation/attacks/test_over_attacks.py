@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.evaluation.attacks.worst_case import worst_case
 
 CLEAN = (True, True, True, False)
 
