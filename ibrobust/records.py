@@ -58,6 +58,7 @@ class StudyRecord:
         value: the number; accuracies and shares in [0, 1], information in nats.
         num_images: used for the measurement.
         verdict: both answers of an audit, such as "not real, misleading".
+        upper_bound: True if a warning says that other attacks would probably break more images.
     """
 
     study: str
@@ -80,6 +81,7 @@ class StudyRecord:
     value: float  # a loss may be NaN
     num_images: Whole
     verdict: str
+    upper_bound: Truth = None
 
 
 COLUMNS = tuple(field.name for field in fields(StudyRecord))

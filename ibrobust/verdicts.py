@@ -34,7 +34,8 @@ class Verdict:
     def may_be_best(self) -> bool:
         """Whether an accuracy under attack of this model may be marked as the best of its column."""
         if self.older:
-            return self.older != "masked"
+            answers = read_verdict(self.older)  # an older audit may have given the same answers, by other rules
+            return self.older != "masked" if answers is None or answers.older else answers.may_be_best
         return self.robustness != "not real" and self.gradient == "honest"
 
     @property
@@ -50,7 +51,7 @@ class Verdict:
     def rank(self) -> tuple[int, int]:
         """A key that sorts the most trustworthy first; older audits come between `partly real` and `undecided`."""
         if self.older:
-            return (3 if self.older == "masked" else 2), 0
+            return (2 if self.may_be_best else 3), 0
         places = {"real": 0, "partly real": 1, "undecided": 3, "not real": 4}
         return places[self.robustness], GRADIENT.index(self.gradient)
 

@@ -26,7 +26,7 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     table = Table(
         title="Models",
         caption=f"accuracy, %, on all test images; FGSM and the worst case over all attacks at epsilon {epsilon}; "
-        "- not measured",
+        "- not measured" + (f"; {BOUND} upper bound" if any(row.upper_bound for row in rows) else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -43,7 +43,8 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
     for row in rows:
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
-        numbers = [percent(value) for value in (row.clean, row.fgsm, row.worst_case)]
+        worst = (BOUND if row.upper_bound else "") + percent(row.worst_case)
+        numbers = [percent(row.clean), percent(row.fgsm), worst]
         table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table
 

@@ -30,6 +30,7 @@ class ModelRow:
         worst_case: robust accuracy under all attacks that were run, image by image.
         verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
+        upper_bound: whether other attacks would probably break more images than `worst_case`.
     """
 
     model: str
@@ -42,6 +43,7 @@ class ModelRow:
     worst_case: float | None
     verdict: str | None
     bytes: int | None
+    upper_bound: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON can hold it."""
@@ -53,8 +55,9 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
     rows = []
     for decoder in card.decoders:
         clean = card.clean_accuracy.get(decoder)
-        audit = _evaluation(card, "audit", decoder)
+        audit = _own(card, "audit", decoder)
         of_epsilon = bool(audit) and _same(audit["epsilon"], epsilon)
+        worst, bound = _worst_case(card, decoder, epsilon) or (None, False)
         rows.append(
             ModelRow(
                 card.name,
@@ -63,10 +66,11 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
                 card.recipe.objective if card.recipe else None,
                 epsilon,
                 clean.accuracy if clean else None,
-                next((value for at, value in _fgsm(card, decoder) if _same(at, epsilon)), None),
-                _worst_case(card, decoder, epsilon),
+                next((value for at, value in _fgsm(_own(card, "fgsm", decoder)) if _same(at, epsilon)), None),
+                worst,
                 card_verdict(audit).text if of_epsilon else None,
                 size,
+                bound,
             )
         )
     return rows
@@ -118,12 +122,14 @@ def withstood(card: Any) -> list[Withstood]:
     for decoder in card.decoders:
         sweep = _evaluation(card, "fgsm", decoder)
         if sweep:
-            lines.append(Withstood(decoder, "FGSM", "Linf", sweep["total"], dict(sorted(_fgsm(card, decoder)))))
+            name = f"FGSM{_elsewhere(card, sweep)}"
+            lines.append(Withstood(decoder, name, "Linf", sweep["total"], dict(sorted(_fgsm(sweep)))))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
         bounds: dict[tuple[str, str, int], set[float]] = {}
-        for result in _attacks(card, decoder):
+        stored = _evaluation(card, "attacks", decoder)
+        for result in stored.get("results", ()):
             attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
-            place = (attack, result["norm"], result["total"])
+            place = (f"{attack}{_elsewhere(card, stored)}", result["norm"], result["total"])
             found.setdefault(place, {})[result["epsilon"]] = result["robust_accuracy"]
             if result.get("upper_bound"):
                 bounds.setdefault(place, set()).add(result["epsilon"])
@@ -135,7 +141,8 @@ def withstood(card: Any) -> list[Withstood]:
         if audit:
             worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
             bound = frozenset(worst if audit.get("upper_bound") else ())
-            lines.append(Withstood(decoder, "audit, worst case", "Linf", audit["n"], worst, bound))
+            name = f"audit, worst case{_elsewhere(card, audit)}"
+            lines.append(Withstood(decoder, name, "Linf", audit["n"], worst, bound))
     return lines
 
 
@@ -153,8 +160,8 @@ def audit_sentences(card: Any) -> list[str]:
         again = " (run ibrobust audit again for the current answers)" if answer.older else ""
         left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
         sentences.append(
-            f"Audit of {decoder} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; {left}"
-            f"{audit['worst_case_accuracy']:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
+            f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
+            f"{left}{audit['worst_case_accuracy']:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
             f"{failed}."
         )
     return sentences
@@ -168,36 +175,44 @@ def card_verdict(audit: dict[str, Any]) -> Verdict:
     return answer
 
 
-def _fgsm(card: Any, decoder: str) -> Iterator[tuple[float, float]]:
-    sweep = _evaluation(card, "fgsm", decoder)
+def _fgsm(sweep: dict[str, Any]) -> Iterator[tuple[float, float]]:
     for epsilon, correct in zip(sweep.get("epsilons", ()), sweep.get("correct", ()), strict=True):
         yield epsilon, correct / sweep["total"]
 
 
-def _attacks(card: Any, decoder: str) -> list[dict[str, Any]]:
-    return _evaluation(card, "attacks", decoder).get("results", [])
-
-
-def _worst_case(card: Any, decoder: str, epsilon: float) -> float | None:
-    """Return the worst case over the most images, that of the attacks before the audit's."""
+def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool] | None:
+    """Return the smallest worst case over the most images, and whether it is an upper bound."""
     found = [
-        (result["total"], result["robust_accuracy"])
-        for result in _attacks(card, decoder)
+        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")))
+        for result in _own(card, "attacks", decoder).get("results", ())
         if result["norm"] == "Linf"
         and _same(result["epsilon"], epsilon)
         and result["attack"].startswith(("worst case", "WorstCase", "AutoAttack"))
     ]
-    audit = _evaluation(card, "audit", decoder)
+    audit = _own(card, "audit", decoder)
     if audit and _same(audit["epsilon"], epsilon):
-        found.append((audit["n"], audit["worst_case_accuracy"]))
+        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound"))))
     if not found:
         return None
-    most = max(total for total, _ in found)
-    return min(accuracy for total, accuracy in found if total == most)
+    most = max(total for total, *_ in found)
+    least = min(accuracy for total, accuracy, _ in found if total == most)
+    return least, any(bound for *place, bound in found if place == [most, least])
 
 
 def _evaluation(card: Any, key: str, decoder: str) -> dict[str, Any]:
     return (card.evaluations.get(key) or {}).get(decoder) or {}
+
+
+def _own(card: Any, key: str, decoder: str) -> dict[str, Any]:
+    """Return an evaluation on the card's own images, whose clean accuracy stands beside it."""
+    found = _evaluation(card, key, decoder)
+    return {} if _elsewhere(card, found) else found
+
+
+def _elsewhere(card: Any, evaluation: dict[str, Any]) -> str:
+    """Return " on" and the name of the images if an evaluation was made on others than the card's own; else ""."""
+    stored = evaluation.get("dataset_fingerprint")
+    return "" if stored is None or stored == card.dataset.fingerprint else f" on {evaluation.get('dataset')}"
 
 
 def _same(a: float, b: float) -> bool:

@@ -12,6 +12,7 @@ from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.registry import ModelCard
 from ibrobust.reporting.figures.series import WORST_CASE
+from ibrobust.reporting.model_rows import card_verdict
 from ibrobust.study.information_plane import QUANTITIES
 
 Row = dict[str, Any]
@@ -61,7 +62,8 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
         yield from _attack_rows(content, decoder)
         for audit in part.get("audits", ()):
             row = _row(decoder, "audit_worst_case_accuracy", audit["worst_case_accuracy"], audit["n"])
-            yield {**row, "epsilon": audit["epsilon"], "verdict": audit["verdict"]}
+            bound = audit.get("upper_bound") or None
+            yield {**row, "epsilon": audit["epsilon"], "verdict": card_verdict(audit).text, "upper_bound": bound}
     if (information := content.get("information")) is not None:
         for quantity in (*QUANTITIES, "mutual_information"):
             if information.get(quantity) is not None:
@@ -154,7 +156,8 @@ def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
         if total != (part.get("fgsm") or {}).get("total"):
             yield _row(decoder, "clean_accuracy", clean, total)
     for result in (*attacks, *(case.summary() for case in worst_cases(content, decoder))):
-        where = {"attack": result["attack"], "epsilon": result["epsilon"]}
+        bound = result.get("upper_bound") or None
+        where = {"attack": result["attack"], "epsilon": result["epsilon"], "upper_bound": bound}
         if result["attack"].startswith(f"{WORST_CASE} of"):
             where["attack"] = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
             yield {**_row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"]), **where}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import model_card
 from ibrobust.study.cells import Cell, expand, field_words
-from ibrobust.study.results import card_rows, rows_of
+from ibrobust.study.results import RESULTS_FILE, card_rows, rows_of
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
 
@@ -99,10 +100,23 @@ def gather_records(study: Study) -> Path:
     rows: list[dict[str, Any]] = []
     for path in finished_records(study):
         with path.open(encoding="utf-8", newline="") as file:
-            rows += list(csv.DictReader(file))
+            found = list(csv.DictReader(file))
+        rows += found if all("upper_bound" in row for row in found) else _with_bounds(found, path.parent)
     target = study.folder / "records.csv"
     write_records(target, rows)
     return target
+
+
+def _with_bounds(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return rows that were written before records had upper bounds, with those of the cell's results."""
+    content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    bounds = {_place(row) for row in rows_of(content) if row.get("upper_bound")}
+    return [{**row, "upper_bound": True if _place(row) in bounds else None} for row in rows]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    columns = ("decoder", "attack", "epsilon", "quantity", "num_images")
+    return tuple(str(row.get(column) or "") for column in columns)
 
 
 def finished_records(study: Study) -> Sequence[Path]:

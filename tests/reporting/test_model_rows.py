@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.reporting.card_tables import withstood_table
-from ibrobust.reporting.model_rows import model_rows, withstood
+from ibrobust.reporting.card_tables import models_table, withstood_table
+from ibrobust.reporting.model_rows import audit_sentences, model_rows, withstood
 
 EPSILON = 8 / 255
 
@@ -51,3 +51,35 @@ def test_the_table_marks_the_upper_bounds() -> None:
     assert worst.split()[-1] == "≤25.0"
     assert pgd.split()[-1] == "25.0"
     assert audited.split()[-1] == "≤50.0"
+
+
+def test_a_list_marks_a_worst_case_that_is_an_upper_bound() -> None:
+    flagged = card(attacked("WorstCase", "The gradient is exactly zero."))
+    whole = card(attacked("WorstCase"))
+    audited = card(audit={"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "upper_bound": True, "verdict": "x"})
+    rows = [row for one in (flagged, whole, audited) for row in model_rows(one, epsilon=EPSILON, size=None)]
+    assert [(row.worst_case, row.upper_bound) for row in rows] == [(0.25, True), (0.25, False), (0.5, True)]
+    console = Console(width=100)
+    with console.capture() as text:
+        console.print(models_table(rows))
+    lines = [line for line in text.get().splitlines() if line.startswith("mine")]
+    assert [line.split()[4] for line in lines] == ["≤25.0", "25.0", "≤50.0"]
+    assert "≤ upper bound" in " ".join(text.get().split())
+
+
+def test_a_list_has_no_result_on_other_images_than_the_cards() -> None:
+    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "verdict": "real, honest", "failed": []}
+    sweep = {"epsilons": [EPSILON], "correct": [3], "total": 4}
+    elsewhere = {"dataset": "others", "dataset_fingerprint": "b"}
+    one = card(attacked("WorstCase"), audit={**audit, **elsewhere})
+    one.dataset.fingerprint = "a"
+    one.evaluations["attacks"]["head"] |= elsewhere
+    one.evaluations["fgsm"] = {"head": {**sweep, **elsewhere}}
+    (row,) = model_rows(one, epsilon=EPSILON, size=None)
+    assert (row.fgsm, row.worst_case, row.verdict) == (None, None, None)
+    assert [line.attack for line in withstood(one)] == [
+        "FGSM on others",
+        "WorstCase on others",
+        "audit, worst case on others",
+    ]
+    assert audit_sentences(one)[0].startswith("Audit of head on others at 8/255: ")

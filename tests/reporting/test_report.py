@@ -350,6 +350,50 @@ def test_verdicts_of_older_audits_are_shown_as_that_and_masked_models_never_win(
     assert not any(entry.is_best for entry in column(board, "accuracy-32")[-2:])
 
 
+def test_older_audits_that_spoke_against_a_model_still_do(study_rows, write_records):
+    for row in study_rows:
+        row["verdict"] = f"older audit: {row['verdict']}" if row.get("verdict") else ""
+    board = leaderboard(read_study_records(write_records(study_rows)))
+    assert {entry.text for entry in column(board, "verdict")[-26:]} == {
+        "older audit: real, misleading",
+        "older audit: not real, vanishing",
+    }
+    assert not any(entry.is_best for entry in column(board, "audit_worst_case_accuracy-8")[-26:])
+
+
+def test_an_upper_bound_is_marked_and_is_never_the_best(study_rows, write_records):
+    audits = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
+    best = max((row for row in audits if row["verdict"] == "real, honest"), key=lambda row: row["value"])
+    best["upper_bound"] = True
+    known = read_study_records(write_records(study_rows))
+    board = leaderboard(known)
+    worst = column(board, "audit_worst_case_accuracy-8")
+    (marked,) = [entry for entry in worst if entry.is_bound]
+    assert marked.text == f"≤{100 * best['value']:.1f}"
+    assert not marked.is_best
+    others = [
+        float(entry.sort)
+        for entry, verdict in zip(worst, column(board, "verdict"), strict=True)
+        if verdict.text == "real, honest" and not entry.is_bound
+    ]
+    assert [float(entry.sort) for entry in worst if entry.is_best] == [max(others)]
+    sentence = summary(known, [])[1]
+    assert sentence.startswith("Highest accuracy in the audit's worst case")
+    assert f"and whose accuracy is no upper bound: {100 * max(others):.1f}%" in sentence
+
+
+def test_the_numbers_of_a_cell_mark_upper_bounds(study_rows, write_records, tmp_path):
+    row = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
+    row["upper_bound"] = True
+    records = write_records(study_rows)
+    page = write_report(
+        title="A study", records=records, figures=(), cells=[cell(row["cell"])], out=tmp_path / "a.html"
+    )
+    text = page.read_text(encoding="utf-8")
+    assert f"≤{100 * row['value']:.2f}%" in text
+    assert f"≤{100 * row['value']:.1f}" in text
+
+
 def test_within_a_verdict_the_audits_worst_case_decides(records):
     board = leaderboard(records)
     worst, verdicts = column(board, "audit_worst_case_accuracy-8"), column(board, "verdict")

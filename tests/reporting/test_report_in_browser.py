@@ -182,6 +182,24 @@ def test_what_is_shown_can_be_downloaded_with_its_exact_numbers(visit, width):
     assert download.value.suggested_filename == "records.csv"
 
 
+def test_a_download_says_which_numbers_are_upper_bounds(browser, study_rows, write_records, tmp_path):
+    audited = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
+    audited[0]["upper_bound"] = True
+    records = write_records(study_rows)
+    report = write_report(title="A study", records=records, figures=(), cells=[], out=tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    lines = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+    page.close()
+    bounds = [line for line in lines if line["audit worst case 8/255 is an upper bound"] == "true"]
+    assert len(lines) == len(audited)
+    assert [(line["cell"], float(line["audit worst case 8/255"])) for line in bounds] == [
+        (audited[0]["cell"], audited[0]["value"])
+    ]
+
+
 def test_a_curve_is_read_under_the_pointer(visit):
     page = visit()
     plot = page.locator(".plot").first

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 
 import pandas as pd
 
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.records import COLUMNS, read_study_records
 from ibrobust.study import expand, gather_records
+from ibrobust.study.results import RESULTS_FILE, rows_of
 from ibrobust.study.write_records import cell_columns, cell_folder, write_records
 
 
@@ -49,3 +53,45 @@ def test_records_hold_the_cells_that_are_done_and_no_others(make_study):
         row = {**cell_columns(study, cell), "quantity": "final_loss", "value": 1.0}
         write_records(cell_folder(study, cell.name) / "records.csv", [row])
     assert list(pd.read_csv(gather_records(study)).beta) == [0.1, 0.3]
+
+
+def _content(**audit):
+    def result(attack, *flags):
+        return AttackResult(attack, "Linf", 8 / 255, (True,) * 4, (True, False, False, True), 0, 0, flags).to_dict()
+
+    attacks = [result("PGD"), result("WorstCase", "The gradient is exactly zero.")]
+    report = {"epsilon": 4 / 255, "worst_case_accuracy": 0.5, "n": 4, "verdict": "undecided, honest", **audit}
+    return {"decoders": {"head": {"attacks": attacks, "audits": [report]}}}
+
+
+def test_upper_bounds_are_in_the_records(tmp_path):
+    write_records(tmp_path / "a.csv", [{"cell": "a", "objective": "dib", **row} for row in rows_of(_content())])
+    bounds = {(r.attack, r.quantity) for r in read_study_records(tmp_path / "a.csv") if r.upper_bound}
+    assert bounds == {
+        ("WorstCase", "accuracy"),
+        ("WorstCase", "robust_accuracy"),
+        ("worst case", "worst_case_accuracy"),
+    }
+    audited = [row for row in rows_of(_content(upper_bound=True)) if row["quantity"] == "audit_worst_case_accuracy"]
+    assert [row["upper_bound"] for row in audited] == [True]
+
+
+def test_records_from_before_there_were_upper_bounds_get_them_from_the_results(make_study):
+    study = make_study({"beta": [0.1]})
+    (cell,) = expand(study)
+    folder = cell_folder(study, cell.name)
+    rows = [{**cell_columns(study, cell), **row} for row in rows_of(_content())]
+    write_records(folder / "records.csv", rows)
+    new = gather_records(study).read_text()
+    with (folder / "records.csv").open(newline="") as file:
+        lines = [line[:-1] for line in csv.reader(file)]
+    with (folder / "records.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    (folder / RESULTS_FILE).write_text(json.dumps(_content()))
+    assert gather_records(study).read_text() == new
+    assert "True" in new
+
+
+def test_an_audit_by_older_rules_is_called_older_in_the_records():
+    (row,) = [row for row in rows_of(_content(audit_version=0)) if row["quantity"] == "audit_worst_case_accuracy"]
+    assert row["verdict"] == "older audit: undecided, honest"

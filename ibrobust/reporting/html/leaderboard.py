@@ -31,7 +31,8 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     undecided, attacked by FGSM alone, not real), then of falling accuracy in the audit's worst case, in the attacks'
     worst case, under FGSM, each from the largest epsilon down, and at last on clean images. If FGSM did not change more
     than 1% of the images, its accuracies have a dagger and are never the best of their column; neither is any accuracy
-    under attack of a model whose audit says that its robustness is not real or that its gradient is not honest.
+    under attack of a model whose audit says that its robustness is not real or that its gradient is not honest, nor an
+    upper bound, which is marked.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
@@ -107,8 +108,9 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
 
 
 def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> float | None:
-    contenders = [record.value for row, record in found if record is not None and row.may_win(measure)]
-    return max(contenders) if len(contenders) > 1 else None
+    allowed = [record for row, record in found if record is not None and row.may_win(measure)]
+    contenders = [record.value for record in allowed if not record.upper_bound]
+    return max(contenders) if contenders and len(allowed) > 1 else None
 
 
 def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
+from ibrobust.reporting.attack_table import BOUND
 from ibrobust.reporting.figures.series import UNATTACKED
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -49,12 +50,14 @@ class Entry:
         sort: sort key of the field, as text; empty if there is no value, which always comes last.
         is_best: the best of its column.
         tone: a verdict's, see `Verdict.tone`, or "marked" for a figure that is no sign of robustness.
+        is_bound: whether other attacks would probably break more images.
     """
 
     text: str
     sort: str = ""
     is_best: bool = False
     tone: str = ""
+    is_bound: bool = False
 
 
 DESCRIPTIONS = (
@@ -156,8 +159,10 @@ class Row:
         if record is None:
             return Entry("–")
         text, marked = f"{100 * record.value:.1f}", self.is_marked(measure)
-        is_best = record.value == best and self.may_win(measure)
-        return Entry(text + DAGGER if marked else text, repr(record.value), is_best, "marked" if marked else "")
+        bound = bool(record.upper_bound)
+        is_best = record.value == best and self.may_win(measure) and not bound
+        text = f"{BOUND if bound else ''}{text}{DAGGER if marked else ''}"
+        return Entry(text, repr(record.value), is_best, "marked" if marked else "", bound)
 
     def judgement(self, *, with_epsilon: bool) -> Entry:
         audit, verdict = self.audit, self.verdict

@@ -13,6 +13,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import LONG_NORMS, format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
+from ibrobust.reporting.attack_table import BOUND
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
@@ -88,6 +89,7 @@ def write_report(
         failed=[cell for cell in shown if cell["status"] == "failed"],
         environments=_environments(shown),
         dagger=DAGGER,
+        bound=BOUND,
         unattacked=f"{UNATTACKED_SHARE:.0%}",
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -145,7 +147,8 @@ def _number(record: StudyRecord) -> dict[str, str]:
         "attack": record.attack,
         "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=norm),
         "epoch": "" if record.epoch is None else str(record.epoch),
-        "value": f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}",
+        "value": (BOUND if record.upper_bound else "")
+        + (f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}"),
         "images": "" if record.num_images is None else f"{record.num_images:,}",
         "verdict": verdict.text if (verdict := read_verdict(record.verdict)) else "",
     }

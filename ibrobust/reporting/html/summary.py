@@ -63,16 +63,20 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
         ]
         largest = max((record.epsilon or 0.0 for record in found), default=None)
         contenders = [
-            record for record in found if record.epsilon == largest and (record.cell, record.decoder) not in refuted
+            record
+            for record in found
+            if record.epsilon == largest and (record.cell, record.decoder) not in refuted and not record.upper_bound
         ]
+        among = "among models whose robustness an audit did not refute"
+        if any(record.upper_bound for record in found if record.epsilon == largest):
+            among += " and whose accuracy is no upper bound"
         if not contenders:
             continue
         best = max(contenders, key=lambda record: record.value)
         interval = _interval(best)
         return (
-            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, among models whose robustness "
-            f"an audit did not refute: {100 * best.value:.1f}%{interval}, {best.cell} "
-            f"({best.decoder.replace('_', ' ')})."
+            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
+            f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
         )
     return ""
 

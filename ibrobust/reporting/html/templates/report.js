@@ -66,9 +66,15 @@ for (const table of document.querySelectorAll("table.board")) {
   const quoted = (field) => (field === null ? "" : /[",\n]/.test(field) ? `"${String(field).replaceAll('"', '""')}"` : String(field));
   for (const button of document.querySelectorAll("button[data-format]")) {
     button.addEventListener("click", () => {
-      const names = heads.map((_, place) => title(place));
+      const places = heads.map((_, place) => place);
+      // Upper bounds have a column of their own, because the numbers stay numbers.
+      const bounded = places.filter((place) => rows.some((row) => row.cells[place].dataset.bound));
+      const names = [...places.map(title), ...bounded.map((place) => `${title(place)} is an upper bound`)];
       const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
-      const fields = shown.map((row) => heads.map((head, place) => exact(row.cells[place], head)));
+      const fields = shown.map((row) => [
+        ...heads.map((head, place) => exact(row.cells[place], head)),
+        ...bounded.map((place) => (row.cells[place].dataset.bound === "true" ? "true" : "false")),
+      ]);
       const csv = () => [names, ...fields].map((line) => line.map(quoted).join(",") + "\n").join("");
       const json = () => JSON.stringify(fields.map((line) => Object.fromEntries(line.map((field, place) => [names[place], field]))), null, 1);
       const format = button.dataset.format;
