@@ -58,6 +58,7 @@ class StudyRecord:
         value: the number; accuracies and shares in [0, 1], information in nats.
         num_images: used for the measurement.
         verdict: both answers of an audit, such as "not real, misleading".
+        norm: of epsilon: Linf, L2, L1 or L0. Not every attack has it in its name.
         upper_bound: True if a warning says that other attacks would probably break more images.
     """
 
@@ -81,6 +82,7 @@ class StudyRecord:
     value: float  # a loss may be NaN
     num_images: Whole
     verdict: str
+    norm: str = ""
     upper_bound: Truth = None
 
 

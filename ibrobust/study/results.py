@@ -62,8 +62,9 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
         yield from _attack_rows(content, decoder)
         for audit in part.get("audits", ()):
             row = _row(decoder, "audit_worst_case_accuracy", audit["worst_case_accuracy"], audit["n"])
+            where = {"epsilon": audit["epsilon"], "norm": "Linf"}
             bound = audit.get("upper_bound") or None
-            yield {**row, "epsilon": audit["epsilon"], "verdict": card_verdict(audit).text, "upper_bound": bound}
+            yield {**row, **where, "verdict": card_verdict(audit).text, "upper_bound": bound}
     if (information := content.get("information")) is not None:
         for quantity in (*QUANTITIES, "mutual_information"):
             if information.get(quantity) is not None:
@@ -145,7 +146,8 @@ def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
     for quantity in ("zero_gradient", "nonfinite_gradient"):
         yield {**_row(decoder, f"{quantity}_share", sweep[quantity] / total, total), "attack": "FGSM"}
     for epsilon, correct in zip(sweep["epsilons"], sweep["correct"], strict=True):
-        yield {**_row(decoder, "accuracy", correct / total, total), "attack": "FGSM", "epsilon": epsilon}
+        where = {"attack": "FGSM", "epsilon": epsilon, "norm": "Linf"}
+        yield {**_row(decoder, "accuracy", correct / total, total), **where}
 
 
 def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
@@ -157,7 +159,7 @@ def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
             yield _row(decoder, "clean_accuracy", clean, total)
     for result in (*attacks, *(case.summary() for case in worst_cases(content, decoder))):
         bound = result.get("upper_bound") or None
-        where = {"attack": result["attack"], "epsilon": result["epsilon"], "upper_bound": bound}
+        where = {**{key: result[key] for key in ("attack", "epsilon", "norm")}, "upper_bound": bound}
         if result["attack"].startswith(f"{WORST_CASE} of"):
             where["attack"] = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
             yield {**_row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"]), **where}

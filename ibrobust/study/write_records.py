@@ -101,17 +101,16 @@ def gather_records(study: Study) -> Path:
     for path in finished_records(study):
         with path.open(encoding="utf-8", newline="") as file:
             found = list(csv.DictReader(file))
-        rows += found if all("upper_bound" in row for row in found) else _with_bounds(found, path.parent)
+        rows += found if all(set(COLUMNS) <= set(row) for row in found) else _completed(found, path.parent)
     target = study.folder / "records.csv"
     write_records(target, rows)
     return target
 
 
-def _with_bounds(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Return rows that were written before records had upper bounds, with those of the cell's results."""
-    content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    bounds = {_place(row) for row in rows_of(content) if row.get("upper_bound")}
-    return [{**row, "upper_bound": True if _place(row) in bounds else None} for row in rows]
+def _completed(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return rows that were written before records had norms and upper bounds, with those of the cell's results."""
+    known = {_place(row): row for row in rows_of(json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")))}
+    return [{**known.get(_place(row), {}), **row} for row in rows]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -271,7 +271,7 @@ def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
 
 def test_epsilons_are_written_as_people_write_them(write, study_rows):
     wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
-    row = {**wanted, "attack": "WorstCase:norm=L2", "epsilon": 0.3, "value": 0.99}
+    row = {**wanted, "attack": "CW", "norm": "L2", "epsilon": 0.3, "value": 0.99}
     page = Page(write([*study_rows, row], cells=[cell(row["cell"], recipe={"epsilon": 8 / 255})]))
     assert {"0.3", "8/255"} <= set(page.text)
     assert not {"0.3 (76.5/255)", repr(8 / 255)} & set(page.text)
@@ -444,6 +444,15 @@ def test_the_summary_counts_and_names_the_best_worst_case(records):
     assert best.endswith(f"n = 200), {name} ({decoder}).")
     assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in overstated
     assert overstated.endswith("its audit says: not real, vanishing.")
+
+
+def test_the_summary_names_the_number_of_the_leaderboard(study_rows, write_records):
+    rows = [row for row in study_rows if row["quantity"] == "worst_case_accuracy"]
+    widest = [row for row in rows if row["epsilon"] == 8 / 255]
+    fewer = {**widest[0], "value": 0.99, "num_images": 7}
+    best = max(row["value"] for row in widest)
+    text = " ".join(summary(read_study_records(write_records([*rows, fewer])), []))
+    assert f"{100 * best:.1f}% (95% interval" in text
 
 
 def test_the_interval_is_wilsons(study_rows, write_records):

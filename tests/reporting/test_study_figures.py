@@ -239,6 +239,25 @@ def test_no_line_lies_on_the_frame_of_the_generalization_figure(study_rows, writ
         assert (axes.get_ylim()[0], max(heights) < 0.97 * axes.get_ylim()[1]) == (0.0, True)
 
 
+@pytest.mark.parametrize(("attack", "norm", "is_drawn"), [("CW", "L2", False), ("transfer:my-L2-model", "Linf", True)])
+def test_the_norm_of_an_attack_decides_not_its_name(attacked_rows, write_records, attack, norm, is_drawn):
+    rows = [
+        {**row, "attack": attack, "norm": norm} if row.get("attack") == "AutoAttack" else row for row in attacked_rows
+    ]
+    panels = attack_panels(read_study_records(write_records(rows)))
+    assert (attack in [panel.title for panel in panels]) is is_drawn
+
+
+def test_a_line_of_an_attack_is_of_one_number_of_images(attacked_rows, write_records):
+    robust = [row for row in attacked_rows if row.get("attack") == "AutoAttack"]
+    fewer = [{**row, "num_images": 7, "value": 0.99} for row in robust]
+    fewer += [{**row, "epsilon": 1 / 255} for row in fewer]
+    clean = [{**row, "num_images": 7, "value": 0.99} for row in attacked_rows if row["quantity"] == "clean_accuracy"]
+    before = attack_panels(read_study_records(write_records(attacked_rows)))[-1]
+    after = attack_panels(read_study_records(write_records([*clean, *attacked_rows, *fewer])))[-1]
+    assert after == before
+
+
 def test_the_generalisation_error_is_the_test_error(study_rows, records):
     errors = {(setting.label(), decoder): point for (setting, decoder), point in generalization_errors(records).items()}
     accuracies = [

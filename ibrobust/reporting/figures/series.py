@@ -21,7 +21,6 @@ from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
 # Of an attack, and of the worst case over several: an image counts if it is right without an attack and under it.
 WORST_CASE = "worst case"
-OTHER_NORMS = ("L0", "L1", "L2")  # as attacks and their worst cases are named
 ROBUST = ("robust_accuracy", "worst_case_accuracy")
 
 
@@ -129,8 +128,9 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     """Return robust accuracy against epsilon in L-infinity, by attack: a line for each setting and decoder.
 
-    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. Clean accuracy on
-    as many images is the point at epsilon 0.
+    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. If an attack on a
+    cell was run on several numbers of images, the line is that of the most. Clean accuracy on as many images is the
+    point at epsilon 0.
     """
     records = tuple(records)
     clean = {
@@ -139,9 +139,14 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
         if record.quantity == "clean_accuracy"
     }
     values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
-    for record in records:
-        in_another_norm = any(norm in record.attack for norm in OTHER_NORMS)
-        if record.quantity in ROBUST and record.epsilon is not None and not in_another_norm:
+    robust = [record for record in records if record.quantity in ROBUST and record.norm in ("", "Linf")]
+    most: dict[tuple[str, str, str], int] = {}
+    for record in robust:
+        of_line = (record.cell, record.decoder, record.attack)
+        most[of_line] = max(most.get(of_line, 0), record.num_images or 0)
+    for record in robust:
+        is_of_most = (record.num_images or 0) == most[record.cell, record.decoder, record.attack]
+        if record.epsilon is not None and is_of_most:
             by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
             if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:

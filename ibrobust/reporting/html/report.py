@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
-from ibrobust.epsilon import LONG_NORMS, format_epsilon
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.attack_table import BOUND
@@ -139,13 +139,12 @@ def _examples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _number(record: StudyRecord) -> dict[str, str]:
-    norm = next((norm for norm in LONG_NORMS if norm in record.attack), "Linf")
     is_share = record.quantity.endswith(("accuracy", "_share"))
     return {
         "quantity": record.quantity.replace("_", " "),
         "decoder": record.decoder.replace("_", " "),
         "attack": record.attack,
-        "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=norm),
+        "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=record.norm or "Linf"),
         "epoch": "" if record.epoch is None else str(record.epoch),
         "value": (BOUND if record.upper_bound else "")
         + (f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}"),

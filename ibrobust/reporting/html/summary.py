@@ -61,6 +61,9 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
             for record in records
             if record.quantity == quantity and record.epsilon is not None and record.attack in ("", WORST_CASE)
         ]
+        # As in the leaderboard: of two numbers of one model, the one on more images.
+        by_images = sorted(found, key=lambda record: record.num_images or 0)
+        found = list({(record.cell, record.decoder, record.epsilon): record for record in by_images}.values())
         largest = max((record.epsilon or 0.0 for record in found), default=None)
         contenders = [
             record
