@@ -119,7 +119,16 @@ class Dataset(Readable):
         halves = {"test": Split(*images_and_labels_of(test, "test"))}
         if train is not None:
             halves["train"] = Split(*images_and_labels_of(train, "training"))
-        names = class_names if class_names is not None else class_names_of(train if train is not None else test)
+        names = class_names
+        if names is None:
+            named = [found for found in map(class_names_of, (train, test)) if found is not None]
+            if len(set(named)) > 1:
+                raise IbrobustError(
+                    f"The classes of the training images ({', '.join(named[0])}) are not those of the test images "
+                    f"({', '.join(named[1])}), so that a label would mean another class: give both the same classes in "
+                    "the same order."
+                )
+            names = named[0] if named else None
         if names is None:
             names = numbered_classes(half.labels for half in halves.values())
         return cls(name, tuple(names), halves.get("train", no_images(halves["test"])), halves["test"])

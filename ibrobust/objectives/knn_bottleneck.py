@@ -71,6 +71,12 @@ class KnnBottleneck(Objective):
         memory_size: int = 0,
     ) -> None:
         super().__init__()
+        if first_neighbors is not None and soft_share + neighbor_fall > 1.0:
+            raise IbrobustError(
+                f"k would not have fallen from first_neighbors {first_neighbors} to num_neighbors {num_neighbors} at "
+                f"the end of the training: soft_share {soft_share:g} and neighbor_fall {neighbor_fall:g} are more than "
+                "1 together, so lower one."
+            )
         if first_neighbors is not None and first_neighbors < num_neighbors:
             raise IbrobustError(
                 f"first_neighbors is {first_neighbors}, fewer than num_neighbors {num_neighbors}: k falls during "

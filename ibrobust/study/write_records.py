@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import model_card
-from ibrobust.study.cells import Cell, expand, field_words
+from ibrobust.study.cells import Cell, expand, field_words, unused_fields
 from ibrobust.study.results import RESULTS_FILE, card_rows, rows_of
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
@@ -41,8 +42,16 @@ def rows_of_models(title: str, results: Mapping[str, Mapping[str, Any]]) -> Iter
 
 def model_columns(models: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the columns of each model's training, with what distinguishes it from the other models."""
-    recipes = {model: None if is_reference(model) else model_card(model).recipe for model in models}
-    settings = settings_of(recipes)
+    cards = {model: None if is_reference(model) else model_card(model) for model in models}
+    recipes = {model: card.recipe if card is not None else None for model, card in cards.items()}
+    images = {model: card.dataset for model, card in cards.items() if card is not None}
+    versions = {(data.name, data.fingerprint) for data in images.values()}
+    several = {name for name, count in Counter(name for name, _ in versions).items() if count > 1}
+    named = {
+        model: f"{data.name} {data.fingerprint[:8]}" if data.name in several else data.name
+        for model, data in images.items()
+    }
+    settings = settings_of(recipes, named)
     return {model: {**recipe_columns(recipe), "setting": settings[model]} for model, recipe in recipes.items()}
 
 
@@ -63,25 +72,36 @@ def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
     }
 
 
-def settings_of(recipes: Mapping[str, Recipe | None]) -> dict[str, str]:
-    """Return, for each model, what distinguishes it from others whose columns are equal.
+def settings_of(recipes: Mapping[str, Recipe | None], images: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return, for each model, what distinguishes it from others whose columns are equal, except for the seed.
 
-    Where two models of one objective have equal columns, all models of that objective get the fields that these differ
-    in. A model without a recipe is distinguished by its name.
+    Figures average over the seed: models with other seeds must be equal in all else to be one line. Where two models of
+    one objective have equal columns, all models of that objective get the fields that these differ in. A model without
+    a recipe is distinguished by its name.
+
+    Args:
+        recipes: by model.
+        images: name of the training images, by model.
     """
+    images = images or {}
     settings = {name: "" if recipe is not None else name for name, recipe in recipes.items()}
     known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     for objective in {recipe.objective for recipe in known.values()}:
         alike = {name: recipe for name, recipe in known.items() if recipe.objective == objective}
+        ignored = {"dataset", "decoders", "seed", *unused_fields(objective_class(objective))}
+        compared = {
+            name: {"images": images.get(name, ""), **recipe.model_dump(exclude=ignored)}
+            for name, recipe in alike.items()
+        }
         telling = {
             field: None
-            for one, other in itertools.combinations(alike.values(), 2)
-            if recipe_columns(one) == recipe_columns(other)
-            for field in Recipe.model_fields
-            if field not in ("dataset", "decoders") and getattr(one, field) != getattr(other, field)
+            for one, other in itertools.combinations(alike, 2)
+            if {**recipe_columns(alike[one]), "seed": None} == {**recipe_columns(alike[other]), "seed": None}
+            for field in compared[one]
+            if compared[one][field] != compared[other][field]
         }
-        for name, recipe in alike.items():
-            settings[name] = ", ".join(field_words(field, getattr(recipe, field)) for field in telling)
+        for name, fields in compared.items():
+            settings[name] = ", ".join(field_words(field, fields[field]) for field in telling)
     return settings
 
 

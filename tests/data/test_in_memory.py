@@ -55,6 +55,16 @@ def test_every_form_gives_the_same_images_and_labels(given):
     assert (data.name, len(data.train), data.source) == ("mine", 0, None)
 
 
+def test_training_and_test_images_of_other_classes_are_refused():
+    class Fewer(Pictures):
+        classes = ("ant", "cow")
+
+    with pytest.raises(IbrobustError, match=r"training images \(ant, bee, cow\) are not those of the test images"):
+        Dataset.of(Subset(Fewer(), range(4)), train=Pictures())
+    assert Dataset.of((PIXELS, LABELS), train=Pictures()).class_names == Pictures.classes
+    assert Dataset.of(Pictures(), train=(PIXELS, LABELS)).class_names == Pictures.classes
+
+
 def test_class_names_are_those_of_the_torch_dataset_behind():
     loader = DataLoader(
         Subset(Pictures(), range(4)), batch_size=2, collate_fn=lambda pairs: tuple(zip(*pairs, strict=True))

@@ -73,6 +73,14 @@ def test_the_latest_latents_are_neighbours_in_training_alone(latents: Tensor):
         assert float(knn(latents[15:], LABELS[15:]).total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
 
 
+def test_a_k_that_would_not_reach_its_end_in_the_training_is_refused():
+    with pytest.raises(IbrobustError, match="soft_share 0.75 and neighbor_fall 0.75 are more than 1 together"):
+        objective(num_neighbors=2, first_neighbors=4, soft_share=0.75)
+    knn = objective(num_neighbors=2, first_neighbors=8, soft_share=0.75, neighbor_fall=0.25)
+    knn.set_progress(0.9999)
+    assert knn.neighbors_now() == 2
+
+
 def test_more_neighbours_at_the_end_than_at_the_start_are_refused():
     with pytest.raises(IbrobustError, match="first_neighbors is 3, fewer than num_neighbors 9"):
         objective(num_neighbors=9, first_neighbors=3)

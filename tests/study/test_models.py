@@ -319,6 +319,18 @@ def test_models_that_their_columns_do_not_tell_apart_are_told_apart_by_their_rec
     assert "soft share 0.75" in found[names[0]]
 
 
+def test_models_of_other_seeds_are_one_line_only_if_all_else_is_equal():
+    one = model_card("soft_ib-w16-s0").recipe
+    other_rate = one.model_copy(update={"seed": 1, "learning_rate": 0.5})
+    assert settings_of({"a": one, "b": other_rate}) == {"a": "learning rate 0.01", "b": "learning rate 0.5"}
+    other_seed = one.model_copy(update={"seed": 1})
+    assert settings_of({"a": one, "b": other_seed}, {"a": "x", "b": "x"}) == {"a": "", "b": ""}
+    assert settings_of({"a": one, "b": other_seed}, {"a": "x", "b": "y"}) == {"a": "images x", "b": "images y"}
+    # A field that the objective does not use makes no difference.
+    plain = model_card("cross_entropy-w16-s0").recipe
+    assert set(settings_of({"a": plain, "b": plain.model_copy(update={"seed": 1, "memory_size": 7})}).values()) == {""}
+
+
 def test_the_states_of_models_have_no_epochs():
     study = study_of("knn_ib-digits")
     prepare_study(study)
