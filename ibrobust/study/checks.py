@@ -53,19 +53,23 @@ def check_study(study: Study) -> None:
     _check_figures(study)
 
 
-def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> None:
-    """Raise IbrobustError, with the remedy, if the device or a data set is missing or does not fit a cell.
+def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> dict[str, str]:
+    """Return the fingerprints of the data sets, by name.
 
+    Raise IbrobustError, with the remedy, if the device or a data set is missing or does not fit a cell.
     Reading each data set once also downloads and decodes it, before many processes read it at once.
     """
     if device is not None:
         check_device(device)
     cells = expand(study)
+    fingerprints = {}
     for name in dict.fromkeys(dataset_of(study, cell) for cell in cells):
         dataset = load_dataset(name, data_dir=data_dir)
         for cell in cells:
             if dataset_of(study, cell) == name:
                 _check_cell(study, cell, dataset)
+        fingerprints[name] = dataset.fingerprint
+    return fingerprints
 
 
 def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:

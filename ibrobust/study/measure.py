@@ -18,6 +18,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.estimators.latent_information import latent_information
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.audit import audit
@@ -26,13 +27,22 @@ from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.models import HEAD, ImageClassifier, encode_in_batches
+from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.scoring import clean_accuracy, unit_batches
 from ibrobust.study.cells import Cell
 from ibrobust.study.examples import adversarial_examples
 from ibrobust.study.information_plane import information_plane, snapshot_path
-from ibrobust.study.results import RESULTS_FILE, Results, Row, card_rows, rows_of
+from ibrobust.study.results import (
+    RESULTS_FILE,
+    Results,
+    Row,
+    card_rows,
+    forget_surrogates,
+    replaced_surrogates,
+    rows_of,
+)
 from ibrobust.study.spec import Audit, Entropies, Evaluations
 
 Stage = Callable[[str], None]
@@ -81,13 +91,16 @@ def measure(
             f"The images of {dataset!r} are not those that {card.name!r} was trained on: restore them, or remove the "
             "model."
         )
-    about = {"model": cell.model, "weights": card.weights.sha256 if card is not None else None}
+    models = _models(cell, card, data, device)
+    # A reference has no card: its module says whether it is the one that was measured before.
+    weights = card.weights.sha256 if card is not None else fingerprint(models[HEAD])
+    about = {"model": cell.model, "weights": weights}
     images = {"dataset": data.name, "dataset_fingerprint": data.fingerprint}
     results = Results(folder / RESULTS_FILE, {**about, **images})
     if results.is_new:
         shutil.rmtree(state_folder(folder), ignore_errors=True)  # of other weights or images
         results.save()
-    models = _models(cell, card, data, device)
+    forget_surrogates(results.content, replaced_surrogates(results.content))
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
     if evaluations.train_accuracy:
         results.once(results.content, "train_accuracy", work.train_accuracy)
@@ -114,6 +127,8 @@ def measure(
                 work.audit(name, evaluations.audit, epsilon, None if cell.recipe is None else card)
     epsilons = [epsilon for each in (sweep, attacks, evaluations.audit) if each is not None for epsilon in each.eps]
     if any(epsilons):
+        if results.content.get("examples", {}).get("epsilon") != max(epsilons):
+            results.content.pop("examples", None)
         results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
     if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
         planes = results.content.setdefault("information_plane", {})
@@ -250,6 +265,7 @@ class _Measuring:
             "n": min(len(chosen), QUICK.images or len(chosen)) if wanted.quick else len(chosen),
             "surrogate": other,
             "attacks": [attack.label for attack in own],
+            "audit_version": AUDIT_VERSION,
         }
         earlier = [report for report in known if report["epsilon"] == epsilon]
         if any(_asked(report) == asked for report in earlier):
@@ -288,18 +304,20 @@ class _Measuring:
 
     def _surrogate(self, name: str, model: nn.Module) -> nn.Module:
         """Return a stored model, on the device of `model`; raise IbrobustError if it has other classes."""
-        if model_card(name).dataset.class_names != self._data.class_names:
+        card = model_card(name)
+        if card.dataset.class_names != self._data.class_names:
             raise IbrobustError(
                 f"The surrogate {name!r} was trained on other classes than those of {self._data.name!r}: name another "
                 "one in the study."
             )
+        self._results.content.setdefault("surrogates", {})[name] = card.weights.sha256
         return load_model(name, device=model_device(model))
 
 
 def _asked(report: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an audit that a study chooses, from the report of it."""
     attacks = [label for label, _ in report.get("attacks", ())]
-    return {**{key: report.get(key) for key in ("quick", "n", "surrogate")}, "attacks": attacks}
+    return {**{key: report.get(key) for key in ("quick", "n", "surrogate", "audit_version")}, "attacks": attacks}
 
 
 def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.registry import ModelCard
+from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
+from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
 from ibrobust.study.information_plane import QUANTITIES
@@ -24,15 +25,18 @@ THOROUGH = ("AutoAttack", "WorstCase")
 class Results:
     """The results of one model, kept in a file after each measurement.
 
-    Its content has `model`, `weights` (their SHA-256), `dataset`, `dataset_fingerprint`, `decoders` (by name, each with
-    `fgsm`, `attacks` with a result for every image, and `audits`), and `information`, `train_accuracy`,
-    `information_plane` and `examples`, if they were measured.
+    Its content has `model`, `weights` (their SHA-256; of a reference, the fingerprint of its module), `dataset`,
+    `dataset_fingerprint`, `decoders` (by name, each with `fgsm`, `attacks` with a result for every image, and
+    `audits`), and `information`, `train_accuracy`, `information_plane`, `examples` and `surrogates` (the SHA-256 of
+    their weights, by name), if they were measured or used.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         """Read the results that are about the same model, weights and images; start anew if there are none."""
         self._path = path
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        stored = read_results(path.parent)
+        if stored and stored.get("weights") is None:  # of a reference, whose weights were not looked at before
+            stored["weights"] = about["weights"]
         self.is_new = not stored or any(stored.get(key) != value for key, value in about.items())
         self.content: dict[str, Any] = {**about, "decoders": {}} if self.is_new else stored
 
@@ -50,6 +54,54 @@ class Results:
     def save(self) -> None:
         """Write the file."""
         write_text(self._path, json.dumps(self.content, indent=1) + "\n")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return the results in the folder of a cell; empty if it has none."""
+    path = folder / RESULTS_FILE
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def is_outdated(content: Mapping[str, Any], weights: str | None, images: str | None) -> bool:
+    """Return whether results are of other weights or images than today's, or of a surrogate that was replaced.
+
+    Args:
+        content: the results.
+        weights: SHA-256 of the model's; None if they are not known.
+        images: fingerprint of the data set; None if it is not known.
+    """
+    today = {"weights": weights, "dataset_fingerprint": images}
+    differs = any(value is not None and content.get(key) != value for key, value in today.items())
+    return bool(content) and (differs or bool(replaced_surrogates(content)))
+
+
+def replaced_surrogates(content: Mapping[str, Any]) -> set[str]:
+    """Return the names of the surrogates that have other weights today than those that were used."""
+    stored = set(list_models())
+    used = content.get("surrogates", {}).items()
+    return {name for name, weights in used if name in stored and model_card(name).weights.sha256 != weights}
+
+
+def forget_surrogates(content: dict[str, Any], names: Collection[str]) -> None:
+    """Remove the results that were made with some surrogates."""
+    for part in content["decoders"].values():
+        part["attacks"] = [each for each in part["attacks"] if surrogate_of(each["attack"]) not in names]
+        part["audits"] = [each for each in part["audits"] if not _surrogates_of_audit(each) & set(names)]
+    for name in names:
+        del content["surrogates"][name]
+
+
+def surrogate_of(label: str) -> str:
+    """Return the name of the surrogate of an attack, as its label has it; empty without one."""
+    name, written = name_and_options(label)
+    if name.startswith(f"{TRANSFER}:"):
+        return name.partition(":")[2]
+    return str(read_options(written).get("surrogate", ""))
+
+
+def _surrogates_of_audit(report: Mapping[str, Any]) -> set[str]:
+    return {report.get("surrogate") or "", *(surrogate_of(label) for label, _ in report.get("attacks", ()))} - {""}
 
 
 def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ibrobust.study.cells import Cell, dataset_of, expand, find_cell
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
-from ibrobust.study.results import RESULTS_FILE
+from ibrobust.study.results import RESULTS_FILE, is_outdated, read_results
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
@@ -70,8 +70,8 @@ def run_study(
 ) -> list[CellState]:
     """Check the study, run every unfinished cell, and collect the records; return the states.
 
-    A failed cell stays failed and does not stop the others. Finished cells are skipped, and partly trained models
-    resume from their last checkpoint.
+    A failed cell stays failed and does not stop the others. Finished cells are skipped, unless their model, a surrogate
+    or the images of a stored model were replaced since. Partly trained models resume from their last checkpoint.
 
     Args:
         study: the study.
@@ -85,8 +85,9 @@ def run_study(
         IbrobustError: the study is invalid, another study has its name, or the device or a data set is missing.
     """
     check_study(study)
-    check_machine(study, device=device, data_dir=data_dir)
+    fingerprints = check_machine(study, device=device, data_dir=data_dir)
     prepare_study(study)
+    _drop_outdated(study, fingerprints)
     wanted = [cell for cell in expand(study) if _is_to_run(read_state(study, cell.name), retry_failed=retry_failed)]
     if launch is not None:
         launch(study, wanted)
@@ -99,6 +100,18 @@ def run_study(
                 continue
     gather_records(study)
     return study_states(study)
+
+
+def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
+    """Remove the records of cells whose results are of other weights, surrogates or images than today's."""
+    stored = set(list_models())
+    for cell in expand(study):
+        folder = cell_folder(study, cell.name)
+        weights = model_card(cell.model).weights.sha256 if cell.model in stored else None
+        # A model that the study trained keeps the results on the images of its training.
+        images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
+        if is_outdated(read_results(folder), weights, images):
+            (folder / "records.csv").unlink(missing_ok=True)
 
 
 def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Path | None = None) -> None:

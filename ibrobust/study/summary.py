@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.study.cells import expand
-from ibrobust.study.results import RESULTS_FILE
+from ibrobust.study.results import is_outdated, read_results
 from ibrobust.study.spec import Study
 from ibrobust.study.state import read_state
 from ibrobust.study.write_records import cell_folder
 from ibrobust.training.metrics_log import read_records
 
+OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
 # Of a line of a training's metrics: everything but its terms, which are in nats.
 NOT_A_TERM = {"epoch", "learning_rate", "images_per_second", "seconds"}
 
@@ -24,15 +24,17 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
     cells = []
     for cell in expand(study):
         state = read_state(study, cell.name)
-        path = cell_folder(study, cell.name) / RESULTS_FILE
-        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        facts = model_facts(model_card(cell.model)) if cell.model in there else {}
+        results = read_results(cell_folder(study, cell.name))
+        card = model_card(cell.model) if cell.model in there else None
+        is_old = card is not None and is_outdated(results, card.weights.sha256, None)
+        facts = model_facts(card) if card is not None and not is_old else {}
         if cell.recipe is not None:
             facts["recipe"] = cell.recipe.model_dump(mode="json")
         if results:
             facts["dataset"] = results["dataset"]
             facts["examples"] = results.get("examples")
-        cells.append({**facts, "name": cell.name, "status": state.status, "error": state.error})
+        told = {"status": "outdated", "error": OUTDATED} if is_old else {"status": state.status, "error": state.error}
+        cells.append({**facts, "name": cell.name, **told})
     return cells
 
 

@@ -28,6 +28,7 @@ from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.examples import COUNT, adversarial_examples
 from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_card, rows_of
+from ibrobust.study.summary import report_cells
 from ibrobust.study.write_cards import study_results, write_cards
 from ibrobust.study.write_records import cell_folder, settings_of
 
@@ -190,6 +191,84 @@ def test_the_results_of_other_weights_are_not_reused():
     again = json.loads(path.read_text())
     assert again["weights"] == weights
     assert all(part["fgsm"]["correct"] != [0, 0] for part in again["decoders"].values())
+
+
+def replace_model(name: str, other: str) -> None:
+    (models_dir() / f"{name}.yaml").unlink()
+    copy_model(other, name)
+
+
+def test_a_finished_cell_is_measured_again_if_its_model_was_replaced():
+    sweep = {"sweep": {"eps": ["8/255"], "n_examples": 40, "decoders": ["logistic"]}}
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine", evaluations=sweep)
+    run_study(study)
+    replace_model("mine", "knn_ib-digits")
+    (cell,) = report_cells(study)
+    assert (cell["status"], cell.get("recipe")) == ("outdated", None)
+    assert [state.status for state in run_study(study)] == ["done"]
+    table = pd.read_csv(study.folder / "records.csv")
+    few = load_dataset("digits").test.subset(40)
+    now = fgsm_sweep(load_model("knn_ib-digits", decoder="logistic"), few.images, few.labels, [8 / 255])
+    assert of(table, quantity="accuracy", attack="FGSM") == list(now.accuracy)
+    assert set(table.objective) == {"knn_ib"}
+    (cell,) = report_cells(study)
+    assert (cell["status"], cell["recipe"]["objective"]) == ("done", "knn_ib")
+
+
+def test_what_was_made_with_a_surrogate_is_made_again_if_it_was_replaced(monkeypatch):
+    copy_model("cross_entropy-digits", "other")
+    made = []
+    attack, audit = measure_module.run_attacks, measure_module.audit
+    monkeypatch.setattr(
+        measure_module, "run_attacks", lambda *a, **k: made.append(k["attacks"][0].label) or attack(*a, **k)
+    )
+    monkeypatch.setattr(measure_module, "audit", lambda *a, **k: made.append(k["surrogate_name"]) or audit(*a, **k))
+    evaluations = {
+        "attacks": {"attacks": ["PGD:steps=1", "transfer:other:steps=1"], "eps": ["8/255"], "n_examples": 4},
+        "audit": {"eps": "8/255", "n_examples": 4, "surrogate": "other"},
+    }
+    study = study_of(f"{__name__}:Dark", evaluations=evaluations)
+    run_study(study)
+    run_study(study)
+    assert made == ["PGD:steps=1", "transfer:other:steps=1", "other"]
+    made.clear()
+    replace_model("other", "knn_ib-digits")
+    (state,) = run_study(study)
+    assert (state.status, made) == ("done", ["transfer:other:steps=1", "other"])
+    content = json.loads((cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE).read_text())
+    assert content["surrogates"] == {"other": model_card("other").weights.sha256}
+    assert [each["attack"] for each in content["decoders"]["head"]["attacks"]] == [
+        "PGD:steps=1",
+        "transfer:other:steps=1",
+    ]
+
+
+def test_the_results_of_a_reference_that_is_another_module_now_are_not_reused(monkeypatch):
+    study = study_of(f"{__name__}:Dark", evaluations={"sweep": {"eps": ["8/255"], "n_examples": 40}})
+    run_study(study)
+    path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
+    before = json.loads(path.read_text())
+    again = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: again(seed + 1))
+    (path.parent / "records.csv").unlink()
+    run_study(study)
+    after = json.loads(path.read_text())
+    assert after["weights"] != before["weights"]
+    assert after["decoders"]["head"]["fgsm"]["clean_correct"] != before["decoders"]["head"]["fgsm"]["clean_correct"]
+
+
+def test_an_audit_by_older_rules_is_made_again():
+    study = study_of(f"{__name__}:Dark", evaluations={"audit": {"eps": "16/255", "n_examples": 4}})
+    run_study(study)
+    path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
+    stored = json.loads(path.read_text())
+    (report,) = stored["decoders"]["head"]["audits"]
+    stored["decoders"]["head"]["audits"] = [{**report, "audit_version": 0, "worst_case_accuracy": 0.99}]
+    path.write_text(json.dumps(stored))
+    (path.parent / "records.csv").unlink()
+    run_study(study)
+    assert json.loads(path.read_text())["decoders"]["head"]["audits"] == [report]
 
 
 SMALL = {"sweep": {"eps": ["8/255"], "n_examples": 20}, "attacks": {**EVALUATIONS["attacks"], "n_examples": 10}}
