@@ -46,6 +46,10 @@ def report(
     if others:
         typer.echo(f"Note: left out were models of {', '.join(others)}: choose with --dataset.", err=True)
     cards = [card for card in cards if card.dataset.name == dataset]
+    images = {card.name: card.dataset.name for card in cards}
+    if len({card.dataset.fingerprint for card in cards}) > 1:
+        images = {card.name: f"{card.dataset.name} {card.dataset.fingerprint[:8]}" for card in cards}
+        typer.echo(f"Note: the images of {dataset!r} are not the same for all models: see the column images.", err=True)
 
     # These import torch, which takes seconds.
     from tempfile import TemporaryDirectory
@@ -63,7 +67,7 @@ def report(
             title=f"Models on this machine: {dataset}",
             records=records,
             figures=(),
-            cells=[model_facts(card) for card in cards],
+            cells=[{**model_facts(card), "dataset": images[card.name]} for card in cards],
             out=out,
             made=made_now(),
             unit="model",

@@ -19,6 +19,7 @@ from ibrobust.registry.outside import build_outside
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights
 
+HALF = torch.finfo(torch.float16)
 MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 
 
@@ -32,14 +33,21 @@ def portable_card(card: ModelCard) -> ModelCard:
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights with convolutions' and linear layers' in float16; they are float32 again when loaded.
 
-    Vectors, the statistics of normalisation among them, stay as they are, and so does the Gaussian mixture, whose
-    factors reach further than float16 does; but these triangles are kept without their zeros.
+    Vectors, the statistics of normalisation among them, stay as they are, and so do layers whose weights are beyond the
+    range of float16, and the Gaussian mixture, whose factors are; but these triangles are kept without their zeros.
     """
 
     def is_layer(key: str, tensor: Tensor) -> bool:
         return tensor.dtype == torch.float32 and tensor.dim() >= 2 and not key.startswith("decoders.gaussian_mixture.")
 
-    rounded = {key: tensor.half() if is_layer(key, tensor) else tensor for key, tensor in tensors.items()}
+    def rounds_well(tensor: Tensor) -> bool:
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        return largest == 0.0 or HALF.tiny <= largest <= HALF.max
+
+    rounded = {
+        key: tensor.half() if is_layer(key, tensor) and rounds_well(tensor) else tensor
+        for key, tensor in tensors.items()
+    }
     factors = tensors.get(MIXTURE_FACTORS)
     if factors is not None and factors.dim() == 3:  # those of an exported model are packed already
         rounded[MIXTURE_FACTORS] = pack_triangles(factors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.models import encode_in_batches
@@ -32,8 +32,8 @@ def clean_accuracy(
     records = {}
     for kind, decoder in decoders.items():
         decoder.eval()
-        predictions = torch.cat([decoder(part).argmax(dim=1) for part in torch.split(latents, ENCODING_BATCH)])
-        records[kind] = AccuracyRecord(correct=int((predictions == labels).sum()), total=len(labels))
+        logits = torch.cat([decoder(part) for part in torch.split(latents, ENCODING_BATCH)])
+        records[kind] = _record(logits, labels)
     return records
 
 
@@ -46,8 +46,14 @@ def module_accuracy(model: nn.Module, dataset: Dataset) -> AccuracyRecord:
     """
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     logits = encode_in_batches(model, unit_batches(dataset.test, device))
-    correct = logits.argmax(dim=1) == dataset.test.labels.to(device)
-    return AccuracyRecord(correct=int(correct.sum()), total=len(correct))
+    return _record(logits, dataset.test.labels.to(device))
+
+
+def _record(logits: Tensor, labels: Tensor) -> AccuracyRecord:
+    # As every evaluation counts: argmax gives some class even if a logit is NaN, which is right by luck.
+    own = logits.gather(1, labels[:, None])[:, 0]
+    correct = (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
+    return AccuracyRecord(correct=int(correct.sum()), total=len(labels))
 
 
 def unit_batches(split: Split, device: torch.device) -> Iterator[torch.Tensor]:

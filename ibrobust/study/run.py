@@ -171,7 +171,8 @@ def _trained(
 ) -> ModelCard | None:
     """Return the card of the cell's model; train it now if it, or a needed snapshot, is missing.
 
-    A model of the same recipe and images is reused if no snapshots of its training are needed. A model that the study
+    A model of the same recipe and images is reused if no snapshots of its training are needed and it did not start from
+    another model. A model that the study
     names is never trained, and a reference has no card.
     """
     if cell.recipe is None:
@@ -183,7 +184,9 @@ def _trained(
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
-    if card is None and not wanted and (twin := _trained_elsewhere(cell.recipe, data_dir)):
+    # The model that another training started from may have been replaced since.
+    may_share = not wanted and cell.recipe.warm_start is None
+    if card is None and may_share and (twin := _trained_elsewhere(cell.recipe, data_dir)):
         reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)

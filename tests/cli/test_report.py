@@ -7,7 +7,10 @@ import re
 from base64 import b64decode
 from pathlib import Path
 
-from ibrobust.registry import model_card
+import yaml
+
+from ibrobust.home import models_dir
+from ibrobust.registry import copy_model, model_card
 
 
 def test_the_page_has_the_numbers_of_the_cards(run):
@@ -33,3 +36,18 @@ def test_other_data_sets_are_named(run):
     assert finished.returncode == 2
     assert "No model of the data set 'nothing' matches '*'" in finished.stderr
     assert "ibrobust list" in finished.stderr
+
+
+def test_models_of_other_images_with_the_same_name_are_told_apart(run):
+    for name in ("mine-a", "mine-b"):
+        copy_model("cross_entropy-digits", name)
+    path = models_dir() / "mine-b.yaml"
+    card = yaml.safe_load(path.read_text())
+    before = card["dataset"]["fingerprint"][:8]
+    card["dataset"]["fingerprint"] = "0" * 64
+    path.write_text(yaml.safe_dump(card))
+    finished = run("report", "mine-*", "--out", "page.html")
+    assert "the images of 'digits' are not the same for all models" in finished.stderr
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert f"digits {before}" in text
+    assert "digits 00000000" in text

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from ibrobust.data import to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.registry import export_model, load_model, model_card, train, update_metrics
-from ibrobust.registry.export import MIXTURE_FACTORS, portable_card
+from ibrobust.registry.export import MIXTURE_FACTORS, halved, portable_card
+from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -47,6 +48,24 @@ def test_layers_are_stored_in_half_precision_and_nothing_else(exported):
     assert {t.dtype for key, t in tensors.items() if key.startswith("decoders.gaussian_mixture")} == {torch.float32}
     assert tensors["encoder.bn1.running_var"].dtype == torch.float32
     assert tensors["encoder.conv1.weight"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1.0, torch.float16), (1e6, torch.float32), (1e-7, torch.float32)])
+def test_weights_beyond_the_range_of_half_precision_are_not_rounded(scale, dtype):
+    weight = scale * torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    rounded = halved({"decoders.logistic.weight": weight})["decoders.logistic.weight"]
+    assert rounded.dtype == dtype
+    torch.testing.assert_close(rounded.float(), weight, rtol=2**-10, atol=scale * 1e-3)
+
+
+def test_an_image_without_a_number_for_an_answer_is_not_right(digits):
+    class Nothing(torch.nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 10), torch.nan)
+
+    assert module_accuracy(Nothing(), digits).correct == 0
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
+    assert clean_accuracy(encoder, {"head": Nothing()}, 4, digits)["head"].correct == 0
 
 
 def test_the_rounded_models_accuracy_is_measured_anew(exported, digits):

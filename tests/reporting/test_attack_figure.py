@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ibrobust.errors import IbrobustError
@@ -39,6 +41,14 @@ def test_a_line_for_each_model_and_attack():
     assert found["m (head), PGD"].get_xdata() == pytest.approx([0, 2, 8])
     assert found["m (head), PGD"].get_ydata() == pytest.approx([90, 30, 30])
     assert found["plain (head), FGSM"].get_color() == "black"
+
+
+def test_upper_bounds_are_marked_where_they_are():
+    flagged = replace(result("WorstCase", EPSILONS[1], 4), flags=("The gradient is exactly zero.",))
+    model = AttackedModel("m", "head", (result("WorstCase", EPSILONS[0], 6), flagged))
+    (axes,) = attack_figure(attack_lines(model), dataset="digits").axes
+    assert list(lines(axes)) == ["m (head), ≤ upper bound"]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("≤", pytest.approx((8.0, 40.0)))]
 
 
 def test_attacks_differ_in_style_and_models_in_colour():

@@ -11,7 +11,7 @@ import pytest
 from ibrobust.errors import IbrobustError
 from ibrobust.records import read_study_records
 from ibrobust.reporting.figures.accuracy import spread
-from ibrobust.reporting.figures.attacks import attack_panels
+from ibrobust.reporting.figures.attacks import attack_panels, draw_attacks
 from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
 from ibrobust.reporting.figures.generalization import beta_places, draw_generalization, generalization_errors
@@ -256,6 +256,22 @@ def test_a_line_of_an_attack_is_of_one_number_of_images(attacked_rows, write_rec
     before = attack_panels(read_study_records(write_records(attacked_rows)))[-1]
     after = attack_panels(read_study_records(write_records([*clean, *attacked_rows, *fewer])))[-1]
     assert after == before
+
+
+def test_upper_bounds_are_marked_in_the_figure_of_attacks(attacked_rows, write_records, tmp_path, monkeypatch):
+    attacked = [row for row in attacked_rows if row.get("attack") == "AutoAttack"]
+    attacked[0]["upper_bound"] = True
+    drawn = []
+    monkeypatch.setattr("ibrobust.reporting.figures.accuracy.save", lambda figure, *_: drawn.append(figure))
+    draw_attacks(read_study_records(write_records(attacked_rows)), tmp_path)
+    marks = [text for axes in drawn[0].axes for text in axes.texts if text.get_text() == "≤"]
+    assert len(marks) == 1
+    mean = sum(
+        row["value"]
+        for row in attacked
+        if all(row[key] == attacked[0][key] for key in ("beta", "noise", "dropconnect", "decoder", "epsilon"))
+    )
+    assert marks[0].xy == pytest.approx((255 * attacked[0]["epsilon"], mean / 2))
 
 
 def test_the_generalisation_error_is_the_test_error(study_rows, records):

@@ -19,7 +19,7 @@ from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators import latent_information
 from ibrobust.home import models_dir, runs_dir
-from ibrobust.registry import list_models, load_model, model_card
+from ibrobust.registry import copy_model, list_models, load_model, model_card
 from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
@@ -165,6 +165,22 @@ def test_a_model_of_other_images_is_not_taken_over(make_study, trained_models, t
     write_images(folder, shade=1)
     run_study(make_study({"seed": [0]}, base=base, evaluations=SWEEP, name="second"))
     assert len(trained_models) == 2
+
+
+def test_a_model_that_started_from_another_is_not_taken_over(make_study, trained_models):
+    run_study(make_study({"seed": [5]}, base={"objective": "cross_entropy"}, name="start"))
+    (start,) = trained_models
+    base = {"objective": "cross_entropy", "warm_start": start}
+    run_study(make_study({"seed": [0]}, base=base))
+    # The other model is replaced by one of the same form, so that this is another training.
+    path = models_dir() / f"{start}.yaml"
+    path.rename(path.with_suffix(".old"))
+    run_study(make_study({"seed": [6]}, base={"objective": "cross_entropy"}, name="restart"))
+    copy_model(trained_models[-1], start)
+    run_study(make_study({"seed": [0]}, base=base, name="second"))
+    assert [name.partition("-")[0] for name in trained_models] == ["start", "tiny", "restart", "second"]
+    first, second = (model_card(trained_models[place]).weights.sha256 for place in (1, 3))
+    assert first != second
 
 
 def write_images(folder: Path, *, shade: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.records import StudyRecord
+from ibrobust.reporting.attack_table import BOUND
 from ibrobust.reporting.figures.series import Line, Panel
 from ibrobust.reporting.figures.settings import averaged_over
 from ibrobust.reporting.figures.style import (
@@ -37,8 +38,9 @@ def draw_accuracy(
 ) -> list[Path]:
     """Draw panels of accuracy against epsilon: one line per beta, dotted without noise, baselines in black.
 
-    A line is the mean over seeds, and its band reaches from the smallest to the largest. If FGSM did not change more
-    than 1% of the images, the markers are hollow and the line ends in a dagger with that share.
+    A line is the mean over seeds, and its band reaches from the smallest to the largest. Upper bounds are marked. If
+    FGSM did not change more than 1% of the images, the markers are hollow and the line ends in a dagger with that
+    share.
 
     Args:
         panels: at least one.
@@ -88,6 +90,9 @@ def _draw(axes: Any, line: Line, look: Look, scale: int) -> None:
         clip_on=False,
         zorder=3,
     )
+    for place, point in zip(x, line.points, strict=True):
+        if point.is_bound:
+            axes.annotate(BOUND, (place, point.mean), (0, 2), textcoords="offset points", ha="center", color=NOTE)
     if any(point.cells > 1 for point in line.points):
         axes.fill_between(
             x,
@@ -161,6 +166,8 @@ def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
     parts = [f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"] if images else []
     if mean := averaged_over([point.cells for point in points], shown):
         parts.append(f"line: {mean}; band: smallest to largest")
+    if any(point.is_bound for point in points):
+        parts.append(f"{BOUND} upper bound: other attacks would probably break more images")
     note = "; ".join(parts)
     if any(line.is_masked for panel in panels for line in panel.lines):
         note += (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ibrobust.records import StudyRecord
@@ -34,6 +34,7 @@ class Point:
         low: smallest of the cells'.
         high: largest of the cells'.
         cells: how many.
+        is_bound: whether other attacks would probably break more images of one of them.
     """
 
     x: float
@@ -41,6 +42,7 @@ class Point:
     low: float
     high: float
     cells: int
+    is_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Panel:
     lines: tuple[Line, ...]
 
 
-def make_point(x: float, values: Sequence[float]) -> Point:
+def make_point(x: float, values: Sequence[float], *, is_bound: bool = False) -> Point:
     """Return the point at `x` for at least one value."""
-    return Point(x, sum(values) / len(values), min(values), max(values), len(values))
+    return Point(x, sum(values) / len(values), min(values), max(values), len(values), is_bound)
 
 
 def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
@@ -139,6 +141,7 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
         if record.quantity == "clean_accuracy"
     }
     values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
+    bounds: dict[tuple[str, Setting, str], set[float]] = {}
     robust = [record for record in records if record.quantity in ROBUST and record.norm in ("", "Linf")]
     most: dict[tuple[str, str, str], int] = {}
     for record in robust:
@@ -149,18 +152,26 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
         if record.epsilon is not None and is_of_most:
             by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
+            if record.upper_bound:
+                bounds.setdefault((record.attack, setting_of(record), record.decoder), set()).add(record.epsilon)
             if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
                 by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
     if WORST_CASE in values:
         values = {attack: lines for attack, lines in values.items() if not attack.startswith("WorstCase")}
     return {
-        attack: [Line(setting, decoder, _points(by_epsilon)) for (setting, decoder), by_epsilon in lines.items()]
+        attack: [
+            Line(setting, decoder, _points(by_epsilon, bounds.get((attack, setting, decoder), ())))
+            for (setting, decoder), by_epsilon in lines.items()
+        ]
         for attack, lines in values.items()
     }
 
 
-def _points(by_epsilon: dict[float, dict[str, float]]) -> tuple[Point, ...]:
-    return tuple(make_point(epsilon, list(of_cells.values())) for epsilon, of_cells in sorted(by_epsilon.items()))
+def _points(by_epsilon: dict[float, dict[str, float]], bounds: Collection[float] = ()) -> tuple[Point, ...]:
+    return tuple(
+        make_point(epsilon, list(of_cells.values()), is_bound=epsilon in bounds)
+        for epsilon, of_cells in sorted(by_epsilon.items())
+    )
 
 
 def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.attack_lines import AttackLine
+from ibrobust.reporting.attack_table import BOUND
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,7 @@ class _Drawn:
     colour: str
     marker: str
     dashes: Any
+    bounds: frozenset[float] = frozenset()
 
 
 def save_attack_figure(lines: Sequence[AttackLine], path: Path, *, dataset: str) -> None:
@@ -82,7 +84,9 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         if line.is_marked:
             label += f", {line.unattacked:.0%} not attacked"
         dashes = UNATTACKED_DASHES if line.is_marked else DASHES[place % len(DASHES)]
-        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes)
+        if line.upper_bounds:
+            label += f", {BOUND} upper bound"
+        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes, line.upper_bounds)
         panels.setdefault(line.norm, []).append(drawn)
     under = attacks[0] if len(attacks) == 1 else "attack"
     return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
@@ -127,6 +131,9 @@ def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) 
                 label=line.label,
                 clip_on=False,
             )
+            for epsilon in line.bounds:
+                at = (scale * epsilon, 100 * line.points[epsilon])
+                axes.annotate(BOUND, at, (0, 3), textcoords="offset points", ha="center", color=line.colour)
         axes.set_xlabel("ε (of 255)" if scale == 255 else f"ε ({norm})")
         axes.set_xlim(0, 1.02 * scale * largest if largest else 1)
         axes.set_ylim(0, 100)
