@@ -99,8 +99,13 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
     rivals = [other for other in lines if (other.attack, other.norm) == (line.attack, line.norm)]
     best = max((rival.accuracy[epsilon] for rival in rivals if rival.may_be_best(epsilon)), default=None)
     is_best = len(rivals) > 1 and line.may_be_best(epsilon) and line.accuracy[epsilon] == best
-    bound = BOUND if epsilon in line.upper_bounds else ""
-    return _number(line.accuracy[epsilon], is_best=is_best, before=bound, after=DAGGER if line.is_marked else "")
+    before = bound_sign(line.accuracy[epsilon], is_bound=epsilon in line.upper_bounds)
+    return _number(line.accuracy[epsilon], is_best=is_best, before=before, after=DAGGER if line.is_marked else "")
+
+
+def bound_sign(value: float | None, *, is_bound: bool) -> str:
+    """Return the sign before an accuracy that is an upper bound; nothing is below 0, so a bound of 0 is the value."""
+    return BOUND if is_bound and value else ""
 
 
 def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:

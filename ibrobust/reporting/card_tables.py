@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.reporting.attack_table import BOUND
+from ibrobust.reporting.attack_table import BOUND, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.verdicts import read_verdict
@@ -23,10 +23,11 @@ MOST_EPSILONS = 5
 def models_table(rows: Sequence[ModelRow]) -> Table:
     """Return a line for each model and decoder; at least one row, all of one epsilon."""
     epsilon = format_epsilon(rows[0].epsilon)
+    signs = [bound_sign(row.worst_case, is_bound=row.upper_bound) for row in rows]
     table = Table(
         title="Models",
         caption=f"accuracy, %, on all test images; FGSM and the worst case over all attacks at epsilon {epsilon}; "
-        "- not measured" + (f"; {BOUND} upper bound" if any(row.upper_bound for row in rows) else ""),
+        "- not measured" + (f"; {BOUND} upper bound" if any(signs) else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -41,9 +42,9 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     longest = max(len(row.verdict or "-") for row in rows)
     table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
-    for row in rows:
+    for row, sign in zip(rows, signs, strict=True):
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
-        worst = (BOUND if row.upper_bound else "") + percent(row.worst_case)
+        worst = sign + percent(row.worst_case)
         numbers = [percent(row.clean), percent(row.fgsm), worst]
         table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table
@@ -128,7 +129,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
             values = [line.accuracy.get(epsilon) if line.norm == norm else None for norm, epsilon in kept]
             if line.decoder == decoder and any(value is not None for value in values):
                 shown = [
-                    (BOUND if value is not None and epsilon in line.upper_bounds else "") + percent(value)
+                    bound_sign(value, is_bound=epsilon in line.upper_bounds) + percent(value)
                     for value, (_, epsilon) in zip(values, kept, strict=True)
                 ]
                 table.add_row("", line.attack, f"{line.total:,}", *shown)

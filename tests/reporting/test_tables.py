@@ -12,7 +12,7 @@ from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
-from ibrobust.reporting.attack_table import attack_table
+from ibrobust.reporting.attack_table import attack_table, bound_sign
 from ibrobust.reporting.figures.under_attack import save_attack_figure
 from ibrobust.reporting.tables import audit_table, failures_table
 from ibrobust.verdicts import read_verdict
@@ -146,6 +146,12 @@ def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
     console.print(failures_table(report))
     assert f" {SENTENCE}" in console.file.getvalue()
     assert "gradient_matches_differences; [Croce]" in console.file.getvalue()
+
+
+def test_an_upper_bound_of_zero_is_the_value():
+    flagged = replace(attacked("10", "10").results[0], flags=("The gradient is exactly zero at 2 of 2 images.",))
+    assert "a (head) PGD 100.0 0.0" in attack_text(replace(attacked("10", "10"), results=(flagged,)))
+    assert (bound_sign(0.0, is_bound=True), bound_sign(0.1, is_bound=True)) == ("", "≤")
 
 
 def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():

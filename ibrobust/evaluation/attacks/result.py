@@ -71,7 +71,7 @@ class AttackResult(Readable):
     def _sentence(self) -> str:
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, {self.attack} at {self.norm} "
-            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {'at most ' if self.upper_bound else ''}"
+            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {'at most ' if self.upper_bound and self.robust_accuracy else ''}"
             f"{percent(self.robust_accuracy)}"
         )
 

@@ -101,7 +101,7 @@ class WorstCaseResult(Readable):
         )
 
     def _sentence(self) -> str:
-        bound = "at most " if self.upper_bound else ""
+        bound = "at most " if self.upper_bound and self.robust_accuracy else ""
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, the worst case at {self.norm} "
             f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {bound}{percent(self.robust_accuracy)}"

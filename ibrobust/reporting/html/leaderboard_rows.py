@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
-from ibrobust.reporting.attack_table import BOUND
+from ibrobust.reporting.attack_table import bound_sign
 from ibrobust.reporting.figures.series import UNATTACKED
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -161,7 +161,7 @@ class Row:
         text, marked = f"{100 * record.value:.1f}", self.is_marked(measure)
         bound = bool(record.upper_bound)
         is_best = record.value == best and self.may_win(measure) and not bound
-        text = f"{BOUND if bound else ''}{text}{DAGGER if marked else ''}"
+        text = f"{bound_sign(record.value, is_bound=bound)}{text}{DAGGER if marked else ''}"
         return Entry(text, repr(record.value), is_best, "marked" if marked else "", bound)
 
     def judgement(self, *, with_epsilon: bool) -> Entry:

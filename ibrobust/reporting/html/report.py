@@ -13,7 +13,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
-from ibrobust.reporting.attack_table import BOUND
+from ibrobust.reporting.attack_table import BOUND, bound_sign
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
@@ -146,7 +146,7 @@ def _number(record: StudyRecord) -> dict[str, str]:
         "attack": record.attack,
         "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=record.norm or "Linf"),
         "epoch": "" if record.epoch is None else str(record.epoch),
-        "value": (BOUND if record.upper_bound else "")
+        "value": bound_sign(record.value, is_bound=bool(record.upper_bound))
         + (f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}"),
         "images": "" if record.num_images is None else f"{record.num_images:,}",
         "verdict": verdict.text if (verdict := read_verdict(record.verdict)) else "",
