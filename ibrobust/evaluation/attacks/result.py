@@ -69,10 +69,10 @@ class AttackResult(Readable):
         return sum(self.robust_correct) / self.total
 
     def _sentence(self) -> str:
+        bound = "at most " if self.upper_bound and self.robust_accuracy else ""
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, {self.attack} at {self.norm} "
-            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {'at most ' if self.upper_bound and self.robust_accuracy else ''}"
-            f"{percent(self.robust_accuracy)}"
+            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {bound}{percent(self.robust_accuracy)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
