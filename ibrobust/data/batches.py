@@ -26,15 +26,17 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
 
     The epoch has N // batch_size batches. If batch_size is not a multiple of the number of classes C, the remaining
     places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C. Each
-    class is used in a random order without repetition; a class smaller than its share starts again.
+    class is used in a random order without repetition; a class smaller than its share starts again. C counts the
+    classes that have images.
 
     Args:
-        labels: (N,) int64, with at least one image of each class 0..C-1.
+        labels: (N,) int64.
         batch_size: images per batch, at least C.
         generator: CPU generator that decides the order.
     """
     check_batch_size(len(labels), batch_size)
-    num_classes = int(labels.max()) + 1
+    classes = labels.unique().tolist()
+    num_classes = len(classes)
     num_batches = len(labels) // batch_size
     base, extra = divmod(batch_size, num_classes)
     if base == 0:
@@ -48,12 +50,12 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
         ranks = torch.rand(num_batches, num_classes, generator=generator).argsort(dim=1).argsort(dim=1)
         counts += ranks < extra
     columns = []
-    for label in range(num_classes):
+    for place, label in enumerate(classes):
         members = torch.nonzero(labels == label).flatten()
-        needed = int(counts[:, label].sum())
+        needed = int(counts[:, place].sum())
         rounds = -(-needed // len(members))
         order = torch.cat([members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)])
-        columns.append(order[:needed].split(counts[:, label].tolist()))
+        columns.append(order[:needed].split(counts[:, place].tolist()))
     return torch.stack([torch.cat([column[batch] for column in columns]) for batch in range(num_batches)])
 
 

@@ -14,6 +14,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.attack_table import BOUND, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
+from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.
@@ -24,10 +25,12 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     """Return a line for each model and decoder; at least one row, all of one epsilon."""
     epsilon = format_epsilon(rows[0].epsilon)
     signs = [bound_sign(row.worst_case, is_bound=row.upper_bound) for row in rows]
+    marks = f"; {BOUND} upper bound" if any(signs) else ""
+    marks += _dagger(any(row.fgsm_is_marked and row.fgsm is not None for row in rows))
     table = Table(
         title="Models",
         caption=f"accuracy, %, on all test images; FGSM and the worst case over all attacks at epsilon {epsilon}; "
-        "- not measured" + (f"; {BOUND} upper bound" if any(signs) else ""),
+        f"- not measured{marks}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -45,7 +48,8 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     for row, sign in zip(rows, signs, strict=True):
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
         worst = sign + percent(row.worst_case)
-        numbers = [percent(row.clean), percent(row.fgsm), worst]
+        fgsm = percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")
+        numbers = [percent(row.clean), fgsm, worst]
         table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table
 
@@ -109,7 +113,9 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     table = Table(
         title="Accuracy, %",
         caption="worst case: correct without an attack and under every attack"
-        + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else ""),
+        + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else "")
+        + _dagger(any(line.is_marked for line in lines))
+        + (f"; {len(best) - len(kept)} further epsilons are in the whole card" if len(best) > len(kept) else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -129,11 +135,18 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
             values = [line.accuracy.get(epsilon) if line.norm == norm else None for norm, epsilon in kept]
             if line.decoder == decoder and any(value is not None for value in values):
                 shown = [
-                    bound_sign(value, is_bound=epsilon in line.upper_bounds) + percent(value)
+                    bound_sign(value, is_bound=epsilon in line.upper_bounds)
+                    + percent(value)
+                    + (DAGGER if value is not None and line.is_marked else "")
                     for value, (_, epsilon) in zip(values, kept, strict=True)
                 ]
                 table.add_row("", line.attack, f"{line.total:,}", *shown)
     return table
+
+
+def _dagger(is_needed: bool) -> str:
+    said = f"; {DAGGER} no sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images"
+    return said if is_needed else ""
 
 
 def percent(value: float | None) -> str:

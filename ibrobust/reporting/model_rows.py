@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ibrobust.records import AUDIT_VERSION
+from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.verdicts import Verdict, read_verdict
 
 SAME = 1e-6  # epsilons that differ by less are one
@@ -31,6 +32,7 @@ class ModelRow:
         verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
         upper_bound: whether other attacks would probably break more images than `worst_case`.
+        fgsm_is_marked: whether FGSM did not change so many images that `fgsm` is no sign of robustness.
     """
 
     model: str
@@ -44,6 +46,7 @@ class ModelRow:
     verdict: str | None
     bytes: int | None
     upper_bound: bool = False
+    fgsm_is_marked: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON can hold it."""
@@ -57,6 +60,7 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
         clean = card.clean_accuracy.get(decoder)
         audit = _own(card, "audit", decoder)
         of_epsilon = bool(audit) and _same(audit["epsilon"], epsilon)
+        sweep = _own(card, "fgsm", decoder)
         worst, bound = _worst_case(card, decoder, epsilon) or (None, False)
         rows.append(
             ModelRow(
@@ -66,11 +70,12 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
                 card.recipe.objective if card.recipe else None,
                 epsilon,
                 clean.accuracy if clean else None,
-                next((value for at, value in _fgsm(_own(card, "fgsm", decoder)) if _same(at, epsilon)), None),
+                next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None),
                 worst,
                 card_verdict(audit).text if of_epsilon else None,
                 size,
                 bound,
+                _is_marked(sweep),
             )
         )
     return rows
@@ -106,6 +111,7 @@ class Withstood:
         total: images.
         accuracy: by epsilon, in [0, 1].
         upper_bounds: the epsilons at which other attacks would probably break more images.
+        is_marked: whether FGSM did not change so many images that its accuracies are no sign of robustness.
     """
 
     decoder: str
@@ -114,6 +120,7 @@ class Withstood:
     total: int
     accuracy: dict[float, float]
     upper_bounds: frozenset[float] = frozenset()
+    is_marked: bool = False
 
 
 def withstood(card: Any) -> list[Withstood]:
@@ -123,7 +130,8 @@ def withstood(card: Any) -> list[Withstood]:
         sweep = _evaluation(card, "fgsm", decoder)
         if sweep:
             name = f"FGSM{_elsewhere(card, sweep)}"
-            lines.append(Withstood(decoder, name, "Linf", sweep["total"], dict(sorted(_fgsm(sweep)))))
+            found_by_fgsm = dict(sorted(_fgsm(sweep)))
+            lines.append(Withstood(decoder, name, "Linf", sweep["total"], found_by_fgsm, is_marked=_is_marked(sweep)))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
         bounds: dict[tuple[str, str, int], set[float]] = {}
         stored = _evaluation(card, "attacks", decoder)
@@ -178,6 +186,11 @@ def card_verdict(audit: dict[str, Any]) -> Verdict:
 def _fgsm(sweep: dict[str, Any]) -> Iterator[tuple[float, float]]:
     for epsilon, correct in zip(sweep.get("epsilons", ()), sweep.get("correct", ()), strict=True):
         yield epsilon, correct / sweep["total"]
+
+
+def _is_marked(sweep: dict[str, Any]) -> bool:
+    unattacked = sweep.get("zero_gradient", 0) + sweep.get("nonfinite_gradient", 0)
+    return bool(sweep) and unattacked / sweep["total"] > UNATTACKED_SHARE
 
 
 def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool] | None:

@@ -32,12 +32,14 @@ class LearningRateSchedule:
                 threshold=0.0,
                 threshold_mode="abs",
             )
-        elif recipe.schedule == "one_cycle":
+        elif recipe.schedule == "one_cycle" and total > 1:  # its only step would be the last, which hardly trains
+            # If the warm-up ends exactly with the first step, PyTorch divides by its length of 0.
+            ends_at_once = ONE_CYCLE_WARM_UP * total == 1.0
             self._by_batch = OneCycleLR(
                 optimizer,
                 recipe.learning_rate,
                 total_steps=total,
-                pct_start=ONE_CYCLE_WARM_UP,
+                pct_start=ONE_CYCLE_WARM_UP + 1e-6 * ends_at_once,
                 cycle_momentum=False,
             )
         elif recipe.schedule == "cosine":

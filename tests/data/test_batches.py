@@ -34,6 +34,16 @@ def test_a_batch_that_classes_do_not_divide_differs_by_one_at_most():
         assert set(labels[batch].bincount().tolist()) == {12, 13}
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_class_without_images_has_no_place_in_a_batch(missing):
+    labels = torch.tensor([label for label in range(3) if label != missing] * 20)
+    batches = balanced_batches(labels, 10, torch.Generator().manual_seed(0))
+    assert batches.shape == (4, 10)
+    assert sorted(batches.flatten().tolist()) == list(range(40))
+    for batch in batches:
+        assert sorted(torch.bincount(labels[batch], minlength=3).tolist()) == [0, 5, 5]
+
+
 def test_a_small_class_is_in_every_batch_all_the_same():
     labels = torch.cat([torch.zeros(95, dtype=torch.long), torch.ones(5, dtype=torch.long)])
     for batch in balanced_batches(labels, 20, generator()):

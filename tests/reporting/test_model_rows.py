@@ -83,3 +83,22 @@ def test_a_list_has_no_result_on_other_images_than_the_cards() -> None:
         "audit, worst case on others",
     ]
     assert audit_sentences(one)[0].startswith("Audit of head on others at 8/255: ")
+
+
+def test_lists_mark_what_fgsm_did_not_attack_and_count_the_epsilons_that_have_no_room() -> None:
+    epsilons = [n / 255 for n in range(1, 9)]
+    sweep = {"epsilons": epsilons, "correct": [90] * 8, "total": 100, "zero_gradient": 1, "nonfinite_gradient": 1}
+    masked, plain = card(), card()
+    for one, found in ((masked, sweep), (plain, {**sweep, "zero_gradient": 0})):
+        one.evaluations["fgsm"] = {"head": found}
+    rows = [row for one in (masked, plain) for row in model_rows(one, epsilon=EPSILON, size=None)]
+    console = Console(width=120)
+    with console.capture() as text:
+        console.print(models_table(rows))
+        console.print(withstood_table(masked, withstood(masked)))
+    printed = text.get()
+    assert [line.split()[3] for line in printed.splitlines() if line.startswith("mine")] == ["90.0†", "90.0"]
+    (fgsm,) = [line for line in printed.splitlines() if line.strip().startswith("FGSM") and "100" in line]
+    assert fgsm.split()[2:] == ["90.0†"] * 5
+    assert "3 further epsilons are in the whole card" in " ".join(printed.split())
+    assert " ".join(printed.split()).count("† no sign of robustness") == 2

@@ -45,6 +45,21 @@ def test_an_improving_loss_keeps_the_rate():
     assert rate(adam) == 1.0
 
 
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 6, 10])
+def test_one_cycle_trains_however_few_steps_there_are(total):
+    adam = optimizer()
+    schedule = LearningRateSchedule(
+        Recipe(schedule="one_cycle", learning_rate=1.0, epochs=total), adam, steps_per_epoch=1
+    )
+    rates = []
+    for _ in range(total):
+        rates.append(rate(adam))
+        adam.step()
+        schedule.after_batch()
+    assert max(rates) > 0.6
+    assert total == 1 or rates[-1] < 1e-4
+
+
 def test_cosine_ends_at_zero():
     adam = optimizer()
     schedule = LearningRateSchedule(Recipe(schedule="cosine", learning_rate=1.0, epochs=2), adam, steps_per_epoch=5)
