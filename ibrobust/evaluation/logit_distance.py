@@ -1,13 +1,25 @@
-"""How far two outputs of a model for the same images are apart, and whether the model draws random numbers."""
+"""How far two outputs of a model for the same images are apart, and what else than its image decides a logit."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.model_state import isolated_rng
+
 # A larger distance is no rounding; as in AutoAttack's check for randomised models.
 SAME = 1e-4
 _ROUNDING = 1e-6  # of the largest logit, in float32
+_MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
+_REPEATS = 4  # a model that draws two values for a whole batch repeats one of them half of the time
+
+COMPARED = 32  # images whose logits are computed twice
+BATCH_DEPENDENT = (
+    "The model's logits for an image depend on the other images of its batch: the accuracies hold for these batches "
+    "alone; give `batch_size` 1."
+)
 
 
 def logit_distance(one: Tensor, other: Tensor) -> float:
@@ -20,6 +32,11 @@ def logit_distance(one: Tensor, other: Tensor) -> float:
         one: (B, K) logits.
         other: (B, K) logits for the same images.
     """
+    return float(_distances(one, other).max())
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the distance (B,) of each image."""
     one, other = one.double(), other.double()
     lost = (one.isfinite() != other.isfinite()).any(dim=1)
     both = one.isfinite() & other.isfinite()
@@ -28,10 +45,46 @@ def logit_distance(one: Tensor, other: Tensor) -> float:
     spread = (one - one.sum(dim=1, keepdim=True) / number).where(both, 0.0).norm(dim=1)
     apart = (one - other).norm(dim=1) - _ROUNDING * one.abs().amax(dim=1)
     shares = apart.clamp(min=0.0) / (spread + 1e-10)
-    return float(torch.where(lost, shares.clamp(min=1.0), shares).max())
+    return torch.where(lost, shares.clamp(min=1.0), shares)
 
 
 @torch.no_grad()
+def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
+    """Return on what the logits of images (B, C, H, W) depend beside the image: random draws, the batch, or nothing.
+
+    Two passes show that there is nothing. In the second one the images come in the opposite order and in two halves, so
+    that each has another place, fewer images beside it, and other random numbers. If the logits differ, further passes
+    tell why. A sum may be rounded differently in a batch of another size, by much in half precision or TF32, but not in
+    a batch of the same size at the same place: there, only the images beside it can change an image's logits.
+    """
+    half = (len(images) + 1) // 2
+    reverse = images.flip(0)
+    first = model(images)
+    again = torch.cat([model(part) for part in reverse.split(half)]).flip(0)
+    if logit_distance(first, again) <= SAME:
+        return None
+    if any(logit_distance(first, model(images)) > SAME for _ in range(_REPEATS)):
+        return "draws"
+    for kept in (slice(0, half), slice(half, len(images))):
+        mixed = reverse.clone()
+        mixed[kept] = images[kept]
+        if len(images[kept]) and logit_distance(first[kept], model(mixed)[kept]) > SAME:
+            return "batch"
+    # The place alone may decide as well, as with noise of a fixed seed: too much for rounding, at most images.
+    return "batch" if float(_distances(first, again).median()) > _MOVED else None
+
+
+def batch_flags(model: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """Return a warning if the logits depend on the batch, else nothing; the random generators are restored.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        images: (B, C, H, W) in [0, 1], one batch, of which at most the first `COMPARED` are used.
+    """
+    with isolated_rng():
+        return (BATCH_DEPENDENT,) if logits_depend_on(model, images[:COMPARED]) == "batch" else ()
+
+
 def draws_random_numbers(model: nn.Module, images: Tensor) -> bool:
     """Return whether two passes over the same images (B, C, H, W) differ by more than rounding."""
-    return logit_distance(model(images), model(images)) > SAME
+    return logits_depend_on(model, images) == "draws"

@@ -18,6 +18,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.bfloat16.screening import start_screening
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
+from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
@@ -61,6 +62,7 @@ class SweepResult(Readable):
         total: number of images.
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
+        flags: a warning, one sentence, if the model's logits for an image depend on the other images of its batch.
     """
 
     epsilons: tuple[float, ...]
@@ -70,6 +72,7 @@ class SweepResult(Readable):
     nonfinite_gradient: int
     total: int
     settled_in_bfloat16: int = field(default=0, compare=False)
+    flags: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> tuple[float, ...]:
@@ -109,6 +112,7 @@ class SweepResult(Readable):
             "correct": list(self.correct),
             "accuracy": list(self.accuracy),
             "clean_accuracy": self.clean_accuracy,
+            "flags": list(self.flags),
         }
 
     @classmethod
@@ -122,6 +126,7 @@ class SweepResult(Readable):
             nonfinite_gradient=fields["nonfinite_gradient"],
             total=fields["total"],
             settled_in_bfloat16=fields.get("settled_in_bfloat16", 0),
+            flags=tuple(fields.get("flags", ())),
         )
 
 
@@ -227,6 +232,7 @@ def fgsm_sweep(
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
         count_classes(guarded, unit_range(images[:1], reference), labels)
+        flags = batch_flags(guarded, unit_range(images[:batch_size], reference))
         attack = FGSMSweep(guarded, epsilons)
         screening = None
 
@@ -265,6 +271,7 @@ def fgsm_sweep(
             nonfinite_gradient=int(nonfinite.sum()),
             total=len(images),
             settled_in_bfloat16=screening.settled_by_copy if screening else 0,
+            flags=flags,
         )
 
 

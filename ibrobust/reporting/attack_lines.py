@@ -116,6 +116,8 @@ def _of_sweep(model: AttackedModel, sweep: SweepResult) -> AttackLine:
         clean=sweep.clean_accuracy,
         accuracy=dict(zip(sweep.epsilons, sweep.accuracy, strict=True)),
         counts_all_correct=True,
+        upper_bounds=frozenset(sweep.epsilons if sweep.flags else ()),
+        warnings=sweep.flags,
         zero_gradient=sweep.zero_gradient_share,
         nonfinite_gradient=sweep.nonfinite_gradient_share,
         verdict=model.verdict,

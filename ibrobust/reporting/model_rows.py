@@ -130,8 +130,9 @@ def withstood(card: Any) -> list[Withstood]:
         sweep = _evaluation(card, "fgsm", decoder)
         if sweep:
             name = f"FGSM{_elsewhere(card, sweep)}"
-            found_by_fgsm = dict(sorted(_fgsm(sweep)))
-            lines.append(Withstood(decoder, name, "Linf", sweep["total"], found_by_fgsm, is_marked=_is_marked(sweep)))
+            accuracy = dict(sorted(_fgsm(sweep)))
+            bound = frozenset(accuracy if sweep.get("flags") else ())
+            lines.append(Withstood(decoder, name, "Linf", sweep["total"], accuracy, bound, _is_marked(sweep)))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
         bounds: dict[tuple[str, str, int], set[float]] = {}
         stored = _evaluation(card, "attacks", decoder)

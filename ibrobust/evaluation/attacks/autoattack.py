@@ -26,7 +26,7 @@ from ibrobust.evaluation.attacks.state import AttackLog
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, LibraryModel
 from ibrobust.evaluation.inputs import unit_range
-from ibrobust.evaluation.logit_distance import draws_random_numbers
+from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
 from ibrobust.evaluation.model_state import isolated_rng, model_device, model_reference
 from ibrobust.evaluation.predictions import is_correct
 
@@ -259,9 +259,13 @@ class _Run:
             if self.suite.version != "rand":
                 before = len(logger.flags)
                 checks.check_randomized(ask, images, labels, bs=self.batch_size, logger=logger)
-                # That check divides by the length of the logits: a common shift or an infinite logit hides the draws.
-                if len(logger.flags) == before and draws_random_numbers(self.model, images):
-                    logger.warning('the model draws random numbers: use version="rand".')
+                if len(logger.flags) == before:
+                    depends = logits_depend_on(self.model, images)
+                    # That check divides by the length of the logits: a common shift or an infinite logit hides draws.
+                    if depends == "draws":
+                        logger.warning('the model draws random numbers: use version="rand".')
+                    elif depends == "batch":
+                        logger.warning(BATCH_DEPENDENT)
             classes = checks.check_range_output(ask, images, logger=logger)
             # pyautoattack's counters are global and never reset, and it switches off the caller's debugger.
             checks.funcs.update(dict.fromkeys(checks.funcs, 0))

@@ -22,8 +22,8 @@ class AttackResult(Readable):
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
         nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
         seed: of the evaluation.
-        flags: warnings of the attack itself, one sentence each: other attacks would probably break more images. Only
-            AutoAttack and WorstCase make such checks.
+        flags: warnings, one sentence each. AutoAttack and WorstCase warn if other attacks would probably break more
+            images; every attack warns if the model's logits depend on the other images of a batch.
         minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is
             already wrong or counts as broken, None if nothing was found. None for other attacks.
     """

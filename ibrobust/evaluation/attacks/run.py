@@ -28,6 +28,7 @@ from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
+from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
@@ -56,6 +57,9 @@ def run_attacks(
     all start from the seed itself, as in the original. WorstCase chooses among all images which ones it attacks
     longer, so it is `worst_case_attack` on all of them, with this seed. So two runs give the same records, and so does
     one that was killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
+
+    A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
+    images that are broken or already wrong, so the others are judged in other batches.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -263,7 +267,7 @@ class _Run:
         clean: tuple[bool, ...] = ()
         attacked: tuple[bool, ...] = ()
         norms: tuple[float | None, ...] = ()
-        nonfinite, flags = 0, []
+        nonfinite, found = 0, []
         for number, start in enumerate(range(0, len(self.images), self.batch_size)):
             part = slice(start, start + self.batch_size)
             size = len(self.labels[part])
@@ -276,32 +280,34 @@ class _Run:
             attacked += from_bits(fields["attacked"])
             norms += tuple(fields.get("minimal_norm", ()))
             nonfinite += fields["nonfinite"]
-            flags += fields["flags"]
+            found += fields["flags"]
             self.show(start + size)
         record = partial(AttackResult, self.attack.label, self.attack.norm)
+        flags = tuple(dict.fromkeys(found))
         if self.epsilon is not None:
-            return [record(self.epsilon, clean, attacked, nonfinite, self.seed, tuple(dict.fromkeys(flags)))]
+            return [record(self.epsilon, clean, attacked, nonfinite, self.seed, flags)]
         results = []
         for epsilon in epsilons:
             within = epsilon + TOLERANCE[self.attack.norm]
             attacked = tuple(norm is None or norm > within for norm in norms)
-            results.append(record(epsilon, clean, attacked, nonfinite, self.seed, minimal_norm=norms))
+            results.append(record(epsilon, clean, attacked, nonfinite, self.seed, flags, norms))
         return results
 
     def _attack_batch(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Any]:
         seed = evaluation_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
         # A model that draws random numbers, of any generator, draws the same ones after a resume.
         with isolated_rng(seed):
-            return self._attack_seeded(images, labels, seed)
+            return self._attack_seeded(images, labels, seed, first=number == 0)
 
-    def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
+    def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int, *, first: bool) -> dict[str, Any]:
         device = model_device(self.model)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
         with torch.no_grad():
             judge = self.attack.judge(self.model, images)
             clean = is_correct(judge(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
-        flags: list[str] = []
+        # AutoAttack and WorstCase make this check among their own.
+        flags = list(batch_flags(self.model, images)) if first else []
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],

@@ -14,7 +14,7 @@ from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
-from ibrobust.evaluation.logit_distance import draws_random_numbers
+from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_random_numbers, logits_depend_on
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
@@ -27,7 +27,6 @@ from ibrobust.seeds import check_seed, evaluation_seed
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
 RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
-COMPARED = 32  # images whose logits are computed twice to find out whether the model draws random numbers
 
 
 def worst_case_attack(
@@ -60,6 +59,9 @@ def worst_case_attack(
     transformation). An image counts as correct or broken by the mean over 32 draws, and at last a broken one by that
     over 128 new draws: many points were tried, and each had a chance to be wrong by luck. So the result is that of the
     averaged classifier, not of a single draw. Its number is always called an upper bound.
+
+    Stages attack fewer and fewer images together. So a model whose logits for an image depend on the others of its
+    batch gets a warning, and its number is called an upper bound too.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
@@ -101,10 +103,12 @@ def worst_case_attack(
             count_classes(other, points, targets)
         count_classes(guarded, points, targets)
         with counting_passes(guarded) as counter:
-            draws = DRAWS if draws_random_numbers(guarded, points[: min(batch_size, COMPARED)]) else 1
-            search = Search(guarded, draws, points, targets, ball, batch_size)
+            depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
+            search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
+        if depends == "batch":
+            warnings = (BATCH_DEPENDENT, *warnings)
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(
