@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,19 @@ def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
         yield {**_row(decoder, "accuracy", correct / total, total), **where}
 
 
+def _lone_worst_cases(attacks: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield a worst case for each thorough attack that a card holds alone: it is the worst case over itself."""
+
+    def place(result: Mapping[str, Any]) -> tuple[Any, ...]:
+        return result["norm"], result["total"], result["epsilon"]
+
+    known = {place(result) for result in attacks if result["attack"].startswith(f"{WORST_CASE} of")}
+    for result in attacks:
+        is_lone = "attacked_correct" not in result and place(result) not in known
+        if is_lone and result["attack"].startswith(THOROUGH):
+            yield {**result, "attack": f"{WORST_CASE} of {result['attack']}"}
+
+
 def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
     part = content["decoders"][decoder]
     attacks = part.get("attacks", ())
@@ -209,7 +222,8 @@ def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
     for total, clean in {result["total"]: result["clean_accuracy"] for result in attacks}.items():
         if total != (part.get("fgsm") or {}).get("total"):
             yield _row(decoder, "clean_accuracy", clean, total)
-    for result in (*attacks, *(case.summary() for case in worst_cases(content, decoder))):
+    cases = [case.summary() for case in worst_cases(content, decoder)]
+    for result in (*attacks, *cases, *_lone_worst_cases(attacks)):
         bound = result.get("upper_bound") or None
         where = {**{key: result[key] for key in ("attack", "epsilon", "norm")}, "upper_bound": bound}
         if result["attack"].startswith(f"{WORST_CASE} of"):

@@ -44,7 +44,10 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
     The curves, `training`, have the terms of each epoch by name, if the folder of the run is on this machine.
     """
     training = card.training
-    epochs = read_records(runs_dir() / card.name / "metrics.jsonl")
+    lines = read_records(runs_dir() / card.name / "metrics.jsonl")
+    epochs = [{key: value for key, value in line.items() if key not in NOT_A_TERM} for line in lines]
+    # The folder may be that of another training of this name, which has not replaced the model.
+    is_of_it = training is not None and epochs[-1:] == [training.final_terms]
     return {
         "name": card.name,
         "status": "done",
@@ -53,5 +56,5 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
         "versions": dict(training.versions) if training else {},
         "hardware": training.hardware if training else "",
         "seconds": training.seconds if training else None,
-        "training": [{key: value for key, value in line.items() if key not in NOT_A_TERM} for line in epochs],
+        "training": epochs if is_of_it else [],
     }

@@ -92,6 +92,27 @@ def test_records_from_before_there_were_upper_bounds_get_them_from_the_results(m
     assert ",Linf,True" in new
 
 
+def test_a_thorough_attack_alone_in_a_card_is_the_worst_case():
+    def worst(*attacks):
+        results = [
+            {"attack": attack, "norm": "Linf", "epsilon": 8 / 255, "total": 4, "clean_accuracy": 1.0, **RESULT}
+            for attack in attacks
+        ]
+        rows = rows_of({"decoders": {"head": {"attacks": results, "audits": []}}})
+        return [
+            (row["attack"], row["value"], row["upper_bound"])
+            for row in rows
+            if row["quantity"] == "worst_case_accuracy"
+        ]
+
+    assert worst("AutoAttack") == worst("WorstCase:surrogate=a") == [("worst case", 0.25, True)]
+    assert worst("PGD") == []
+    assert worst("AutoAttack", "PGD", "worst case of AutoAttack, PGD") == [("worst case", 0.25, True)]
+
+
+RESULT = {"robust_accuracy": 0.25, "accuracy_under_attack": 0.25, "upper_bound": True}
+
+
 def test_an_audit_by_older_rules_is_called_older_in_the_records():
     (row,) = [row for row in rows_of(_content(audit_version=0)) if row["quantity"] == "audit_worst_case_accuracy"]
     assert row["verdict"] == "older audit: undecided, honest"

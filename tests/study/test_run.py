@@ -24,6 +24,7 @@ from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, st
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.state import hold
+from ibrobust.study.summary import report_cells
 from ibrobust.study.write_records import cell_folder
 
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
@@ -142,6 +143,18 @@ def trained_models(monkeypatch) -> list[str]:
 
 
 SWEEP = {"sweep": {"eps": ["8/255"], "n_examples": 40}}
+
+
+def test_the_curves_of_a_report_are_those_of_the_models_own_training(make_study):
+    study = make_study({"seed": [0]})
+    run_study(study)
+    (cell,) = report_cells(study)
+    assert [set(terms) for terms in cell["training"]] == [set(model_card("tiny-knn_ib").training.final_terms)]
+    path = runs_dir() / "tiny-knn_ib" / "metrics.jsonl"
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps({**line, "loss": line["loss"] + 1.0}) + "\n")  # of another training of this name
+    (cell,) = report_cells(study)
+    assert cell["training"] == []
 
 
 def test_a_model_of_the_same_recipe_is_taken_over(make_study, trained_models):

@@ -152,7 +152,7 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
         if record.epsilon is not None and is_of_most:
             by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
-            if record.upper_bound:
+            if record.upper_bound and record.value:  # nothing is below 0
                 bounds.setdefault((record.attack, setting_of(record), record.decoder), set()).add(record.epsilon)
             if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
                 by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)

@@ -84,9 +84,10 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         if line.is_marked:
             label += f", {line.unattacked:.0%} not attacked"
         dashes = UNATTACKED_DASHES if line.is_marked else DASHES[place % len(DASHES)]
-        if line.upper_bounds:
+        bounds = frozenset(epsilon for epsilon in line.upper_bounds if line.accuracy[epsilon])  # nothing is below 0
+        if bounds:
             label += f", {BOUND} upper bound"
-        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes, line.upper_bounds)
+        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes, bounds)
         panels.setdefault(line.norm, []).append(drawn)
     under = attacks[0] if len(attacks) == 1 else "attack"
     return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
