@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from widths import draw_widths, read_widths, widths_rows
 
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
@@ -37,6 +38,7 @@ BOUND = "≤ "
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 L2_EPSILONS = (0.25, 0.5)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
+WIDTHS = (RECORDS / "worst-case.csv", RECORDS / "widths.csv")
 DRAWN = ("knn_ib", "soft_ib")
 Content = dict[str, Any]
 Lines = Iterator[str]
@@ -162,6 +164,13 @@ def information_table(known: dict[str, Content]) -> Lines:
             yield row(name, *(f"{found[kind]:.2f}" for kind in kinds))
 
 
+def widths_table(_known: dict[str, Content]) -> Lines:
+    """Yield what the networks of several widths withstand, most of which do not ship."""
+    columns, *rows = widths_rows(read_widths(*WIDTHS))
+    yield from header(*columns)
+    yield from (row(*cells) for cells in rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "answers": answers_table,
     "audits": audits_table,
@@ -171,6 +180,7 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "means": mean_table,
     "differences over seeds": seed_difference_table,
     "information": information_table,
+    "widths": widths_table,
 }
 
 
@@ -206,7 +216,8 @@ def main(studies: list[str]) -> None:
     drawn = drawn_rows(rows_of_models("zoo", read_records()))
     selected = DOCS / "figures" / "records.csv"
     write_records(selected, drawn)
-    for path in draw_study_figures(selected, DOCS / "figures", ["fgsm", "attacks", "generalization"]):
+    drawn_figures = draw_study_figures(selected, DOCS / "figures", ["fgsm", "attacks", "generalization"])
+    for path in [*drawn_figures, *draw_widths(read_widths(*WIDTHS), DOCS / "figures")]:
         print(path)
     selected.unlink()
     page = DOCS / "results.md"
