@@ -16,7 +16,7 @@ def verify(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
 ) -> None:
-    """Classify saved adversarial images with a model, and compare the result with the record in the file.
+    """Classify saved adversarial images with a model, and compare the result of each with the record in the file.
 
     The exit code is 1 if the images do not confirm the record.
     """
@@ -57,6 +57,10 @@ def verify(
     )
     if found.outside:
         typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they are not counted.")
+    if found.unconfirmed:
+        typer.echo(f"{found.unconfirmed} images are correct under attack here, and not in the record.")
+    if found.otherwise:
+        typer.echo(f"{found.otherwise} images are correct without an attack either here or in the record, not in both.")
     typer.echo(f"The record says {record.robust_accuracy:.2%}: {'confirmed' if found.holds else 'not confirmed'}.")
     if not found.holds:
         raise typer.Exit(1)

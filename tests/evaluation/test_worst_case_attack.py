@@ -336,12 +336,15 @@ def test_escalation_runs_autoattack_on_what_is_left(robust_model, test_data, mon
 
     def attack(model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> SimpleNamespace:
         asked.append(len(images))
-        return SimpleNamespace(adversarial=torch.ones_like(images))  # outside the ball: must be moved into it
+        # Outside the ball: must be moved into it.
+        return SimpleNamespace(adversarial=torch.ones_like(images), flags=("it seems to be a dynamic defense!",))
 
     monkeypatch.setattr(run, "autoattack", attack)
     result = worst_case_attack(robust_model, images, labels, epsilon=0.06, escalate=True)
     assert result.escalated
     assert sum(asked) == result.stages[-1].attacked > 0
+    assert result.warnings[-1] == "AutoAttack warns: it seems to be a dynamic defense!"
+    assert result.upper_bound
     _assert_holds(result, robust_model, images, labels)
 
 

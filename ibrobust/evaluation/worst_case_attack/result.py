@@ -54,7 +54,7 @@ class WorstCaseResult(Readable):
         robust_correct: for each image, whether it is correct without an attack and no stage broke it.
         broken_by: for each image, the stage that broke it; "" if none did.
         stages: in the order they ran.
-        warnings: signs of misleading gradients, one sentence each.
+        warnings: signs that another attack would break more, one sentence each; with `escalated` also AutoAttack's.
         escalated: whether AutoAttack was run on the remaining images.
         seed: of all random numbers.
         adversarial: (N, C, H, W) misclassified images within the ball; the clean ones if no stage succeeded. On the

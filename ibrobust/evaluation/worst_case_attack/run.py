@@ -144,6 +144,7 @@ class _Run:
         self.records = records
         self.broken_by = [""] * len(search.images)
         self.broken_in = [0] * len(search.images)  # positions in `records`
+        self.flags: tuple[str, ...] = ()  # of AutoAttack
 
     def all_stages(self, *, queries: int | None, escalate: bool) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
@@ -180,6 +181,7 @@ class _Run:
         found = (*guards.warnings(search, by_guards=by_guards), *found)
         if escalate:
             self.stage("AutoAttack", self._autoattack)
+            found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
         return found if search.target is search.model else (RANDOM, *found)
 
     def _fab(self, effort: guards.Effort) -> int:
@@ -213,6 +215,8 @@ class _Run:
             keep_images=True,
         )
         assert outcome.adversarial is not None
+        # Its warning that the logits depend on the batch is given once, for all stages.
+        self.flags = tuple(flag for flag in outcome.flags if flag != BATCH_DEPENDENT)
         found = search.ball.project(outcome.adversarial.to(search.images), search.images[left])
         for at, candidates in zip(search.batches(left), found.split(search.batch_size), strict=True):
             search.offer(at, candidates)

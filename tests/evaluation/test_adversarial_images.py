@@ -1,0 +1,92 @@
+"""A file of adversarial images confirms its record image by image, not by its counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.adversarial_images import Verification, save_adversarial_images, verify_adversarial_images
+from ibrobust.evaluation.attacks.result import AttackResult
+
+COUNT = 40
+EPSILON = 0.1
+# Of images that are all correct; the attack breaks every second one.
+BROKEN = torch.arange(COUNT) % 2 == 0
+
+
+class Brightness(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): class 1 if the pixel is bright, with noise of this size."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = images.flatten(1) - 0.5
+        logit = logit + self.noise * torch.randn_like(logit)
+        return torch.cat([-logit, logit], dim=1)
+
+
+class Always(nn.Module):
+    """One class for every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).expand(len(images), 2) + 0.0 * images.flatten(1)
+
+
+RECORD = AttackResult(
+    "WorstCase", "Linf", EPSILON, (True,) * COUNT, tuple((~BROKEN).tolist()), nonfinite_gradient=0, seed=0
+)
+
+
+def _verified(
+    path: Path, *, shown: Tensor = BROKEN, record: AttackResult = RECORD, model: nn.Module | None = None
+) -> Verification:
+    """Return what a file says in which the images `shown` (N,) are broken."""
+    images = torch.full((COUNT, 1, 1, 1), 0.55)
+    adversarial = torch.where(shown[:, None, None, None], images - EPSILON, images)
+    labels = torch.ones(COUNT, dtype=torch.long)
+    save_adversarial_images(path, images, adversarial, labels, record=record, model="m")
+    return verify_adversarial_images(path, model or Brightness())
+
+
+def test_the_images_of_the_record_confirm_it(tmp_path):
+    assert _verified(tmp_path / "f").holds
+
+
+def test_other_images_that_are_as_many_do_not_confirm_it(tmp_path):
+    found = _verified(tmp_path / "f", shown=~BROKEN)
+    assert found.robust_correct == sum(RECORD.robust_correct)
+    assert found.unconfirmed == COUNT / 2
+    assert not found.holds
+
+
+def test_a_model_that_is_always_wrong_does_not_confirm_it(tmp_path):
+    found = _verified(tmp_path / "f", model=Always())
+    assert found.robust_correct == found.clean_correct == 0
+    assert not found.holds
+
+
+@pytest.mark.parametrize("attack", ["WorstCase", "WorstCase:norm=Linf"])
+def test_a_random_model_is_judged_by_averages_where_its_record_was(tmp_path, attack):
+    """One draw is right for three images in ten that are broken, and wrong for as many of the others."""
+    found = _verified(tmp_path / "f", record=replace(RECORD, attack=attack), model=Brightness(noise=0.1))
+    assert found.random
+    assert abs(found.robust_correct - COUNT / 2) <= 2
+    assert found.holds
+
+
+def test_a_random_model_does_not_confirm_other_images(tmp_path):
+    unbroken = torch.zeros_like(BROKEN)
+    found = _verified(tmp_path / "f", shown=unbroken, model=Brightness(noise=0.1))
+    assert found.unconfirmed > 15
+    assert not found.holds
+
+
+def test_a_record_of_one_draw_is_judged_by_one_draw(tmp_path):
+    found = _verified(tmp_path / "f", record=replace(RECORD, attack="PGD"), model=Brightness(noise=0.1))
+    assert found.clean_correct < COUNT - 5
