@@ -145,7 +145,8 @@ class AutoAttack(NamedAttack):
     Attributes:
         version: standard, or rand for models that draw random numbers.
         norm: of the ball: Linf or L2.
-        n_iter: steps of the attacks that take a gradient.
+        n_iter: steps of the attacks that take a gradient. APGD halves its step size by the schedule for 100 steps, as
+            in pyautoattack, so with far fewer steps it hardly does.
         n_queries: of Square.
         precision: with bf16 it searches on a bfloat16 copy of the model; only the model's own answer counts.
 
