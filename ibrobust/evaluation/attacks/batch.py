@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.perturbation import TOLERANCE, check_result, perturbation_size
+from ibrobust.evaluation.attacks.perturbation import check_result, perturbation_size, tolerance
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import isolated_rng
@@ -60,7 +60,8 @@ def attack_batch(
                 flags += found[2]
     adversarial = adversarial.detach()
     if attack.minimal:
-        outside = perturbation_size(adversarial - images, attack.norm) > epsilon + TOLERANCE[attack.norm]  # (B,)
+        within = epsilon + tolerance(attack.norm, epsilon, images[0].numel())
+        outside = perturbation_size(adversarial - images, attack.norm) > within  # (B,)
         adversarial = torch.where(outside[:, None, None, None], images, adversarial)
     counted = ~nonfinite
     check_result(attack.label, adversarial[counted], images[counted], norm=attack.norm, epsilon=epsilon)

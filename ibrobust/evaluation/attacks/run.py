@@ -21,7 +21,7 @@ from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
-from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size
+from ibrobust.evaluation.attacks.perturbation import perturbation_size, tolerance
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
@@ -288,7 +288,7 @@ class _Run:
             return [record(self.epsilon, clean, attacked, nonfinite, self.seed, flags)]
         results = []
         for epsilon in epsilons:
-            within = epsilon + TOLERANCE[self.attack.norm]
+            within = epsilon + tolerance(self.attack.norm, epsilon, self.images[0].numel())
             attacked = tuple(norm is None or norm > within for norm in norms)
             results.append(record(epsilon, clean, attacked, nonfinite, self.seed, flags, norms))
         return results
