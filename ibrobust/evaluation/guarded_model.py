@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes, set_evaluation_mode
+from ibrobust.evaluation.model_state import attack_dtype, default_dtype, floating_dtypes, set_evaluation_mode
 from ibrobust.evaluation.predictions import check_logits
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
@@ -121,11 +121,19 @@ class GuardedModel(nn.Module):
 
 
 class LibraryModel(GuardedModel):
-    """A guard for attack libraries, which expect logits in the images' dtype. Final classifications do not use it."""
+    """A guard for attack libraries, which expect logits in the images' dtype. Final classifications do not use it.
+
+    The libraries run with float32 as torch's default dtype; the model runs with the one it had when the guard was made.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._default_dtype = torch.get_default_dtype()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
-        return super().forward(images).to(images.dtype)
+        with default_dtype(self._default_dtype):
+            return super().forward(images).to(images.dtype)
 
 
 def guard(model: nn.Module) -> GuardedModel:

@@ -27,7 +27,7 @@ from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import GuardedModel, LibraryModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
-from ibrobust.evaluation.model_state import isolated_rng, model_device, model_reference
+from ibrobust.evaluation.model_state import default_dtype, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.predictions import is_correct
 
 PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -90,7 +90,7 @@ def autoattack(
         epsilon: radius in that norm.
         norm: Linf or L2.
         version: standard, or rand for a model that draws random numbers.
-        n_iter: steps of the attacks that take a gradient.
+        n_iter: steps of the attacks that take a gradient; APGD's step sizes keep the schedule for 100 steps.
         n_queries: of Square.
         batch_size: images per batch.
         seed: of the random numbers; set again before each batch.
@@ -376,7 +376,7 @@ class _Run:
         if part == "fab-t":
             settings["n_restarts"] = 1  # the targeted attack has no restarts, even if the untargeted one has
         # The attacks enable gradients where they need them; elsewhere graphs would only cost time and memory.
-        with patch.multiple(runner, **settings), torch.no_grad():
+        with patch.multiple(runner, **settings), torch.no_grad(), default_dtype(torch.float32):
             found: Tensor = runner.perturb(images.float(), labels.clone())
         return found.to(images)
 

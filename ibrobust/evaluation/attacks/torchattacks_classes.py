@@ -18,7 +18,7 @@ from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positiv
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.text_form import RADIUS_OPTIONS, Value
 from ibrobust.evaluation.guarded_model import LibraryModel
-from ibrobust.evaluation.model_state import model_device
+from ibrobust.evaluation.model_state import default_dtype, model_device
 
 _NORMS = {
     **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),
@@ -120,7 +120,8 @@ class TorchattacksAttack(NamedAttack):
         if "n_classes" in signature:
             arguments["n_classes"] = num_classes
         watched = _Watched(LibraryModel(model), len(images))
-        adversarial = self._run(watched, images, labels, arguments, num_classes)
+        with default_dtype(torch.float32):
+            adversarial = self._run(watched, images, labels, arguments, num_classes)
         lost = ~adversarial.flatten(1).isfinite().all(dim=1)  # (B,)
         nonfinite = torch.zeros_like(lost)
         if bool(watched.failed_anywhere):

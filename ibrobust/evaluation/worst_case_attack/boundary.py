@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import image_gradient
+from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.predictions import is_correct
 
 OVERSHOOT = 1.05
@@ -60,7 +61,8 @@ def follow_boundary(
         here, gap = here.detach(), gap.detach().float()
         offset = (normal * here.flatten(1)).sum(dim=1) - gap
         both = torch.cat([here.flatten(1), origin.flatten(1)]).float()
-        moves = onto(both, normal.repeat(2, 1), offset.float().repeat(2)).reshape(2, *here.shape)
+        with default_dtype(torch.float32):
+            moves = onto(both, normal.repeat(2, 1), offset.float().repeat(2)).reshape(2, *here.shape)
         lengths = _length(moves.flatten(0, 1), ball.norm).clamp(min=1e-8).reshape(2, -1, 1, 1, 1)
         pull = (lengths[0] / (lengths[0] + lengths[1])).clamp(max=MOST_PULL)
         here = ((here + OVERSHOOT * moves[0]) * (1 - pull) + (origin + OVERSHOOT * moves[1]) * pull).clamp(0.0, 1.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.search import Search
 
@@ -80,7 +81,7 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
     )
     for at in search.batches(positions[~search.broken[positions]]):
         images = search.images[at]
-        with torch.no_grad():
+        with torch.no_grad(), default_dtype(torch.float32):
             found = attack.perturb(images.float(), search.labels[at])
         search.offer(at, search.ball.project(found.to(images), images))
 
