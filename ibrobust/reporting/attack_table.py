@@ -14,8 +14,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.attack_lines import AttackLine
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-
-BOUND = "≤"
+from ibrobust.reporting.upper_bound import BOUND, bound_sign
 
 
 def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -> Table:
@@ -101,11 +100,6 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
     is_best = len(rivals) > 1 and line.may_be_best(epsilon) and line.accuracy[epsilon] == best
     before = bound_sign(line.accuracy[epsilon], is_bound=epsilon in line.upper_bounds)
     return _number(line.accuracy[epsilon], is_best=is_best, before=before, after=DAGGER if line.is_marked else "")
-
-
-def bound_sign(value: float | None, *, is_bound: bool) -> str:
-    """Return the sign before an accuracy that is an upper bound; nothing is below 0, so a bound of 0 is the value."""
-    return BOUND if is_bound and value else ""
 
 
 def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:

@@ -11,10 +11,10 @@ from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.reporting.attack_table import BOUND, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.reporting.upper_bound import BOUND, bound_sign
 from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.records import StudyRecord
-from ibrobust.reporting.attack_table import BOUND
 from ibrobust.reporting.figures.series import Line, Panel
 from ibrobust.reporting.figures.settings import averaged_over
 from ibrobust.reporting.figures.style import (
@@ -22,6 +21,7 @@ from ibrobust.reporting.figures.style import (
     study_style,
 )
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.reporting.upper_bound import BOUND
 
 # Larger epsilons are written as decimals.
 MOST_AS_FRACTION = 64 / 255

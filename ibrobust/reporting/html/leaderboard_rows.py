@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
-from ibrobust.reporting.attack_table import bound_sign
 from ibrobust.reporting.figures.series import UNATTACKED
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 # A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by

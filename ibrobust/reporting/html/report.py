@@ -13,12 +13,12 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord, read_study_records
-from ibrobust.reporting.attack_table import BOUND, bound_sign
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
 from ibrobust.reporting.html.training_curves import training_curves
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
+from ibrobust.reporting.upper_bound import BOUND, bound_sign
 from ibrobust.verdicts import read_verdict
 
 MOST_CHARTS = 6  # more are folded away
