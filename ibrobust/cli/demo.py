@@ -49,7 +49,7 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
-    from ibrobust.cli.attacking import choose_models, run_audit, sweep_models
+    from ibrobust.cli.attacking import choose_models, run_audit, store_audit, sweep_models
     from ibrobust.cli.printing import print_table
     from ibrobust.data import load_dataset
     from ibrobust.home import models_dir
@@ -96,6 +96,7 @@ def demo(
         print_table(attack_table(lines, dataset="digits"))
     left = []
     for target, report in zip(targets, reports, strict=True):
+        store_audit(target, report, data)  # for the table of the next command
         console.print(audit_title(report, model=target.name, decoder=target.decoder), soft_wrap=True)
         console.print()
         left.append([report.fgsm_accuracy, report.worst_case_accuracy])
