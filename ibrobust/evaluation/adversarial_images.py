@@ -24,8 +24,6 @@ from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 from ibrobust.evaluation.worst_case_attack import judge_of
 
 _TENSORS = ("images", "adversarial", "labels")
-
-
 _OTHER_MODEL = 0.01  # of all images: so many are not on the other side of the boundary by rounding
 
 
