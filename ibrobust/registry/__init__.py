@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ibrobust.registry.catalog import list_models, model_card, shipped_models
     from ibrobust.registry.load import (
         add_evaluation,
+        add_evaluations,
         copy_model,
         export_model,
         load_model,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ModelCard": "ibrobust.registry.card",
     "add_evaluation": "ibrobust.registry.load",
+    "add_evaluations": "ibrobust.registry.load",
     "copy_model": "ibrobust.registry.load",
     "export_model": "ibrobust.registry.load",
     "list_models": "ibrobust.registry.catalog",
@@ -36,6 +38,7 @@ _HOMES = {
 __all__ = [
     "ModelCard",
     "add_evaluation",
+    "add_evaluations",
     "copy_model",
     "export_model",
     "list_models",

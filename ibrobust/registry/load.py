@@ -138,8 +138,24 @@ def add_evaluation(
         IbrobustError: as `update_metrics` does.
     """
     record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
+    return add_evaluations(name, {key: {decoder: record}}, weights=weights)
+
+
+def add_evaluations(name: str, found: Mapping[str, Mapping[str, Any]], *, weights: str | None = None) -> ModelCard:
+    """Store results in a model's card, `{key: {decoder: record}}`, beside those of other decoders; return the card.
+
+    Args:
+        name: of the model.
+        found: the results.
+        weights: as of `update_metrics`.
+
+    Raises:
+        IbrobustError: as `update_metrics` does.
+    """
     return _change_evaluations(
-        name, weights, lambda stored: {**stored, key: {**(stored.get(key) or {}), decoder: record}}
+        name,
+        weights,
+        lambda stored: {**stored, **{key: {**(stored.get(key) or {}), **records} for key, records in found.items()}},
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.home import models_dir, zoo_dir
-from ibrobust.registry import ModelCard, list_models, model_card, update_metrics
+from ibrobust.registry import ModelCard, add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
 from ibrobust.study.results import RESULTS_FILE, card_evaluations
 from ibrobust.study.spec import Study
@@ -46,9 +46,8 @@ def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list
         found = card_evaluations(content)
         if shipped:
             write_shipped_card(zoo_dir() / f"{name}.yaml", card, found)
-        for key, by_decoder in found.items() if not shipped else ():
-            before = card.evaluations.get(key) or {}
-            update_metrics(name, key, {**before, **by_decoder}, weights=content["weights"])
+        else:
+            add_evaluations(name, found, weights=content["weights"])
         changed.append(name)
     return changed, others
 

@@ -21,7 +21,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.home import models_dir
-from ibrobust.registry import copy_model, load_model, model_card
+from ibrobust.registry import add_evaluation, copy_model, load_model, model_card
 from ibrobust.registry.card import read_card
 from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
 from ibrobust.study import measure as measure_module
@@ -289,6 +289,21 @@ def test_results_go_into_the_cards_of_ones_own_models_and_into_shipped_ones_on_r
     assert sorted(found, key=str) == sorted(rows_of(mine), key=str)
     register_other_weights("mine")
     assert write_cards(study) == ([], ["mine", "cross_entropy-digits"])
+
+
+def test_a_result_that_another_process_stores_meanwhile_stays_in_the_card(monkeypatch):
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine", evaluations={"sweep": SMALL["sweep"]})
+    run_study(study)
+    (mine,) = study_results(study)
+    read_before = model_card("mine")
+
+    add_evaluation("mine", "fgsm", "another", {"stored": "meanwhile"}, load_dataset("digits"))
+    monkeypatch.setattr("ibrobust.study.write_cards.model_card", lambda name: read_before)
+    write_cards(study)
+    decoders = model_card("mine").evaluations["fgsm"]
+    assert decoders["another"]["stored"] == "meanwhile"
+    assert decoders["head"] == card_evaluations(mine)["fgsm"]["head"]
 
 
 def register_other_weights(name: str) -> None:
