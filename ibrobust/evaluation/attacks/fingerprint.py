@@ -20,7 +20,8 @@ def fingerprint(value: Callable[..., Any]) -> str:
 
     These are its default values, what it encloses or binds, the attributes of a callable object, and what it reads from
     its module: numbers, text, collections of these, tensors, the weights of modules, and functions of its own package.
-    Of other objects only the name counts. Of a module it is the weights, and the types and attributes of all its parts.
+    Of other objects only the name counts. Of a module it is the weights, the types and attributes of all its parts, and
+    the text of the types that are not PyTorch's.
     """
     return hashlib.sha256("\x1f".join(_Parts().of(value)).encode()).hexdigest()
 
@@ -51,6 +52,8 @@ class _Parts:
                 settings = {key: item for key, item in vars(part).items() if key[0] != "_" and key != "training"}
                 yield f"{name} {type(part).__module__}.{type(part).__qualname__}"
                 yield from self.of(settings)
+            own = {type(part) for part in value.modules() if _package_of(type(part)) != "torch"}
+            yield from sorted(_source(each) for each in own)
         elif isinstance(value, (dict, list, tuple)):
             for item in value.items() if isinstance(value, dict) else value:
                 yield from self.of(item)
@@ -76,13 +79,21 @@ class _Parts:
         self._package = self._package or _package_of(value)
         yield f"{value.__module__}.{value.__qualname__}"
         if self._package == _package_of(value):
-            try:
-                yield inspect.getsource(value)
-            except (OSError, TypeError):  # it has no file, such as what was typed into a terminal
+            source = _source(value)
+            yield source
+            if not source:
                 code = getattr(called, "__code__", None)
                 if code is not None:
                     plain = [each for each in code.co_consts if not inspect.iscode(each)]
                     yield f"{code.co_code.hex()} {plain!r} {code.co_names!r}"
+
+
+def _source(value: Any) -> str:
+    """Return the text of a function or class; "" if it has no file, such as what was typed into a terminal."""
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return ""
 
 
 def _package_of(value: Any) -> str:
