@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.comparison import paired_difference
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.records import read_study_records
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.study.results import worst_cases
 from ibrobust.verdicts import read_verdict
@@ -38,7 +40,9 @@ BOUND = "≤ "
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 L2_EPSILONS = (0.25, 0.5)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
+PLANE = RECORDS / "figure2-small.csv"
 WIDTHS = (RECORDS / "worst-case.csv", RECORDS / "widths.csv")
+LEARNT = 0.5  # an accuracy; the error of a model that guesses would hide the differences of the others
 DRAWN = ("knn_ib", "soft_ib")
 Content = dict[str, Any]
 Lines = Iterator[str]
@@ -214,12 +218,16 @@ def main(studies: list[str]) -> None:
         known = read_records(folder.name)
         write_records(RECORDS / f"{folder.name}.csv", rows_of_models(folder.name, known))
     drawn = drawn_rows(rows_of_models("zoo", read_records()))
-    selected = DOCS / "figures" / "records.csv"
+    selected, figures = DOCS / "figures" / "records.csv", DOCS / "figures"
     write_records(selected, drawn)
-    drawn_figures = draw_study_figures(selected, DOCS / "figures", ["fgsm", "attacks", "generalization"])
-    for path in [*drawn_figures, *draw_widths(read_widths(*WIDTHS), DOCS / "figures")]:
-        print(path)
+    paths = draw_study_figures(selected, figures, ["fgsm", "attacks"])
+    trained = [row for row in read_rows(PLANE) if row["quantity"] == "test_accuracy"]
+    write_records(selected, [*drawn, *further_settings(drawn, trained)])
+    paths += draw_study_figures(selected, figures, ["generalization"])
     selected.unlink()
+    paths += draw_study_figures(PLANE, figures, ["information_plane"])
+    paths += draw_widths(read_widths(*WIDTHS), figures)
+    print(*paths, sep="\n")
     page = DOCS / "results.md"
     write_text(page, with_tables(page.read_text(encoding="utf-8")))
 
@@ -237,6 +245,21 @@ def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             # Without the others of its objective, nothing needs to be distinguished.
             drawn.append({**row, "setting": ""})
     return drawn
+
+
+def further_settings(rows: Sequence[dict[str, Any]], others: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of the other rows, of models that learnt the labels, whose setting no row has with the decoder."""
+
+    def setting(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["objective"], row["beta"], row["noise"], row.get("decoder")
+
+    known = {setting(row) for row in rows}
+    return [row for row in others if setting(row) not in known and row["value"] > LEARNT]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a study's records."""
+    return [asdict(record) for record in read_study_records(path)]
 
 
 def decoders_of(known: dict[str, Content]) -> Iterator[tuple[str, str, dict[str, Any]]]:

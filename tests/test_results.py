@@ -63,6 +63,14 @@ def test_the_figures_show_fgsm_and_the_worst_case_of_a_thousand_images(tables):
     assert [row["attack"] for row in tables.drawn_rows([*rows, *others])] == [None, "FGSM", "worst case"]
 
 
+def test_a_figure_takes_other_rows_only_of_settings_that_the_models_lack(tables):
+    row = {"objective": "knn_ib", "beta": 0.01, "noise": True, "decoder": "logistic", "value": 0.8}
+    known = [row, {**row, "beta": 0.1}]
+    lacking = [{**row, "decoder": "resfc"}, {**row, "beta": 0.03}, {**row, "noise": False}]
+    guesser = {**row, "beta": 0.3, "value": 0.1}
+    assert tables.further_settings(known, [row, *lacking, guesser]) == lacking
+
+
 def test_the_readmes_rows_are_those_of_the_records(tables):
     rows = _rows(_page("README.md"))
     assert len(rows) > 2

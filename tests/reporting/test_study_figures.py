@@ -239,6 +239,19 @@ def test_no_line_lies_on_the_frame_of_the_generalization_figure(study_rows, writ
         assert (axes.get_ylim()[0], max(heights) < 0.97 * axes.get_ylim()[1]) == (0.0, True)
 
 
+def test_a_decoder_of_one_cell_is_no_mean_of_other_cells(study_rows, write_records, tmp_path, monkeypatch):
+    notes = []
+    legend = "ibrobust.reporting.figures.generalization.legend_below"
+    monkeypatch.setattr(legend, lambda figure, entries, note: notes.append(note))
+    again = [
+        {**row, "cell": f"{row['cell']}-again", "decoder": "resfc"}
+        for row in study_rows
+        if row["quantity"] == "test_accuracy" and row["beta"] is not None and row["seed"] == 0
+    ]
+    draw_generalization(read_study_records(write_records([*study_rows, *again])), tmp_path)
+    assert "mean of 1 to 2 seeds" in notes[0]
+
+
 @pytest.mark.parametrize(("attack", "norm", "is_drawn"), [("CW", "L2", False), ("transfer:my-L2-model", "Linf", True)])
 def test_the_norm_of_an_attack_decides_not_its_name(attacked_rows, write_records, attack, norm, is_drawn):
     rows = [

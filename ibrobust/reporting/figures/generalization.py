@@ -186,6 +186,9 @@ def _note(records: Sequence[StudyRecord]) -> str:
     parts = ["decoders are fitted to training images and scored on test images"]
     if images:
         parts[0] += f", n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"
-    if mean := averaged_over([point.cells for point in generalization_errors(records).values()], measured):
+    errors = generalization_errors(records)
+    # A decoder that was fitted to one cell alone has no mean, whichever other cells there are of its setting.
+    averaged = [record for record in measured if errors[setting_of(record), record.decoder].cells > 1]
+    if mean := averaged_over([point.cells for point in errors.values()], averaged):
         parts.append(f"{mean}; whiskers and bands: smallest to largest")
     return "; ".join(parts)

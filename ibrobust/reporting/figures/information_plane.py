@@ -116,7 +116,7 @@ def draw_information_plane(records: Sequence[StudyRecord], out: Path) -> list[Pa
                 axes.set_xlabel("residual: I[X;Y|Z] (nats)")
             if smallest > 0 and largest / smallest > LOGARITHMIC_FROM:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
         legend_below(figure, _legend(found, style), _note(found, records))
@@ -238,5 +238,5 @@ def _note(found: Sequence[Trajectory], records: Sequence[StudyRecord]) -> str:
     if mean := averaged_over([point.cells for trajectory in found for point in trajectory.entropy], measured):
         parts.append(f"{mean}, whiskers at the last epoch: smallest to largest")
     if any(trajectory.floor is not None for trajectory in found):
-        parts.append("noise floor: the estimate for zero-entropy noise alone, whose true entropy is 0")
+        parts.append("noise floor: the estimate for the noise alone, whose true entropy is 0")
     return "; ".join(parts)
