@@ -244,7 +244,7 @@ def test_a_decoder_of_one_cell_is_no_mean_of_other_cells(study_rows, write_recor
     legend = "ibrobust.reporting.figures.generalization.legend_below"
     monkeypatch.setattr(legend, lambda figure, entries, note: notes.append(note))
     again = [
-        {**row, "cell": f"{row['cell']}-again", "decoder": "resfc"}
+        {**row, "cell": f"{row['cell']}-again", "decoder": "svm"}
         for row in study_rows
         if row["quantity"] == "test_accuracy" and row["beta"] is not None and row["seed"] == 0
     ]
