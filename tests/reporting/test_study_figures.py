@@ -246,7 +246,7 @@ def test_a_decoder_of_one_cell_is_no_mean_of_other_cells(study_rows, write_recor
     again = [
         {**row, "cell": f"{row['cell']}-again", "decoder": "svm"}
         for row in study_rows
-        if row["quantity"] == "test_accuracy" and row["beta"] is not None and row["seed"] == 0
+        if row["quantity"] == "test_accuracy" and row["decoder"] == "resfc" and row["seed"] == 0
     ]
     draw_generalization(read_study_records(write_records([*study_rows, *again])), tmp_path)
     assert "mean of 1 to 2 seeds" in notes[0]
