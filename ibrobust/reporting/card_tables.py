@@ -25,7 +25,8 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     """Return a line for each model and decoder; at least one row, all of one epsilon."""
     epsilon = format_epsilon(rows[0].epsilon)
     signs = [bound_sign(row.worst_case, is_bound=row.upper_bound) for row in rows]
-    marks = f"; {BOUND} upper bound" if any(signs) else ""
+    fgsm_signs = [bound_sign(row.fgsm, is_bound=row.fgsm_upper_bound) for row in rows]
+    marks = f"; {BOUND} upper bound" if any((*signs, *fgsm_signs)) else ""
     marks += _dagger(any(row.fgsm_is_marked and row.fgsm is not None for row in rows))
     table = Table(
         title="Models",
@@ -45,10 +46,10 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     longest = max(len(row.verdict or "-") for row in rows)
     table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
-    for row, sign in zip(rows, signs, strict=True):
+    for row, sign, fgsm_sign in zip(rows, signs, fgsm_signs, strict=True):
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
         worst = sign + percent(row.worst_case)
-        fgsm = percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")
+        fgsm = fgsm_sign + percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")
         numbers = [percent(row.clean), fgsm, worst]
         table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table

@@ -8,6 +8,7 @@ from typing import Any
 
 from ibrobust.records import AUDIT_VERSION
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
+from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 SAME = 1e-6  # epsilons that differ by less are one
@@ -33,6 +34,7 @@ class ModelRow:
         bytes: of the weights file, for all decoders of the model; None if it is missing.
         upper_bound: whether other attacks would probably break more images than `worst_case`.
         fgsm_is_marked: whether FGSM did not change so many images that `fgsm` is no sign of robustness.
+        fgsm_upper_bound: whether other attacks would probably break more images than `fgsm`.
     """
 
     model: str
@@ -47,6 +49,7 @@ class ModelRow:
     bytes: int | None
     upper_bound: bool = False
     fgsm_is_marked: bool = False
+    fgsm_upper_bound: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON can hold it."""
@@ -76,6 +79,7 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
                 size,
                 bound,
                 _is_marked(sweep),
+                bool(sweep.get("flags")),
             )
         )
     return rows
@@ -168,9 +172,11 @@ def audit_sentences(card: Any) -> list[str]:
         answer = card_verdict(audit)
         again = " (run ibrobust audit again for the current answers)" if answer.older else ""
         left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
+        worst = audit["worst_case_accuracy"]
+        sign = bound_sign(worst, is_bound=bool(audit.get("upper_bound")))
         sentences.append(
             f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
-            f"{left}{audit['worst_case_accuracy']:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
+            f"{left}{sign}{worst:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
             f"{failed}."
         )
     return sentences

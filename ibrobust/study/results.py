@@ -197,8 +197,9 @@ def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
     yield _row(decoder, "clean_accuracy", sweep["clean_correct"] / total, total)
     for quantity in ("zero_gradient", "nonfinite_gradient"):
         yield {**_row(decoder, f"{quantity}_share", sweep[quantity] / total, total), "attack": "FGSM"}
+    bound = bool(sweep.get("flags")) or None
     for epsilon, correct in zip(sweep["epsilons"], sweep["correct"], strict=True):
-        where = {"attack": "FGSM", "epsilon": epsilon, "norm": "Linf"}
+        where = {"attack": "FGSM", "epsilon": epsilon, "norm": "Linf", "upper_bound": bound}
         yield {**_row(decoder, "accuracy", correct / total, total), **where}
 
 

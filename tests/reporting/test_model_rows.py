@@ -67,6 +67,28 @@ def test_a_list_marks_a_worst_case_that_is_an_upper_bound() -> None:
     assert "≤ upper bound" in " ".join(text.get().split())
 
 
+def test_a_list_marks_an_fgsm_accuracy_that_is_an_upper_bound() -> None:
+    sweep = {"epsilons": [EPSILON], "correct": [3], "total": 4}
+    flagged, whole = card(), card()
+    for one, flags in ((flagged, ["The logits depend on the batch."]), (whole, [])):
+        one.evaluations["fgsm"] = {"head": {**sweep, "flags": flags}}
+    rows = [row for one in (flagged, whole) for row in model_rows(one, epsilon=EPSILON, size=None)]
+    console = Console(width=100)
+    with console.capture() as text:
+        console.print(models_table(rows))
+    lines = [line for line in text.get().splitlines() if line.startswith("mine")]
+    assert [line.split()[3] for line in lines] == ["≤75.0", "75.0"]
+    assert "≤ upper bound" in " ".join(text.get().split())
+    assert [row.to_dict()["fgsm_upper_bound"] for row in rows] == [True, False]
+
+
+def test_a_sentence_marks_a_worst_case_that_is_an_upper_bound() -> None:
+    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "verdict": "undecided, honest"}
+    said = [audit_sentences(card(audit={**audit, "upper_bound": bound}))[0] for bound in (True, False)]
+    assert "≤50.0% in the worst case" in said[0]
+    assert " 50.0% in the worst case" in said[1]
+
+
 def test_a_list_has_no_result_on_other_images_than_the_cards() -> None:
     audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "verdict": "real, honest", "failed": []}
     sweep = {"epsilons": [EPSILON], "correct": [3], "total": 4}

@@ -382,6 +382,28 @@ def test_an_upper_bound_is_marked_and_is_never_the_best(study_rows, write_record
     assert f"and whose accuracy is no upper bound: {100 * max(others):.1f}%" in sentence
 
 
+def test_fgsm_accuracies_that_are_upper_bounds_are_marked_and_never_the_best(study_rows, write_records):
+    def fgsm_column():
+        return column(leaderboard(read_study_records(write_records(study_rows))), "accuracy-8")
+
+    (best,) = [entry for entry in fgsm_column() if entry.is_best]
+    of_fgsm = [row for row in study_rows if (row["quantity"], row.get("attack")) == ("accuracy", "FGSM")]
+    (row,) = [row for row in of_fgsm if row["epsilon"] == 8 / 255 and repr(row["value"]) == best.sort]
+    row["upper_bound"] = True
+    (marked,) = [entry for entry in fgsm_column() if entry.is_bound]
+    assert (marked.text, marked.is_best) == (f"≤{best.text}", False)
+
+
+def test_the_curves_mark_upper_bounds(study_rows, write_records):
+    of_fgsm = [row for row in study_rows if (row["quantity"], row.get("attack")) == ("accuracy", "FGSM")]
+    next(row for row in of_fgsm if row["epsilon"] == 8 / 255)["upper_bound"] = True
+    charts = epsilon_charts(read_study_records(write_records(study_rows)))
+    marks = [mark for chart in charts for curve in chart.curves for mark in curve.marks]
+    (bound,) = [mark for mark in marks if mark.accuracy.startswith("≤")]
+    assert bound.epsilon == "8/255"
+    assert f": {bound.accuracy}%" in bound.reading
+
+
 def test_the_numbers_of_a_cell_mark_upper_bounds(study_rows, write_records, tmp_path):
     row = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
     row["upper_bound"] = True

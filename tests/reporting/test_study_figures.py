@@ -287,6 +287,16 @@ def test_upper_bounds_are_marked_in_the_figure_of_attacks(attacked_rows, write_r
     assert marks[0].xy == pytest.approx((255 * attacked[0]["epsilon"], mean / 2))
 
 
+def test_upper_bounds_are_marked_in_the_figure_of_fgsm(study_rows, write_records, tmp_path, monkeypatch):
+    swept = [row for row in study_rows if (row["quantity"], row.get("attack")) == ("accuracy", "FGSM")]
+    swept[3]["upper_bound"] = True
+    drawn = []
+    monkeypatch.setattr("ibrobust.reporting.figures.accuracy.save", lambda figure, *_: drawn.append(figure))
+    draw_fgsm(read_study_records(write_records(study_rows)), tmp_path)
+    marks = [text for axes in drawn[0].axes for text in axes.texts if text.get_text() == "≤"]
+    assert [mark.xy[0] for mark in marks] == pytest.approx([255 * swept[3]["epsilon"]])
+
+
 def test_the_generalisation_error_is_the_test_error(study_rows, records):
     errors = {(setting.label(), decoder): point for (setting, decoder), point in generalization_errors(records).items()}
     accuracies = [

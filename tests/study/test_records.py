@@ -9,6 +9,7 @@ import math
 import pandas as pd
 
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.records import COLUMNS, read_study_records
 from ibrobust.study import expand, gather_records
 from ibrobust.study.results import RESULTS_FILE, rows_of
@@ -74,6 +75,16 @@ def test_upper_bounds_are_in_the_records(tmp_path):
     }
     audited = [row for row in rows_of(_content(upper_bound=True)) if row["quantity"] == "audit_worst_case_accuracy"]
     assert [row["upper_bound"] for row in audited] == [True]
+
+
+def test_fgsm_of_a_model_that_depends_on_the_batch_is_an_upper_bound_in_the_records():
+    def bounds(*flags):
+        sweep = SweepResult((0.0, 8 / 255), (3, 2), 3, 0, 0, 4, flags=flags).to_dict()
+        rows = rows_of({"decoders": {"head": {"fgsm": sweep}}})
+        return [row["upper_bound"] for row in rows if row["quantity"] == "accuracy"]
+
+    assert bounds("The logits depend on the batch.") == [True, True]
+    assert bounds() == [None, None]
 
 
 def test_records_from_before_there_were_upper_bounds_get_them_from_the_results(make_study):

@@ -104,11 +104,14 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
     values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
     images: dict[tuple[str, str], set[int | None]] = {}
     shares: dict[tuple[Setting, str], dict[str, float]] = {}
+    bounds: dict[tuple[Setting, str], set[float]] = {}
     for record in sweep_records(records):
         key = (setting_of(record), record.decoder)
         if record.quantity == "accuracy" and record.epsilon is not None:
             values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
             images.setdefault((record.cell, record.decoder), set()).add(record.num_images)
+            if record.upper_bound and record.value:  # nothing is below 0
+                bounds.setdefault(key, set()).add(record.epsilon)
         elif record.quantity in UNATTACKED:
             of_cells = shares.setdefault(key, {})
             of_cells[record.cell] = of_cells.get(record.cell, 0.0) + record.value
@@ -120,7 +123,7 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
         Line(
             setting,
             decoder,
-            _points(by_epsilon),
+            _points(by_epsilon, bounds.get((setting, decoder), ())),
             max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
         )
         for (setting, decoder), by_epsilon in values.items()

@@ -12,6 +12,7 @@ from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
 from ibrobust.reporting.figures.style import DOTTED, Look, looks
 from ibrobust.reporting.unattacked import DAGGER
+from ibrobust.reporting.upper_bound import bound_sign
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280
@@ -134,7 +135,7 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
                 x=round(across(point.x), 1),
                 y=round(_up(point.mean), 1),
                 epsilon=format_epsilon(point.x),
-                accuracy=f"{100 * point.mean:.1f}",
+                accuracy=f"{_sign(point)}{100 * point.mean:.1f}",
                 reading=_reading(line, point),
             )
             for point in line.points
@@ -143,12 +144,16 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
 
 
 def _reading(line: Line, point: Point) -> str:
-    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {100 * point.mean:.1f}%"
+    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {_sign(point)}{100 * point.mean:.1f}%"
     if point.cells > 1:
         text += f" ({100 * point.low:.1f} to {100 * point.high:.1f} in {point.cells} cells)"
     if line.is_masked:
         text += f" {DAGGER} {line.unattacked:.0%} of the images were not attacked"
     return text
+
+
+def _sign(point: Point) -> str:
+    return bound_sign(point.mean, is_bound=point.is_bound)
 
 
 def _epsilon_ticks(largest: float) -> list[tuple[float, str]]:
