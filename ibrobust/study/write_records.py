@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import model_card
 from ibrobust.study.cells import Cell, expand, field_words, unused_fields
-from ibrobust.study.results import RESULTS_FILE, card_rows, rows_of
+from ibrobust.study.results import card_rows, read_results, rows_of
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
 
@@ -128,14 +127,22 @@ def gather_records(study: Study) -> Path:
 
 
 def _completed(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Return rows that were written before records had norms and upper bounds, with those of the cell's results."""
-    known = {_place(row): row for row in rows_of(json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")))}
-    return [{**known.get(_place(row), {}), **row} for row in rows]
+    """Return rows that were written before records had norms and upper bounds, with those of the cell's results.
+
+    A verdict is that of the results as well, since the rules of audits may have changed after the rows were written.
+    """
+    results = read_results(folder)
+    known = {_place(row): row for row in rows_of(results)} if results else {}
+    columns = ("verdict", "norm", "upper_bound")
+    return [
+        {**row, **{key: value for key, value in known.get(_place(row), {}).items() if key in columns}} for row in rows
+    ]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
     columns = ("decoder", "attack", "epsilon", "quantity", "num_images")
-    return tuple(str(row.get(column) or "") for column in columns)
+    values = (row.get(column) for column in columns)
+    return tuple("" if value is None else str(value) for value in values)
 
 
 def finished_records(study: Study) -> Sequence[Path]:

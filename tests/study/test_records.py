@@ -10,7 +10,7 @@ import pandas as pd
 
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.records import COLUMNS, read_study_records
+from ibrobust.records import AUDIT_VERSION, COLUMNS, read_study_records
 from ibrobust.study import expand, gather_records
 from ibrobust.study.results import RESULTS_FILE, rows_of
 from ibrobust.study.write_records import cell_columns, cell_folder, write_records
@@ -88,19 +88,47 @@ def test_fgsm_of_a_model_that_depends_on_the_batch_is_an_upper_bound_in_the_reco
 
 
 def test_records_from_before_there_were_upper_bounds_get_them_from_the_results(make_study):
+    study, folder = _study_with_old_records(make_study, _content())
+    (cell,) = expand(study)
+    new = folder / "new.csv"
+    write_records(new, [{**cell_columns(study, cell), **row} for row in rows_of(_content())])
+    (folder / RESULTS_FILE).write_text(json.dumps(_content()))
+    assert gather_records(study).read_text() == new.read_text()
+    assert ",Linf,True" in new.read_text()
+
+
+def _study_with_old_records(make_study, content):
+    """Return a study of one finished cell with records from before norms and upper bounds, and the cell's folder."""
     study = make_study({"beta": [0.1]})
     (cell,) = expand(study)
     folder = cell_folder(study, cell.name)
-    rows = [{**cell_columns(study, cell), **row} for row in rows_of(_content())]
-    write_records(folder / "records.csv", rows)
-    new = gather_records(study).read_text()
+    write_records(folder / "records.csv", [{**cell_columns(study, cell), **row} for row in rows_of(content)])
     with (folder / "records.csv").open(newline="") as file:
         lines = [line[:-2] for line in csv.reader(file)]
     with (folder / "records.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-    (folder / RESULTS_FILE).write_text(json.dumps(_content()))
-    assert gather_records(study).read_text() == new
-    assert ",Linf,True" in new
+    return study, folder
+
+
+def test_old_records_get_the_verdict_of_the_results(make_study):
+    study, folder = _study_with_old_records(make_study, _content(audit_version=AUDIT_VERSION))
+    (folder / RESULTS_FILE).write_text(json.dumps(_content(audit_version=AUDIT_VERSION - 1)))
+    verdicts = [record.verdict for record in read_study_records(gather_records(study)) if record.verdict]
+    assert verdicts == ["older audit: undecided, honest"]
+
+
+def test_old_records_get_norms_at_epsilon_zero(make_study):
+    content = {"decoders": {"head": {"fgsm": SweepResult((0.0,), (3,), 3, 0, 0, 4).to_dict()}}}
+    study, folder = _study_with_old_records(make_study, content)
+    (folder / RESULTS_FILE).write_text(json.dumps(content))
+    assert [r.norm for r in read_study_records(gather_records(study)) if r.quantity == "accuracy"] == ["Linf"]
+
+
+def test_old_records_without_results_stay_as_they_are(make_study):
+    study, _ = _study_with_old_records(make_study, _content())
+    records = read_study_records(gather_records(study))
+    assert [record.value for record in records] == [row["value"] for row in rows_of(_content())]
+    assert {(record.norm, record.upper_bound) for record in records} == {("", None)}
 
 
 def test_a_thorough_attack_alone_in_a_card_is_the_worst_case():
