@@ -165,9 +165,9 @@ def cards(
         typer.echo(name)
     if others:
         why = (
-            "they are not shipped models, or have other weights now"
+            "they are not shipped models, or they or a surrogate have other weights now"
             if shipped
-            else ("they are not your own models, or have other weights now")
+            else "they are not your own models, or they or a surrogate have other weights now"
         )
         typer.echo(f"Note: no card was changed of {', '.join(others)}: {why}.", err=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import Objective, list_objectives, objective_class
-from ibrobust.registry import model_card
+from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
 from ibrobust.training.recipe import Recipe
@@ -91,6 +91,11 @@ def dataset_of(study: Study, cell: Cell) -> str:
         )
     card = model_card(cell.model)
     return card.recipe.dataset if card.recipe else card.dataset.name
+
+
+def is_its_card(cell: Cell, card: ModelCard) -> bool:
+    """Return whether a card with the name of a cell's model is of that model, and not of a training by other recipe."""
+    return cell.recipe is None or card.recipe == cell.recipe
 
 
 def find_cell(study: Study, name: str) -> Cell:

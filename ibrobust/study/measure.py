@@ -39,7 +39,9 @@ from ibrobust.study.results import (
     Results,
     Row,
     card_rows,
+    forget_older_audits,
     forget_surrogates,
+    has_older_audits,
     replaced_surrogates,
     rows_of,
 )
@@ -100,7 +102,14 @@ def measure(
     if results.is_new:
         shutil.rmtree(state_folder(folder), ignore_errors=True)  # of other weights or images
         results.save()
-    forget_surrogates(results.content, replaced_surrogates(results.content))
+    if replaced := replaced_surrogates(results.content):
+        # Stored now: the study may ask for nothing of these any more, and then nothing else would be stored.
+        forget_surrogates(results.content, replaced)
+        results.save()
+        shutil.rmtree(state_folder(folder), ignore_errors=True)  # an interrupted attack may have used one of them
+    if evaluations.audit is not None and has_older_audits(results.content):
+        forget_older_audits(results.content)
+        results.save()
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
     if evaluations.train_accuracy:
         results.once(results.content, "train_accuracy", work.train_accuracy)
@@ -310,7 +319,8 @@ class _Measuring:
                 f"The surrogate {name!r} was trained on other classes than those of {self._data.name!r}: name another "
                 "one in the study."
             )
-        self._results.content.setdefault("surrogates", {})[name] = card.weights.sha256
+        # Stored before it is used, since the state of an interrupted attack depends on it.
+        self._results.once(self._results.content.setdefault("surrogates", {}), name, lambda: card.weights.sha256)
         return load_model(name, device=model_device(model))
 
 

@@ -11,6 +11,7 @@ from ibrobust.atomic import write_text
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
+from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
@@ -90,6 +91,21 @@ def forget_surrogates(content: dict[str, Any], names: Collection[str]) -> None:
         part["audits"] = [each for each in part["audits"] if not _surrogates_of_audit(each) & set(names)]
     for name in names:
         del content["surrogates"][name]
+
+
+def has_older_audits(content: Mapping[str, Any]) -> bool:
+    """Return whether an audit was made by older rules than today's."""
+    return any(_is_older(audit) for part in content.get("decoders", {}).values() for audit in part.get("audits", ()))
+
+
+def forget_older_audits(content: dict[str, Any]) -> None:
+    """Remove the audits by older rules than today's."""
+    for part in content["decoders"].values():
+        part["audits"] = [audit for audit in part.get("audits", ()) if not _is_older(audit)]
+
+
+def _is_older(audit: Mapping[str, Any]) -> bool:
+    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
 
 
 def surrogate_of(label: str) -> str:

@@ -16,11 +16,11 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
-from ibrobust.study.cells import Cell, dataset_of, expand, find_cell
+from ibrobust.study.cells import Cell, dataset_of, expand, find_cell, is_its_card
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
-from ibrobust.study.results import RESULTS_FILE, is_outdated, read_results
+from ibrobust.study.results import RESULTS_FILE, has_older_audits, is_outdated, read_results
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
@@ -70,8 +70,10 @@ def run_study(
 ) -> list[CellState]:
     """Check the study, run every unfinished cell, and collect the records; return the states.
 
-    A failed cell stays failed and does not stop the others. Finished cells are skipped, unless their model, a surrogate
-    or the images of a stored model were replaced since. Partly trained models resume from their last checkpoint.
+    A failed cell stays failed and does not stop the others. Finished cells are skipped, unless their stored model, a
+    surrogate or the images of a stored model were replaced since, or the rules of an audit changed. References are not
+    compared: to measure one again, remove ``records.csv`` in the folder of its cell. Partly trained models resume from
+    their last checkpoint.
 
     Args:
         study: the study.
@@ -103,14 +105,22 @@ def run_study(
 
 
 def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
-    """Remove the records of cells whose results are of other weights, surrogates or images than today's."""
+    """Remove the records of cells whose results are of other weights, surrogates or images than today's.
+
+    Also of those with an audit by older rules, if the study audits. The weights of references are not compared, since
+    loading them may take long.
+    """
     stored = set(list_models())
     for cell in expand(study):
         folder = cell_folder(study, cell.name)
-        weights = model_card(cell.model).weights.sha256 if cell.model in stored else None
+        card = model_card(cell.model) if cell.model in stored else None
+        if card is not None and not is_its_card(cell, card):
+            continue  # the cell could not be measured again
         # A model that the study trained keeps the results on the images of its training.
         images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
-        if is_outdated(read_results(folder), weights, images):
+        results = read_results(folder)
+        has_old_audits = study.evaluations.audit is not None and has_older_audits(results)
+        if has_old_audits or is_outdated(results, card.weights.sha256 if card is not None else None, images):
             (folder / "records.csv").unlink(missing_ok=True)
 
 
@@ -178,7 +188,7 @@ def _trained(
     if cell.recipe is None:
         return None if is_reference(cell.model) else model_card(cell.model)
     card = model_card(cell.model) if list_models(cell.model) else None
-    if card is not None and card.recipe != cell.recipe:
+    if card is not None and not is_its_card(cell, card):
         raise IbrobustError(
             f"The model {cell.model!r} exists with another recipe: give the study another `name`, or remove the model."
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card
-from ibrobust.study.cells import expand
+from ibrobust.study.cells import expand, is_its_card
 from ibrobust.study.results import is_outdated, read_results
 from ibrobust.study.spec import Study
 from ibrobust.study.state import read_state
@@ -26,6 +26,8 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
         state = read_state(study, cell.name)
         results = read_results(cell_folder(study, cell.name))
         card = model_card(cell.model) if cell.model in there else None
+        if card is not None and not is_its_card(cell, card):
+            card = None
         is_old = card is not None and is_outdated(results, card.weights.sha256, None)
         facts = model_facts(card) if card is not None and not is_old else {}
         if cell.recipe is not None:

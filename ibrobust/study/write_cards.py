@@ -11,7 +11,7 @@ from ibrobust.atomic import write_text
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.registry import ModelCard, add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
-from ibrobust.study.results import RESULTS_FILE, card_evaluations
+from ibrobust.study.results import RESULTS_FILE, card_evaluations, is_outdated
 from ibrobust.study.spec import Study
 from ibrobust.study.write_records import cell_folder
 
@@ -27,7 +27,8 @@ def study_results(study: Study) -> Iterator[dict[str, Any]]:
 def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list[str]]:
     """Store the results of a study in cards; return the names of the models that were changed, and of the others.
 
-    A card is not changed if its weights are not the measured ones, or if the model ships with a package.
+    A card is not changed if its weights, or those of a surrogate, are not the measured ones, or if the model ships with
+    a package.
 
     Args:
         study: the study.
@@ -40,7 +41,7 @@ def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list
         name = content["model"]
         card = model_card(name) if name in stored else None
         is_own = (models_dir() / f"{name}.yaml").is_file()
-        if card is None or card.weights.sha256 != content["weights"] or is_own == shipped:
+        if card is None or is_outdated(content, card.weights.sha256, None) or is_own == shipped:
             others.append(name)
             continue
         found = card_evaluations(content)

@@ -244,6 +244,56 @@ def test_what_was_made_with_a_surrogate_is_made_again_if_it_was_replaced(monkeyp
     ]
 
 
+def test_what_was_made_with_a_replaced_surrogate_is_forgotten_if_it_is_not_asked_for_any_more():
+    copy_model("cross_entropy-digits", "other")
+    copy_model("cross_entropy-digits", "mine")
+
+    def run(*attacks: str) -> dict:
+        wanted = {"attacks": list(attacks), "eps": ["8/255"], "n_examples": 4, "decoders": ["default"]}
+        study = study_of("mine", evaluations={"attacks": wanted})
+        assert [state.status for state in run_study(study)] == ["done"]
+        (cell,), (content,) = report_cells(study), study_results(study)
+        assert cell["status"] == "done"
+        return content
+
+    run("PGD:steps=1", "transfer:other:steps=1")
+    replace_model("other", "knn_ib-digits")
+    content = run("PGD:steps=1")
+    assert content["surrogates"] == {}
+    labels = [each["attack"] for part in content["decoders"].values() for each in part["attacks"]]
+    assert labels == ["PGD:steps=1"]
+
+
+def test_an_interrupted_attack_starts_anew_if_its_surrogate_was_replaced(monkeypatch):
+    copy_model("cross_entropy-digits", "other")
+    attacks = {"attacks": ["transfer:other:steps=1"], "eps": ["8/255"], "n_examples": 4}
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": attacks})
+    monkeypatch.setattr(measure_module, "BATCH", 2)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure_module, "_share_of", lambda *_: interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study)
+    (_,) = measure_module.state_folder(cell_folder(study, f"{__name__}-Dark")).glob("*.jsonl")
+    replace_model("other", "knn_ib-digits")
+    assert [(state.status, state.error) for state in run_study(study)] == [("done", "")]
+
+
+def test_results_of_a_replaced_surrogate_do_not_go_into_cards():
+    for name in ("other", "mine"):
+        copy_model("cross_entropy-digits", name)
+    attacks = {"attacks": ["transfer:other:steps=1"], "eps": ["8/255"], "n_examples": 4, "decoders": ["default"]}
+    study = study_of("mine", evaluations={"attacks": attacks})
+    run_study(study)
+    replace_model("other", "knn_ib-digits")
+    assert write_cards(study) == ([], ["mine"])
+    run_study(study)
+    assert write_cards(study) == (["mine"], [])
+
+
 def test_the_results_of_a_reference_that_is_another_module_now_are_not_reused(monkeypatch):
     study = study_of(f"{__name__}:Dark", evaluations={"sweep": {"eps": ["8/255"], "n_examples": 40}})
     run_study(study)
@@ -266,9 +316,28 @@ def test_an_audit_by_older_rules_is_made_again():
     (report,) = stored["decoders"]["head"]["audits"]
     stored["decoders"]["head"]["audits"] = [{**report, "audit_version": 0, "worst_case_accuracy": 0.99}]
     path.write_text(json.dumps(stored))
-    (path.parent / "records.csv").unlink()
     run_study(study)
     assert json.loads(path.read_text())["decoders"]["head"]["audits"] == [report]
+    table = pd.read_csv(study.folder / "records.csv")
+    assert of(table, quantity="audit_worst_case_accuracy") == [report["worst_case_accuracy"]]
+
+
+def test_an_audit_by_older_rules_that_is_not_asked_for_any_more_is_removed_once(monkeypatch):
+    def study_at(epsilon: str) -> Study:
+        return study_of(f"{__name__}:Dark", evaluations={"audit": {"eps": epsilon, "n_examples": 4}})
+
+    run_study(study_at("16/255"))
+    study = study_at("8/255")
+    run_study(study)
+    path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
+    stored = json.loads(path.read_text())
+    old, new = stored["decoders"]["head"]["audits"]
+    stored["decoders"]["head"]["audits"] = [{**old, "audit_version": 0}, new]
+    path.write_text(json.dumps(stored))
+    run_study(study)
+    assert json.loads(path.read_text())["decoders"]["head"]["audits"] == [new]
+    monkeypatch.setattr(run_module, "measure", None)
+    assert [state.status for state in run_study(study)] == ["done"], "it is not measured again and again"
 
 
 SMALL = {"sweep": {"eps": ["8/255"], "n_examples": 20}, "attacks": {**EVALUATIONS["attacks"], "n_examples": 10}}

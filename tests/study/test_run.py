@@ -442,6 +442,19 @@ def test_someone_elses_model_of_the_same_name_is_not_replaced(make_study):
     assert sorted(models_dir().iterdir()) == weights
 
 
+def test_a_finished_cell_keeps_its_records_if_its_name_was_given_to_a_model_of_another_recipe(make_study):
+    study = make_study({"beta": [0.1]})
+    run_study(study)
+    (cell,) = expand(study)
+    before = (study.folder / "records.csv").read_text()
+    (models_dir() / f"{cell.model}.yaml").unlink()
+    copy_model("knn_ib-digits", cell.model)
+    assert [(state.status, state.error) for state in run_study(study)] == [("done", "")]
+    assert (study.folder / "records.csv").read_text() == before
+    (shown,) = report_cells(study)
+    assert (shown["status"], shown["recipe"]) == ("done", cell.recipe.model_dump(mode="json"))
+
+
 def test_an_unknown_cell(make_study):
     with pytest.raises(IbrobustError, match="no cell 'nothing'"):
         run_cell(make_study({"beta": [0.1]}), "nothing")
