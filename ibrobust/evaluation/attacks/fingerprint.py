@@ -30,7 +30,8 @@ class _Parts:
     """Texts that are equal in every process if the values are."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        # By their ids. The objects are kept, since another one could get the id of one that is no more.
+        self._seen: dict[int, object] = {}
         self._package = ""  # of the first function; the text of others' functions is not followed
 
     def of(self, value: object) -> Iterator[str]:
@@ -39,11 +40,23 @@ class _Parts:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             yield repr(value)
         elif isinstance(value, (Tensor, np.ndarray)):
-            tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-            yield data_digests(None, tensor, torch.empty(0))["images"]
+            yield from self._of_array(value)
         elif id(value) not in self._seen:
-            self._seen.add(id(value))
+            self._seen[id(value)] = value
             yield from self._of_object(value)
+
+    def _of_array(self, value: Tensor | np.ndarray) -> Iterator[str]:
+        try:
+            tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        except TypeError:  # torch has no such numbers: text, objects
+            assert isinstance(value, np.ndarray)
+            yield f"{value.dtype} {value.shape}"
+            yield from self.of(value.tolist())
+            return
+        if tensor.is_meta:
+            yield f"{tensor.dtype} {tuple(tensor.shape)}"
+        else:
+            yield data_digests(None, tensor.to_dense(), torch.empty(0))["images"]
 
     def _of_object(self, value: Any) -> Iterator[str]:
         if isinstance(value, nn.Module):

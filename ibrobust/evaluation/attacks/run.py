@@ -110,9 +110,9 @@ def run_attacks(
         "batch size": batch_size,
         "seed": seed,
     }
-    if sources := [attack.source for attack in chosen if attack.source]:
-        settings["sources"] = sources
     path = Path(state_path) if state_path is not None else None
+    if path is not None and (sources := [attack.source for attack in chosen if attack.source]):
+        settings["sources"] = sources
     # One run of a minimal attack is for all epsilons, unless the images of each are wanted.
     work = [
         (attack, radius)
