@@ -24,7 +24,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.adversarial_images import save_adversarial_images
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
-from ibrobust.evaluation.attacks.over_attacks import worst_case
+from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
@@ -40,6 +40,10 @@ from ibrobust.reporting.model_rows import card_verdict
 from ibrobust.verdicts import Verdict
 
 DEFAULT_DATASET = "cifar10"
+NO_WORST_CASE = (
+    "no worst case over the attacks, since they do not agree on which images are correct without an attack: the model "
+    "draws random numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -261,8 +265,12 @@ def attack_models(
             worst: list[AttackResult] = []
             for norm in dict.fromkeys(result.norm for result in results):
                 of_norm = [result for result in results if result.norm == norm]
-                if len({result.attack for result in of_norm}) > 1:
+                if len({result.attack for result in of_norm}) < 2:
+                    continue
+                if agree_without_attack(of_norm):
                     worst += worst_case(of_norm)
+                else:
+                    console.print(f"{title}: {NO_WORST_CASE}", style="yellow")
             attacked.append(_attacked(target, results, worst))
     return attacked
 

@@ -13,7 +13,9 @@ from ibrobust.evaluation.model_state import isolated_rng
 SAME = 1e-4
 _ROUNDING = 1e-6  # of the largest logit, in float32
 _MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
-_REPEATS = 4  # a model that draws two values for a whole batch repeats one of them half of the time
+# A model that draws one of two values for a whole batch repeats it half of the time. So many further passes, over a few
+# images: in one of 250 runs all are the same.
+_REPEATS, _REPEATED = 6, 4
 
 COMPARED = 32  # images whose logits are computed twice
 BATCH_DEPENDENT = (
@@ -37,7 +39,7 @@ def logit_distance(one: Tensor, other: Tensor) -> float:
 
 def _distances(one: Tensor, other: Tensor) -> Tensor:
     """Return the distance (B,) of each image."""
-    one, other = one.double(), other.double()
+    one, other = one.cpu().double(), other.cpu().double()  # MPS has no float64
     lost = (one.isfinite() != other.isfinite()).any(dim=1)
     both = one.isfinite() & other.isfinite()
     number = both.sum(dim=1, keepdim=True).clamp(min=1)
@@ -52,11 +54,16 @@ def _distances(one: Tensor, other: Tensor) -> Tensor:
 def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
     """Return on what the logits of images (B, C, H, W) depend beside the image: random draws, the batch, or nothing.
 
-    Two passes show that there is nothing. In the second one the images come in the opposite order and in two halves, so
-    that each has another place, fewer images beside it, and other random numbers. If the logits differ, further passes
-    tell why. A sum may be rounded differently in a batch of another size, by much in half precision or TF32, but not in
-    a batch of the same size at the same place: there, only the images beside it can change an image's logits.
+    Several passes over a few images show random draws. Two passes over all of them show whether there is anything else.
+    In the second one the images come in the opposite order and in two halves, so that each has another place and fewer
+    images beside it. If the logits differ, further passes tell why. A sum may be rounded differently in a batch of
+    another size, by much in half precision or TF32, but not in a batch of the same size at the same place: there, only
+    the images beside it can change an image's logits.
     """
+    some = images[:_REPEATED]
+    once = model(some)
+    if any(logit_distance(once, model(some)) > SAME for _ in range(_REPEATS)):
+        return "draws"
     half = (len(images) + 1) // 2
     reverse = images.flip(0)
     first = model(images)

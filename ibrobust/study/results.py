@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
-from ibrobust.evaluation.attacks.over_attacks import worst_case
+from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
 from ibrobust.records import AUDIT_VERSION
@@ -145,7 +145,8 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
     """Return a decoder's worst case over its attacks, by norm, number of images and epsilon.
 
     If the model was attacked by one of `THOROUGH` in a norm, only where this was done: a worst case over others alone
-    would be too high beside it.
+    would be too high beside it. If the attacks do not agree on what is correct without them, which happens for a model
+    that draws random numbers, each of `THOROUGH` is a worst case by itself.
     """
     attacks = [fields for part in content["decoders"].values() for fields in part.get("attacks", ())]
     searched = {fields["norm"] for fields in attacks if fields["attack"].startswith(THOROUGH)}
@@ -155,7 +156,11 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
     for norm, total in sorted({(result.norm, result.total) for result in known}):
         alike = [result for result in known if (result.norm, result.total) == (norm, total)]
         thorough = {result.epsilon for result in alike if result.attack.startswith(THOROUGH)}
-        found += [case for case in worst_case(alike) if norm not in searched or case.epsilon in thorough]
+        if agree_without_attack(alike):
+            cases = worst_case(alike)
+        else:
+            cases = [case for result in alike if result.attack.startswith(THOROUGH) for case in worst_case([result])]
+        found += [case for case in cases if norm not in searched or case.epsilon in thorough]
     return found
 
 

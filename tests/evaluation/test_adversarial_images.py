@@ -90,3 +90,44 @@ def test_a_random_model_does_not_confirm_other_images(tmp_path):
 def test_a_record_of_one_draw_is_judged_by_one_draw(tmp_path):
     found = _verified(tmp_path / "f", record=replace(RECORD, attack="PGD"), model=Brightness(noise=0.1))
     assert found.clean_correct < COUNT - 5
+
+
+class Unrelated(nn.Module):
+    """Two logits that have nothing to do with the image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.randn(len(images), 2) + 0.0 * images.flatten(1)
+
+
+@pytest.mark.parametrize("attack", ["WorstCase", "PGD"])
+def test_a_random_model_that_is_wrong_without_an_attack_does_not_confirm_it(tmp_path, attack):
+    found = _verified(tmp_path / "f", record=replace(RECORD, attack=attack), model=Unrelated())
+    assert found.lost > 10
+    assert found.gained == 0
+    assert not found.holds
+
+
+class RoundedUp(Brightness):
+    """As on a processor with shorter numbers: a little brighter."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + 1e-7)
+
+
+def test_a_broken_image_at_the_boundary_may_be_rounded_to_the_other_side(tmp_path):
+    images = torch.full((COUNT, 1, 1, 1), 0.55)
+    # Two logits of the same size are misclassified, since argmax takes the first.
+    adversarial = torch.where(BROKEN[:, None, None, None], 0.5, images)
+    labels = torch.ones(COUNT, dtype=torch.long)
+    save_adversarial_images(tmp_path / "f", images, adversarial, labels, record=RECORD, model="m")
+    found = verify_adversarial_images(tmp_path / "f", RoundedUp())
+    assert found.robust_correct == COUNT
+    assert found.holds
+
+
+@pytest.mark.parametrize(("nonfinite", "holds"), [(1, False), (2, True)])
+def test_an_image_with_a_nan_gradient_is_broken_without_an_adversarial_image(tmp_path, nonfinite, holds):
+    shown = BROKEN.clone()
+    shown[[0, 2]] = False
+    found = _verified(tmp_path / "f", shown=shown, record=replace(RECORD, nonfinite_gradient=nonfinite))
+    assert found.holds is holds

@@ -102,7 +102,7 @@ def test_a_model_that_treats_each_image_alone_is_not_named_in_any_precision(dtyp
     model = guard(_convnet().to(dtype))
     with counting_passes(model) as counter:
         assert logits_depend_on(model, _images(count)) is None
-    assert counter.cost.forward_images == 2 * count
+    assert counter.cost.forward_images == 2 * count + 7 * min(count, 4)
 
 
 def test_rounding_that_depends_on_the_size_of_the_batch_is_not_dependence():
@@ -116,6 +116,22 @@ def test_rounding_that_depends_on_the_size_of_the_batch_is_not_dependence():
 def test_a_random_model_is_named_as_one():
     with isolated_rng(0):
         assert logits_depend_on(guard(Noisy()), _images(32)) == "draws"
+
+
+class OneOfTwo(nn.Module):
+    """Draws once for a whole batch whether one logit is larger."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.flatten(1)[:, :3]
+        return logits + (torch.rand(1) < 0.5) * torch.tensor([0.5, 0.0, 0.0])
+
+
+def test_a_model_that_draws_one_of_two_values_for_a_batch_is_random():
+    found = []
+    for seed in range(40):
+        with isolated_rng(seed):
+            found.append(logits_depend_on(guard(OneOfTwo()), _images(32)))
+    assert found.count("draws") == 40
 
 
 def test_the_worst_case_of_a_model_that_depends_on_the_batch_is_an_upper_bound():

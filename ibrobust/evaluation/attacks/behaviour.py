@@ -83,10 +83,10 @@ def behaviour(model: Callable[[Tensor], Tensor], images: Tensor) -> Behaviour:
         weights = torch.randn(logits.shape[1], generator=generator).to(logits)
         total = (logits * weights).sum() + 0.0 * points[:0].sum()
         gradient = image_gradient(total, points)
-    rows = gradient.flatten(1).double().cpu()
+    rows = gradient.flatten(1).cpu().double()
     directions = torch.randn(rows.shape[1], _DIRECTIONS, generator=generator, dtype=torch.float64)
     summary = torch.cat([rows.norm(dim=1, keepdim=True), rows @ directions], dim=1)
-    return Behaviour(logits.detach().double().cpu().tolist(), summary.tolist())
+    return Behaviour(logits.detach().cpu().double().tolist(), summary.tolist())
 
 
 def some_images(images: Tensor) -> Tensor:

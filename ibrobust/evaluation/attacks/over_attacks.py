@@ -8,6 +8,14 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 
 
+def agree_without_attack(results: Sequence[AttackResult]) -> bool:
+    """Return whether the same images are correct without an attack in all records: else they have no worst case.
+
+    AutoAttack, WorstCase and the other attacks judge a model that draws random numbers on draws of their own.
+    """
+    return len({result.clean_correct for result in results}) <= 1
+
+
 def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
     """Return one record per epsilon, in rising order: an image is correct if no attack breaks it.
 
@@ -27,8 +35,8 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
     for result in results:
         if result.clean_correct != first.clean_correct:
             raise IbrobustError(
-                f"{result.attack} was run on other images or another model than {first.attack}: the worst case needs "
-                "the same ones."
+                f"{result.attack} was run on other images or another model than {first.attack}, or the model draws "
+                "random numbers: the worst case needs the same images to be correct without an attack."
             )
         if result.norm != first.norm:
             raise IbrobustError(

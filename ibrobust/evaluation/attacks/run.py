@@ -297,17 +297,19 @@ class _Run:
         seed = evaluation_seed(self.seed, self.attack.label, None if self.attack.minimal else self.epsilon, number)
         # A model that draws random numbers, of any generator, draws the same ones after a resume.
         with isolated_rng(seed):
-            return self._attack_seeded(images, labels, seed, first=number == 0)
+            return self._attack_seeded(images, labels, seed, number)
 
-    def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int, *, first: bool) -> dict[str, Any]:
+    def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int, number: int) -> dict[str, Any]:
         device = model_device(self.model)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
-        with torch.no_grad():
-            judge = self.attack.judge(self.model, images)
+        judge = self.attack.judge(self.model, images)
+        # A model that draws random numbers is judged on the same draws without every attack, and on draws under it
+        # that the attack has not seen: those of the attack start from `seed`.
+        with torch.no_grad(), isolated_rng(evaluation_seed(self.seed, "judged without an attack", number)):
             clean = is_correct(judge(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
         # AutoAttack and WorstCase make this check among their own.
-        flags = list(batch_flags(self.model, images)) if first else []
+        flags = list(batch_flags(self.model, images)) if number == 0 else []
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],
@@ -320,7 +322,7 @@ class _Run:
         )
         attacked = torch.zeros_like(clean)
         if len(targets):
-            with torch.no_grad():
+            with torch.no_grad(), isolated_rng(evaluation_seed(seed, "judged under attack")):
                 attacked[targets] = is_correct(judge(adversarial), labels[targets]) & ~nonfinite
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))

@@ -114,8 +114,8 @@ def _explained(subject: Subject, images: Tensor, labels: Tensor, distances: list
             for end in ends:
                 with torch.no_grad(), isolated_rng(seed):
                     values.append(margin(subject.target(end), labels))
-            measured = (values[0] - values[1]).double().cpu()
-            predicted = (gradient * (ends[0] - ends[1])).flatten(1).double().sum(dim=1).cpu()
+            measured = (values[0] - values[1]).cpu().double()
+            predicted = (gradient * (ends[0] - ends[1])).flatten(1).cpu().double().sum(dim=1)
             error += (measured - predicted).square()
             size += measured.square()
         share = torch.where(error.isfinite(), 1.0 - error / size, -torch.inf)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
@@ -331,3 +332,37 @@ def test_perturbation_size(norm: str, size: float) -> None:
     delta = torch.zeros(1, 3, 4, 4)
     delta[0, :, 1, 2] = 0.5
     assert float(perturbation_size(delta, norm)) == pytest.approx(size)
+
+
+class RemembersDraws(nn.Module):
+    """Images (B, 1, 1, 2) -> logits (B, 2), with noise of one draw a pass; keeps the draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        noise = torch.randn(2)
+        self.draws.append(float(noise[0]))
+        return images.flatten(1) + 0.3 * noise
+
+
+@pytest.fixture
+def near_the_boundary():
+    images = torch.rand(50, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    return images, images.flatten(1).argmax(dim=1)
+
+
+@pytest.mark.parametrize("attack", ["PGD:steps=3", "PGD:steps=3,random_start=false", "FGSM"])
+def test_a_random_model_is_judged_on_draws_that_the_attack_has_not_seen(near_the_boundary, attack):
+    model = RemembersDraws()
+    run_attacks(model, *near_the_boundary, attacks=attack, epsilons=[0.05])
+    assert model.draws.count(model.draws[-1]) == 1
+
+
+def test_all_attacks_on_a_random_model_have_the_same_images_to_break(near_the_boundary):
+    results = run_attacks(
+        RemembersDraws(), *near_the_boundary, attacks=["PGD:steps=2", "FGSM"], epsilons=[0.02, 0.05], batch_size=20
+    )
+    assert len({result.clean_correct for result in results}) == 1
+    assert len(worst_case(results)) == 2
