@@ -112,3 +112,28 @@ def test_what_cannot_be_counted_is_one_sentence_and_exit_code_2(attack, plugin, 
     assert finished.returncode == 2
     assert message in " ".join(finished.stderr.split())
     assert "Traceback" not in finished.stderr
+
+
+NOISY = """
+import torch
+from torch import nn
+
+class Noisy(nn.Module):
+    def forward(self, images):
+        logits = images.flatten(1)[:, 300:310]
+        return logits + 0.3 * torch.randn_like(logits)
+"""
+
+
+def test_attacks_that_judge_a_random_model_on_other_draws_have_no_worst_case(run, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "noisy", raising=False)
+    (tmp_path / "elsewhere" / "noisy.py").write_text(NOISY)
+    attacks = ("--attack", "FGSM", "--attack", "worst_case")
+    finished = run(
+        *("attack", "noisy:Noisy", "--dataset", "digits", "--eps", "0.01", "--n-examples", "40", *attacks),
+        *("--json", "results.json"),
+    )
+    assert finished.returncode == 0
+    assert "no worst case over the attacks" in " ".join(finished.stderr.split())
+    records = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["attacks"]
+    assert [record["attack"] for record in records] == ["FGSM", "WorstCase"]

@@ -12,7 +12,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.records import AUDIT_VERSION, COLUMNS, read_study_records
 from ibrobust.study import expand, gather_records
-from ibrobust.study.results import RESULTS_FILE, rows_of
+from ibrobust.study.results import RESULTS_FILE, rows_of, worst_cases
 from ibrobust.study.write_records import cell_columns, cell_folder, write_records
 
 
@@ -155,3 +155,13 @@ RESULT = {"robust_accuracy": 0.25, "accuracy_under_attack": 0.25, "upper_bound":
 def test_an_audit_by_older_rules_is_called_older_in_the_records():
     (row,) = [row for row in rows_of(_content(audit_version=0)) if row["quantity"] == "audit_worst_case_accuracy"]
     assert row["verdict"] == "older audit: undecided, honest"
+
+
+def test_attacks_that_judge_a_random_model_on_other_draws_are_worst_cases_by_themselves():
+    def result(attack, clean):
+        return AttackResult(attack, "Linf", 0.1, clean, (True, False), 0, 0).to_dict()
+
+    attacks = [result("PGD", (True, True)), result("WorstCase", (True, False))]
+    (case,) = worst_cases({"decoders": {"head": {"attacks": attacks}}}, "head")
+    assert case.attack == "worst case of WorstCase"
+    assert case.clean_correct == (True, False)
