@@ -103,7 +103,8 @@ def worst_case_attack(
             count_classes(other, points, targets)
         count_classes(guarded, points, targets)
         with counting_passes(guarded) as counter:
-            depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
+            with isolated_rng():  # the attack's draws do not depend on how many this takes
+                depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
             search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
