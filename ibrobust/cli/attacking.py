@@ -42,7 +42,7 @@ from ibrobust.verdicts import Verdict
 DEFAULT_DATASET = "cifar10"
 NO_WORST_CASE = (
     "no worst case over the attacks, since they do not agree on which images are correct without an attack: the model "
-    "draws random numbers"
+    "draws random numbers, or its logits depend on the batch"
 )
 
 

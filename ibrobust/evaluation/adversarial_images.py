@@ -15,6 +15,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size, tolerance
+from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.statistics import exceeds, more_often
 from ibrobust.evaluation.guarded_model import guard
@@ -26,8 +27,7 @@ from ibrobust.evaluation.worst_case_attack import judge_of
 
 _TENSORS = ("images", "adversarial", "labels")
 _OTHER_MODEL = 0.01  # of all images: so many are not on the other side of the boundary by rounding
-# Of how far the logits of the image without an attack are spread. TF32 has 10 bits after the first, and an attack may
-# stop just beyond the boundary.
+# Of the margin without an attack. TF32 has 10 bits after the first, and an attack may stop just beyond the boundary.
 _AT_THE_BOUNDARY = 2e-3
 
 
@@ -40,8 +40,9 @@ class Verification:
         clean_correct: images that are right without an attack.
         outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
         robust_correct: images that are right without an attack and not broken by their adversarial image.
-        unconfirmed: of these, images that are not right in the record, and not so near the boundary that another
-            processor may round them to the other side.
+        unconfirmed: of these, images that are not right in the record. Images so near the boundary that another
+            processor may round them to the other side are left out, and so are those with a NaN gradient, which count
+            as broken in the record without an adversarial image.
         refuted: images that are right under attack in the record and not here.
         gained: images that are right without an attack here and not in the record.
         lost: images that are right without an attack in the record and not here.
@@ -68,16 +69,15 @@ class Verification:
         """Whether the images show what the record says, image by image.
 
         Every image that is not robust in the record has to be broken here, by a model that classifies the images
-        without an attack as in the record; except for images with a NaN gradient, which count as broken in the record
-        without an adversarial image. If the model draws random numbers, an image near the boundary may come out either
-        way on other draws: then images that are robust here alone may not be significantly more frequent than those
-        that are robust in the record alone, and neither kind of change without an attack more frequent than the other.
+        without an attack as in the record. If the model draws random numbers, an image near the boundary may come out
+        either way on other draws: then images that are robust here alone may not be significantly more frequent than
+        those that are robust in the record alone, and neither kind of change without an attack more frequent than the
+        other.
         """
         if self.random:
             changes = ((self.unconfirmed, self.refuted), (self.gained, self.lost), (self.lost, self.gained))
             return not any(more_often(*pair) for pair in changes)
-        same_model = not exceeds(self.otherwise, self.record.total, _OTHER_MODEL)
-        return same_model and self.unconfirmed <= self.record.nonfinite_gradient
+        return self.unconfirmed == 0 and not exceeds(self.otherwise, self.record.total, _OTHER_MODEL)
 
     @property
     def otherwise(self) -> int:
@@ -139,16 +139,22 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
         before, after = (torch.cat([judge(x) for x in parts.split(batch_size)]) for parts in (images, shown))
         clean = is_correct(before, labels)
         robust = clean & is_correct(after, labels)
-        beyond_rounding = margin(after, labels) < -_AT_THE_BOUNDARY * before.std(dim=1)
+        at_the_boundary = margin(after, labels) >= _AT_THE_BOUNDARY * margin(before, labels)
     clean_claimed, robust_claimed = (
         torch.tensor(bits, device=device) for bits in (record.clean_correct, record.robust_correct)
     )
+    unconfirmed = robust & ~robust_claimed
+    if not random:
+        unconfirmed &= ~at_the_boundary
+    if record.nonfinite_gradient and bool(unconfirmed.any()):
+        with evaluation_mode(model):
+            unconfirmed[unconfirmed.clone()] = ~nonfinite_gradient(guarded, images[unconfirmed], labels[unconfirmed])
     return Verification(
         record,
         clean_correct=int(clean.sum()),
         outside=int((~inside).sum()),
         robust_correct=int(robust.sum()),
-        unconfirmed=int((robust & ~robust_claimed & (beyond_rounding | random)).sum()),
+        unconfirmed=int(unconfirmed.sum()),
         refuted=int((~robust & robust_claimed).sum()),
         gained=int((clean & ~clean_claimed).sum()),
         lost=int((~clean & clean_claimed).sum()),

@@ -146,7 +146,7 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
 
     If the model was attacked by one of `THOROUGH` in a norm, only where this was done: a worst case over others alone
     would be too high beside it. If the attacks do not agree on what is correct without them, which happens for a model
-    that draws random numbers, each of `THOROUGH` is a worst case by itself.
+    that draws random numbers, the strictest one of `THOROUGH` is the worst case by itself.
     """
     attacks = [fields for part in content["decoders"].values() for fields in part.get("attacks", ())]
     searched = {fields["norm"] for fields in attacks if fields["attack"].startswith(THOROUGH)}
@@ -156,12 +156,22 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
     for norm, total in sorted({(result.norm, result.total) for result in known}):
         alike = [result for result in known if (result.norm, result.total) == (norm, total)]
         thorough = {result.epsilon for result in alike if result.attack.startswith(THOROUGH)}
-        if agree_without_attack(alike):
-            cases = worst_case(alike)
-        else:
-            cases = [case for result in alike if result.attack.startswith(THOROUGH) for case in worst_case([result])]
+        cases = worst_case(alike) if agree_without_attack(alike) else _strictest(alike)
         found += [case for case in cases if norm not in searched or case.epsilon in thorough]
     return found
+
+
+def _strictest(results: Sequence[AttackResult]) -> list[AttackResult]:
+    """Return one worst case per epsilon, that of the thorough attack which leaves the fewest images."""
+    found: dict[float, AttackResult] = {}
+    for label in dict.fromkeys(result.attack for result in results if result.attack.startswith(THOROUGH)):
+        of_attack = [result for result in results if result.attack == label]
+        groups = [of_attack] if agree_without_attack(of_attack) else [[result] for result in of_attack]
+        for case in (case for group in groups for case in worst_case(group)):
+            known = found.get(case.epsilon)
+            if known is None or case.robust_accuracy < known.robust_accuracy:
+                found[case.epsilon] = case
+    return [found[epsilon] for epsilon in sorted(found)]
 
 
 def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -116,6 +116,8 @@ def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
         card = model_card(cell.model) if cell.model in stored else None
         if card is not None and not is_its_card(cell, card):
             continue  # the cell could not be measured again
+        if card is None and cell.recipe is not None:
+            continue  # it would have to be trained again
         # A model that the study trained keeps the results on the images of its training.
         images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
         results = read_results(folder)
@@ -200,8 +202,10 @@ def _trained(
         reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
-    # A lost snapshot of a finished epoch can only be restored by training again.
-    whole = has_snapshots(folder, [epoch for epoch in wanted if epoch <= done])
+    # A lost snapshot of a finished epoch can only be restored by training again, and is not needed if it was measured.
+    results = read_results(folder)
+    measured = results.get("information_plane", {}) if card and results.get("weights") == card.weights.sha256 else {}
+    whole = has_snapshots(folder, [epoch for epoch in wanted if epoch <= done and str(epoch) not in measured])
     if card is not None and whole:
         return card
     if done == 0 or not whole:

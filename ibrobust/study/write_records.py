@@ -120,16 +120,16 @@ def gather_records(study: Study) -> Path:
     for path in finished_records(study):
         with path.open(encoding="utf-8", newline="") as file:
             found = list(csv.DictReader(file))
-        rows += found if all(set(COLUMNS) <= set(row) for row in found) else _completed(found, path.parent)
+        rows += _completed(found, path.parent)
     target = study.folder / "records.csv"
     write_records(target, rows)
     return target
 
 
 def _completed(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Return rows that were written before records had norms and upper bounds, with those of the cell's results.
+    """Return rows with the verdict, norm and upper bound that today's rules give the cell's results.
 
-    A verdict is that of the results as well, since the rules of audits may have changed after the rows were written.
+    The rows may have been written before records had these, or before the rules of audits changed.
     """
     results = read_results(folder)
     known = {_place(row): row for row in rows_of(results)} if results else {}

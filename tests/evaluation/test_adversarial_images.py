@@ -125,9 +125,36 @@ def test_a_broken_image_at_the_boundary_may_be_rounded_to_the_other_side(tmp_pat
     assert found.holds
 
 
-@pytest.mark.parametrize(("nonfinite", "holds"), [(1, False), (2, True)])
-def test_an_image_with_a_nan_gradient_is_broken_without_an_adversarial_image(tmp_path, nonfinite, holds):
+class WithoutGradient(Brightness):
+    """Finite logits with a NaN gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + 0.0 * (images - images.detach()).flatten(1).sqrt()
+
+
+@pytest.mark.parametrize(("model", "holds"), [(Brightness(), False), (WithoutGradient(), True)])
+def test_an_image_with_a_nan_gradient_is_broken_without_an_adversarial_image(tmp_path, model, holds):
     shown = BROKEN.clone()
     shown[[0, 2]] = False
-    found = _verified(tmp_path / "f", shown=shown, record=replace(RECORD, nonfinite_gradient=nonfinite))
+    record = replace(RECORD, nonfinite_gradient=2)
+    found = _verified(tmp_path / "f", shown=shown, record=record, model=model)
+    assert found.unconfirmed == (0 if holds else 2)
     assert found.holds is holds
+
+
+class Masked(Brightness):
+    """With a third class, whose logit is always the same."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([super().forward(images), torch.full((len(images), 1), self.logit)], dim=1)
+
+
+@pytest.mark.parametrize("logit", [-5.0, -1e4, -1e9, -torch.inf])
+def test_a_class_that_is_ruled_out_confirms_nothing(tmp_path, logit):
+    found = _verified(tmp_path / "f", shown=torch.zeros_like(BROKEN), model=Masked(logit))
+    assert found.unconfirmed == COUNT / 2
+    assert not found.holds

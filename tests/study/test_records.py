@@ -157,11 +157,18 @@ def test_an_audit_by_older_rules_is_called_older_in_the_records():
     assert row["verdict"] == "older audit: undecided, honest"
 
 
-def test_attacks_that_judge_a_random_model_on_other_draws_are_worst_cases_by_themselves():
-    def result(attack, clean):
-        return AttackResult(attack, "Linf", 0.1, clean, (True, False), 0, 0).to_dict()
+def test_attacks_that_judge_a_random_model_on_other_draws_have_one_worst_case_per_epsilon():
+    def result(attack, epsilon, clean, robust):
+        return AttackResult(attack, "Linf", epsilon, clean, robust, 0, 0).to_dict()
 
-    attacks = [result("PGD", (True, True)), result("WorstCase", (True, False))]
-    (case,) = worst_cases({"decoders": {"head": {"attacks": attacks}}}, "head")
-    assert case.attack == "worst case of WorstCase"
-    assert case.clean_correct == (True, False)
+    both, first, none = (True, True), (True, False), (False, False)
+    attacks = [
+        *(result("PGD", 0.1, both, none), result("AutoAttack", 0.1, both, both), result("AutoAttack", 0.2, both, both)),
+        *(result("WorstCase", 0.1, first, first), result("WorstCase", 0.05, first, none)),
+    ]
+    cases = worst_cases({"decoders": {"head": {"attacks": attacks}}}, "head")
+    assert [(case.attack, case.epsilon, case.robust_correct) for case in cases] == [
+        ("worst case of WorstCase", 0.05, none),
+        ("worst case of WorstCase", 0.1, none),  # the smaller ball is in the larger one
+        ("worst case of AutoAttack", 0.2, both),
+    ]

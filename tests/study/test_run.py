@@ -128,6 +128,26 @@ def test_a_finished_cell_is_not_touched_again(make_study, trained_epochs):
     assert (records.stat().st_mtime_ns, records.stat().st_ino) == before
 
 
+@pytest.mark.parametrize("model_is_there", [True, False])
+def test_a_finished_cell_is_not_trained_again_for_an_audit_by_older_rules(make_study, trained_epochs, model_is_there):
+    plane = {"information_plane": {"epochs": [1], "n_examples": 120}}
+    study = make_study({"beta": [0.1]}, evaluations={**plane, "audit": EVALUATIONS["audit"]})
+    run_study(study)
+    (cell,) = expand(study)
+    path = cell_folder(study, cell.name) / "results.json"
+    content = json.loads(path.read_text())
+    (audit,) = content["decoders"]["logistic"]["audits"]
+    path.write_text(json.dumps({**content, "decoders": {"logistic": {"audits": [{**audit, "audit_version": 0}]}}}))
+    if not model_is_there:
+        (models_dir() / f"{cell.model}.yaml").unlink()
+    run_study(study)
+    assert trained_epochs == [(cell.name, 1)]
+    assert status_of(study) == ["done"]
+    after = json.loads(path.read_text())
+    assert after["information_plane"] == content["information_plane"]
+    assert (after["decoders"]["logistic"]["audits"] == [audit]) is model_is_there
+
+
 @pytest.fixture
 def trained_models(monkeypatch) -> list[str]:
     """The name of every model that is trained from now on."""

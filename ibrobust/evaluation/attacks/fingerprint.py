@@ -20,8 +20,7 @@ def fingerprint(value: Callable[..., Any]) -> str:
 
     These are its default values, what it encloses or binds, the attributes of a callable object, and what it reads from
     its module: numbers, text, collections of these, tensors, the weights of modules, and functions of its own package.
-    Of other objects only the name counts. Of a module it is the weights, the types and attributes of all its parts, and
-    the text of the types that are not PyTorch's.
+    Of other objects only the name counts. Of a module it is the weights, and the types and attributes of all its parts.
     """
     return hashlib.sha256("\x1f".join(_Parts().of(value)).encode()).hexdigest()
 
@@ -37,8 +36,10 @@ class _Parts:
     def of(self, value: object) -> Iterator[str]:
         """Yield the texts of a value."""
         yield f"{type(value).__module__}.{type(value).__qualname__}"
-        if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, range, slice, torch.dtype)):
             yield repr(value)
+        elif isinstance(value, np.generic):
+            yield f"{value.dtype} {value!r}"
         elif isinstance(value, (Tensor, np.ndarray)):
             yield from self._of_array(value)
         elif id(value) not in self._seen:
@@ -48,7 +49,7 @@ class _Parts:
     def _of_array(self, value: Tensor | np.ndarray) -> Iterator[str]:
         try:
             tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-        except TypeError:  # torch has no such numbers: text, objects
+        except (TypeError, ValueError):  # torch has no such numbers: text, objects, another order of bytes
             assert isinstance(value, np.ndarray)
             yield f"{value.dtype} {value.shape}"
             yield from self.of(value.tolist())
@@ -56,7 +57,7 @@ class _Parts:
         if tensor.is_meta:
             yield f"{tensor.dtype} {tuple(tensor.shape)}"
         else:
-            yield data_digests(None, tensor.to_dense(), torch.empty(0))["images"]
+            yield data_digests(None, tensor.to_dense().resolve_conj(), torch.empty(0))["images"]
 
     def _of_object(self, value: Any) -> Iterator[str]:
         if isinstance(value, nn.Module):
@@ -65,8 +66,6 @@ class _Parts:
                 settings = {key: item for key, item in vars(part).items() if key[0] != "_" and key != "training"}
                 yield f"{name} {type(part).__module__}.{type(part).__qualname__}"
                 yield from self.of(settings)
-            own = {type(part) for part in value.modules() if _package_of(type(part)) != "torch"}
-            yield from sorted(_source(each) for each in own)
         elif isinstance(value, (dict, list, tuple)):
             for item in value.items() if isinstance(value, dict) else value:
                 yield from self.of(item)
