@@ -11,6 +11,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.figures.style import grid_of_axes, legend_below, name_panels, save, study_style
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
+IMAGES = 1000  # a few results have fewer
 # Okabe and Ito's palette, suitable for colour-blind readers, as in the other figures.
 LOOKS = {"cross_entropy-fixed_power": ("#000000", "X"), "knn_ib-k50": ("#0072B2", "o")}
 
@@ -48,7 +49,8 @@ def read_widths(*files: Path) -> list[Network]:
         with file.open(encoding="utf-8", newline="") as text:
             for line in csv.DictReader(text):
                 objective, _, rest = line["model"].rpartition("-w")
-                if objective not in LOOKS or not rest.endswith("-s0") or line["norm"] != "Linf":
+                others = line["norm"] != "Linf" or int(line["images"]) != IMAGES
+                if objective not in LOOKS or not rest.endswith("-s0") or others:
                     continue
                 new = Network(line["model"], line["decoder"], int(line["images"]), int(line["clean"]), {}, {}, set())
                 network = found.setdefault(new.name, new)
