@@ -148,7 +148,8 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
         unconfirmed &= ~at_the_boundary
     if record.nonfinite_gradient and bool(unconfirmed.any()):
         with evaluation_mode(model):
-            unconfirmed[unconfirmed.clone()] = ~nonfinite_gradient(guarded, images[unconfirmed], labels[unconfirmed])
+            for at in unconfirmed.nonzero()[:, 0].split(batch_size):
+                unconfirmed[at] = ~nonfinite_gradient(guarded, images[at], labels[at])
     return Verification(
         record,
         clean_correct=int(clean.sum()),
