@@ -53,8 +53,8 @@ PAIR = ("model", "decoder", "norm", "epsilon", "images")
 # What only AutoAttack on all images of a pair tells.
 OF_ALL_IMAGES = ("autoattack_leaves", "autoattack_search", "missed", "gained")
 OF_ALL_IMAGES += ("autoattack_passes", "autoattack_passes_counted")
-STAGES = ("untargeted", "larger ball", "targets", "further steps", "shrinking ball", "random corners", "Square")
-STAGES += ("random restarts", "FAB-T")
+STAGES = ("untargeted", "larger ball", "targets", "further steps", "shrinking ball", "last steps", "random corners")
+STAGES += ("Square", "random restarts", "FAB-T")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ def model_reference(model: nn.Module) -> Tensor:
 def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[None]:
     """Put every module in evaluation mode and freeze its parameters; restore everything afterwards, the RNGs too.
 
+    Convolutions and products of matrices are computed in the precision of their dtype, see `full_precision`.
     Without this, torchattacks would call `train()` on everything if the model was training, including parts that were
     frozen in evaluation mode, and its attacks that call `backward` would add to the parameters' gradients. Gradients
     are enabled, even inside a caller's `no_grad` and `inference_mode`.
@@ -52,7 +54,7 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
     # A frozen TorchScript module has no mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with isolated_rng(seed), torch.inference_mode(False), torch.enable_grad():
+    with isolated_rng(seed), full_precision(), torch.inference_mode(False), torch.enable_grad():
         try:
             set_evaluation_mode(model)
             for parameter in trainable:
@@ -75,6 +77,30 @@ def set_evaluation_mode(model: nn.Module) -> None:
     except NotImplementedError:  # an exported program keeps the mode of its export
         for module in model.modules():
             module.training = False
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 convolutions and products of matrices in float32 in the block, as a CPU does.
+
+    On NVIDIA GPUs torch rounds the operands of convolutions to TF32 by default. TF32 has 10 bits of mantissa: a point
+    just across the boundary may be on the other side in float32.
+    """
+    cudnn: Any = torch.backends.cudnn  # torch does not declare its parts
+    products = torch.backends.cuda.matmul
+    try:
+        _ = cudnn.allow_tf32, products.allow_tf32
+        switches: list[tuple[Any, str, object]] = [(part, "allow_tf32", False) for part in (cudnn, products)]
+    except RuntimeError:  # a precision was set by its name, which torch 2.9 introduced: then these cannot be read
+        switches = [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, products)]
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    try:
+        for owner, name, full in switches:
+            setattr(owner, name, full)
+        yield
+    finally:
+        for (owner, name, _), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ibrobust.evaluation.worst_case_attack.search import Search
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
-LEAST_FAB = 4
+LEAST_FAB = 8
 CORNERS = 20
 QUERIES = 100
 MORE_QUERIES = 2000
@@ -26,29 +26,24 @@ TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 
 @dataclass(frozen=True)
 class Effort:
-    """How much FAB does.
+    """On how much FAB runs.
 
     Attributes:
         one_in: at most one in so many images is attacked, but not fewer than `LEAST_FAB`.
-        steps: towards each class.
         targets: ranks of the classes, 0 is the nearest.
-        patience: see `follow_boundary`.
-        within: the largest remaining share of the clean margin; None attacks images at any distance, for a model whose
-            gradients mislead: the other stages then say little about which survivors are near.
     """
 
     one_in: int
-    steps: int
     targets: range
-    patience: int
-    within: float | None
 
 
-FAB = Effort(one_in=125, steps=40, targets=range(3), patience=20, within=0.3)
-MORE_FAB = Effort(one_in=10, steps=40, targets=range(3), patience=20, within=0.3)
-# Where gradients mislead, FAB comes near late: on one model a patience of 20 left 39 of 94 images, 50 left 8.
-MISLED_FAB = Effort(one_in=10, steps=100, targets=range(3), patience=50, within=None)
-MISLED_FAB_FURTHER = Effort(one_in=10, steps=100, targets=range(3, 9), patience=50, within=None)
+FAB = Effort(one_in=125, targets=range(3))
+MORE_FAB = Effort(one_in=10, targets=range(3))
+# If gradients mislead, FAB goes on to the images further away as long as it breaks some.
+MISLED_FAB = Effort(one_in=10, targets=range(3))
+MISLED_FAB_FURTHER = Effort(one_in=10, targets=range(3, 9))
+# FAB comes near late: on one model a patience of 20 left 39 of 94 images, 50 left 8.
+FAB_STEPS, FAB_PATIENCE = 100, 50
 
 
 def watched(search: Search) -> Tensor:
@@ -86,14 +81,20 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
         search.offer(at, search.ball.project(found.to(images), images))
 
 
-def fast_adaptive_boundary(search: Search, *, effort: Effort = FAB) -> None:
-    """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it."""
-    near = search.closest(search.left)
-    if effort.within is not None:
-        near = search.closest(search.left, within=effort.within)
-        near = near[search.reached[near]]
-    near = near[: max(LEAST_FAB, len(search.images) // effort.one_in)]
-    for rank in (rank for rank in effort.targets if rank < search.num_classes - 1):
+def fast_adaptive_boundary(search: Search, *, effort: Effort = FAB, goes_on: bool = False) -> None:
+    """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it.
+
+    With `goes_on`, as many survivors follow as long as more than `TOLERATED` of all images were broken among the last.
+    """
+    survivors = search.closest(search.left)
+    for near in survivors.split(max(LEAST_FAB, len(search.images) // effort.one_in)):
+        _follow_boundary(search, near, effort.targets)
+        if not goes_on or int(search.broken[near].sum()) <= TOLERATED * len(search.images):
+            break
+
+
+def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
+    for rank in (rank for rank in targets if rank < search.num_classes - 1):
         for at in search.batches(near[~search.broken[near]]):
             images = search.images[at]
             found, _ = follow_boundary(
@@ -102,8 +103,8 @@ def fast_adaptive_boundary(search: Search, *, effort: Effort = FAB) -> None:
                 search.labels[at],
                 search.ranked(at)[:, rank],
                 ball=search.ball,
-                steps=effort.steps,
-                patience=effort.patience,
+                steps=FAB_STEPS,
+                patience=FAB_PATIENCE,
             )
             search.offer(at, search.ball.project(found, images))
 

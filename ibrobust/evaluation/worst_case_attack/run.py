@@ -159,11 +159,12 @@ class _Run:
         self.stage("targets", lambda: stages.towards_each_class(search))
         self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
+        self.stage("last steps", lambda: stages.last_steps(search))
         misled = by_gradients - len(search.left) > guards.MISLED * int(search.clean.sum())
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left.
-            by_fab = self._fab(guards.MISLED_FAB)
+            by_fab = self._fab(guards.MISLED_FAB, goes_on=True)
             if by_fab > guards.TOLERATED * len(search.images):
                 by_fab += self._fab(guards.MISLED_FAB_FURTHER)
                 advice = "" if escalate else ": give escalate=true"
@@ -185,8 +186,8 @@ class _Run:
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
         return found if search.target is search.model else (RANDOM, *found)
 
-    def _fab(self, effort: guards.Effort) -> int:
-        return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort))
+    def _fab(self, effort: guards.Effort, *, goes_on: bool = False) -> int:
+        return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, goes_on=goes_on))
 
     def _guards(self, positions: Tensor, queries: int) -> int:
         """Return the number of images at `positions` that attacks without gradients broke."""

@@ -13,6 +13,7 @@ from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
 STEPS = 20
 START_STEPS = 10
 FURTHER_STEPS = 50
+LAST_STEPS = 100
 RESTARTS = 5
 # Radii as multiples of epsilon, with the steps at each. Only what lies in the last ball counts.
 SHRINKING = ((2.0, 10), (NEAR, 10), (1.0, 20))
@@ -83,15 +84,24 @@ def random_restarts(search: Search, seed: int) -> None:
 
 def further_steps(search: Search) -> None:
     """Continue from the nearest point so far, towards the two nearest classes, if at most 10% of the gap remains."""
+    _continue(search, FURTHER_STEPS, within=0.1)
+
+
+def last_steps(search: Search) -> None:
+    """Continue once more, with more steps, if at most 5% of the gap remains."""
+    _continue(search, LAST_STEPS, within=0.05)
+
+
+def _continue(search: Search, steps: int, *, within: float) -> None:
     for rank in range(min(2, search.num_classes - 1)):
-        for at in search.batches(search.closest(search.left, within=0.1)):
+        for at in search.batches(search.closest(search.left, within=within)):
             run = climb(
                 search.target,
                 search.images[at],
                 search.labels[at],
                 search.nearest[at],
                 ball=search.ball,
-                steps=FURTHER_STEPS,
+                steps=steps,
                 loss=ratio_loss,
                 targets=search.ranked(at)[:, rank],
             )
