@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -175,31 +176,32 @@ def test_effort_goes_up_only_where_a_guard_fires():
 
 
 @pytest.mark.parametrize("untargeted_fails", [False, True])
-def test_fab_attacks_every_survivor_if_later_stages_break_what_untargeted_steps_left(monkeypatch, untargeted_fails):
+def test_fab_stops_at_the_nearest_survivors_if_it_breaks_none_of_them(monkeypatch, untargeted_fails):
     images, model = _inner_images(40, (3, 12, 12)), Linear(10, (3, 12, 12))
     labels = model(images).argmax(dim=1)
     distances = model.distances(images, labels, "Linf").sort().values
-    epsilon = float(distances[-4:-2].mean())  # three images are out of reach; the last one far more than the others
-    given: list[tuple[int, int]] = []
+    epsilon = float(distances[-4:-2].mean())  # three images are out of reach
+    given: list[int] = []
     follow = guards.follow_boundary
 
-    def spy(model, points, *args, steps, **options):
-        given.append((len(points), steps))
-        return follow(model, points, *args, steps=steps, **options)
+    def spy(model, points, *args, **options):
+        given.append(len(points))
+        return follow(model, points, *args, **options)
 
     monkeypatch.setattr(guards, "follow_boundary", spy)
-    monkeypatch.setattr(guards, "LEAST_FAB", 40)
-    if untargeted_fails:
+    monkeypatch.setattr(guards, "LEAST_FAB", 2)
+    monkeypatch.setattr(guards, "FAB", replace(guards.FAB, one_in=40))
+    monkeypatch.setattr(guards, "MISLED_FAB", replace(guards.MISLED_FAB, one_in=40))
+    if untargeted_fails:  # then later stages break many images, and the gradient counts as misleading
         monkeypatch.setattr(stages, "untargeted", lambda search: None)
     result = worst_case_attack(model, images, labels, epsilon=epsilon)
-    left = sum(result.robust_correct)
-    if untargeted_fails:
-        assert given == [(left, guards.MISLED_FAB.steps)] * 3
-    else:
-        assert all(steps == guards.FAB.steps for _, steps in given)
+    assert sum(result.robust_correct) == 3
+    assert given == [2] * 3
 
 
-def test_fab_goes_on_towards_further_classes_if_it_breaks_what_the_other_gradient_stages_left(monkeypatch):
+@pytest.mark.parametrize("at_once", [8, 40])
+def test_fab_goes_on_if_it_breaks_what_the_other_gradient_stages_left(monkeypatch, at_once):
+    """To images further away, a few at once, and in the end towards further classes."""
     images, model = _inner_images(40, (3, 12, 12)), Linear(10, (3, 12, 12))
     labels = model(images).argmax(dim=1)
     epsilon = float(model.distances(images, labels, "Linf").sort().values[-4:-2].mean())  # three are out of reach
@@ -219,9 +221,9 @@ def test_fab_goes_on_towards_further_classes_if_it_breaks_what_the_other_gradien
 
     monkeypatch.setattr(stages, "untargeted", only_gaps)
     monkeypatch.setattr(stages, "from_larger_ball", half)
-    for name in ("towards_each_class", "further_steps", "shrinking_slowly"):
+    for name in ("towards_each_class", "further_steps", "shrinking_slowly", "last_steps"):
         monkeypatch.setattr(stages, name, lambda search: None)
-    monkeypatch.setattr(guards, "LEAST_FAB", 40)
+    monkeypatch.setattr(guards, "LEAST_FAB", at_once)
 
     result = worst_case_attack(model, images, labels, epsilon=epsilon)
 
@@ -240,8 +242,10 @@ def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no
     epsilon = float(model.distances(images, labels, "Linf").min()) / 20
     result = worst_case_attack(model, images, labels, epsilon=epsilon)
     assert all(result.robust_correct)
-    # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four.
-    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5)
+    # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four; FAB steps
+    # until it gives up, on a few images towards three classes.
+    fab = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE
+    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5) + fab
 
 
 class Noisy(nn.Module):

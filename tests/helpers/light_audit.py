@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from ibrobust.evaluation.audit import run
@@ -15,7 +13,6 @@ def lighten(patch: pytest.MonkeyPatch, effort: Effort) -> None:
     """Let quick audits make that effort, and fewer steps in the worst-case attack."""
     patch.setattr(run, "QUICK", effort)
     patch.setattr(guards, "MORE_QUERIES", 50)
-    for name, most in (("FAB", 10), ("MORE_FAB", 10), ("MISLED_FAB", 15), ("MISLED_FAB_FURTHER", 5)):
-        patch.setattr(guards, name, replace(getattr(guards, name), steps=most))
-    for name, number in (("MOST_TARGETS", 3), ("RESTARTS", 2), ("FURTHER_STEPS", 20)):
+    patch.setattr(guards, "FAB_STEPS", 15)
+    for name, number in (("MOST_TARGETS", 3), ("RESTARTS", 2), ("FURTHER_STEPS", 20), ("LAST_STEPS", 20)):
         patch.setattr(stages, name, number)

@@ -69,7 +69,7 @@ def test_a_decoder_of_a_package_is_fitted_stored_and_loaded(data, tmp_path, monk
     assert fitted_decoders() == ("gaussian_mixture", "logistic", "resfc", "nearest_mean")
     card = train(recipe("nearest_mean", "logistic"), name="net", dataset=data)
     assert card.decoders == ("nearest_mean", "logistic")
-    model = load_model("net")
+    model = load_model("net", device="cpu")
     images = data.train.images / 255
     with torch.no_grad():
         latents = model.latents(images)

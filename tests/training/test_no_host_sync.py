@@ -28,6 +28,7 @@ OBJECTIVES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works beside the host")
 @pytest.mark.parametrize("fields", OBJECTIVES, ids=lambda fields: "-".join(map(str, fields.values())))
 def test_a_step_never_waits_for_the_device(fields: dict[str, Any], tmp_path: Path) -> None:

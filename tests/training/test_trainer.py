@@ -17,7 +17,9 @@ from ibrobust.models import Encoder
 from ibrobust.training import trainer
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.checkpoint import latest_checkpoint
-from ibrobust.training.trainer import train_encoder
+
+# On the CPU: there a seed gives the same bits twice.
+train_encoder = partial(trainer.train_encoder, device="cpu")
 
 
 def weights(encoder: Encoder) -> dict[str, torch.Tensor]:

@@ -155,6 +155,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return max(itertools.accumulate(event.nbytes() for event in events))
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 def test_pgd_needs_no_more_memory_than_torchattacks(robust_model, test_data):
     images, labels = test_data[0][:50], test_data[1][:50]
     peer = torchattacks.PGD(robust_model, eps=0.03, alpha=0.01, steps=3)
