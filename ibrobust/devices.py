@@ -28,6 +28,13 @@ def check_device_name(device: str) -> None:
         raise IbrobustError(f"The device {device!r} is not available: {remedy(kind, KINDS, _RULE)}")
 
 
+def gpus_in_use() -> list[int]:
+    """Return the numbers of the CUDA devices whose random generators a seed would set: all, once one is in use."""
+    import torch
+
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+
+
 def check_device_exists(device: str) -> None:
     """Raise IbrobustError for a device that cannot exist on this machine, as far as this is known without torch.
 

@@ -80,7 +80,8 @@ def soft_entropies(
             their_labels = torch.cat([labels, memory[1]])
             norms = torch.cat([norms, neighbors[count:].square().sum(dim=1)])
         sums = norms[:count, None] + norms  # (N, N + M)
-        squared = sums - 2.0 * points @ neighbors.T
+        # In float64: of near points little is left of the difference, and a GPU may round a product of float32 to TF32.
+        squared = sums - 2.0 * (points.double() @ neighbors.double().T).to(points)
         limits = torch.finfo(points.dtype)
         smallest = (ROUNDING * limits.eps * sums.detach()).clamp_(min=limits.tiny)
         logs = torch.where(squared > smallest, squared, smallest).log()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ibrobust.full_precision import full_precision
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -77,30 +78,6 @@ def set_evaluation_mode(model: nn.Module) -> None:
     except NotImplementedError:  # an exported program keeps the mode of its export
         for module in model.modules():
             module.training = False
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute float32 convolutions and products of matrices in float32 in the block, as a CPU does.
-
-    On NVIDIA GPUs torch rounds the operands of convolutions to TF32 by default. TF32 has 10 bits of mantissa: a point
-    just across the boundary may be on the other side in float32.
-    """
-    cudnn: Any = torch.backends.cudnn  # torch does not declare its parts
-    products = torch.backends.cuda.matmul
-    try:
-        _ = cudnn.allow_tf32, products.allow_tf32
-        switches: list[tuple[Any, str, object]] = [(part, "allow_tf32", False) for part in (cudnn, products)]
-    except RuntimeError:  # a precision was set by its name, which torch 2.9 introduced: then these cannot be read
-        switches = [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, products)]
-    before = [getattr(owner, name) for owner, name, _ in switches]
-    try:
-        for owner, name, full in switches:
-            setattr(owner, name, full)
-        yield
-    finally:
-        for (owner, name, _), value in zip(switches, before, strict=True):
-            setattr(owner, name, value)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ibrobust.full_precision import full_precision
 from ibrobust.models.encoder import Encoder, fast_memory_format
 
 
@@ -43,10 +44,14 @@ class ImageClassifier(nn.Module):
 
 @torch.no_grad()
 def encode_in_batches(encoder: nn.Module, batches: Iterator[Tensor]) -> Tensor:
-    """Return the encoder's outputs (N, E) for all batches of images (B, 3, H, W) in [0, 1], in evaluation mode."""
+    """Return the encoder's outputs (N, E) for all batches of images (B, 3, H, W) in [0, 1], in evaluation mode.
+
+    They are computed in the precision of the images' dtype, see `full_precision`.
+    """
     was_training = encoder.training
     encoder.eval()
     try:
-        return torch.cat([encoder(images) for images in batches])
+        with full_precision():
+            return torch.cat([encoder(images) for images in batches])
     finally:
         encoder.train(was_training)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.devices import gpus_in_use
+
 # The paper's.
 DEFAULT_UNITS = 1024
 
@@ -67,7 +69,7 @@ def fit_resfc(
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, len(points))
     steps = len(points) // batch_size
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=gpus_in_use()), torch.enable_grad():  # a seed sets the generators of all GPUs
         torch.manual_seed(seed)
         decoder = ResFCDecoder(points.shape[1], num_classes, units=units).to(points.device)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.data import Dataset, Split, to_unit_range
+from ibrobust.full_precision import full_precision
 from ibrobust.models import encode_in_batches
 from ibrobust.registry.card import AccuracyRecord
 
@@ -32,7 +33,8 @@ def clean_accuracy(
     records = {}
     for kind, decoder in decoders.items():
         decoder.eval()
-        logits = torch.cat([decoder(part) for part in torch.split(latents, ENCODING_BATCH)])
+        with full_precision():
+            logits = torch.cat([decoder(part) for part in torch.split(latents, ENCODING_BATCH)])
         records[kind] = _record(logits, labels)
     return records
 

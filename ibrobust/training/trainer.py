@@ -18,6 +18,7 @@ from ibrobust.collectives import own_share
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
 from ibrobust.data.batches import balanced_batches, shuffled_batches
+from ibrobust.devices import gpus_in_use
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
@@ -123,9 +124,8 @@ def train_encoder(
     prepare_run_dir(run_dir, recipe, dataset.fingerprint, resume=resume)
     if not processes.is_main():
         on_progress = on_epoch = None
-    cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
-    # The caller's random state is not changed.
-    with torch.random.fork_rng(devices=cuda):
+    # The caller's random state is not changed; a seed sets the generators of all GPUs.
+    with torch.random.fork_rng(devices=gpus_in_use()):
         return _run(
             recipe,
             dataset,
