@@ -14,6 +14,7 @@ FOUNDATION = {
     "devices",
     "epsilon",
     "errors",
+    "full_precision",
     "function_names",
     "home",
     "lazy_names",
