@@ -1,4 +1,4 @@
-"""Computing in the precision of the tensors, whatever a shorter one a machine would use for speed."""
+"""Computing in the precision of the tensors, although the machine would use a shorter one for speed."""
 
 from __future__ import annotations
 

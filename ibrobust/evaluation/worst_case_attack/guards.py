@@ -26,7 +26,7 @@ TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 
 @dataclass(frozen=True)
 class Effort:
-    """On how much FAB runs.
+    """How many images FAB attacks, and towards which classes.
 
     Attributes:
         one_in: at most one in so many images is attacked, but not fewer than `LEAST_FAB`.
