@@ -39,9 +39,9 @@ from ibrobust.study.results import (
     Results,
     Row,
     card_rows,
-    forget_older_audits,
+    forget_older,
     forget_surrogates,
-    has_older_audits,
+    has_older,
     replaced_surrogates,
     rows_of,
 )
@@ -107,9 +107,10 @@ def measure(
         forget_surrogates(results.content, replaced)
         results.save()
         shutil.rmtree(state_folder(folder), ignore_errors=True)  # an interrupted attack may have used one of them
-    if evaluations.audit is not None and has_older_audits(results.content):
-        forget_older_audits(results.content)
-        results.save()
+    for kind, asked in {"attacks": evaluations.attacks, "audits": evaluations.audit}.items():
+        if asked is not None and has_older(results.content, kind):
+            forget_older(results.content, kind)
+            results.save()
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
     if evaluations.train_accuracy:
         results.once(results.content, "train_accuracy", work.train_accuracy)
@@ -247,7 +248,9 @@ class _Measuring:
                 shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
                 what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
                 self._stage(what)
-                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{attack.label}-{radii[0]!r}.jsonl")
+                # A run that an older version began is not resumed.
+                version = f"-v{attack.attack_version}" if attack.attack_version > 1 else ""
+                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{attack.label}-{radii[0]!r}{version}.jsonl")
                 results = run_attacks(
                     self._models[name],
                     test.images,

@@ -11,7 +11,7 @@ from ibrobust.atomic import write_text
 from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
-from ibrobust.records import AUDIT_VERSION
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
@@ -93,19 +93,22 @@ def forget_surrogates(content: dict[str, Any], names: Collection[str]) -> None:
         del content["surrogates"][name]
 
 
-def has_older_audits(content: Mapping[str, Any]) -> bool:
-    """Return whether an audit was made by older rules than today's."""
-    return any(_is_older(audit) for part in content.get("decoders", {}).values() for audit in part.get("audits", ()))
+def has_older(content: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a result was made by older rules than today's; the kind is audits or attacks."""
+    return any(_is_older(each, kind) for part in content.get("decoders", {}).values() for each in part.get(kind, ()))
 
 
-def forget_older_audits(content: dict[str, Any]) -> None:
-    """Remove the audits by older rules than today's."""
+def forget_older(content: dict[str, Any], kind: str) -> None:
+    """Remove the results of a kind by older rules than today's."""
     for part in content["decoders"].values():
-        part["audits"] = [audit for audit in part.get("audits", ()) if not _is_older(audit)]
+        part[kind] = [each for each in part.get(kind, ()) if not _is_older(each, kind)]
 
 
-def _is_older(audit: Mapping[str, Any]) -> bool:
-    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+def _is_older(result: Mapping[str, Any], kind: str) -> bool:
+    if kind == "audits":
+        return int(result.get("audit_version", 0)) < AUDIT_VERSION
+    is_worst_case = name_and_options(result["attack"])[0] == "WorstCase"
+    return is_worst_case and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
 
 
 def surrogate_of(label: str) -> str:

@@ -20,7 +20,7 @@ from ibrobust.study.cells import Cell, dataset_of, expand, find_cell, is_its_car
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
-from ibrobust.study.results import RESULTS_FILE, has_older_audits, is_outdated, read_results
+from ibrobust.study.results import RESULTS_FILE, has_older, is_outdated, read_results
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
@@ -107,7 +107,7 @@ def run_study(
 def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
     """Remove the records of cells whose results are of other weights, surrogates or images than today's.
 
-    Also of those with an audit by older rules, if the study audits. The weights of references are not compared, since
+    Also of those with an audit or a worst-case attack by older rules, if the study has such. The weights of references are not compared, since
     loading them may take long.
     """
     stored = set(list_models())
@@ -121,8 +121,9 @@ def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
         # A model that the study trained keeps the results on the images of its training.
         images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
         results = read_results(folder)
-        has_old_audits = study.evaluations.audit is not None and has_older_audits(results)
-        if has_old_audits or is_outdated(results, card.weights.sha256 if card is not None else None, images):
+        wanted = {"attacks": study.evaluations.attacks, "audits": study.evaluations.audit}
+        has_old = any(has_older(results, kind) for kind, asked in wanted.items() if asked is not None)
+        if has_old or is_outdated(results, card.weights.sha256 if card is not None else None, images):
             (folder / "records.csv").unlink(missing_ok=True)
 
 

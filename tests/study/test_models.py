@@ -21,6 +21,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.home import models_dir
+from ibrobust.records import WORST_CASE_VERSION
 from ibrobust.registry import add_evaluation, copy_model, load_model, model_card
 from ibrobust.registry.card import read_card
 from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
@@ -320,6 +321,26 @@ def test_an_audit_by_older_rules_is_made_again():
     assert json.loads(path.read_text())["decoders"]["head"]["audits"] == [report]
     table = pd.read_csv(study.folder / "records.csv")
     assert of(table, quantity="audit_worst_case_accuracy") == [report["worst_case_accuracy"]]
+
+
+@pytest.mark.parametrize("older", [{}, {"attack_version": WORST_CASE_VERSION - 1}])
+def test_a_worst_case_attack_of_an_older_version_is_made_again(older):
+    attacks = {"attacks": ["worst_case", "PGD:steps=1"], "eps": ["16/255"], "n_examples": 4}
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": attacks})
+    run_study(study)
+    path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
+    stored = json.loads(path.read_text())
+    part = stored["decoders"]["head"]
+    before = {each["attack"]: each for each in part["attacks"]}
+    assert before["WorstCase"]["attack_version"] == WORST_CASE_VERSION
+    worst = {key: value for key, value in before["WorstCase"].items() if key != "attack_version"}
+    changed = {"attacked_correct": "1111", "accuracy_under_attack": 1.0}
+    part["attacks"] = [{**worst, **older, **changed}, {**before["PGD:steps=1"], **changed}]
+    path.write_text(json.dumps(stored))
+    run_study(study)
+    after = {each["attack"]: each for each in json.loads(path.read_text())["decoders"]["head"]["attacks"]}
+    # PGD has no version, so what was stored of it stays.
+    assert after == {**before, "PGD:steps=1": {**before["PGD:steps=1"], **changed}}
 
 
 def test_an_audit_by_older_rules_that_is_not_asked_for_any_more_is_removed_once(monkeypatch):

@@ -143,7 +143,7 @@ def test_a_study_that_ships_can_be_run(name):
 
 def test_each_figure_of_the_paper_ships_at_three_scales():
     figures = {f"figure{n}{scale}" for n in (1, 2, 3) for scale in ("", "-small", "-demo")}
-    assert set(shipped_studies()) == figures | {"zoo"}
+    assert set(shipped_studies()) == figures | {"zoo", "zoo-lossless"}
 
 
 @pytest.mark.parametrize(("scale", "dataset", "width"), [("", "cifar10", 64), ("-small", "cifar10", 16)])

@@ -33,10 +33,12 @@ class Attack(ABC):
         skips_misclassified: whether images that are already wrong are skipped.
         minimal: whether it searches for the smallest perturbation, whatever epsilon is. One run then gives the robust
             accuracy at every epsilon.
+        attack_version: of the attack, in its results; a study repeats those of an older one.
         source: a fingerprint of everything that the label leaves out, so that a run is not resumed with another attack.
     """
 
     skips_misclassified: ClassVar[bool] = True
+    attack_version: ClassVar[int] = 1
 
     if TYPE_CHECKING:  # each kind of attack has them as a field, a constant or a property
 

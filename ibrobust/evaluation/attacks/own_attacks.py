@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ibrobust.evaluation.attacks.attack import NamedAttack
 from ibrobust.evaluation.attacks.option_types import Count, LossName, Norm, Positive, Precision
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
+from ibrobust.records import WORST_CASE_VERSION
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -210,6 +211,8 @@ class WorstCase(SurrogateAttack):
         >>> ibrobust.WorstCase(escalate=True).label
         'WorstCase:escalate=true'
     """
+
+    attack_version: ClassVar[int] = WORST_CASE_VERSION
 
     norm: Norm = "Linf"
     escalate: bool = False

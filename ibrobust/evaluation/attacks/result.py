@@ -26,6 +26,7 @@ class AttackResult(Readable):
             images; every attack warns if the model's logits depend on the other images of a batch.
         minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is
             already wrong or counts as broken, None if nothing was found. None for other attacks.
+        attack_version: 1, or the number of today's way to attack, if that changed.
     """
 
     attack: str
@@ -37,6 +38,7 @@ class AttackResult(Readable):
     seed: int
     flags: tuple[str, ...] = ()
     minimal_norm: tuple[float | None, ...] | None = None
+    attack_version: int = 1
 
     @property
     def upper_bound(self) -> bool:
@@ -97,6 +99,7 @@ class AttackResult(Readable):
             "nonfinite_gradient": self.nonfinite_gradient,
             "seed": self.seed,
             **({"upper_bound": True, "flags": list(self.flags)} if self.flags else {}),
+            **({"attack_version": self.attack_version} if self.attack_version > 1 else {}),
         }
 
     @classmethod
@@ -112,6 +115,7 @@ class AttackResult(Readable):
             seed=fields["seed"],
             flags=tuple(fields.get("flags", ())),
             minimal_norm=tuple(fields["minimal_norm"]) if "minimal_norm" in fields else None,
+            attack_version=fields.get("attack_version", 1),
         )
 
 

@@ -113,6 +113,8 @@ def run_attacks(
     path = Path(state_path) if state_path is not None else None
     if path is not None and (sources := [attack.source for attack in chosen if attack.source]):
         settings["sources"] = sources
+    if path is not None and any(attack.attack_version > 1 for attack in chosen):
+        settings["attack versions"] = [attack.attack_version for attack in chosen]
     # One run of a minimal attack is for all epsilons, unless the images of each are wanted.
     work = [
         (attack, radius)
@@ -224,6 +226,7 @@ class _Run:
             fields["nonfinite"],
             self.seed,
             tuple(fields["flags"]),
+            attack_version=self.attack.attack_version,
         )
 
     def _worst_case(self) -> dict[str, Any]:

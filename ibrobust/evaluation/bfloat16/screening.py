@@ -32,8 +32,8 @@ UNMOVED = 2.0**-14
 AUDITED_ONE_IN = 50
 
 # What remains within this share of the bound after an evaluation of some images of a batch is evaluated with the whole
-# batch, since float32 sums may be rounded otherwise there: 2^-16 of bfloat16's errors on a CPU, with reserve, and
-# 2^-3 if convolutions on a GPU use TF32.
+# batch, since float32 sums may be rounded otherwise there: 2^-16 of bfloat16's errors on a CPU, with reserve.
+# On a GPU, cuDNN may choose another algorithm for another number of images; how much that changes was not measured.
 SAME_BATCH = {"cpu": 2.0**-12, "cuda": 2.0**-3}
 
 # If more than this share had to be evaluated again, the copy does not pay off.

@@ -11,6 +11,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.readable import Readable, percent
+from ibrobust.records import WORST_CASE_VERSION
 
 
 @dataclass(frozen=True)
@@ -116,5 +117,13 @@ class WorstCaseResult(Readable):
     def attack_result(self, attack: str) -> AttackResult:
         """Return the result as a record of one attack of that name."""
         return AttackResult(
-            attack, self.norm, self.epsilon, self.clean_correct, self.robust_correct, 0, self.seed, self.warnings
+            attack,
+            self.norm,
+            self.epsilon,
+            self.clean_correct,
+            self.robust_correct,
+            0,
+            self.seed,
+            self.warnings,
+            attack_version=WORST_CASE_VERSION,
         )

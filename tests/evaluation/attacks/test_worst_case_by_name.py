@@ -57,6 +57,15 @@ def test_its_warnings_are_in_the_result_and_in_its_record_also_after_a_resume(qu
     assert first.summary()["flags"] == list(first.flags)
 
 
+def test_a_run_of_an_older_version_is_not_resumed(quantised, tmp_path, monkeypatch):
+    options = {"attacks": "worst_case", "epsilons": 0.01, "state_path": tmp_path / "state.jsonl"}
+    run_attacks(*quantised, **options)
+    version = WorstCase.attack_version
+    monkeypatch.setattr(WorstCase, "attack_version", version + 1)
+    with pytest.raises(IbrobustError, match=rf"\(attack versions: \[{version}\] there and \[{version + 1}\] here\)"):
+        run_attacks(*quantised, **options)
+
+
 def test_it_is_the_worst_case_attack_on_all_images_whatever_the_batch_size(quantised):
     model, images, labels = quantised
     given: list[Tensor] = []
