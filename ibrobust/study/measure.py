@@ -107,8 +107,8 @@ def measure(
         forget_surrogates(results.content, replaced)
         results.save()
         shutil.rmtree(state_folder(folder), ignore_errors=True)  # an interrupted attack may have used one of them
-    for kind, asked in {"attacks": evaluations.attacks, "audits": evaluations.audit}.items():
-        if asked is not None and has_older(results.content, kind):
+    for kind, evaluation in {"attacks": evaluations.attacks, "audits": evaluations.audit}.items():
+        if evaluation is not None and has_older(results.content, kind):
             forget_older(results.content, kind)
             results.save()
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
@@ -248,9 +248,9 @@ class _Measuring:
                 shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
                 what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
                 self._stage(what)
-                # A run that an older version began is not resumed.
-                version = f"-v{attack.attack_version}" if attack.attack_version > 1 else ""
-                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{attack.label}-{radii[0]!r}{version}.jsonl")
+                version = attack.attack_version  # a run that an older one began is not resumed
+                parts = [name, attack.label, repr(radii[0]), *([f"v{version}"] if version > 1 else [])]
+                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{'-'.join(parts)}.jsonl")
                 results = run_attacks(
                     self._models[name],
                     test.images,

@@ -107,8 +107,8 @@ def run_study(
 def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
     """Remove the records of cells whose results are of other weights, surrogates or images than today's.
 
-    Also of those with an audit or a worst-case attack by older rules, if the study has such. The weights of references are not compared, since
-    loading them may take long.
+    Also of those with an audit or a worst-case attack by older rules, if the study has such. The weights of references
+    are not compared, since loading them may take long.
     """
     stored = set(list_models())
     for cell in expand(study):
