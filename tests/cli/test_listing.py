@@ -22,7 +22,7 @@ def evaluated(mine, digits) -> str:
     result = {"attack": "worst case of A, B", "epsilon": 8 / 255, "robust_accuracy": 0.03, **worst}
     add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
     audit = {"verdict": "not real, honest", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
-    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": 3}, digits)
+    add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": AUDIT_VERSION}, digits)
     return mine
 
 
