@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ PLANE = RECORDS / "figure2-small.csv"
 WIDTHS = (RECORDS / "worst-case.csv", RECORDS / "widths.csv")
 LEARNT = 0.5  # an accuracy; the error of a model that guesses would hide the differences of the others
 DRAWN = ("knn_ib", "soft_ib")
+WIDTH = 16  # of the networks in the figures
 Content = dict[str, Any]
 Lines = Iterator[str]
 
@@ -72,11 +74,14 @@ def worst_cell(case: AttackResult | None) -> str:
 def answers_table(known: dict[str, Content]) -> Lines:
     """Yield what every model's first decoder withstands, FGSM and worst case side by side, and the audit's answer."""
     radii = [format_epsilon(epsilon) for epsilon in EPSILONS]
-    columns = [column for radius in radii for column in (f"FGSM {radius}", f"worst case {radius}")]
-    yield from header("model (decoder)", "clean", *columns, f"audit at {radii[1]}")
-    for name, content in known.items():
-        decoder = first_decoder(content)
-        yield row(f"{name} ({decoder})", *answer_cells(content, decoder))
+    attacks = [column for radius in radii for column in (f"FGSM {radius}", f"worst case {radius}")]
+    columns = ["clean", *attacks, f"audit at {radii[1]}"]
+    decoders = {name: first_decoder(content) for name, content in known.items()}
+    rows = {name: answer_cells(content, decoders[name]) for name, content in known.items()}
+    measured = [any(cells[place] for cells in rows.values()) for place in range(len(columns))]
+    yield from header("model (decoder)", *compress(columns, measured))
+    for name, cells in rows.items():
+        yield row(f"{name} ({decoders[name]})", *compress(cells, measured))
 
 
 def answer_cells(content: Content, decoder: str) -> list[str]:
@@ -240,7 +245,10 @@ def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     drawn = []
     for row in rows:
         attack = row.get("attack") or ""
-        is_shown = row.get("beta") is None or (row["objective"] in DRAWN and "from_start" not in row["cell"])
+        # A wider network would be averaged with the others, as if it were another seed.
+        is_shown = row["width"] == WIDTH and (
+            row.get("beta") is None or (row["objective"] in DRAWN and "from_start" not in row["cell"])
+        )
         if is_shown and (attack in ("", "FGSM") or (attack == WORST_CASE and row["num_images"] == IMAGES)):
             # Without the others of its objective, nothing needs to be distinguished.
             drawn.append({**row, "setting": ""})

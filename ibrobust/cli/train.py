@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names
+from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names, read_fields
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -57,10 +57,7 @@ def _train(
 
     Presets: {presets}.
     """
-    base = Recipe.preset(preset).model_dump() if preset else {}
-    if recipe:
-        base |= Recipe.from_yaml(recipe).model_dump(exclude_unset=True)
-    final = Recipe.parse(_assigned({**base, **recipe_fields}, set_ or []))
+    final = _merged(preset, recipe, recipe_fields, set_ or [])
     title = name if name is not None else final.default_name()
     _check_names(final, title, overwrite=overwrite, log_with=log_with, device=device)
 
@@ -87,6 +84,14 @@ def _train(
     if processes.is_main():
         _report(card)
     processes.leave()
+
+
+def _merged(preset: str | None, file: Path | None, given: dict[str, Any], assigned: list[str]) -> Recipe:
+    """Return the recipe of a preset, a file, options and --set, each of which overrides those before it."""
+    fields = Recipe.preset(preset).model_dump() if preset else {}
+    if file:
+        fields |= read_fields(file)  # only what it names: validation would fill it up for its own objective
+    return Recipe.parse(_assigned({**fields, **given}, assigned))
 
 
 def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:

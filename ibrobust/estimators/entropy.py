@@ -32,7 +32,8 @@ def knn_entropy(
 
     If two points coincide, their distance counts as eps / 2 of their distance from the origin, with eps that of the
     dtype given, because rounding can hide such a distance. It has no gradient. So the estimate is finite, but very low
-    for duplicated points, and no gradient is infinite. All other distances are unchanged, however small they are.
+    for duplicated points, and no gradient is infinite. All other distances are unchanged, however small they are. In
+    half precision eps is large, so far from the origin the estimate of duplicated points can be high.
 
     Args:
         z: (N, D) points, any floating dtype; compared in float32, or in float64 if given so, never in autocast's type.

@@ -29,7 +29,7 @@ def soft_entropies(
     d log(a) nats when the points are scaled by a. But with all points of a batch as neighbours, however far, it is not
     consistent: it is a surrogate for training. Report `knn_entropy` instead. Here
 
-        H[Z | Y]:  d/2 * mean_i -1/s * log mean_{j: y_j = y_i} r_ij^(-2 s)
+        H[Z | Y]:  d/2 * mean_i -1/s * log mean_{j != i: y_j = y_i} r_ij^(-2 s)
         H[Z]:      d/2 * mean_i -1/tau * log mean_{j != i} r_ij^(-2 tau)
 
     A power mean of large s or tau is the nearest neighbour's; as s goes to 0 it becomes mean_j log r_ij^2, the mean of

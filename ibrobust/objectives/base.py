@@ -54,6 +54,11 @@ class Objective(nn.Module):
         self.head: nn.Module | None = None
         self.progress = 0.0
 
+    @property
+    def settles_at(self) -> float:
+        """Share of the training, in [0, 1], after which losses can be compared: the loss is no longer redefined."""
+        return 0.0
+
     def set_progress(self, progress: float) -> None:
         """Store the completed share of the training, in [0, 1]; the trainer calls this before each step."""
         self.progress = progress

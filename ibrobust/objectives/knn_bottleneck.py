@@ -94,6 +94,12 @@ class KnnBottleneck(Objective):
         self.neighbor_sharpness = neighbor_sharpness
         self.class_sharpness = class_sharpness
 
+    @property
+    def settles_at(self) -> float:
+        """Where the surrogate has ended, k has fallen and beta has risen."""
+        fall = 0.0 if self.first_neighbors is None else self.neighbor_fall
+        return max(self.soft_share + fall, self.beta_warm_up)
+
     def neighbors_now(self) -> int:
         """Return the k of H[Z | Y] at the present progress of the training."""
         start, end = self.first_neighbors or self.num_neighbors, self.num_neighbors

@@ -54,6 +54,11 @@ class SoftBottleneck(Objective):
         self.class_sharpness = class_sharpness
         self.memory = LatentMemory(memory_size, latent_dim)
 
+    @property
+    def settles_at(self) -> float:
+        """Where the warm-up of beta ends."""
+        return self.beta_warm_up
+
     def forward(self, latents: Tensor, labels: Tensor) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``soft H[Z|Y]`` and ``soft H[Z]``.
 

@@ -71,8 +71,16 @@ def information_plane(
 
     test = dataset.test.subset(plane.n_examples)
     labels = test.labels.to(device)
-    encoder = Encoder(width=recipe.width, latent_dim=recipe.latent_dim, fixed_power=recipe.fixed_power)
-    encoder.load_state_dict(load_file(snapshot))
+    weights = load_file(snapshot)
+    channels = weights["mean"].numel()
+    encoder = Encoder(
+        width=recipe.width,
+        latent_dim=recipe.latent_dim,
+        mean=(0.0,) * channels,  # the snapshot has the numbers
+        std=(1.0,) * channels,
+        fixed_power=recipe.fixed_power,
+    )
+    encoder.load_state_dict(weights)
     clean = encode_in_batches(encoder.to(device).eval(), unit_batches(test, device))  # (N, D)
     has_noise = recipe.noise and objective_class(recipe.objective).adds_noise
     found = latent_information(

@@ -65,12 +65,19 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
             "lower it."
         )
+    kind = objective_class(recipe.objective)
+    if recipe.fixed_power and kind.outputs_per_latent != 1:
+        raise IbrobustError(
+            f"fixed_power would also fix the standard deviations that the encoder of {recipe.objective!r} learns: set "
+            "fixed_power to false, or choose another objective."
+        )
     most = max(recipe.num_neighbors, recipe.first_neighbors or 0)
-    needs_neighbors = "num_neighbors" in objective_class(recipe.objective).options
-    held, what = (recipe.memory_size, "memory") if recipe.memory_size else (recipe.batch_size, "batch")
+    options = kind.options
+    has_memory = "memory_size" in options and recipe.memory_size > 0
+    held, what = (recipe.memory_size, "memory") if has_memory else (recipe.batch_size, "batch")
     per_class = held // dataset.num_classes
-    if needs_neighbors and per_class <= most:
-        remedy = "memory_size" if recipe.memory_size else "the batch size"
+    if "num_neighbors" in options and per_class <= most:
+        remedy = "memory_size" if has_memory else "the batch size"
         raise IbrobustError(
             f"A {what} of {held} has {per_class} images of each of the {dataset.num_classes} classes, too "
             f"few for {most} neighbours in every class: raise {remedy} to "

@@ -75,6 +75,9 @@ BEFORE: dict[str, Any] = {
     "average_neighbors": False,
     "fixed_power": False,
 }
+# Fields that every recipe of that time has, since it was written whole: nobody types all of them.
+ALWAYS_WRITTEN = {"objective", "neighbor_sharpness", "width", "latent_dim", "epochs", "batch_size", "optimizer"}
+ALWAYS_WRITTEN |= {"learning_rate", "weight_decay", "schedule", "seed"}
 
 
 class Recipe(BaseModel):
@@ -171,7 +174,10 @@ class Recipe(BaseModel):
     weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 1e-4
     schedule: Annotated[
         Schedule,
-        Field(description="plateau multiplies the rate by sqrt(0.1) if the loss has not improved for over 10 epochs"),
+        Field(
+            description="plateau multiplies the rate by sqrt(0.1) if the loss has not improved for over 10 epochs; it "
+            "counts them from where the loss is no longer redefined"
+        ),
     ] = "one_cycle"
     mixed_precision: Annotated[
         Precision, Field(description="autocast; auto means bf16 if the device has instructions for it, else no")
@@ -186,12 +192,13 @@ class Recipe(BaseModel):
     def _filled_up(cls, fields: Any) -> Any:
         """Fill omitted fields with the best settings of their objective, and update old recipes.
 
-        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have a neighbour
-        sharpness and no share of the training for it.
+        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time are whole, have a
+        neighbour sharpness and no share of the training for it.
         """
         if not isinstance(fields, dict):
             return fields
-        if "neighbor_sharpness" in fields and "soft_share" not in fields:
+        is_old = fields.get("neighbor_sharpness", 0) is None or set(fields) >= ALWAYS_WRITTEN
+        if is_old and "soft_share" not in fields:
             fields = {**BEFORE, **fields}
             if fields["neighbor_sharpness"] is None:
                 del fields["neighbor_sharpness"]
@@ -222,10 +229,7 @@ class Recipe(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path) -> Recipe:
         """Return the recipe in a YAML file; raise IbrobustError if it cannot be read or is invalid."""
-        fields = read_mapping_file(Path(path), "recipe")
-        if not isinstance(fields, dict):
-            raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
-        return cls.parse({name: value for name, value in fields.items() if name != ABOUT})
+        return cls.parse(read_fields(path))
 
     @classmethod
     def preset(cls, name: str) -> Recipe:
@@ -240,8 +244,6 @@ class Recipe(BaseModel):
         """Return the fields that differ from the defaults for the objective, as a call that gives this recipe."""
         plain = type(self)(objective=self.objective)
         changed = [name for name in type(self).model_fields if getattr(self, name) != getattr(plain, name)]
-        if "neighbor_sharpness" in changed and "soft_share" not in changed:
-            changed.append("soft_share")  # without it, this would be read as a recipe of an earlier version
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in dict.fromkeys(["objective", *changed]))
         return f"{type(self).__name__}({fields})"
 
@@ -267,6 +269,14 @@ class Recipe(BaseModel):
             parts.append(f"dropconnect{self.dropconnect:g}")
         dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in file_name(self.dataset)) or "data"
         return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
+
+
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """Return the fields that a recipe file names, not yet validated; raise IbrobustError if it cannot be read."""
+    fields = read_mapping_file(Path(path), "recipe")
+    if not isinstance(fields, dict):
+        raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
+    return {name: value for name, value in fields.items() if name != ABOUT}
 
 
 def preset_names() -> list[str]:

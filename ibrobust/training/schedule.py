@@ -52,9 +52,12 @@ class LearningRateSchedule:
         if self._by_batch is not None:
             self._by_batch.step()
 
-    def after_epoch(self, mean_loss: float) -> None:
-        """Advance the schedule by one epoch with the mean training loss `mean_loss`, in nats."""
-        if self._plateau is not None:
+    def after_epoch(self, mean_loss: float, *, is_comparable: bool = True) -> None:
+        """Advance the schedule by one epoch with the mean training loss `mean_loss`, in nats.
+
+        If the loss will be redefined, it is not comparable, and a plateau is not looked for.
+        """
+        if self._plateau is not None and is_comparable:
             self._plateau.step(mean_loss)
 
     def state_dict(self) -> dict[str, Any]:

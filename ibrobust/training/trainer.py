@@ -176,7 +176,7 @@ def _run(
         means = _train_epoch(
             recipe, train, dataset.train.labels, epoch, step, objective, prepared, schedule, accelerator, on_progress
         )
-        schedule.after_epoch(means["loss"])
+        schedule.after_epoch(means["loss"], is_comparable=(epoch - 1) / recipe.epochs >= objective.settles_at)
         seconds = time.perf_counter() - started
         total_seconds += seconds
         record = {

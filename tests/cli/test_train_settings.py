@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibrobust.cli.train import _assigned
+from ibrobust.cli.train import _assigned, _merged
 from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe
 
@@ -46,3 +46,19 @@ def test_a_field_without_keys_has_none_to_set():
 )
 def test_a_default_name_has_no_beta_that_is_not_used(fields, named):
     assert ("beta" in Recipe(**fields).default_name()) is named
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "expected"),
+    [
+        ("paper", {}, {"num_neighbors": 3, "soft_share": 0.0, "memory_size": 0, "fixed_power": False, "width": 8}),
+        (None, {"objective": "dvib"}, {"fixed_power": False, "memory_size": 0, "soft_share": 0.0, "width": 8}),
+        (None, {}, {"fixed_power": True, "memory_size": 2000, "soft_share": 0.75, "width": 8}),
+    ],
+    ids=["over a preset", "with another objective", "alone"],
+)
+def test_a_recipe_file_sets_only_what_it_names(preset, given, expected, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text("width: 8\nepochs: 2\n")
+    recipe = _merged(preset, file, given, [])
+    assert {name: getattr(recipe, name) for name in expected} == expected

@@ -43,6 +43,15 @@ def test_an_encoder_that_says_nothing_shows_the_noise_floor(constant_encoder):
     assert found["label_information"] == pytest.approx(math.log(10), abs=0.1)
 
 
+def test_grey_images_have_a_plane_too(tmp_path):
+    encoder = Encoder(width=2, latent_dim=8, mean=(0.2,), std=(0.4,))
+    snapshot_taker(tmp_path, [1])(1, encoder)
+    recipe = Recipe(objective="cross_entropy", dataset="digits", width=2, latent_dim=8, resfc_units=16)
+    digits, plane = load_dataset("digits").in_channels(1), InformationPlane(epochs=(1,), n_examples=100)
+    rows = information_plane(recipe, digits, plane, snapshot_path(tmp_path, 1), device=torch.device("cpu"))
+    assert all(math.isfinite(row["value"]) for row in rows)
+
+
 def test_without_noise_there_is_no_noise_floor(constant_encoder):
     digits, plane = load_dataset("digits"), InformationPlane(epochs=(1,), n_examples=100)
     recipe = Recipe(dataset="digits", width=2, latent_dim=8, resfc_units=16, noise=False)

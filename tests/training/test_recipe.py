@@ -24,16 +24,26 @@ def test_what_is_given_comes_before_what_the_objective_trains_best_with():
     assert (recipe.num_neighbors, recipe.soft_share, recipe.memory_size) == (3, 0.0, 2000)
 
 
+# What every recipe held that was written before soft_ib had its own name.
+OLD = {"objective": "knn_ib", "num_neighbors": 3, "width": 16, "latent_dim": 128, "epochs": 20, "batch_size": 125}
+OLD |= {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 1e-4, "schedule": "one_cycle", "seed": 0}
+
+
 def test_the_surrogate_of_an_old_recipe_is_called_by_its_name():
-    old = {"objective": "knn_ib", "num_neighbors": 3, "neighbor_sharpness": 2.0, "class_sharpness": 0.5}
-    recipe = Recipe.parse(old)
+    recipe = Recipe.parse({**OLD, "neighbor_sharpness": 2.0, "class_sharpness": 0.5})
     assert (recipe.objective, recipe.class_sharpness, recipe.memory_size) == ("soft_ib", 0.5, 0)
 
 
 def test_the_estimator_of_an_old_recipe_is_trained_as_it_was():
-    recipe = Recipe.parse({"objective": "knn_ib", "neighbor_sharpness": None, "num_neighbors": 5})
+    recipe = Recipe.parse({**OLD, "neighbor_sharpness": None, "num_neighbors": 5})
     assert (recipe.objective, recipe.num_neighbors, recipe.average_neighbors) == ("knn_ib", 5, False)
     assert (recipe.soft_share, recipe.memory_size, recipe.neighbor_ratio) == (0.0, 0, 1.0)
+
+
+@pytest.mark.parametrize("objective", ["knn_ib", "soft_ib"])
+def test_a_sharpness_changes_nothing_else(objective):
+    given = Recipe.parse({"objective": objective, "neighbor_sharpness": 4.0})
+    assert given == Recipe(objective=objective).model_copy(update={"neighbor_sharpness": 4.0})
 
 
 def test_a_recipe_is_frozen():

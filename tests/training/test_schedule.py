@@ -45,6 +45,16 @@ def test_an_improving_loss_keeps_the_rate():
     assert rate(adam) == 1.0
 
 
+def test_losses_that_cannot_be_compared_set_no_mark():
+    adam = optimizer()
+    schedule = LearningRateSchedule(Recipe(schedule="plateau", learning_rate=1.0), adam, steps_per_epoch=5)
+    for _ in range(30):
+        schedule.after_epoch(-100.0, is_comparable=False)
+    for epoch in range(30):
+        schedule.after_epoch(-30.0 - epoch)
+    assert rate(adam) == 1.0
+
+
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 6, 10])
 def test_one_cycle_trains_however_few_steps_there_are(total):
     adam = optimizer()

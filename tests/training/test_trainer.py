@@ -17,6 +17,7 @@ from ibrobust.models import Encoder
 from ibrobust.training import trainer
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.schedule import LearningRateSchedule
 
 # On the CPU: there a seed gives the same bits twice.
 train_encoder = partial(trainer.train_encoder, device="cpu")
@@ -270,6 +271,33 @@ def test_a_batch_too_small_for_the_neighbours_is_refused_before_anything_is_writ
     with pytest.raises(IbrobustError, match=r"batch of 30 has 3 images .* raise the batch size to 40"):
         train_encoder(recipe, digits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_neighbours_are_not_looked_for_in_a_memory_that_the_objective_lacks(tiny_recipe, digits, tmp_path):
+    fields = {"objective": "dib", "conditional": True, "batch_size": 30, "memory_size": 2000}
+    with pytest.raises(IbrobustError, match="batch of 30 has 3 images"):
+        train_encoder(tiny_recipe.model_copy(update=fields), digits, tmp_path)
+
+
+@pytest.mark.parametrize("objective", ["dvib", "ceb"])
+def test_the_power_of_learnt_standard_deviations_is_not_fixed(objective, tiny_recipe, digits, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"objective": objective, "fixed_power": True})
+    with pytest.raises(IbrobustError, match=f"fix the standard deviations that the encoder of '{objective}' learns"):
+        train_encoder(recipe, digits, tmp_path)
+
+
+def test_a_plateau_is_looked_for_once_the_loss_is_no_longer_redefined(tiny_recipe, digits, tmp_path, monkeypatch):
+    seen: list[bool] = []
+    step = LearningRateSchedule.after_epoch
+
+    def watched(schedule: LearningRateSchedule, mean_loss: float, *, is_comparable: bool = True) -> None:
+        seen.append(is_comparable)
+        step(schedule, mean_loss, is_comparable=is_comparable)
+
+    monkeypatch.setattr(LearningRateSchedule, "after_epoch", watched)
+    fields = {"schedule": "plateau", "soft_share": 0.5, "epochs": 4}
+    train_encoder(tiny_recipe.model_copy(update=fields), digits, tmp_path)
+    assert seen == [False, False, True, True]
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny_recipe, digits, tmp_path):
