@@ -99,6 +99,7 @@ class ArchitectureRecord(_Record):
         one_logit: whether the module has one logit for two classes, see `ibrobust.two_logits`.
         channels: of the images.
         image_size: (H, W) of the images.
+        probe: of the model as it was registered, see `ibrobust.registry.same_function.probe`; None in older cards.
     """
 
     factory: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")]
@@ -110,6 +111,7 @@ class ArchitectureRecord(_Record):
     resized_to: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     channels: Annotated[int, Field(ge=1)]
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    probe: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _check_normalisation(self) -> ArchitectureRecord:

@@ -15,7 +15,7 @@ from ibrobust.models import HEAD
 from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, check_name
-from ibrobust.registry.outside import build_outside
+from ibrobust.registry.outside import build_outside, probe_of
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights
 
@@ -88,6 +88,11 @@ def write_export(
         update["description"] = description
     if half:
         tensors = halved(tensors)
+        if card.architecture is not None:
+            # The rounded weights give other numbers.
+            card = card.model_copy(update={"architecture": card.architecture.model_copy(update={"probe": None})})
+            probed = probe_of(build_outside(card, tensors, device=torch.device("cpu")), card)
+            update["architecture"] = card.architecture.model_copy(update={"probe": probed})
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
     weights, content = pack_weights(name, tensors)
     exported = portable_card(card).model_copy(update={**update, "weights": weights})

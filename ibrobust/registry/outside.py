@@ -15,6 +15,7 @@ from ibrobust.function_names import name_of_function, short_reason
 from ibrobust.models import HEAD, LogitsOf, Normalized, Resized, TwoLogits, logits_of, normalized, resized, two_logits
 from ibrobust.registry.card import ArchitectureRecord, ModelCard
 from ibrobust.registry.factories import FORMS, build_module, folder_of, require_allowed
+from ibrobust.registry.same_function import is_the_same, probe
 
 
 def describe(
@@ -103,7 +104,20 @@ def build_outside(
     require_allowed(card.name, card.architecture, trust=trust)
     module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture))
     fault = f"The weights of {card.name!r} do not fit what {card.architecture.factory} builds"
-    return _wrapped(_filled(module, weights, fault), card.architecture).to(device).eval()
+    model = _wrapped(_filled(module, weights, fault), card.architecture).eval()
+    if card.architecture.probe is not None and not is_the_same(probe_of(model, card), card.architecture.probe):
+        raise IbrobustError(
+            f"{card.architecture.factory} builds another function than when {card.name!r} was registered: its code was "
+            "changed, or another module of that name is imported. Restore the code, or register the model again."
+        )
+    return model.to(device)
+
+
+def probe_of(model: nn.Module, card: ModelCard) -> tuple[float, ...]:
+    """Return the `probe` of the model of a card with an architecture."""
+    assert card.architecture is not None
+    channels, image_size = card.architecture.channels, card.architecture.image_size
+    return probe(model, channels=channels, image_size=image_size, num_classes=len(card.dataset.class_names))
 
 
 def _filled(module: nn.Module, weights: Mapping[str, Tensor], fault: str) -> nn.Module:

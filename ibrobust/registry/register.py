@@ -16,7 +16,7 @@ from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, check_name
 from ibrobust.registry.factories import allow
-from ibrobust.registry.outside import build_outside, describe
+from ibrobust.registry.outside import build_outside, describe, probe_of
 from ibrobust.registry.same_function import OUTSIDE_REMEDY, OWN_REMEDY, require_same_function
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights, refuse_duplicate, write_model
@@ -126,6 +126,8 @@ def _register_outside(
         return build_outside(card, load(content), device=torch.device("cpu"), trust=True, found_now=True)
 
     require_same_function(model, rebuild, dataset, remedy=OUTSIDE_REMEDY)
+    recognised = architecture.model_copy(update={"probe": probe_of(rebuild(), card)})
+    card = card.model_copy(update={"architecture": recognised})
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     accuracy = module_accuracy(rebuild().to(device), dataset)
     scored = card.model_copy(update={"clean_accuracy": {HEAD: accuracy}})

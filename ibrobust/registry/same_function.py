@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ibrobust.errors import IbrobustError
 IMAGES = 8
 # Relative to the largest number: the tolerance for another order of summation in float64.
 TOLERANCE = 1e-6
+PROBED = 2  # images of a probe, which is made whenever a model is loaded
+PROBE_TOLERANCE = 1e-5
 
 OWN_REMEDY = "store an ibrobust.ImageClassifier that does no more than its encoder and decoder, or attack it as it is."
 OUTSIDE_REMEDY = "give the factory and the arguments that build this module, and its weights, or attack it as it is."
@@ -56,6 +59,37 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
                 f"The {type(model).__name__} cannot be stored: what would be loaded has other {what} (by up to "
                 f"{difference:.2g}, their largest is {size:.2g}); {remedy}"
             )
+
+
+def probe(model: nn.Module, *, channels: int, image_size: tuple[int, int], num_classes: int) -> tuple[float, ...]:
+    """Return numbers by which a model is recognised: its logits and input gradients for fixed images, projected.
+
+    The code that a card names may change after the weights were stored, and its module may be another one of the same
+    name. Each number is a product with a fixed random direction, divided by the product of the magnitudes, so that
+    it is in [-1, 1].
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        channels: C.
+        image_size: (H, W).
+        num_classes: K.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(PROBED, channels, *image_size, generator=generator, dtype=torch.float64)
+    direction = torch.randn(PROBED, num_classes, generator=generator, dtype=torch.float64)
+    found = _logits_and_gradient(model, images, direction)
+    numbers = []
+    for values in found:
+        along = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+        products = (values * along).flatten(1)
+        numbers += (products.sum(dim=1) / products.abs().sum(dim=1).clamp(min=torch.finfo(torch.float64).tiny)).tolist()
+    size = [float(values.abs().max()) for values in found]
+    return (*numbers, *(math.log(value) if 0 < value < math.inf else 0.0 for value in size))
+
+
+def is_the_same(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two probes are of one model, up to the rounding of another processor."""
+    return len(one) == len(other) and all(abs(a - b) <= PROBE_TOLERANCE for a, b in zip(one, other, strict=True))
 
 
 def _logits_and_gradient(model: nn.Module, images: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -192,6 +193,49 @@ def test_a_model_that_was_registered_here_loads_in_a_fresh_process_from_another_
     assert finished.returncode == 0, finished.stderr
     got = torch.tensor(json.loads(finished.stdout.splitlines()[-1]))
     torch.testing.assert_close(got, logits(model))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nn.ReLU()", "nn.Softplus()"),
+        ("nn.Linear(width, classes))", "nn.Linear(width, classes), nn.Softmax(1))"),
+        ("nn.Conv2d(3, width, 3, stride=4)", "nn.Conv2d(3, width, 3, stride=4, padding_mode='reflect', padding=1)"),
+    ],
+)
+def test_a_factory_whose_code_was_changed_is_refused(nets, before, after):
+    register_model("net", trained_a_little(nets.build()), dataset=dataset(), factory="my_nets:build")
+    path = Path(nets.__file__)
+    path.write_text(path.read_text().replace(before, after))
+    del sys.modules["my_nets"]
+    with pytest.raises(IbrobustError, match="my_nets:build builds another function than when 'net' was registered"):
+        load_model("net")
+
+
+def test_a_changed_gradient_is_another_function(nets):
+    register_model("net", trained_a_little(nets.shifted()), dataset=dataset(), factory="my_nets:shifted")
+    path = Path(nets.__file__)
+    path.write_text(
+        path.read_text().replace("return self.net(images)", "return self.net((images * 1e9).round() / 1e9)")
+    )
+    del sys.modules["my_nets"]
+    with pytest.raises(IbrobustError, match="another function"):
+        load_model("net")
+
+
+def test_a_module_of_the_same_name_in_another_folder_is_not_taken(nets, tmp_path, monkeypatch):
+    model = trained_a_little(nets.build())
+    register_model("net", model, dataset=dataset(), factory="my_nets:build")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "my_nets.py").write_text(FACTORY.replace("nn.ReLU()", "nn.Softplus()"))
+    monkeypatch.chdir(other)
+    monkeypatch.syspath_prepend(other)
+    del sys.modules["my_nets"]
+    theirs = importlib.import_module("my_nets")
+    register_model("theirs", trained_a_little(theirs.build()), dataset=dataset(), factory="my_nets:build")
+    with pytest.raises(IbrobustError, match="another function than when 'net' was registered"):
+        load_model("net")
 
 
 @pytest.fixture
