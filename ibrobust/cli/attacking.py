@@ -51,7 +51,7 @@ class Target:
     """A model to attack.
 
     Attributes:
-        name: as the user gave it.
+        name: in the registry, or as the user gave it.
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
         verdict: of an audit, if the model's card holds one of the same data set.
@@ -138,7 +138,12 @@ def choose_models(
     Raises:
         IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
     """
-    chosen = list(dict.fromkeys(names)) or models_for(data)
+    # A model that was renamed has its new name in tables, where the old one would say another objective.
+    current = {name: name if is_reference(name) else model_card(name).name for name in names}
+    for old, new in current.items():
+        if old != new:
+            Console(stderr=True).print(f"{old} is now called {new}.", markup=False, soft_wrap=True)
+    chosen = list(dict.fromkeys(current.values())) or models_for(data)
     if not chosen:
         raise IbrobustError(
             f"No stored model was trained on {spec}: train one with ibrobust train --dataset {spec}, or name a model."

@@ -87,8 +87,12 @@ def benchmark(
         if not outside:
             _store(result, errors)
     finally:
-        own = result.dataset if outside else model_card(model).dataset.name
-        note = f"; trained on {CIFAR10.get(own, own)}" if own != result.dataset else ""
+        own = None if outside else model_card(model).dataset
+        note = ""
+        if own is not None and own.name != result.dataset:
+            note = f"; trained on {CIFAR10.get(own.name, own.name)}"
+        elif own is not None and result.dataset_fingerprint not in (None, own.fingerprint):
+            note = f"; trained on other images of {own.name}"
         _report(result, note=note)
 
 

@@ -27,8 +27,9 @@ from ibrobust.registry.store import (
     write_model,
 )
 
-# SHA-256 of all weights that this process has loaded, by card file.
-_loaded: dict[Path, set[str]] = {}
+# SHA-256 of all weights that this process has loaded, by the user's model folder and the model's name: the file of the
+# card may be another one by the time a result is stored, if the user's own model has taken the name of a shipped one.
+_loaded: dict[tuple[Path, str], set[str]] = {}
 
 
 def load_model(
@@ -65,7 +66,7 @@ def load_model(
     model = build_model(
         card, tensors, decoder=decoder, num_samples=num_samples, device=check_device(device or "cpu"), trust=trust
     )
-    _loaded.setdefault(find_card(name), set()).add(card.weights.sha256)
+    _loaded.setdefault((models_dir(), card.name), set()).add(card.weights.sha256)
     return model
 
 
@@ -165,15 +166,15 @@ def _change_evaluations(
     path = find_card(name)
     if path.parent != models_dir():
         raise IbrobustError(f"The model {name!r} is not in your own model folder, so its card is not changed.")
-    evaluated = _loaded.get(path, set()) if weights is None else {weights}
     # Another process may be storing the result of another decoder, or overwriting the model.
     with held(name):
         card = stored_card(name)
+        evaluated = _loaded.get((models_dir(), card.name), set()) if weights is None else {weights}
         if evaluated - {card.weights.sha256}:
             raise IbrobustError(
-                f"The model {name!r} was overwritten after it was loaded, so this result belongs to other weights than "
-                "the "
-                "stored ones and is not put into its card: evaluate the model again."
+                f"The model {name!r} was overwritten after it was loaded, so this result may belong to other weights "
+                "than the stored ones and is not put into its card: evaluate the model again in a new process, or give "
+                "the SHA-256 of the evaluated `weights`."
             )
         changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
         write_card(changed)

@@ -442,6 +442,13 @@ def test_a_result_of_weights_that_were_overwritten_meanwhile_is_not_taken(classi
     assert model_card("mine").evaluations == {}
 
 
+def test_a_result_of_a_shipped_model_is_not_taken_for_a_model_that_took_its_name(classifier, digits):
+    load_model("cross_entropy-digits")
+    register_model("cross_entropy-digits", classifier, dataset=digits, overwrite=True)
+    with pytest.raises(IbrobustError, match="was overwritten after it was loaded"):
+        update_metrics("cross_entropy-digits", "fgsm", {"correct": [1]})
+
+
 def test_a_result_is_taken_where_its_weights_are_the_stored_ones(classifier, digits):
     old = register_model("mine", classifier, dataset=digits).weights.sha256
     load_model("mine")

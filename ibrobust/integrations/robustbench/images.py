@@ -9,15 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ibrobust.data import load_dataset, to_unit_range
+from ibrobust.data import Dataset, load_dataset, to_unit_range
 from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.home import data_dir as default_data_dir
-from ibrobust.home import expanded
 from ibrobust.integrations.robustbench.environment import imported_quietly
 from ibrobust.registry import ModelCard
 
 CIFAR10_FOLDER = "cifar-10-batches-py"  # torchvision's, and so RobustBench's
+HALVES = ("test", "val")  # of an image folder
+DOWNLOADED = tuple(name for name in NAMED_DATASETS if name != "digits")  # which come with scikit-learn
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -41,12 +42,14 @@ class BenchmarkImages:
         class_names: of the labels.
         images: (N, 3, H, W) float32 in [0, 1].
         labels: (N,).
+        fingerprint: of the data set; None for CIFAR-10's own files, as RobustBench reads them.
     """
 
     source: str
     class_names: tuple[str, ...]
     images: Tensor
     labels: Tensor
+    fingerprint: str | None = None
 
 
 def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | None) -> BenchmarkImages:
@@ -54,30 +57,19 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
 
     Args:
         card: of a registered model.
-        folder: in RobustBench's layout, or an image folder; by default the card's own data.
+        folder: in RobustBench's layout, an image folder, or where the card's own data are downloaded to; by default the
+            card's own data, recognised by their fingerprint.
         count: number of images; the first of CIFAR-10's own files, as RobustBench takes them, else evenly spaced ones.
 
     Raises:
-        IbrobustError: they are missing, too few, or not of 10 or 100 classes.
+        IbrobustError: they are missing, too few, other ones than the card's, or not of 10 or 100 classes.
     """
-    own = _own_dataset(card)
-    if folder is not None and (folder / "test").is_dir() and not (folder / CIFAR10_FOLDER).is_dir():
-        images = _from_dataset(str(folder), count)
-    elif own is not None and (folder is None or not (folder / CIFAR10_FOLDER).is_dir()):
-        try:
-            images = _from_dataset(own, count, data_dir=folder)
-        except IbrobustError as error:
-            problem = str(error).rpartition(": ")[0]
-            raise IbrobustError(
-                f"{problem}: give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and "
-                "test/<class>/*, as `data_dir`."
-            ) from error
-    elif folder is None and card is not None and card.dataset.name != "cifar10":
-        raise IbrobustError(
-            f"The model {card.name!r} was trained on {card.dataset.name!r}: give that image folder as `data_dir`."
-        )
-    else:
+    if folder is not None and not (folder / CIFAR10_FOLDER).is_dir() and any((folder / n).is_dir() for n in HALVES):
+        images = _from_dataset(load_dataset(str(folder)), count)
+    elif card is None or (folder is not None and (folder / CIFAR10_FOLDER).is_dir()):
         images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
+    else:
+        images = _own_images(card, folder, count)
     if count is not None and count > len(images.labels):
         raise IbrobustError(
             f"{count} images were requested, but {images.source} has {len(images.labels)}: give `n_examples`, at most "
@@ -91,23 +83,25 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
     return images
 
 
-def _own_dataset(card: ModelCard | None) -> str | None:
-    """Return the data set's name or path in a card; None for CIFAR-10, which RobustBench reads, or if missing."""
-    if card is None:
-        return None
-    if card.recipe is not None and card.recipe.dataset not in NAMED_DATASETS:
-        path = expanded(card.recipe.dataset)
-        if (path / "test").is_dir():
-            return str(path)
-    if card.recipe is None and card.dataset.source is not None:
-        return card.dataset.source
-    return card.dataset.name if card.dataset.name in NAMED_DATASETS and card.dataset.name != "cifar10" else None
+def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> BenchmarkImages:
+    """Return the images that a model was trained on, from where its card says, or downloaded to `folder`."""
+    spec = card.recipe.dataset if card.recipe is not None else card.dataset.source or card.dataset.name
+    remedy = f"give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as"
+    if folder is not None and spec not in DOWNLOADED:
+        raise IbrobustError(f"{str(folder)!r} holds no images: {remedy} `data_dir`.")
+    try:
+        dataset = load_dataset(spec, data_dir=folder)
+    except IbrobustError as error:
+        raise IbrobustError(f"{str(error).rpartition(': ')[0]}: {remedy} `data_dir`.") from error
+    if dataset.fingerprint != card.dataset.fingerprint:
+        raise IbrobustError(f"The images of {spec!r} are not those that {card.name!r} was trained on: {remedy} `data_dir`.")
+    return _from_dataset(dataset, count, first=spec == "cifar10")
 
 
-def _from_dataset(spec: str, count: int | None, *, data_dir: Path | None = None) -> BenchmarkImages:
-    dataset = load_dataset(spec, data_dir=data_dir)
-    test = dataset.test.subset(count)
-    return BenchmarkImages(dataset.name, dataset.class_names, to_unit_range(test.images), test.labels)
+def _from_dataset(dataset: Dataset, count: int | None, *, first: bool = False) -> BenchmarkImages:
+    test = dataset.test.subset(None if first else count)
+    images, labels = (values[: count if first else None] for values in (test.images, test.labels))
+    return BenchmarkImages(dataset.name, dataset.class_names, to_unit_range(images), labels, dataset.fingerprint)
 
 
 def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:

@@ -57,6 +57,7 @@ class BenchmarkResult(Readable):
         model: its name, or its class for a module that was given without one.
         decoder: of a registered model.
         dataset: of the images.
+        dataset_fingerprint: of it; None for CIFAR-10's own files, as RobustBench reads them.
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
         total: number of images.
@@ -82,6 +83,7 @@ class BenchmarkResult(Readable):
     flags: tuple[str, ...]
     hardware: str
     versions: dict[str, str]
+    dataset_fingerprint: str | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -219,7 +221,7 @@ def benchmark(
     outcome = adversaries[0].outcome
     assert outcome is not None
     return BenchmarkResult(
-        model=model if isinstance(model, str) else name or type(model).__name__,
+        model=card.name if card is not None else name or type(model).__name__,
         decoder=(decoder or card.decoders[0]) if card is not None else None,
         dataset=images.source,
         threat_model=threat_model,
@@ -232,6 +234,7 @@ def benchmark(
         flags=outcome.flags,
         hardware=hardware(target.type),
         versions={**library_versions(), "pyautoattack": version("pyautoattack")},
+        dataset_fingerprint=images.fingerprint,
     )
 
 

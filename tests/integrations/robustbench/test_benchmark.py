@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,33 @@ def test_images_are_never_those_of_another_data_set(registered: str, digits_fold
     moved = card.dataset.model_copy(update={"name": "elsewhere", "class_names": CIFAR10_CLASSES})
     with pytest.raises(IbrobustError, match="`data_dir`"):
         benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
+
+
+def test_a_data_set_of_the_same_name_is_not_the_models_own(home: Path, digits_classifier: ImageClassifier) -> None:
+    digits = load_dataset("digits")
+    inverted = Dataset.of(
+        (255 - digits.test.images, digits.test.labels), class_names=digits.class_names, name="digits"
+    )
+    card = register_model("inverted", copy.deepcopy(digits_classifier), dataset=inverted)
+    with pytest.raises(IbrobustError, match="given in memory, so they cannot be read again: give a folder"):
+        benchmark_images(card, None, 2)
+    # As after an export, which leaves out where the images were.
+    moved = card.model_copy(update={"dataset": card.dataset.model_copy(update={"source": None})})
+    with pytest.raises(IbrobustError, match="The images of 'digits' are not those that 'inverted' was trained on"):
+        benchmark_images(moved, None, 2)
+
+
+def test_a_folder_without_images_is_refused(registered: str, tmp_path: Path) -> None:
+    with pytest.raises(IbrobustError, match="holds no images"):
+        benchmark_images(model_card(registered), tmp_path / "typo", 2)
+
+
+def test_an_image_folder_may_call_its_test_images_val(
+    registered: str, digits_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(digits_folder / "test", tmp_path / "other" / "val")
+    shutil.copytree(digits_folder / "train", tmp_path / "other" / "train")
+    assert benchmark_images(model_card(registered), tmp_path / "other", 2).source == "other"
 
 
 def test_benchmark_equals_autoattack_run_by_hand(
