@@ -17,6 +17,8 @@ AUDIT_VERSION = 4
 # The same of the worst-case attack. Raise it when the attack may break other images: a study measures them anew, and a
 # run that was interrupted does not resume.
 WORST_CASE_VERSION = 2
+# Attacks that search long. A worst case over others alone says little.
+THOROUGH = ("AutoAttack", "WorstCase")
 
 
 def _none_if_empty(text: str | None) -> str | None:

@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.model_rows import ModelRow, Withstood
@@ -30,7 +32,7 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     marks += _dagger(any(row.fgsm_is_marked and row.fgsm is not None for row in rows))
     table = Table(
         title="Models",
-        caption=f"accuracy, %, on all test images; FGSM and the worst case over all attacks at epsilon {epsilon}; "
+        caption=f"accuracy, %; FGSM and the worst case over all attacks at epsilon {epsilon}; {_images(rows)}"
         f"- not measured{marks}",
         title_justify="left",
         caption_justify="left",
@@ -55,6 +57,17 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     return table
 
 
+def _images(rows: Sequence[ModelRow]) -> str:
+    """Return on how many images the columns were measured."""
+    said = []
+    for column, field in (("clean", "clean_total"), ("FGSM", "fgsm_total"), ("worst", "worst_case_total")):
+        totals = sorted({total for row in rows if (total := getattr(row, field)) is not None})
+        if totals:
+            least = f"{totals[0]:,} to " if len(totals) > 1 else ""
+            said.append(f"{column} on {least}{totals[-1]:,}")
+    return f"{', '.join(said)} images; " if said else ""
+
+
 def presets_table(presets: Sequence[Any]) -> Table:
     """Return one row per preset of `ibrobust.training.presets`: its purpose and its measured results."""
     table = Table(
@@ -74,9 +87,8 @@ def presets_table(presets: Sequence[Any]) -> Table:
 
 def facts_table(card: Any, *, size: int | None) -> Table:
     """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes)."""
-    table = Table(
-        title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
-    )
+    description = Text(card.description) if card.description else None  # its brackets are no markup
+    table = Table(title=card.name, caption=description, title_justify="left", caption_justify="left", box=None)
     table.show_header = False
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -95,7 +107,8 @@ def facts_table(card: Any, *, size: int | None) -> Table:
     table.add_row("decoders", ", ".join(card.decoders))
     table.add_row(
         "data",
-        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
+        escape(data.name)
+        + f": {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
     )
     if card.training is not None:
         made = card.training

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ibrobust.records import AUDIT_VERSION
+from ibrobust.records import AUDIT_VERSION, THOROUGH, WORST_CASE_VERSION
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
@@ -29,12 +29,16 @@ class ModelRow:
         epsilon: of `fgsm`, `worst_case` and `verdict`.
         clean: accuracy on the test images.
         fgsm: accuracy under FGSM.
-        worst_case: robust accuracy under all attacks that were run, image by image.
+        worst_case: robust accuracy under all attacks that were run, image by image, if one of them searches long.
         verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
-        upper_bound: whether other attacks would probably break more images than `worst_case`.
+        upper_bound: whether other attacks would probably break more images than `worst_case`, as today's attack does if
+            an earlier version was run.
         fgsm_is_marked: whether FGSM did not change so many images that `fgsm` is no sign of robustness.
         fgsm_upper_bound: whether other attacks would probably break more images than `fgsm`.
+        clean_total: number of images of `clean`.
+        fgsm_total: number of images of `fgsm`.
+        worst_case_total: number of images of `worst_case`.
     """
 
     model: str
@@ -50,6 +54,9 @@ class ModelRow:
     upper_bound: bool = False
     fgsm_is_marked: bool = False
     fgsm_upper_bound: bool = False
+    clean_total: int | None = None
+    fgsm_total: int | None = None
+    worst_case_total: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON can hold it."""
@@ -64,7 +71,8 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
         audit = _own(card, "audit", decoder)
         of_epsilon = bool(audit) and _same(audit["epsilon"], epsilon)
         sweep = _own(card, "fgsm", decoder)
-        worst, bound = _worst_case(card, decoder, epsilon) or (None, False)
+        fgsm = next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None)
+        worst, bound, worst_total = _worst_case(card, decoder, epsilon) or (None, False, None)
         rows.append(
             ModelRow(
                 card.name,
@@ -73,13 +81,16 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
                 card.recipe.objective if card.recipe else None,
                 epsilon,
                 clean.accuracy if clean else None,
-                next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None),
+                fgsm,
                 worst,
                 card_verdict(audit).text if of_epsilon else None,
                 size,
                 bound,
                 _is_marked(sweep),
                 bool(sweep.get("flags")),
+                clean.total if clean else None,
+                sweep["total"] if fgsm is not None else None,
+                worst_total,
             )
         )
     return rows
@@ -144,7 +155,7 @@ def withstood(card: Any) -> list[Withstood]:
             attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
             place = (f"{attack}{_elsewhere(card, stored)}", result["norm"], result["total"])
             found.setdefault(place, {})[result["epsilon"]] = result["robust_accuracy"]
-            if result.get("upper_bound"):
+            if result.get("upper_bound") or _is_older(result):
                 bounds.setdefault(place, set()).add(result["epsilon"])
         lines += [
             Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
@@ -153,7 +164,7 @@ def withstood(card: Any) -> list[Withstood]:
         audit = _evaluation(card, "audit", decoder)
         if audit:
             worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
-            bound = frozenset(worst if audit.get("upper_bound") else ())
+            bound = frozenset(worst if audit.get("upper_bound") or _is_older_audit(audit) else ())
             name = f"audit, worst case{_elsewhere(card, audit)}"
             lines.append(Withstood(decoder, name, "Linf", audit["n"], worst, bound))
     return lines
@@ -185,7 +196,7 @@ def audit_sentences(card: Any) -> list[str]:
 def card_verdict(audit: dict[str, Any]) -> Verdict:
     """Return the verdict of an audit as a card holds it; an older one's if it was made before today's rules."""
     answer = read_verdict(str(audit["verdict"]))
-    if answer is None or int(audit.get("audit_version", 0)) < AUDIT_VERSION:
+    if answer is None or _is_older_audit(audit):
         return Verdict("", "", str(audit["verdict"]))
     return answer
 
@@ -200,23 +211,37 @@ def _is_marked(sweep: dict[str, Any]) -> bool:
     return bool(sweep) and unattacked / sweep["total"] > UNATTACKED_SHARE
 
 
-def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool] | None:
-    """Return the smallest worst case over the most images, and whether it is an upper bound."""
+def _is_older_audit(audit: dict[str, Any]) -> bool:
+    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+
+
+def _is_older(result: dict[str, Any]) -> bool:
+    """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger."""
+    attacks = result["attack"].removeprefix("worst case of ")
+    is_ours = "WorstCase" in attacks and "AutoAttack" not in attacks
+    return is_ours and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
+
+
+def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool, int] | None:
+    """Return the smallest worst case over the most images, whether it is an upper bound, and the number of images."""
     found = [
-        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")))
+        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")), _is_older(result))
         for result in _own(card, "attacks", decoder).get("results", ())
         if result["norm"] == "Linf"
         and _same(result["epsilon"], epsilon)
-        and result["attack"].startswith(("worst case", "WorstCase", "AutoAttack"))
+        and any(attack in result["attack"] for attack in THOROUGH)
     ]
     audit = _own(card, "audit", decoder)
     if audit and _same(audit["epsilon"], epsilon):
-        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound"))))
+        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound")), _is_older_audit(audit)))
     if not found:
         return None
     most = max(total for total, *_ in found)
-    least = min(accuracy for total, accuracy, _ in found if total == most)
-    return least, any(bound for *place, bound in found if place == [most, least])
+    least = min(accuracy for total, accuracy, *_ in found if total == most)
+    bounds, older = zip(
+        *(signs for total, accuracy, *signs in found if (total, accuracy) == (most, least)), strict=True
+    )
+    return least, any(bounds) or all(older), most
 
 
 def _evaluation(card: Any, key: str, decoder: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ibrobust.atomic import write_text
 from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
-from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
+from ibrobust.records import AUDIT_VERSION, THOROUGH, WORST_CASE_VERSION
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
@@ -19,8 +19,6 @@ from ibrobust.study.information_plane import QUANTITIES
 
 Row = dict[str, Any]
 RESULTS_FILE = "results.json"
-# Attacks that search long. A worst case over others alone would say little where one of these was run elsewhere.
-THOROUGH = ("AutoAttack", "WorstCase")
 
 
 class Results:

@@ -19,7 +19,7 @@ def evaluated(mine, digits) -> str:
     """A model with a sweep, an attack's worst case on fewer images, and an audit of today."""
     add_evaluation(mine, "fgsm", "head", FGSM, digits)
     worst = {"norm": "Linf", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
-    result = {"attack": "worst case of A, B", "epsilon": 8 / 255, "robust_accuracy": 0.03, **worst}
+    result = {"attack": "worst case of A, AutoAttack", "epsilon": 8 / 255, "robust_accuracy": 0.03, **worst}
     add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
     audit = {"verdict": "not real, honest", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
     add_evaluation(mine, "audit", "head", {**audit, "failed": [], "audit_version": AUDIT_VERSION}, digits)

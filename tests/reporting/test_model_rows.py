@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.reporting.card_tables import models_table, withstood_table
 from ibrobust.reporting.model_rows import audit_sentences, model_rows, withstood
 
@@ -28,8 +29,9 @@ def card(*results: AttackResult, audit: dict | None = None) -> SimpleNamespace:
     )
 
 
-def attacked(attack: str, *flags: str) -> AttackResult:
-    return AttackResult(attack, "Linf", EPSILON, (True,) * 4, (True, False, False, False), 0, 0, flags)
+def attacked(attack: str, *flags: str, version: int = WORST_CASE_VERSION) -> AttackResult:
+    right = (True, False, False, False)
+    return AttackResult(attack, "Linf", EPSILON, (True,) * 4, right, 0, 0, flags, attack_version=version)
 
 
 @pytest.mark.parametrize("attack", ["WorstCase", "WorstCase:escalate=true", "AutoAttack:n_iter=20"])
@@ -38,8 +40,47 @@ def test_an_attack_that_searches_long_is_the_worst_case(attack: str) -> None:
     assert row.worst_case == 0.25
 
 
+@pytest.mark.parametrize(
+    ("attack", "worst"),
+    [("PGD", None), ("worst case of FGSM, PGD:steps=1", None), ("worst case of PGD, AutoAttack:n_iter=20", 0.25)],
+)
+def test_weak_attacks_alone_give_no_worst_case(attack: str, worst: float | None) -> None:
+    (row,) = model_rows(card(attacked(attack)), epsilon=EPSILON, size=None)
+    assert row.worst_case == worst
+
+
+@pytest.mark.parametrize(
+    ("attack", "version", "bound"),
+    [
+        ("WorstCase", WORST_CASE_VERSION, False),
+        ("WorstCase:escalate=true", WORST_CASE_VERSION - 1, True),
+        ("worst case of WorstCase, PGD", WORST_CASE_VERSION - 1, True),
+        ("worst case of WorstCase, AutoAttack", WORST_CASE_VERSION - 1, False),
+        ("AutoAttack", 1, False),
+    ],
+)
+def test_what_an_earlier_version_of_the_attack_left_is_an_upper_bound(attack: str, version: int, bound: bool) -> None:
+    one = card(attacked(attack, version=version))
+    (row,), (line,) = model_rows(one, epsilon=EPSILON, size=None), withstood(one)
+    assert (row.upper_bound, bool(line.upper_bounds)) == (bound, bound)
+
+
+def test_a_list_says_on_how_many_images_it_is() -> None:
+    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 256, "verdict": "x", "audit_version": AUDIT_VERSION}
+    rows = [
+        row
+        for one in (card(attacked("WorstCase")), card(audit=audit))
+        for row in model_rows(one, epsilon=EPSILON, size=None)
+    ]
+    assert [row.to_dict()["worst_case_total"] for row in rows] == [4, 256]
+    console = Console(width=100)
+    with console.capture() as text:
+        console.print(models_table(rows))
+    assert "worst on 4 to 256 images" in text.get()
+
+
 def test_the_table_marks_the_upper_bounds() -> None:
-    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "upper_bound": True}
+    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.5, "n": 4, "upper_bound": True, "audit_version": 0}
     one = card(attacked("WorstCase", "The gradient is exactly zero."), attacked("PGD"), audit=audit)
     console = Console(width=100)
     with console.capture() as text:

@@ -44,6 +44,8 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
                 "each norm on its own."
             )
     names = list(dict.fromkeys(result.attack for result in results))
+    # The oldest: a result at a smaller epsilon counts at the larger ones too.
+    version = min((r.attack_version for r in results if r.attack.startswith("WorstCase")), default=1)
     worst = []
     for epsilon in sorted({result.epsilon for result in results}):
         within = [result.robust_correct for result in results if result.epsilon <= epsilon]
@@ -60,6 +62,7 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
                 nonfinite,
                 first.seed,
                 tuple(flags),
+                attack_version=version,
             )
         )
     return worst

@@ -86,7 +86,9 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
 def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> BenchmarkImages:
     """Return the images that a model was trained on, from where its card says, or downloaded to `folder`."""
     spec = card.recipe.dataset if card.recipe is not None else card.dataset.source or card.dataset.name
-    remedy = f"give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as"
+    remedy = (
+        f"give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as"
+    )
     if folder is not None and spec not in DOWNLOADED:
         raise IbrobustError(f"{str(folder)!r} holds no images: {remedy} `data_dir`.")
     try:
@@ -94,7 +96,9 @@ def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> Benc
     except IbrobustError as error:
         raise IbrobustError(f"{str(error).rpartition(': ')[0]}: {remedy} `data_dir`.") from error
     if dataset.fingerprint != card.dataset.fingerprint:
-        raise IbrobustError(f"The images of {spec!r} are not those that {card.name!r} was trained on: {remedy} `data_dir`.")
+        raise IbrobustError(
+            f"The images of {spec!r} are not those that {card.name!r} was trained on: {remedy} `data_dir`."
+        )
     return _from_dataset(dataset, count, first=spec == "cifar10")
 
 

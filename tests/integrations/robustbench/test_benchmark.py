@@ -166,9 +166,7 @@ def test_images_are_never_those_of_another_data_set(registered: str, digits_fold
 
 def test_a_data_set_of_the_same_name_is_not_the_models_own(home: Path, digits_classifier: ImageClassifier) -> None:
     digits = load_dataset("digits")
-    inverted = Dataset.of(
-        (255 - digits.test.images, digits.test.labels), class_names=digits.class_names, name="digits"
-    )
+    inverted = Dataset.of((255 - digits.test.images, digits.test.labels), class_names=digits.class_names, name="digits")
     card = register_model("inverted", copy.deepcopy(digits_classifier), dataset=inverted)
     with pytest.raises(IbrobustError, match="given in memory, so they cannot be read again: give a folder"):
         benchmark_images(card, None, 2)
@@ -183,9 +181,7 @@ def test_a_folder_without_images_is_refused(registered: str, tmp_path: Path) -> 
         benchmark_images(model_card(registered), tmp_path / "typo", 2)
 
 
-def test_an_image_folder_may_call_its_test_images_val(
-    registered: str, digits_folder: Path, tmp_path: Path
-) -> None:
+def test_an_image_folder_may_call_its_test_images_val(registered: str, digits_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_folder / "test", tmp_path / "other" / "val")
     shutil.copytree(digits_folder / "train", tmp_path / "other" / "train")
     assert benchmark_images(model_card(registered), tmp_path / "other", 2).source == "other"
