@@ -49,6 +49,7 @@ def add(
     """Store your own model, or an exported one, in the registry."""
     if ":" not in source or source.endswith(".yaml"):
         own = {"--weights": weights, "--arg": argument, "--dataset": dataset, "--mean": mean, "--std": std}
+        own["--description"] = description
         for option in (option for option, value in own.items() if value):
             raise IbrobustError(f"{source!r} is a model with a card, which says all: leave {option} out.")
         from ibrobust.integrations.references import check_exported

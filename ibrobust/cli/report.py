@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,13 +56,18 @@ def report(
 
     from ibrobust.cli.printing import made_now
     from ibrobust.reporting.html.report import write_report
+    from ibrobust.reporting.model_rows import readable_evaluations
     from ibrobust.study.results import results_of_card
     from ibrobust.study.summary import model_facts
     from ibrobust.study.write_records import rows_of_models, write_records
 
     with TemporaryDirectory() as folder:
         records = Path(folder) / "records.csv"
-        write_records(records, rows_of_models("registry", {card.name: results_of_card(card) for card in cards}))
+        rows: list[dict[str, Any]] = []
+        for card in cards:
+            with readable_evaluations(card):
+                rows += rows_of_models("registry", {card.name: results_of_card(card)})
+        write_records(records, rows)
         write_report(
             title=f"Models on this machine: {dataset}",
             records=records,

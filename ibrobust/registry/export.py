@@ -90,9 +90,10 @@ def write_export(
         tensors = halved(tensors)
         if card.architecture is not None:
             # The rounded weights give other numbers.
-            card = card.model_copy(update={"architecture": card.architecture.model_copy(update={"probe": None})})
+            unprobed = card.architecture.model_copy(update={"probe": None})
+            card = card.model_copy(update={"architecture": unprobed})
             probed = probe_of(build_outside(card, tensors, device=torch.device("cpu")), card)
-            update["architecture"] = card.architecture.model_copy(update={"probe": probed})
+            update["architecture"] = unprobed.model_copy(update={"probe": probed})
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
     weights, content = pack_weights(name, tensors)
     exported = portable_card(card).model_copy(update={**update, "weights": weights})

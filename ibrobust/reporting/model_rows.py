@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ibrobust.errors import IbrobustError
 from ibrobust.records import AUDIT_VERSION, THOROUGH, WORST_CASE_VERSION
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
@@ -63,8 +65,29 @@ class ModelRow:
         return asdict(self)
 
 
+@contextmanager
+def readable_evaluations(card: Any) -> Iterator[None]:
+    """Turn what a damaged evaluation of a card leads to into one sentence: cards are also written by hand."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise IbrobustError(
+            f"The card of {card.name!r} has an evaluation that cannot be read ({type(error).__name__}: {error}): "
+            "remove it from the card, and evaluate the model again."
+        ) from error
+
+
 def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]:
-    """Return a row for each decoder of a card (`ibrobust.registry.ModelCard`), with the weights' size in bytes."""
+    """Return a row for each decoder of a card (`ibrobust.registry.ModelCard`), with the weights' size in bytes.
+
+    Raises:
+        IbrobustError: an evaluation in the card is damaged.
+    """
+    with readable_evaluations(card):
+        return _model_rows(card, epsilon=epsilon, size=size)
+
+
+def _model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]:
     rows = []
     for decoder in card.decoders:
         clean = card.clean_accuracy.get(decoder)
@@ -139,7 +162,16 @@ class Withstood:
 
 
 def withstood(card: Any) -> list[Withstood]:
-    """Return the accuracies of a card's decoders: under FGSM and every stored attack, and in the audit's worst case."""
+    """Return the accuracies of a card's decoders: under FGSM and every stored attack, and in the audit's worst case.
+
+    Raises:
+        IbrobustError: an evaluation in the card is damaged.
+    """
+    with readable_evaluations(card):
+        return _withstood(card)
+
+
+def _withstood(card: Any) -> list[Withstood]:
     lines = []
     for decoder in card.decoders:
         sweep = _evaluation(card, "fgsm", decoder)
@@ -171,7 +203,16 @@ def withstood(card: Any) -> list[Withstood]:
 
 
 def audit_sentences(card: Any) -> list[str]:
-    """Return a sentence on each audit of a card: its answers, what failed, and what it was made with."""
+    """Return a sentence on each audit of a card: its answers, what failed, and what it was made with.
+
+    Raises:
+        IbrobustError: an evaluation in the card is damaged.
+    """
+    with readable_evaluations(card):
+        return _audit_sentences(card)
+
+
+def _audit_sentences(card: Any) -> list[str]:
     from ibrobust.epsilon import format_epsilon
 
     sentences = []

@@ -126,6 +126,7 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
         (("timm:resnet18", "--name", "x", "--dataset", "digits"), "'timm:resnet18' alone has random weights"),
         (("absent.yaml",), "absent.yaml"),
         (("absent.yaml", "--dataset", "digits"), "leave --dataset out"),
+        (("absent.yaml", "--description", "A net."), "leave --description out"),
     ],
 )
 def test_what_cannot_be_added_is_one_sentence(run, monkeypatch, arguments, message):

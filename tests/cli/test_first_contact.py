@@ -53,6 +53,15 @@ def two_models(monkeypatch, tmp_path):
     return (SHIPPED, "soft_ib-w16-s0")
 
 
+def test_a_renamed_model_has_its_new_name_in_results(run, cifar10, two_models, tmp_path):
+    finished = run("attack", "knn_ib-w16-s0", "soft_ib-w16-s0", "--eps", "0.01", "--json", "results.json")
+    assert finished.returncode == 0, finished.stderr
+    assert "knn_ib-w16-s0 is now called soft_ib-w16-s0." in finished.stderr
+    sweeps = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["sweeps"]
+    assert {sweep["model"] for sweep in sweeps} == {"soft_ib-w16-s0"}
+    assert len(sweeps) == 1
+
+
 def test_cifar10_is_attacked_with_every_shipped_model(run, cifar10, two_models, tmp_path):
     finished = run("attack", "--eps", "0.01,0.03", "--json", "results.json")
     assert finished.returncode == 0, finished.stderr

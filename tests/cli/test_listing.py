@@ -103,3 +103,18 @@ def test_tables_fit_into_80_columns_and_no_text_is_broken_in_a_pipe(run, mine, d
     assert max(map(len, run(*arguments).stdout.splitlines())) <= 80
     monkeypatch.delenv("COLUMNS")
     assert any(whole in line for line in run(*arguments).stdout.splitlines())
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "MINE"), ("report", "--dataset", "digits")])
+def test_a_damaged_evaluation_is_one_sentence(run, mine, digits, command):
+    add_evaluation(mine, "audit", "head", {"verdict": "real, honest"}, digits)
+    finished = run(*(mine if part == "MINE" else part for part in command))
+    assert finished.returncode == 2
+    assert f"The card of '{mine}' has an evaluation that cannot be read" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_brackets_in_a_description_are_no_markup(run, mine, home):
+    path = home / "models" / f"{mine}.yaml"
+    path.write_text(path.read_text().replace("description: ''", "description: weights of [/data/run1], [red]"))
+    assert "weights of [/data/run1], [red]" in run("show", mine).stdout
