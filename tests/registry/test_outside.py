@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from ibrobust import logits_of, normalized, two_logits
-from ibrobust.data import Dataset, Split
+from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.registry import copy_model, export_model, factories, list_models, load_model, model_card, register_model
 from ibrobust.registry.card import read_card
+from ibrobust.training.recipe import Recipe
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
 
@@ -297,6 +298,22 @@ def test_a_copy_and_an_export_have_the_architecture_and_no_path_of_this_machine(
     export_model("net", tmp_path / "given")
     assert read_card(tmp_path / "given" / "net.yaml").architecture == card.architecture
     assert str(tmp_path) not in (tmp_path / "given" / "net.yaml").read_text()
+
+
+def test_rounded_weights_are_recognised_as_themselves(nets, tmp_path, monkeypatch):
+    digits = load_dataset("digits")
+    card = register_model(
+        "net",
+        trained_a_little(nets.build(classes=10)),
+        dataset=digits,
+        factory="my_nets:build",
+        arguments={"classes": 10},
+        recipe=Recipe(dataset="digits"),
+    )
+    rounded = export_model("net", tmp_path / "given" / "models", half=True)
+    assert rounded.architecture.probe != card.architecture.probe
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "given"))
+    assert logits(load_model("net", trust=True)).shape == (5, 10)
 
 
 def test_a_card_of_ibrobusts_own_model_is_as_it_was(classifier, digits, home):
