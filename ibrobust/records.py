@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,24 @@ AUDIT_VERSION = 4
 WORST_CASE_VERSION = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")
+WORST_CASE_OF = "worst case of "  # begins the label of a worst case over attacks
+
+
+def is_older_audit(audit: Mapping[str, Any]) -> bool:
+    """Return whether an audit, as a card or a study holds it, was made by older rules than today's."""
+    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+
+
+def is_older_attack(result: Mapping[str, Any]) -> bool:
+    """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger."""
+    attacks = str(result["attack"]).removeprefix(WORST_CASE_OF)
+    is_ours = "WorstCase" in attacks and "AutoAttack" not in attacks
+    return is_ours and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
+
+
+def is_thorough(attack: str) -> bool:
+    """Return whether an attack searches long, or one of those that a worst case is over."""
+    return any(name in attack for name in THOROUGH)
 
 
 def _none_if_empty(text: str | None) -> str | None:

@@ -36,7 +36,7 @@ from ibrobust.models import HEAD, ImageClassifier, resized
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
 from ibrobust.registry.catalog import require_fit, require_shape
 from ibrobust.reporting.attack_lines import AttackedModel
-from ibrobust.reporting.model_rows import card_verdict
+from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
 from ibrobust.verdicts import Verdict
 
 DEFAULT_DATASET = "cifar10"
@@ -183,7 +183,8 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, re
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
         verdict, audited_at = None, None
         if audit.get("dataset_fingerprint") == data.fingerprint:
-            verdict, audited_at = card_verdict(audit), audit["epsilon"]
+            with readable_evaluations(card):
+                verdict, audited_at = card_verdict(audit), audit["epsilon"]
         load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, verdict, audited_at, is_baseline, trained_on(card, data)))

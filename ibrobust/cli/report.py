@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,17 +57,19 @@ def report(
     from ibrobust.cli.printing import made_now
     from ibrobust.reporting.html.report import write_report
     from ibrobust.reporting.model_rows import readable_evaluations
-    from ibrobust.study.results import results_of_card
+    from ibrobust.study.results import results_of_card, rows_of
     from ibrobust.study.summary import model_facts
     from ibrobust.study.write_records import rows_of_models, write_records
 
     with TemporaryDirectory() as folder:
         records = Path(folder) / "records.csv"
-        rows: list[dict[str, Any]] = []
+        results = {}
         for card in cards:
             with readable_evaluations(card):
-                rows += rows_of_models("registry", {card.name: results_of_card(card)})
-        write_records(records, rows)
+                results[card.name] = results_of_card(card)
+                list(rows_of(results[card.name]))  # so that a damaged evaluation is told with its card
+        # All at once, since a model's setting is what tells it from the others.
+        write_records(records, rows_of_models("registry", results))
         write_report(
             title=f"Models on this machine: {dataset}",
             records=records,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.records import AUDIT_VERSION, THOROUGH, WORST_CASE_VERSION
+from ibrobust.records import is_older_attack, is_older_audit, is_thorough
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
@@ -187,7 +187,7 @@ def _withstood(card: Any) -> list[Withstood]:
             attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
             place = (f"{attack}{_elsewhere(card, stored)}", result["norm"], result["total"])
             found.setdefault(place, {})[result["epsilon"]] = result["robust_accuracy"]
-            if result.get("upper_bound") or _is_older(result):
+            if result.get("upper_bound") or is_older_attack(result):
                 bounds.setdefault(place, set()).add(result["epsilon"])
         lines += [
             Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
@@ -196,7 +196,7 @@ def _withstood(card: Any) -> list[Withstood]:
         audit = _evaluation(card, "audit", decoder)
         if audit:
             worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
-            bound = frozenset(worst if audit.get("upper_bound") or _is_older_audit(audit) else ())
+            bound = frozenset(worst if audit.get("upper_bound") or is_older_audit(audit) else ())
             name = f"audit, worst case{_elsewhere(card, audit)}"
             lines.append(Withstood(decoder, name, "Linf", audit["n"], worst, bound))
     return lines
@@ -237,7 +237,7 @@ def _audit_sentences(card: Any) -> list[str]:
 def card_verdict(audit: dict[str, Any]) -> Verdict:
     """Return the verdict of an audit as a card holds it; an older one's if it was made before today's rules."""
     answer = read_verdict(str(audit["verdict"]))
-    if answer is None or _is_older_audit(audit):
+    if answer is None or is_older_audit(audit):
         return Verdict("", "", str(audit["verdict"]))
     return answer
 
@@ -252,29 +252,16 @@ def _is_marked(sweep: dict[str, Any]) -> bool:
     return bool(sweep) and unattacked / sweep["total"] > UNATTACKED_SHARE
 
 
-def _is_older_audit(audit: dict[str, Any]) -> bool:
-    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
-
-
-def _is_older(result: dict[str, Any]) -> bool:
-    """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger."""
-    attacks = result["attack"].removeprefix("worst case of ")
-    is_ours = "WorstCase" in attacks and "AutoAttack" not in attacks
-    return is_ours and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
-
-
 def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool, int] | None:
     """Return the smallest worst case over the most images, whether it is an upper bound, and the number of images."""
     found = [
-        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")), _is_older(result))
+        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")), is_older_attack(result))
         for result in _own(card, "attacks", decoder).get("results", ())
-        if result["norm"] == "Linf"
-        and _same(result["epsilon"], epsilon)
-        and any(attack in result["attack"] for attack in THOROUGH)
+        if result["norm"] == "Linf" and _same(result["epsilon"], epsilon) and is_thorough(result["attack"])
     ]
     audit = _own(card, "audit", decoder)
     if audit and _same(audit["epsilon"], epsilon):
-        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound")), _is_older_audit(audit)))
+        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound")), is_older_audit(audit)))
     if not found:
         return None
     most = max(total for total, *_ in found)

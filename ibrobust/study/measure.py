@@ -152,7 +152,8 @@ def measure(
             results.once(planes, str(epoch), points)
     # Clean accuracies in a card are those of its own test images.
     has_own_images = card is not None and card.dataset.fingerprint == data.fingerprint
-    return [*(card_rows(card) if card is not None and has_own_images else ()), *rows_of(results.content)]
+    rows = rows_of(work.asked_for(results.content))
+    return [*(card_rows(card) if card is not None and has_own_images else ()), *rows]
 
 
 def _models(cell: Cell, card: ModelCard | None, data: Dataset, device: str) -> dict[str, nn.Module]:
@@ -177,6 +178,24 @@ class _Measuring:
     ) -> None:
         self._cell, self._data, self._results, self._models = cell, data, results, models
         self._state, self._stage = state, stage
+        self._asked_attacks: set[tuple[str, str, float, int]] = set()
+        self._asked_audits: set[tuple[str, float]] = set()
+
+    def asked_for(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return results without attacks and audits that the study asked for earlier, and does not any more.
+
+        Its other cells may lack these, and a worst case over more attacks would be compared with one over fewer.
+        """
+        decoders = {}
+        for name, part in content["decoders"].items():
+            attacks = [
+                each
+                for each in part.get("attacks", ())
+                if (name, each["attack"], each["epsilon"], each["total"]) in self._asked_attacks
+            ]
+            audits = [each for each in part.get("audits", ()) if (name, each["epsilon"]) in self._asked_audits]
+            decoders[name] = {**part, "attacks": attacks, "audits": audits}
+        return {**content, "decoders": decoders}
 
     def chosen(self, decoders: Sequence[str], evaluation: str) -> list[str]:
         """Return the decoders of an evaluation that the model has."""
@@ -241,6 +260,10 @@ class _Measuring:
             attack = self._attack(text, self._models[name])
             if attack is None:
                 continue
+            self._asked_attacks |= {(name, attack.label, epsilon, len(test)) for epsilon in epsilons}
+            # What the label leaves out, such as the text of a function, may have changed.
+            source = {"source": attack.source} if attack.source else {}
+            known[:] = [r for r in known if r["attack"] != attack.label or r.get("source") == source.get("source")]
             done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
             missing = sorted(set(epsilons) - done, reverse=True)
             # One run of an attack that searches for the smallest perturbation is for all epsilons.
@@ -262,7 +285,7 @@ class _Measuring:
                     state_path=state,
                     progress=_share_of(what, self._stage),
                 )
-                known.extend(result.to_dict() for result in results)
+                known.extend({**result.to_dict(), **source} for result in results)
                 self._results.save()
                 state.unlink(missing_ok=True)
 
@@ -272,11 +295,14 @@ class _Measuring:
         model, other = self._models[name], wanted.surrogate if wanted.surrogate != self._cell.model else None
         found = [self._attack(text, model) for text in wanted.attacks]
         own = [attack for attack in found if attack is not None]
+        self._asked_audits.add((name, epsilon))
+        sources = [attack.source for attack in own]
         asked = {
             "quick": wanted.quick,
             "n": min(len(chosen), QUICK.images or len(chosen)) if wanted.quick else len(chosen),
             "surrogate": other,
             "attacks": [attack.label for attack in own],
+            "sources": sources,
             "audit_version": AUDIT_VERSION,
         }
         earlier = [report for report in known if report["epsilon"] == epsilon]
@@ -302,7 +328,8 @@ class _Measuring:
         for outdated in earlier:  # made with other settings
             known.remove(outdated)
         # The sentences of the checks would fill most of the file; ibrobust audit prints them.
-        known.append({key: value for key, value in report.items() if key != "checks"})
+        kept = {key: value for key, value in report.items() if key != "checks"}
+        known.append({**kept, **({"sources": sources} if any(sources) else {})})
         self._results.save()
 
     def _attack(self, text: str, model: nn.Module) -> Attack | None:
@@ -330,7 +357,8 @@ class _Measuring:
 def _asked(report: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an audit that a study chooses, from the report of it."""
     attacks = [label for label, _ in report.get("attacks", ())]
-    return {**{key: report.get(key) for key in ("quick", "n", "surrogate", "audit_version")}, "attacks": attacks}
+    settings = {key: report.get(key) for key in ("quick", "n", "surrogate", "audit_version")}
+    return {**settings, "attacks": attacks, "sources": report.get("sources", [""] * len(attacks))}
 
 
 def _share_of(what: str, stage: Stage) -> Callable[[int, int], None]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
-from ibrobust.records import AUDIT_VERSION, THOROUGH, WORST_CASE_VERSION
+from ibrobust.records import THOROUGH, WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
@@ -58,7 +59,14 @@ class Results:
 def read_results(folder: Path) -> dict[str, Any]:
     """Return the results in the folder of a cell; empty if it has none."""
     path = folder / RESULTS_FILE
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IbrobustError(
+            f"The results in {str(path)!r} are damaged ({error}): remove the file, and run the study again."
+        ) from error
     return found
 
 
@@ -103,10 +111,7 @@ def forget_older(content: dict[str, Any], kind: str) -> None:
 
 
 def _is_older(result: Mapping[str, Any], kind: str) -> bool:
-    if kind == "audits":
-        return int(result.get("audit_version", 0)) < AUDIT_VERSION
-    is_worst_case = name_and_options(result["attack"])[0] == "WorstCase"
-    return is_worst_case and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
+    return is_older_audit(result) if kind == "audits" else is_older_attack(result)
 
 
 def surrogate_of(label: str) -> str:
@@ -132,7 +137,7 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
         for audit in part.get("audits", ()):
             row = _row(decoder, "audit_worst_case_accuracy", audit["worst_case_accuracy"], audit["n"])
             where = {"epsilon": audit["epsilon"], "norm": "Linf"}
-            bound = audit.get("upper_bound") or None
+            bound = audit.get("upper_bound") or is_older_audit(audit) or None
             yield {**row, **where, "verdict": card_verdict(audit).text, "upper_bound": bound}
     if (information := content.get("information")) is not None:
         for quantity in (*QUANTITIES, "mutual_information"):
@@ -193,7 +198,10 @@ def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def results_of_card(card: ModelCard) -> dict[str, Any]:
-    """Return the results that a card carries on its own test images, without those for every image."""
+    """Return the results that a card carries on its own test images, without those for every image.
+
+    A worst case over weak attacks alone is left out.
+    """
 
     def of(key: str, decoder: str) -> dict[str, Any]:
         found: dict[str, Any] = (card.evaluations.get(key) or {}).get(decoder) or {}
@@ -203,7 +211,11 @@ def results_of_card(card: ModelCard) -> dict[str, Any]:
     decoders = {
         name: {
             "fgsm": of("fgsm", name),
-            "attacks": of("attacks", name).get("results", []),
+            "attacks": [
+                result
+                for result in of("attacks", name).get("results", [])
+                if not result["attack"].startswith(WORST_CASE_OF) or is_thorough(result["attack"])
+            ],
             "audits": [audit] if (audit := of("audit", name)) else [],
         }
         for name in card.decoders
@@ -241,7 +253,7 @@ def _lone_worst_cases(attacks: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[
     def place(result: Mapping[str, Any]) -> tuple[Any, ...]:
         return result["norm"], result["total"], result["epsilon"]
 
-    known = {place(result) for result in attacks if result["attack"].startswith(f"{WORST_CASE} of")}
+    known = {place(result) for result in attacks if result["attack"].startswith(WORST_CASE_OF)}
     for result in attacks:
         is_lone = "attacked_correct" not in result and place(result) not in known
         if is_lone and result["attack"].startswith(THOROUGH):
@@ -257,9 +269,9 @@ def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
             yield _row(decoder, "clean_accuracy", clean, total)
     cases = [case.summary() for case in worst_cases(content, decoder)]
     for result in (*attacks, *cases, *_lone_worst_cases(attacks)):
-        bound = result.get("upper_bound") or None
+        bound = result.get("upper_bound") or is_older_attack(result) or None
         where = {**{key: result[key] for key in ("attack", "epsilon", "norm")}, "upper_bound": bound}
-        if result["attack"].startswith(f"{WORST_CASE} of"):
+        if result["attack"].startswith(WORST_CASE_OF):
             where["attack"] = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
             yield {**_row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"]), **where}
             continue

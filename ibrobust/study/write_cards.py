@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ibrobust.atomic import write_text
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.registry import ModelCard, add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
-from ibrobust.study.results import RESULTS_FILE, card_evaluations, is_outdated
+from ibrobust.study.results import card_evaluations, is_outdated, read_results
 from ibrobust.study.spec import Study
 from ibrobust.study.write_records import cell_folder
 
@@ -19,9 +18,8 @@ from ibrobust.study.write_records import cell_folder
 def study_results(study: Study) -> Iterator[dict[str, Any]]:
     """Yield the results of each cell that has any."""
     for cell in expand(study):
-        path = cell_folder(study, cell.name) / RESULTS_FILE
-        if path.is_file():
-            yield json.loads(path.read_text(encoding="utf-8"))
+        if found := read_results(cell_folder(study, cell.name)):
+            yield found
 
 
 def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list[str]]:

@@ -25,8 +25,24 @@ def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
     """Return the columns that are equal in all rows of a cell; None means not applicable, an empty field."""
     common = {"study": study.name, "cell": cell.name, "model": cell.model}
     if cell.recipe is not None:
-        return {**common, **recipe_columns(cell.recipe), "setting": cell.setting}
-    return {**common, **model_columns(study.models)[cell.model]}
+        columns = {**recipe_columns(cell.recipe), "setting": cell.setting}
+    else:
+        columns = model_columns(study.models)[cell.model]
+    if study.models and study.grids:
+        # A trained cell may equal a stored model in all columns.
+        columns["setting"] = ", ".join(dict.fromkeys(filter(None, (columns["setting"], _among_all(study, cell.model)))))
+    return {**common, **columns}
+
+
+def _among_all(study: Study, model: str) -> str:
+    """Return what distinguishes a cell's model from all others of the study, trained and stored."""
+    recipes: dict[str, Recipe | None] = {}
+    for cell in expand(study):
+        recipes[cell.model] = cell.recipe
+        if cell.recipe is None and not is_reference(cell.model):
+            recipes[cell.model] = model_card(cell.model).recipe
+    # A model without a recipe has its name from elsewhere.
+    return settings_of(recipes)[model] if recipes[model] is not None else ""
 
 
 def rows_of_models(title: str, results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ibrobust.home import models_dir
-from ibrobust.registry import copy_model, model_card
+from ibrobust.registry import add_evaluation, copy_model, model_card
 
 
 def test_the_page_has_the_numbers_of_the_cards(run):
@@ -51,3 +51,28 @@ def test_models_of_other_images_with_the_same_name_are_told_apart(run):
     text = Path("page.html").read_text(encoding="utf-8")
     assert f"digits {before}" in text
     assert "digits 00000000" in text
+
+
+def _records(page: str) -> list[dict[str, str]]:
+    found = re.search(r'href="data:text/csv;base64,([^"]*)"', Path(page).read_text(encoding="utf-8"))
+    return list(csv.DictReader(b64decode(found[1]).decode().splitlines()))
+
+
+def test_models_of_other_recipes_are_not_averaged_as_seeds(run):
+    assert run("report", "knn_ib-*w16-s*", "--out", "page.html").returncode == 0
+    settings = {row["model"]: row["setting"] for row in _records("page.html")}
+    seeds = {settings[f"knn_ib-k50-w16-s{seed}"] for seed in range(3)}
+    assert len(seeds) == 1
+    assert settings["knn_ib-from_start-w16-s0"] not in seeds
+
+
+def test_a_worst_case_is_of_attacks_that_search_long_and_of_todays_version(run, digits):
+    for name in ("weak", "old"):
+        copy_model("cross_entropy-digits", name)
+    common = {"norm": "Linf", "epsilon": 8 / 255, "total": 30, "clean_accuracy": 0.9, "accuracy_under_attack": 0.3}
+    for name, attack in (("weak", "worst case of FGSM, PGD:steps=3"), ("old", "WorstCase")):
+        result = {"attack": attack, "robust_accuracy": 0.3, **common}
+        add_evaluation(name, "attacks", "head", {"results": [result]}, digits)
+    assert run("report", "[wo]*", "--dataset", "digits", "--out", "page.html").returncode == 0
+    rows = [row for row in _records("page.html") if row["quantity"] == "worst_case_accuracy"]
+    assert [(row["model"], row["value"], row["upper_bound"]) for row in rows] == [("old", "0.3", "True")]

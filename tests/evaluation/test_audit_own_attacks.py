@@ -90,6 +90,7 @@ def test_progress_counts_them():
         (in_l2, "in_l2 is in L2, but the audit is in Linf"),
         ("CW", "CW is in L2"),
         (["FGSM", "FGSM"], "occurs twice"),
+        ("PGD:precision=bf16", "leave precision=bf16 out"),
         ("PDG", "Unknown attack"),
         ("APGDT", "APGDT needs 4 classes"),
         (lambda model, images, labels, *, epsilon, seed: images + math.nan, "NaN or infinite pixels"),
@@ -98,6 +99,12 @@ def test_progress_counts_them():
 def test_what_cannot_count_is_refused(attacks, message):
     with pytest.raises(IbrobustError, match=message):
         run(attacks)
+
+
+def test_a_warning_of_an_own_attack_makes_the_worst_case_an_upper_bound(report):
+    # With two classes AutoAttack leaves parts out, and says so.
+    warned = run("AutoAttack:n_iter=1,n_queries=1")
+    assert (report.upper_bound, warned.upper_bound) == (False, True)
 
 
 class NoisyBackDoor(BackDoor):

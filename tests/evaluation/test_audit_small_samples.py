@@ -150,6 +150,20 @@ def test_the_robustness_is_what_the_worst_case_leaves_of_the_claim(correct, tota
     assert is_it_real(kept, correct, total, num_classes=10, upper_bound=upper_bound) == answer
 
 
+@pytest.mark.parametrize(
+    ("left", "total", "num_classes", "claimed", "answer"),
+    [
+        (0, 256, 100, 5, "not real"),
+        (0, 1000, 1000, 3, "not real"),
+        (0, 30, 10, 5, "not real"),
+        (0, 4, 10, 4, "undecided"),  # up to 60% of the images with 95% confidence
+    ],
+)
+def test_an_accuracy_that_is_at_most_chance_is_not_real(left, total, num_classes, claimed, answer):
+    kept = share_kept(Claim(claimed / total, "FGSM", claimed), left, total)
+    assert is_it_real(kept, left, total, num_classes=num_classes, upper_bound=True) == answer
+
+
 def test_the_interval_of_a_number_claimed_is_the_accuracy_s_over_the_claim():
     exact = binomtest(50, 256).proportion_ci(0.95, "exact")
     kept = share_kept(Claim(0.47, "claimed"), 50, 256)

@@ -361,6 +361,27 @@ def test_older_audits_that_spoke_against_a_model_still_do(study_rows, write_reco
     assert not any(entry.is_best for entry in column(board, "audit_worst_case_accuracy-8")[-26:])
 
 
+def test_a_column_is_judged_by_the_audit_at_its_epsilon(study_rows, write_records):
+    (best,) = [
+        entry
+        for entry in column(leaderboard(read_study_records(write_records(study_rows))), "accuracy-8")
+        if entry.is_best
+    ]
+    of_fgsm = [row for row in study_rows if (row["quantity"], row.get("attack")) == ("accuracy", "FGSM")]
+    (row,) = [row for row in of_fgsm if row["epsilon"] == 8 / 255 and repr(row["value"]) == best.sort]
+    audit = next(
+        each
+        for each in study_rows
+        if each["quantity"] == "audit_worst_case_accuracy"
+        and (each["cell"], each["decoder"]) == (row["cell"], row["decoder"])
+    )
+    # At a larger epsilon nothing is known against it.
+    study_rows.append({**audit, "epsilon": 16 / 255, "verdict": "undecided, honest"})
+    audit["verdict"] = "not real, misleading"
+    entries = column(leaderboard(read_study_records(write_records(study_rows))), "accuracy-8")
+    assert not any(entry.is_best for entry in entries if entry.sort == best.sort)
+
+
 def test_an_upper_bound_is_marked_and_is_never_the_best(study_rows, write_records):
     audits = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
     best = max((row for row in audits if row["verdict"] == "real, honest"), key=lambda row: row["value"])

@@ -211,7 +211,10 @@ class _Run:
                 say("no image remains to be attacked")
                 break
             if not self.can_run(part):
-                say(f"{part} was skipped: it cannot attack these images or so few classes")
+                if part == "square":
+                    self.messages.warning("Square was skipped, since its squares do not fit into such small images.")
+                else:
+                    say(f"{part} was skipped: it cannot attack so few classes")
                 continue
             batches = self.left.nonzero()[:, 0].split(self.batch_size)
             for number, at in enumerate(batches):

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult
 
 
+# A gradient of exactly zero gives these attacks no direction; of more than this share of the images, it is a warning.
+LARGEST_ZERO_SHARE = 0.01
+ZERO_GRADIENT = "The gradient is exactly zero at many images, where this attack has no direction."
+
+
 class FGSM(NamedAttack):
     """One step of epsilon along the sign of the gradient (Goodfellow et al. 2015), in L-infinity.
 
@@ -47,6 +52,12 @@ class FGSM(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the images after the step (B, C, H, W), and (B,) bool for images with a NaN gradient."""
+        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
+
+    def find_with_flags(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """Return the same, and a warning if many gradients are exactly zero."""
         from ibrobust.evaluation.attacks.pgd import pgd
 
         del seed  # nothing in it is random
@@ -60,7 +71,7 @@ class FGSM(NamedAttack):
             loss=self.loss,
             stop_when_broken=False,
         )
-        return run.last, run.nonfinite
+        return run.last, run.nonfinite, _zero_gradient(run.zero)
 
 
 class PGD(NamedAttack):
@@ -106,6 +117,12 @@ class PGD(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient."""
+        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
+
+    def find_with_flags(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """Return the same, and a warning if many gradients are exactly zero at the first starting points."""
         import torch
 
         from ibrobust.evaluation.attacks.pgd import pgd, random_start, target_classes
@@ -114,6 +131,7 @@ class PGD(NamedAttack):
         adversarial = images
         nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         left = torch.arange(len(images), device=images.device)
+        flags: tuple[str, ...] = ()
         aims = [None] if self.targets is None else target_classes(model, images, labels, self.targets, generator)
         for attempt, (aim, restart) in enumerate((aim, restart) for aim in aims for restart in range(self.restarts)):
             # The first time without a copy.
@@ -134,10 +152,15 @@ class PGD(NamedAttack):
             )
             adversarial = run.adversarial if attempt == 0 else adversarial.index_copy(0, left, run.adversarial)
             nonfinite[left] |= run.nonfinite
+            flags = _zero_gradient(run.zero) if attempt == 0 else flags
             left = left[~run.broken]
             if len(left) == 0:
                 break
-        return adversarial, nonfinite
+        return adversarial, nonfinite, flags
+
+
+def _zero_gradient(zero: Tensor) -> tuple[str, ...]:
+    return (ZERO_GRADIENT,) if float(zero.float().mean()) > LARGEST_ZERO_SHARE else ()
 
 
 class AutoAttack(NamedAttack):
@@ -170,9 +193,15 @@ class AutoAttack(NamedAttack):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return images, adversarial if an attack succeeded, and (B,) bool for images with a NaN gradient."""
+        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
+
+    def find_with_flags(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """Return the same, and the warnings of AutoAttack's checks."""
         outcome = self.run(model, images, labels, epsilon=epsilon, batch_size=len(images), seed=seed, keep_images=True)
         assert outcome.adversarial is not None
-        return outcome.adversarial.to(images), outcome.nonfinite.to(images.device)
+        return outcome.adversarial.to(images), outcome.nonfinite.to(images.device), outcome.flags
 
     def run(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **options: Any

@@ -24,6 +24,7 @@ class PGDResult:
         last_broken: (N,) bool, the last iterate was. Without stopping, images that are broken but not here are
             successes that torchattacks' PGD misses, since it returns its last iterate.
         nonfinite: (N,) bool, a gradient was NaN or infinite at some step.
+        zero: (N,) bool, the first gradient was exactly zero.
         losses: (steps + 1, N) the loss at every iterate, NaN after the attack on an image stopped.
     """
 
@@ -32,6 +33,7 @@ class PGDResult:
     broken: Tensor
     last_broken: Tensor
     nonfinite: Tensor
+    zero: Tensor
     losses: Tensor
 
 
@@ -116,7 +118,7 @@ def pgd(
     # Left alone, a broken image's last iterate is its first broken one.
     first_broken = None if stop_when_broken and stop_from == 0 else last.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    last_broken, nonfinite = broken.clone(), broken.clone()
+    last_broken, nonfinite, zero = broken.clone(), broken.clone(), broken.clone()
     losses = images.new_full((steps + 1, len(images)), float("nan"))
     active = torch.arange(len(images), device=images.device)
     for step in range(steps + 1):
@@ -142,6 +144,8 @@ def pgd(
         if step == steps:
             break
         nonfinite[active] |= ~gradient.isfinite().flatten(1).all(dim=1)
+        if step == 0:
+            zero = (gradient == 0.0).flatten(1).all(dim=1)
         if norm == "Linf":
             moved = gradient.sign().nan_to_num_(0.0).mul_(size).add_(points)
         else:
@@ -158,9 +162,9 @@ def pgd(
         last = moved if everyone else last.index_copy(0, active, moved)
         del moved, centres
     if first_broken is None:
-        return PGDResult(last, last, broken, last_broken, nonfinite, losses)
+        return PGDResult(last, last, broken, last_broken, nonfinite, zero, losses)
     adversarial = torch.where(broken[:, None, None, None], first_broken, last)
-    return PGDResult(adversarial, last, broken, last_broken, nonfinite, losses)
+    return PGDResult(adversarial, last, broken, last_broken, nonfinite, zero, losses)
 
 
 def _towards(loss: str, targets: Tensor) -> AttackLoss:

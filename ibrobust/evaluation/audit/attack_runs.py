@@ -55,7 +55,8 @@ class AttackRuns:
         survivor_losses: (steps + 1, L) margin losses of the L images that PGD on the margin left.
         given: (N,) each of the caller's own attacks, by its label, of what everything before it left.
         worst_case: (N,) anything within the ball of radius `epsilon`.
-        warned: whether the worst-case attack saw a sign of misleading gradients, on any image.
+        warned: whether the worst-case attack saw a sign of misleading gradients, on any image, or one of the caller's
+            own attacks warned.
     """
 
     fgsm_on_all: Tensor
@@ -192,13 +193,13 @@ def run_attacks_for_audit(
     if subject.stochastic:
         attempt = part.pgd(part.clean, "margin", loss="margin", model=subject.model)
         plain = add(attempt.images, attempt.broken)
-    given = {}
+    given, flags = {}, list[str]()
     for attack in attacks:
         report(attack.label)
         before = found.worst_case(fgsm).clone()
         # A stochastic model's broken images may have been so by luck.
         left = subject.clean if subject.stochastic else subject.clean & ~before
-        moved = subject.moved(left, partial(_given, subject, attack))
+        moved = subject.moved(left, partial(_given, subject, attack, flags))
         given[attack.label] = found.add(moved, subject.wrong(left, moved)) & ~before
     return AttackRuns(
         fgsm_on_all=fgsm,
@@ -224,7 +225,7 @@ def run_attacks_for_audit(
         given=given,
         worst_case=found.worst_case(fgsm),
         # Averages over draws are a reason for caution, but not a sign of it.
-        warned=any(warning != RANDOM for warning in strongest.warnings),
+        warned=any(warning != RANDOM for warning in (*strongest.warnings, *flags)),
     )
 
 
@@ -286,9 +287,11 @@ def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     return adversarial
 
 
-def _given(subject: Subject, attack: Attack, images: Tensor, labels: Tensor) -> Tensor:
+def _given(subject: Subject, attack: Attack, flags: list[str], images: Tensor, labels: Tensor) -> Tensor:
     seed = evaluation_seed(subject.seed, attack.label)
-    adversarial, nonfinite = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
+    adversarial, nonfinite = attack_batch(
+        subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed, flags=flags
+    )
     return torch.where(nonfinite[:, None, None, None], images, adversarial)
 
 

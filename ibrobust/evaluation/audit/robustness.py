@@ -53,7 +53,8 @@ def is_it_real(kept: Kept, correct: int, total: int, *, num_classes: int, upper_
     """Return `real`, `partly real`, `not real` or `undecided`.
 
     - not real: at most `LITTLE` of the claim is left, and less than half with 95% confidence; or the worst-case
-      accuracy is at most 1 / num_classes, which a constant answer keeps at any epsilon.
+      accuracy is at most 1 / num_classes, which a constant answer keeps at any epsilon, and less than half with 95%
+      confidence.
     - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is
       above 1 / num_classes with 95% confidence.
     - partly real: between the two.
@@ -62,7 +63,7 @@ def is_it_real(kept: Kept, correct: int, total: int, *, num_classes: int, upper_
     """
     chance = 1.0 / num_classes
     low, high = interval(correct, total)
-    if high <= chance:
+    if correct / total <= chance and high < HALF:
         return "not real"
     if kept.share <= LITTLE or correct / total <= chance:
         return "not real" if kept.high < HALF else "undecided"

@@ -189,11 +189,13 @@ def audit(
 
 
 def own_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | AttackFunction | str) -> list[Attack]:
-    """Return the attacks that an audit is given; raise IbrobustError for one in L2, or one that occurs twice."""
+    """Return the attacks that an audit is given; raise IbrobustError for one in L2, in bfloat16, or given twice."""
     attacks = attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]
     chosen = [read_attack(attack) for attack in attacks]
     for attack in chosen:
         require_linf(attack)
+        if attack.searches_on_copy:
+            raise IbrobustError(f"{attack.label}: an audit attacks the model itself, so leave precision=bf16 out.")
     if len({attack.label for attack in chosen}) < len(chosen):
         raise IbrobustError("An attack of the audit occurs twice: give each once.")
     return chosen

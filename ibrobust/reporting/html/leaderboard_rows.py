@@ -130,8 +130,13 @@ class Row:
 
     def may_win(self, measure: Measure) -> bool:
         """Whether a figure may be the best of its column: none under attack of a model that an audit speaks against."""
-        trusted = self.verdict is None or self.verdict.may_be_best
-        return measure.epsilon is None or (trusted and not self.is_marked(measure))
+        if measure.epsilon is None:
+            return True
+        audits = [record for record in self.records if record.verdict]
+        # The audit at the column's epsilon; without one, none of the others may speak against the model.
+        audits = [record for record in audits if record.epsilon == measure.epsilon] or audits
+        verdicts = [verdict for record in audits if (verdict := read_verdict(record.verdict))]
+        return all(verdict.may_be_best for verdict in verdicts) and not self.is_marked(measure)
 
     def rank(self) -> tuple[tuple[int, int], list[float], str]:
         # From the right: the audit's worst case, the worst case, FGSM, clean.

@@ -67,3 +67,9 @@ def test_warnings_are_in_the_record() -> None:
     assert AttackResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     (plain,) = run_attacks(Linear(), *data(), attacks=[SHORT], epsilons=[0.02])
     assert plain.flags == ()
+
+
+@pytest.mark.parametrize(("norm", "is_skipped"), [("L2", True), ("Linf", False)])
+def test_a_part_that_the_size_of_the_images_rules_out_is_a_warning(norm: str, is_skipped: bool) -> None:
+    (result,) = run_attacks(Linear(), *data(), attacks=f"{SHORT},norm={norm}", epsilons=0.01)
+    assert any("Square was skipped" in flag for flag in result.flags) is is_skipped

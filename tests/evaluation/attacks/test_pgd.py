@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.pgd import default_step_size, pgd, random_start
+from ibrobust.evaluation.attacks.run import run_attacks
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.05
@@ -162,3 +163,17 @@ def test_pgd_needs_no_more_memory_than_torchattacks(robust_model, test_data):
     options = read_attack("PGD:steps=3,alpha=0.01,random_start=true")
     ours = peak_bytes(lambda: attack_batch(robust_model, images, labels, options, epsilon=0.03, seed=0))
     assert ours <= peak_bytes(lambda: peer(images, labels))
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=3", "PGD:steps=3,targets=second"])
+def test_a_gradient_that_vanished_is_a_warning(attack: str) -> None:
+    """The softmax of large logits is one-hot: cross-entropy is exactly zero, and so is its gradient."""
+    weight = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = 0.5 + 0.2 * torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    labels = ((images * weight).sum(dim=(1, 2, 3)) < 0).long()
+    honest, masked = (
+        run_attacks(Linear(scale * weight), images, labels, attacks=attack, epsilons=0.05)[0] for scale in (1.0, 1e5)
+    )
+    assert not honest.upper_bound
+    assert masked.upper_bound
+    assert "gradient is exactly zero" in masked.flags[0]
