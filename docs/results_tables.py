@@ -122,12 +122,16 @@ def decoders_table(known: dict[str, Content]) -> Lines:
 
 def l2_table(known: dict[str, Content]) -> Lines:
     """Yield the worst case in L2 of every first decoder that was attacked in it."""
-    yield from header("model (decoder)", *(f"{epsilon:g}" for epsilon in L2_EPSILONS))
-    for name, content in known.items():
-        decoder = first_decoder(content)
-        cases = [worst_of(content, decoder, epsilon, norm="L2") for epsilon in L2_EPSILONS]
-        if any(cases):
-            yield row(f"{name} ({decoder})", *map(worst_cell, cases))
+    decoders = {name: first_decoder(content) for name, content in known.items()}
+    cases = {
+        name: [worst_of(content, decoders[name], epsilon, norm="L2") for epsilon in L2_EPSILONS]
+        for name, content in known.items()
+    }
+    measured = [any(of_model[place] for of_model in cases.values()) for place in range(len(L2_EPSILONS))]
+    yield from header("model (decoder)", *(f"{epsilon:g}" for epsilon in compress(L2_EPSILONS, measured)))
+    for name, of_model in cases.items():
+        if any(of_model):
+            yield row(f"{name} ({decoders[name]})", *map(worst_cell, compress(of_model, measured)))
 
 
 def difference_table(known: dict[str, Content]) -> Lines:
