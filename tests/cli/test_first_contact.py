@@ -78,7 +78,6 @@ def test_cifar10_is_attacked_with_every_shipped_model(run, cifar10, two_models, 
     [
         ("attack", SHIPPED, "--eps", "8/255"),
         ("attack", SHIPPED, "--eps", "8/255", "--dataset", "cifar10", "--attack", "PGD:steps=1"),
-        ("benchmark", SHIPPED, "--n-examples", "2"),
     ],
 )
 def test_a_shipped_model_is_evaluated_on_the_images_that_its_card_names(run, cifar10, two_models, arguments):
@@ -86,6 +85,19 @@ def test_a_shipped_model_is_evaluated_on_the_images_that_its_card_names(run, cif
     assert finished.returncode == 0, finished.stderr
     where = "cifar10" if "cifar10" in arguments else "cifar10-jpeg"
     assert f"test images of {where};" in " ".join(finished.stdout.split())
+
+
+def test_a_shipped_model_is_benchmarked_on_the_images_of_its_training_and_no_others(run, cifar10, two_models, tmp_path):
+    arguments = ("benchmark", SHIPPED, "--n-examples", "2")
+    finished = run(*arguments)
+    assert finished.returncode == 2
+    assert f"The images of 'cifar10-jpeg' are not those that '{SHIPPED}' was trained on" in finished.stderr
+    path = tmp_path / "zoo" / f"{SHIPPED}.yaml"
+    fingerprint = read_card(path).dataset.fingerprint
+    path.write_text(path.read_text().replace(fingerprint, images("cifar10-jpeg").fingerprint))
+    finished = run(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert "test images of cifar10-jpeg;" in " ".join(finished.stdout.split())
 
 
 def test_an_audit_of_a_shipped_model_has_images_and_a_surrogate(run, cifar10, two_models, monkeypatch):

@@ -66,15 +66,19 @@ def _content(**audit):
 
 
 def test_upper_bounds_are_in_the_records(tmp_path):
-    write_records(tmp_path / "a.csv", [{"cell": "a", "objective": "dib", **row} for row in rows_of(_content())])
+    content = _content(audit_version=AUDIT_VERSION)
+    # Of an earlier version of the worst-case attack, whose flag makes it a bound already.
+    write_records(tmp_path / "a.csv", [{"cell": "a", "objective": "dib", **row} for row in rows_of(content)])
     bounds = {(r.attack, r.quantity) for r in read_study_records(tmp_path / "a.csv") if r.upper_bound}
     assert bounds == {
         ("WorstCase", "accuracy"),
         ("WorstCase", "robust_accuracy"),
         ("worst case", "worst_case_accuracy"),
     }
-    audited = [row for row in rows_of(_content(upper_bound=True)) if row["quantity"] == "audit_worst_case_accuracy"]
-    assert [row["upper_bound"] for row in audited] == [True]
+    for audit in ({"upper_bound": True}, {"audit_version": AUDIT_VERSION - 1}):
+        rows = rows_of(_content(**{"audit_version": AUDIT_VERSION, **audit}))
+        bounds_of_audit = [row["upper_bound"] for row in rows if row["quantity"] == "audit_worst_case_accuracy"]
+        assert bounds_of_audit == [True]
 
 
 def test_fgsm_of_a_model_that_depends_on_the_batch_is_an_upper_bound_in_the_records():
