@@ -105,12 +105,21 @@ def build_outside(
     module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture))
     fault = f"The weights of {card.name!r} do not fit what {card.architecture.factory} builds"
     model = _wrapped(_filled(module, weights, fault), card.architecture).eval()
-    if card.architecture.probe is not None and not is_the_same(probe_of(model, card), card.architecture.probe):
+    if card.architecture.probe is not None and not _is_as_registered(model, card):
         raise IbrobustError(
             f"{card.architecture.factory} builds another function than when {card.name!r} was registered: its code was "
             "changed, or another module of that name is imported. Restore the code, or register the model again."
         )
     return model.to(device)
+
+
+def _is_as_registered(model: nn.Module, card: ModelCard) -> bool:
+    assert card.architecture is not None
+    assert card.architecture.probe is not None
+    try:
+        return is_the_same(probe_of(model, card), card.architecture.probe)
+    except Exception:  # whatever the changed code does
+        return False
 
 
 def probe_of(model: nn.Module, card: ModelCard) -> tuple[float, ...]:

@@ -65,8 +65,8 @@ def probe(model: nn.Module, *, channels: int, image_size: tuple[int, int], num_c
     """Return numbers by which a model is recognised: its logits and input gradients for fixed images, projected.
 
     The code that a card names may change after the weights were stored, and its module may be another one of the same
-    name. Each number is a product with a fixed random direction, divided by the product of the magnitudes, so that
-    it is in [-1, 1].
+    name. The first numbers are products with fixed random directions, divided by the sum of the terms' magnitudes, so
+    they are in [-1, 1]; the last two are the logarithms of the largest logit and of the largest gradient.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K).
