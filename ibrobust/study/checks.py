@@ -37,10 +37,10 @@ def check_study(study: Study) -> None:
             "not trained by it: make a study of its own for the models."
         )
     if study.evaluations.attacks is not None:
-        for attack, epsilons in study.evaluations.attacks.runs:
-            chosen = read_attack(attack)
+        for run in study.evaluations.attacks.runs:
+            chosen = read_attack(run.attack)
             _check_surrogate(chosen)
-            for epsilon in epsilons:
+            for epsilon in run.eps:
                 check_epsilon(epsilon, norm=chosen.norm)
     if (wanted := study.evaluations.audit) is not None:
         if wanted.surrogate is not None:
@@ -83,20 +83,18 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
         card = model_card(cell.model)
         require_fit(card, dataset)
         has = card.decoders
-    asked = {
-        "sweep": study.evaluations.sweep,
-        "attacks": study.evaluations.attacks,
-        "audit": study.evaluations.audit,
-    }
-    for name, evaluation in asked.items():
-        wanted = set(evaluation.decoders) if evaluation is not None else set()
-        if wanted and not wanted & {*has, "default"}:
+    sweep, attacks, audit = study.evaluations.sweep, study.evaluations.attacks, study.evaluations.audit
+    runs = attacks.runs if attacks is not None else ()
+    asked = {f"attack {run.attack!r}": run.decoders or () for run in runs}
+    asked |= {"evaluation 'sweep'": sweep.decoders} if sweep is not None else {}
+    asked |= {"evaluation 'audit'": audit.decoders} if audit is not None else {}
+    for what, decoders in asked.items():
+        if decoders and not {*decoders} & {*has, "default"}:
             raise IbrobustError(
-                f"The evaluation {name!r} is for {', '.join(sorted(wanted))}, but the cell {cell.name!r} has "
+                f"The {what} is for {', '.join(sorted(decoders))}, but the cell {cell.name!r} has "
                 f"{', '.join(has)}: name one of its decoders."
             )
-    attacks, audit = study.evaluations.attacks, study.evaluations.audit
-    for attack in (*(name for name, _ in (attacks.runs if attacks else ())), *(audit.attacks if audit else ())):
+    for attack in (*(run.attack for run in runs), *(audit.attacks if audit is not None else ())):
         chosen = read_attack(attack)
         if not isinstance(chosen, SurrogateAttack):  # whose model is loaded later
             chosen.check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)

@@ -129,8 +129,9 @@ def measure(
         for name in work.chosen(sweep.decoders, "sweep"):
             work.sweep(name, sweep.eps, data.test.subset(sweep.n_examples))
     if (attacks := evaluations.attacks) is not None:
-        for name in work.chosen(attacks.decoders, "attacks"):
-            work.attacks(name, attacks.runs, data.test.subset(attacks.n_examples))
+        for run in attacks.runs:
+            for name in work.chosen(run.decoders or (), "attacks"):
+                work.attack(name, run.attack, run.eps, data.test.subset(attacks.n_examples))
     if evaluations.audit is not None:
         for name in work.chosen(evaluations.audit.decoders, "audit"):
             for epsilon in evaluations.audit.eps:
@@ -253,41 +254,40 @@ class _Measuring:
         part["fgsm"] = result.to_dict()
         self._results.save()
 
-    def attacks(self, name: str, runs: Sequence[tuple[str, Sequence[float]]], test: Split) -> None:
-        """Run what is missing, one attack and epsilon after the other, the large radii first: they take less time."""
+    def attack(self, name: str, text: str, epsilons: Sequence[float], test: Split) -> None:
+        """Run an attack on a decoder at the epsilons that are missing, the large radii first: they take less time."""
         known = self._results.of(name)["attacks"]
-        for text, epsilons in runs:
-            attack = self._attack(text, self._models[name])
-            if attack is None:
-                continue
-            self._asked_attacks |= {(name, attack.label, epsilon, len(test)) for epsilon in epsilons}
-            # What the label leaves out, such as the text of a function, may have changed.
-            source = {"source": attack.source} if attack.source else {}
-            known[:] = [r for r in known if r["attack"] != attack.label or r.get("source") == source.get("source")]
-            done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
-            missing = sorted(set(epsilons) - done, reverse=True)
-            # One run of an attack that searches for the smallest perturbation is for all epsilons.
-            for radii in [missing] if missing and attack.minimal else [[epsilon] for epsilon in missing]:
-                shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
-                what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
-                self._stage(what)
-                version = attack.attack_version  # a run that an older one began is not resumed
-                parts = [name, attack.label, repr(radii[0]), *([f"v{version}"] if version > 1 else [])]
-                state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{'-'.join(parts)}.jsonl")
-                results = run_attacks(
-                    self._models[name],
-                    test.images,
-                    test.labels,
-                    attacks=[attack],
-                    epsilons=radii,
-                    batch_size=BATCH,
-                    seed=self._cell.seed,
-                    state_path=state,
-                    progress=_share_of(what, self._stage),
-                )
-                known.extend({**result.to_dict(), **source} for result in results)
-                self._results.save()
-                state.unlink(missing_ok=True)
+        attack = self._attack(text, self._models[name])
+        if attack is None:
+            return
+        self._asked_attacks |= {(name, attack.label, epsilon, len(test)) for epsilon in epsilons}
+        # What the label leaves out, such as the text of a function, may have changed.
+        source = {"source": attack.source} if attack.source else {}
+        known[:] = [r for r in known if r["attack"] != attack.label or r.get("source") == source.get("source")]
+        done = {r["epsilon"] for r in known if (r["attack"], r["total"]) == (attack.label, len(test))}
+        missing = sorted(set(epsilons) - done, reverse=True)
+        # One run of an attack that searches for the smallest perturbation is for all epsilons.
+        for radii in [missing] if missing and attack.minimal else [[epsilon] for epsilon in missing]:
+            shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
+            what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
+            self._stage(what)
+            version = attack.attack_version  # a run that an older one began is not resumed
+            parts = [name, attack.label, repr(radii[0]), *([f"v{version}"] if version > 1 else [])]
+            state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{'-'.join(parts)}.jsonl")
+            results = run_attacks(
+                self._models[name],
+                test.images,
+                test.labels,
+                attacks=[attack],
+                epsilons=radii,
+                batch_size=BATCH,
+                seed=self._cell.seed,
+                state_path=state,
+                progress=_share_of(what, self._stage),
+            )
+            known.extend({**result.to_dict(), **source} for result in results)
+            self._results.save()
+            state.unlink(missing_ok=True)
 
     def audit(self, name: str, wanted: Audit, epsilon: float, card: ModelCard | None) -> None:
         """Audit a decoder at an epsilon; store the report in the card of a model that the study trained as well."""

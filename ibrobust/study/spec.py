@@ -56,10 +56,13 @@ def _several(given: Any) -> Any:
 
 
 class AttackAt(_Part):
-    """An attack with epsilons of its own, such as those of another norm."""
+    """An attack with epsilons of its own, such as those of another norm, and perhaps on other decoders."""
 
     attack: str
     eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
+    decoders: Annotated[
+        Decoders | None, Field(description="decoders to attack; by default those of the evaluation")
+    ] = None
 
 
 class Attacks(_Part):
@@ -72,15 +75,17 @@ class Attacks(_Part):
 
     @model_validator(mode="after")
     def _check_epsilons(self) -> Attacks:
-        for attack, epsilons in self.runs:
-            if not epsilons:
-                raise ValueError(f"the attack {attack!r} has no epsilon: give eps")
+        if not self.eps and (attack := next((each for each in self.attacks if isinstance(each, str)), None)):
+            raise ValueError(f"the attack {attack!r} has no epsilon: give eps")
         return self
 
     @property
-    def runs(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
-        """Each attack with its epsilons."""
-        return tuple((each, self.eps) if isinstance(each, str) else (each.attack, each.eps) for each in self.attacks)
+    def runs(self) -> tuple[AttackAt, ...]:
+        """Each attack with its epsilons and decoders."""
+        given = (AttackAt(attack=each, eps=self.eps) if isinstance(each, str) else each for each in self.attacks)
+        return tuple(
+            each if each.decoders is not None else each.model_copy(update={"decoders": self.decoders}) for each in given
+        )
 
 
 class Audit(_Part):

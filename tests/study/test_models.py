@@ -116,6 +116,26 @@ def test_the_records_of_a_model_are_those_of_the_evaluations_by_hand(no_training
     assert of(table, cell=outside.name, quantity="test_accuracy") == []
 
 
+def test_an_attack_may_have_decoders_of_its_own():
+    attacks = ["PGD:steps=1", {"attack": "PGD:steps=2", "eps": [0.1], "decoders": ["gaussian_mixture"]}]
+    wanted = {"attacks": attacks, "eps": [0.1], "n_examples": 5, "decoders": ["head"]}
+    study = study_of("cross_entropy-digits", evaluations={"attacks": wanted})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    ran = table[table.attack.isin(["PGD:steps=1", "PGD:steps=2"])]
+    assert set(zip(ran.decoder, ran.attack, strict=True)) == {
+        ("head", "PGD:steps=1"),
+        ("gaussian_mixture", "PGD:steps=2"),
+    }
+
+
+def test_an_attack_on_a_decoder_that_a_model_lacks_is_refused_before_anything_runs():
+    attack = {"attack": "PGD:steps=1", "eps": [0.1], "decoders": ["resfc"]}
+    study = study_of("cross_entropy-digits", evaluations={"attacks": {"attacks": [attack], "decoders": ["head"]}})
+    with pytest.raises(IbrobustError, match=r"The attack 'PGD:steps=1' is for resfc, but the cell 'cross_entropy-dig"):
+        run_study(study)
+
+
 def test_entropies_are_those_of_models_that_ibrobust_built(monkeypatch):
     monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 4)
     study = study_of("knn_ib-digits", f"{__name__}:Dark", evaluations={"entropies": {"n_examples": 120}})
