@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_lock = threading.Lock()
+_blocks = 0  # that are open, in all threads: the switches belong to the process
+_restore: Callable[[], None]
 
 
 @contextmanager
@@ -15,34 +20,49 @@ def full_precision() -> Iterator[None]:
 
     On NVIDIA GPUs torch rounds the operands of convolutions to TF32 by default, and `set_float32_matmul_precision`
     allows the same, or bfloat16, for products of matrices. TF32 has 10 bits of mantissa: an image just across a
-    decision boundary may be on the other side in float32. The switches belong to the process, so that blocks in several
-    threads disturb each other.
+    decision boundary may be on the other side in float32. The switches belong to the process: while several threads
+    are in such blocks, the switches stay off until the last block ends.
     """
+    global _blocks, _restore
+    with _lock:
+        if _blocks == 0:
+            _restore = _switch_off()
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if _blocks == 0:
+                _restore()
+
+
+def _switch_off() -> Callable[[], None]:
+    """Allow no shorter precision; return what allows it again as before."""
     cudnn: Any = torch.backends.cudnn  # torch does not declare its parts
     try:
         products, convolutions = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:  # a precision was set by its name, which torch 2.9 introduced: then these cannot be read
-        mkldnn: Any = torch.backends.mkldnn
-        parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
-        with _by_name(parts):
-            yield
-        return
-    try:
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32 = False
-        yield
-    finally:
+        return _switch_off_by_name()
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+
+    def restore() -> None:
         torch.set_float32_matmul_precision(products)
         cudnn.allow_tf32 = convolutions
 
+    return restore
 
-@contextmanager
-def _by_name(parts: tuple[Any, ...]) -> Iterator[None]:
+
+def _switch_off_by_name() -> Callable[[], None]:
+    cudnn, mkldnn = (getattr(torch.backends, name) for name in ("cudnn", "mkldnn"))
+    parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
     before = [part.fp32_precision for part in parts]
-    try:
-        for part in parts:
-            part.fp32_precision = "ieee"
-        yield
-    finally:
+    for part in parts:
+        part.fp32_precision = "ieee"
+
+    def restore() -> None:
         for part, value in zip(parts, before, strict=True):
             part.fp32_precision = value
+
+    return restore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -48,6 +49,24 @@ def test_the_switches_are_off_in_the_block_and_as_before_after_it(products, conv
         assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32) == (products, convolutions)
     finally:
         cudnn.allow_tf32 = before
+
+
+def test_the_switches_stay_off_until_the_last_of_several_threads_has_ended(products):
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with full_precision():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    with full_precision():
+        thread.start()
+        entered.wait()
+    assert torch.get_float32_matmul_precision() == "highest", "the other thread still computes"
+    leave.set()
+    thread.join()
+    assert torch.get_float32_matmul_precision() == products
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no names for precisions")
