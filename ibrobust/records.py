@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ AUDIT_VERSION = 4
 WORST_CASE_VERSION = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")
+FEWEST_STEPS = 20  # with fewer steps AutoAttack is no thorough attack
 WORST_CASE_OF = "worst case of "  # begins the label of a worst case over attacks
 
 
@@ -30,14 +32,25 @@ def is_older_audit(audit: Mapping[str, Any]) -> bool:
 
 def is_older_attack(result: Mapping[str, Any]) -> bool:
     """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger."""
-    attacks = str(result["attack"]).removeprefix(WORST_CASE_OF)
-    is_ours = "WorstCase" in attacks and "AutoAttack" not in attacks
+    names = [name for name, _ in _attacks_of(str(result["attack"]))]
+    is_ours = "WorstCase" in names and "AutoAttack" not in names
     return is_ours and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
 
 
 def is_thorough(attack: str) -> bool:
     """Return whether an attack searches long, or one of those that a worst case is over."""
-    return any(name in attack for name in THOROUGH)
+    return any(name in THOROUGH and not _is_cut_short(options) for name, options in _attacks_of(attack))
+
+
+def _attacks_of(label: str) -> list[tuple[str, str]]:
+    """Return the name and the options of an attack, or of each that a worst case is over."""
+    labels = label.removeprefix(WORST_CASE_OF).split(", ")
+    return [(name, options) for name, _, options in (each.partition(":") for each in labels)]
+
+
+def _is_cut_short(options: str) -> bool:
+    steps = re.search(r"\bn_iter=(\d+)", options)
+    return steps is not None and int(steps[1]) < FEWEST_STEPS
 
 
 def _none_if_empty(text: str | None) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ibrobust.card_results import WeakerResultError, with_result
 from ibrobust.data import Dataset
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
@@ -117,52 +119,60 @@ def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: s
         IbrobustError: the model does not exist, it ships with a package so that its card cannot be changed, or its
             weights are not the evaluated ones.
     """
-    return _change_evaluations(name, weights, lambda stored: {**stored, key: dict(record)})
+    return _change_evaluations(name, weights, lambda card: {**card.evaluations, key: dict(record)})
 
 
 def add_evaluation(
-    name: str, key: str, decoder: str, record: Mapping[str, Any], dataset: Dataset, *, weights: str | None = None
+    name: str, kind: str, decoder: str, record: Mapping[str, Any], dataset: Dataset, *, weights: str | None = None
 ) -> ModelCard:
     """Store the result of an evaluation of one decoder in a model's card, beside those of others; return the card.
 
-    The record gets the data set's name and fingerprint, so that it is never used for other images.
+    The record gets the data set's name and fingerprint, so that it is never used for other images. Results of other
+    attacks, epsilons, images and numbers of images stay.
 
     Args:
         name: of the model.
-        key: of the evaluation.
+        kind: of the evaluation: fgsm, attacks or audit.
         decoder: the evaluated one.
         record: the result.
         dataset: whose images were attacked.
         weights: as of `update_metrics`.
 
     Raises:
+        WeakerResultError: the card holds a sweep or an audit on more images, or a full audit instead of a quick one.
         IbrobustError: as `update_metrics` does.
     """
     record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
-    return add_evaluations(name, {key: {decoder: record}}, weights=weights)
+    return _change_evaluations(
+        name, weights, lambda card: with_result(card.evaluations, kind, decoder, record, card.dataset.fingerprint)
+    )
 
 
 def add_evaluations(name: str, found: Mapping[str, Mapping[str, Any]], *, weights: str | None = None) -> ModelCard:
-    """Store results in a model's card, `{key: {decoder: record}}`, beside those of other decoders; return the card.
+    """Store results in a model's card, `{key: {decoder: record}}`, beside the others; return the card.
 
     Args:
         name: of the model.
-        found: the results.
+        found: the results, by key as a card has them. Where the card holds a stronger one (`WeakerResultError`), that
+            stays.
         weights: as of `update_metrics`.
 
     Raises:
         IbrobustError: as `update_metrics` does.
     """
-    return _change_evaluations(
-        name,
-        weights,
-        lambda stored: {**stored, **{key: {**(stored.get(key) or {}), **records} for key, records in found.items()}},
-    )
+
+    def change(card: ModelCard) -> dict[str, Any]:
+        stored = dict(card.evaluations)
+        for key, records in found.items():
+            for decoder, record in records.items():
+                with suppress(WeakerResultError):
+                    stored = with_result(stored, key.partition(" ")[0], decoder, record, card.dataset.fingerprint)
+        return stored
+
+    return _change_evaluations(name, weights, change)
 
 
-def _change_evaluations(
-    name: str, weights: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]
-) -> ModelCard:
+def _change_evaluations(name: str, weights: str | None, change: Callable[[ModelCard], dict[str, Any]]) -> ModelCard:
     path = find_card(name)
     if path.parent != models_dir():
         raise IbrobustError(f"The model {name!r} is not in your own model folder, so its card is not changed.")
@@ -176,6 +186,6 @@ def _change_evaluations(
                 "than the stored ones and is not put into its card: evaluate the model again in a new process, or give "
                 "the SHA-256 of the evaluated `weights`."
             )
-        changed = card.model_copy(update={"evaluations": change(dict(card.evaluations))})
+        changed = card.model_copy(update={"evaluations": change(card)})
         write_card(changed)
     return changed

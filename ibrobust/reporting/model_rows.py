@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
 from ibrobust.records import is_older_attack, is_older_audit, is_thorough
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
@@ -91,9 +92,8 @@ def _model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow
     rows = []
     for decoder in card.decoders:
         clean = card.clean_accuracy.get(decoder)
-        audit = _own(card, "audit", decoder)
-        of_epsilon = bool(audit) and _same(audit["epsilon"], epsilon)
-        sweep = _own(card, "fgsm", decoder)
+        audit = next((each for each in _own(card, "audit", decoder) if _same(each["epsilon"], epsilon)), None)
+        sweep: dict[str, Any] = next(_own(card, "fgsm", decoder), {})
         fgsm = next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None)
         worst, bound, worst_total = _worst_case(card, decoder, epsilon) or (None, False, None)
         rows.append(
@@ -106,7 +106,7 @@ def _model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow
                 clean.accuracy if clean else None,
                 fgsm,
                 worst,
-                card_verdict(audit).text if of_epsilon else None,
+                card_verdict(audit).text if audit else None,
                 size,
                 bound,
                 _is_marked(sweep),
@@ -174,27 +174,29 @@ def withstood(card: Any) -> list[Withstood]:
 def _withstood(card: Any) -> list[Withstood]:
     lines = []
     for decoder in card.decoders:
-        sweep = _evaluation(card, "fgsm", decoder)
-        if sweep:
+        for sweep in results_in(card.evaluations, "fgsm", decoder):
             name = f"FGSM{_elsewhere(card, sweep)}"
             accuracy = dict(sorted(_fgsm(sweep)))
             bound = frozenset(accuracy if sweep.get("flags") else ())
             lines.append(Withstood(decoder, name, "Linf", sweep["total"], accuracy, bound, _is_marked(sweep)))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
         bounds: dict[tuple[str, str, int], set[float]] = {}
-        stored = _evaluation(card, "attacks", decoder)
-        for result in stored.get("results", ()):
+        for result in attacked_in(card.evaluations, decoder, _images(card)):
             attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
-            place = (f"{attack}{_elsewhere(card, stored)}", result["norm"], result["total"])
-            found.setdefault(place, {})[result["epsilon"]] = result["robust_accuracy"]
+            elsewhere = f" on {result['dataset']}" if "dataset" in result else ""
+            place, at = (f"{attack}{elsewhere}", result["norm"], result["total"]), result["epsilon"]
+            known = found.setdefault(place, {}).get(at)
+            if known is not None and known <= result["robust_accuracy"]:
+                continue  # a worst case over other attacks, or the same attack by RobustBench
+            found[place][at] = result["robust_accuracy"]
+            bounds.setdefault(place, set()).discard(at)
             if result.get("upper_bound") or is_older_attack(result):
                 bounds.setdefault(place, set()).add(result["epsilon"])
         lines += [
             Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
             for place, by_epsilon in found.items()
         ]
-        audit = _evaluation(card, "audit", decoder)
-        if audit:
+        for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
             worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
             bound = frozenset(worst if audit.get("upper_bound") or is_older_audit(audit) else ())
             name = f"audit, worst case{_elsewhere(card, audit)}"
@@ -213,25 +215,30 @@ def audit_sentences(card: Any) -> list[str]:
 
 
 def _audit_sentences(card: Any) -> list[str]:
-    from ibrobust.epsilon import format_epsilon
-
     sentences = []
     for decoder in card.decoders:
-        audit = _evaluation(card, "audit", decoder)
-        if not audit:
-            continue
-        failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
-        answer = card_verdict(audit)
-        again = " (run ibrobust audit again for the current answers)" if answer.older else ""
-        left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
-        worst = audit["worst_case_accuracy"]
-        sign = bound_sign(worst, is_bound=bool(audit.get("upper_bound")))
-        sentences.append(
-            f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
-            f"{left}{sign}{worst:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}"
-            f"{failed}."
-        )
+        for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
+            sentences.append(_audit_sentence(card, decoder, audit))
     return sentences
+
+
+def _audit_sentence(card: Any, decoder: str, audit: dict[str, Any]) -> str:
+    from ibrobust.epsilon import format_epsilon
+
+    failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
+    answer = card_verdict(audit)
+    again = " (run ibrobust audit again for the current answers)" if answer.older else ""
+    left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
+    worst = audit["worst_case_accuracy"]
+    sign = bound_sign(worst, is_bound=bool(audit.get("upper_bound")))
+    return (
+        f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
+        f"{left}{sign}{worst:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}{failed}."
+    )
+
+
+def _by_epsilon(audits: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(audits, key=lambda audit: float(audit["epsilon"]))
 
 
 def card_verdict(audit: dict[str, Any]) -> Verdict:
@@ -254,38 +261,35 @@ def _is_marked(sweep: dict[str, Any]) -> bool:
 
 def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool, int] | None:
     """Return the smallest worst case over the most images, whether it is an upper bound, and the number of images."""
-    found = [
-        (result["total"], result["robust_accuracy"], bool(result.get("upper_bound")), is_older_attack(result))
-        for result in _own(card, "attacks", decoder).get("results", ())
-        if result["norm"] == "Linf" and _same(result["epsilon"], epsilon) and is_thorough(result["attack"])
+    attacked = [
+        result
+        for result in attacked_in(card.evaluations, decoder, _images(card))
+        if "dataset" not in result and result["norm"] == "Linf" and _same(result["epsilon"], epsilon)
     ]
-    audit = _own(card, "audit", decoder)
-    if audit and _same(audit["epsilon"], epsilon):
-        found.append((audit["n"], audit["worst_case_accuracy"], bool(audit.get("upper_bound")), is_older_audit(audit)))
-    if not found:
+    audits = [
+        {**audit, "total": audit["n"], "robust_accuracy": audit["worst_case_accuracy"]}
+        for audit in _own(card, "audit", decoder)
+        if _same(audit["epsilon"], epsilon)
+    ]
+    totals = [*(result["total"] for result in attacked if is_thorough(result["attack"])), *(a["total"] for a in audits)]
+    if not totals:
         return None
-    most = max(total for total, *_ in found)
-    least = min(accuracy for total, accuracy, *_ in found if total == most)
-    bounds, older = zip(
-        *(signs for total, accuracy, *signs in found if (total, accuracy) == (most, least)), strict=True
-    )
-    return least, any(bounds) or all(older), most
+    return *strictest([result for result in (*attacked, *audits) if result["total"] == max(totals)]), max(totals)
 
 
-def _evaluation(card: Any, key: str, decoder: str) -> dict[str, Any]:
-    return (card.evaluations.get(key) or {}).get(decoder) or {}
-
-
-def _own(card: Any, key: str, decoder: str) -> dict[str, Any]:
-    """Return an evaluation on the card's own images, whose clean accuracy stands beside it."""
-    found = _evaluation(card, key, decoder)
-    return {} if _elsewhere(card, found) else found
+def _own(card: Any, kind: str, decoder: str) -> Iterator[dict[str, Any]]:
+    """Yield the results on the card's own images, whose clean accuracy stands beside them."""
+    return (found for found in results_in(card.evaluations, kind, decoder) if is_own(found, _images(card)))
 
 
 def _elsewhere(card: Any, evaluation: dict[str, Any]) -> str:
     """Return " on" and the name of the images if an evaluation was made on others than the card's own; else ""."""
-    stored = evaluation.get("dataset_fingerprint")
-    return "" if stored is None or stored == card.dataset.fingerprint else f" on {evaluation.get('dataset')}"
+    return "" if is_own(evaluation, _images(card)) else f" on {evaluation.get('dataset')}"
+
+
+def _images(card: Any) -> str | None:
+    """Return the fingerprint of the card's own images."""
+    return getattr(card.dataset, "fingerprint", None)
 
 
 def _same(a: float, b: float) -> bool:

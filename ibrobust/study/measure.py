@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ibrobust.card_results import WeakerResultError
 from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
@@ -324,7 +326,8 @@ class _Measuring:
         ).to_dict()
         if card is not None:
             # As after `ibrobust audit`, so that the list of models shows the verdict.
-            add_evaluation(card.name, "audit", name, report, self._data, weights=card.weights.sha256)
+            with suppress(WeakerResultError):  # the card keeps an audit on more images
+                add_evaluation(card.name, "audit", name, report, self._data, weights=card.weights.sha256)
         for outdated in earlier:  # made with other settings
             known.remove(outdated)
         # The sentences of the checks would fill most of the file; ibrobust audit prints them.

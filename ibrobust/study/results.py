@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+from ibrobust.card_results import attacked_in, is_own, results_in, strictest, with_result
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.over_attacks import agree_without_attack, worst_case
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.text_form import TRANSFER, name_and_options, read_options
-from ibrobust.records import THOROUGH, WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
+from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.model_rows import card_verdict
@@ -150,18 +151,18 @@ def rows_of(content: Mapping[str, Any]) -> Iterator[Row]:
 def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
     """Return a decoder's worst case over its attacks, by norm, number of images and epsilon.
 
-    If the model was attacked by one of `THOROUGH` in a norm, only where this was done: a worst case over others alone
+    If the model was attacked by a thorough attack in a norm, only where this was done: a worst case over others alone
     would be too high beside it. If the attacks do not agree on what is correct without them, which happens for a model
-    that draws random numbers, the strictest one of `THOROUGH` is the worst case by itself.
+    that draws random numbers, the strictest thorough one is the worst case by itself.
     """
     attacks = [fields for part in content["decoders"].values() for fields in part.get("attacks", ())]
-    searched = {fields["norm"] for fields in attacks if fields["attack"].startswith(THOROUGH)}
+    searched = {fields["norm"] for fields in attacks if is_thorough(fields["attack"])}
     stored = content["decoders"][decoder].get("attacks", ())
     known = [AttackResult.from_dict(fields) for fields in stored if "attacked_correct" in fields]
     found = []
     for norm, total in sorted({(result.norm, result.total) for result in known}):
         alike = [result for result in known if (result.norm, result.total) == (norm, total)]
-        thorough = {result.epsilon for result in alike if result.attack.startswith(THOROUGH)}
+        thorough = {result.epsilon for result in alike if is_thorough(result.attack)}
         cases = worst_case(alike) if agree_without_attack(alike) else _strictest(alike)
         found += [case for case in cases if norm not in searched or case.epsilon in thorough]
     return found
@@ -170,7 +171,7 @@ def worst_cases(content: Mapping[str, Any], decoder: str) -> list[AttackResult]:
 def _strictest(results: Sequence[AttackResult]) -> list[AttackResult]:
     """Return one worst case per epsilon, that of the thorough attack which leaves the fewest images."""
     found: dict[float, AttackResult] = {}
-    for label in dict.fromkeys(result.attack for result in results if result.attack.startswith(THOROUGH)):
+    for label in dict.fromkeys(result.attack for result in results if is_thorough(result.attack)):
         of_attack = [result for result in results if result.attack == label]
         groups = [of_attack] if agree_without_attack(of_attack) else [[result] for result in of_attack]
         for case in (case for group in groups for case in worst_case(group)):
@@ -181,42 +182,34 @@ def _strictest(results: Sequence[AttackResult]) -> list[AttackResult]:
 
 
 def card_evaluations(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the results for a card, by key and decoder: the sweep, attacks, and the widest audit."""
-    images = {key: content[key] for key in ("dataset", "dataset_fingerprint")}
-    evaluations: dict[str, dict[str, Any]] = {"fgsm": {}, "attacks": {}, "audit": {}}
+    """Return the results for a card, by key and decoder: the sweep, the attacks, and each audit."""
+    own = content["dataset_fingerprint"]
+    images = {"dataset": content["dataset"], "dataset_fingerprint": own}
+    evaluations: dict[str, dict[str, Any]] = {}
     for decoder, part in content["decoders"].items():
-        known: dict[str, Any] = {"fgsm": part.get("fgsm")}
+        known: list[tuple[str, dict[str, Any]]] = [("fgsm", part["fgsm"])] if part.get("fgsm") else []
         if part.get("attacks"):
             results = [AttackResult.from_dict(fields) for fields in part["attacks"]]
-            known["attacks"] = {"results": [each.summary() for each in (*results, *worst_cases(content, decoder))]}
-        if part.get("audits"):
-            known["audit"] = max(part["audits"], key=lambda audit: audit["epsilon"])
-        for key, record in known.items():
-            if record:
-                evaluations[key][decoder] = {**record, **images}
-    return {key: found for key, found in evaluations.items() if found}
+            summaries = [each.summary() for each in (*results, *worst_cases(content, decoder))]
+            known.append(("attacks", {"results": summaries}))
+        known += [("audit", audit) for audit in sorted(part.get("audits", ()), key=lambda audit: audit["epsilon"])]
+        for kind, record in known:
+            evaluations = with_result(evaluations, kind, decoder, {**record, **images}, own)
+    return evaluations
 
 
 def results_of_card(card: ModelCard) -> dict[str, Any]:
-    """Return the results that a card carries on its own test images, without those for every image.
+    """Return the results that a card carries on its own test images, without those for every image."""
+    own = card.dataset.fingerprint
 
-    A worst case over weak attacks alone is left out.
-    """
-
-    def of(key: str, decoder: str) -> dict[str, Any]:
-        found: dict[str, Any] = (card.evaluations.get(key) or {}).get(decoder) or {}
-        own = card.dataset.fingerprint
-        return found if found.get("dataset_fingerprint", own) == own else {}
+    def of(kind: str, decoder: str) -> list[dict[str, Any]]:
+        return [found for found in results_in(card.evaluations, kind, decoder) if is_own(found, own)]
 
     decoders = {
         name: {
-            "fgsm": of("fgsm", name),
-            "attacks": [
-                result
-                for result in of("attacks", name).get("results", [])
-                if not result["attack"].startswith(WORST_CASE_OF) or is_thorough(result["attack"])
-            ],
-            "audits": [audit] if (audit := of("audit", name)) else [],
+            "fgsm": next(iter(of("fgsm", name)), {}),
+            "attacks": [each for each in attacked_in(card.evaluations, name, own) if "dataset" not in each],
+            "audits": of("audit", name),
         }
         for name in card.decoders
     }
@@ -247,17 +240,32 @@ def _sweep_rows(decoder: str, sweep: Mapping[str, Any]) -> Iterator[Row]:
         yield {**_row(decoder, "accuracy", correct / total, total), **where}
 
 
-def _lone_worst_cases(attacks: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield a worst case for each thorough attack that a card holds alone: it is the worst case over itself."""
+def _stored_worst_cases(attacks: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the worst case of results without those for every image, as a card has them, where one is thorough.
 
-    def place(result: Mapping[str, Any]) -> tuple[Any, ...]:
-        return result["norm"], result["total"], result["epsilon"]
-
-    known = {place(result) for result in attacks if result["attack"].startswith(WORST_CASE_OF)}
+    It is the smallest accuracy: the card may hold worst cases over the attacks of several runs.
+    """
+    places: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for result in attacks:
-        is_lone = "attacked_correct" not in result and place(result) not in known
-        if is_lone and result["attack"].startswith(THOROUGH):
-            yield {**result, "attack": f"{WORST_CASE} of {result['attack']}"}
+        if "attacked_correct" not in result:
+            places.setdefault((result["norm"], result["total"], result["epsilon"]), []).append(result)
+    for (norm, total, epsilon), found in places.items():
+        if any(is_thorough(result["attack"]) for result in found):
+            least, is_bound = strictest(found)
+            yield _worst_row(norm, epsilon, total, least, is_bound=is_bound)
+
+
+def _worst_row(norm: str, epsilon: float, total: int, accuracy: float, *, is_bound: bool) -> Row:
+    attack = WORST_CASE if norm == "Linf" else f"{WORST_CASE}, {norm}"
+    return {
+        "quantity": "worst_case_accuracy",
+        "value": accuracy,
+        "num_images": total,
+        "attack": attack,
+        "epsilon": epsilon,
+        "norm": norm,
+        "upper_bound": is_bound or None,
+    }
 
 
 def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
@@ -267,13 +275,18 @@ def _attack_rows(content: Mapping[str, Any], decoder: str) -> Iterator[Row]:
     for total, clean in {result["total"]: result["clean_accuracy"] for result in attacks}.items():
         if total != (part.get("fgsm") or {}).get("total"):
             yield _row(decoder, "clean_accuracy", clean, total)
-    cases = [case.summary() for case in worst_cases(content, decoder)]
-    for result in (*attacks, *cases, *_lone_worst_cases(attacks)):
+    for result in attacks:
+        if result["attack"].startswith(WORST_CASE_OF):
+            continue
         bound = result.get("upper_bound") or is_older_attack(result) or None
         where = {**{key: result[key] for key in ("attack", "epsilon", "norm")}, "upper_bound": bound}
-        if result["attack"].startswith(WORST_CASE_OF):
-            where["attack"] = WORST_CASE if result["norm"] == "Linf" else f"{WORST_CASE}, {result['norm']}"
-            yield {**_row(decoder, "worst_case_accuracy", result["robust_accuracy"], result["total"]), **where}
-            continue
         for quantity, key in (("accuracy", "accuracy_under_attack"), ("robust_accuracy", "robust_accuracy")):
             yield {**_row(decoder, quantity, result[key], result["total"]), **where}
+    for case in worst_cases(content, decoder):
+        bound = case.upper_bound or is_older_attack(case.summary())
+        yield {
+            "decoder": decoder,
+            **_worst_row(case.norm, case.epsilon, case.total, case.robust_accuracy, is_bound=bound),
+        }
+    for row in _stored_worst_cases(attacks):
+        yield {"decoder": decoder, **row}

@@ -39,7 +39,9 @@ def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list
         name = content["model"]
         card = model_card(name) if name in stored else None
         is_own = (models_dir() / f"{name}.yaml").is_file()
-        if card is None or is_outdated(content, card.weights.sha256, None) or is_own == shipped:
+        # What a shipped card holds is replaced, so only results on its own images may go into it.
+        images = card.dataset.fingerprint if card is not None and shipped else None
+        if card is None or is_outdated(content, card.weights.sha256, images) or is_own == shipped:
             others.append(name)
             continue
         found = card_evaluations(content)

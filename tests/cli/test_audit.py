@@ -25,7 +25,7 @@ def test_an_audit_prints_every_check_and_stores_its_verdict(run, mine, baseline,
     report = json.loads((tmp_path / "elsewhere" / "audit.json").read_text())["audits"]["head"]
     for check in report["checks"]:
         assert check["name"] in finished.stdout
-    stored = model_card(mine).evaluations["audit"]["head"]
+    stored = model_card(mine).evaluations["audit 0.0313725"]["head"]
     answers = ("robustness", "gradient", "verdict", "headline")
     assert [stored[key] for key in answers] == [report[key] for key in answers]
     assert finished.stdout.strip().startswith(report["robustness"])
@@ -55,7 +55,7 @@ def test_there_is_no_default_surrogate_for_images_of_another_size(digits):
 def test_an_attack_table_shows_the_stored_verdict(run, mine, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert run("audit", mine, "--quick", "--n-examples", "16").returncode == 0
-    stored = model_card(mine).evaluations["audit"]["head"]["verdict"]
+    stored = model_card(mine).evaluations["audit 0.0313725"]["head"]["verdict"]
     row = next(line for line in run("attack", mine, "--n-examples", "16").stdout.splitlines() if "mine" in line)
     assert row.strip().startswith(f"{stored} at 8/255")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
+from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import (
     add_evaluation,
     copy_model,
@@ -602,3 +604,78 @@ def test_weights_with_other_tensors_than_the_model_has_are_refused(classifier, d
 def test_the_public_names_are_all_there():
     for name in ibrobust.__all__:
         assert getattr(ibrobust, name) is not None
+
+
+SUMMARY = {"norm": "Linf", "total": 100, "clean_accuracy": 0.9, "accuracy_under_attack": 0.5, "robust_accuracy": 0.5}
+
+
+def _stored(name: str, kind: str) -> dict:
+    return {key: found for key, found in model_card(name).evaluations.items() if key.startswith(kind)}
+
+
+def test_the_result_of_another_attack_epsilon_or_number_of_images_stands_beside_the_earlier_one(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    strong = {**SUMMARY, "attack": "WorstCase", "epsilon": 8 / 255}
+    others = [{**strong, "attack": "PGD"}, {**strong, "epsilon": 4 / 255}, {**strong, "total": 10}]
+    for result in (strong, *others, {**strong, "robust_accuracy": 0.4}):
+        add_evaluation("mine", "attacks", "head", {"results": [result]}, digits)
+    (found,) = _stored("mine", "attacks").values()
+    assert found["head"]["results"] == [*others, {**strong, "robust_accuracy": 0.4}]
+
+
+def test_the_result_on_other_images_does_not_replace_that_on_the_cards_own(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    result = {**SUMMARY, "attack": "WorstCase", "epsilon": 8 / 255}
+    others = replace(digits, name="others", test=digits.test.subset(50))
+    for images in (digits, others):
+        add_evaluation("mine", "attacks", "head", {"results": [result]}, images)
+    assert list(_stored("mine", "attacks")) == ["attacks", f"attacks on others {others.fingerprint[:12]}"]
+
+
+def test_a_sweep_over_other_epsilons_on_the_same_images_is_added_to_the_earlier_one(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    sweep = {"total": 100, "clean_correct": 90, "zero_gradient": 0, "nonfinite_gradient": 0}
+    for epsilons, correct in (([0.1, 0.2], [50, 40]), ([0.05, 0.2], [70, 41])):
+        add_evaluation("mine", "fgsm", "head", {**sweep, "epsilons": epsilons, "correct": correct}, digits)
+    stored = model_card("mine").evaluations["fgsm"]["head"]
+    assert (stored["epsilons"], stored["correct"], stored["accuracy"]) == (
+        [0.05, 0.1, 0.2],
+        [70, 50, 41],
+        [0.7, 0.5, 0.41],
+    )
+
+
+AUDIT = {"epsilon": 8 / 255, "n": 100, "quick": True, "verdict": "real, honest", "audit_version": AUDIT_VERSION}
+
+
+@pytest.mark.parametrize(
+    ("kind", "strong", "weak"),
+    [
+        ("audit", AUDIT, {**AUDIT, "n": 8}),
+        ("audit", {**AUDIT, "quick": False}, AUDIT),
+        ("fgsm", {"total": 100, "epsilons": [], "correct": []}, {"total": 10, "epsilons": [], "correct": []}),
+    ],
+    ids=["images", "quick", "sweep"],
+)
+def test_a_weaker_result_does_not_replace_a_stronger_one(classifier, digits, kind, strong, weak):
+    register_model("mine", classifier, dataset=digits)
+    add_evaluation("mine", kind, "head", strong, digits)
+    before = model_card("mine").evaluations
+    with pytest.raises(IbrobustError, match="already holds"):
+        add_evaluation("mine", kind, "head", weak, digits)
+    assert model_card("mine").evaluations == before
+
+
+def test_audits_at_several_epsilons_stand_side_by_side(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    for epsilon in (8 / 255, 0.1 / 255):
+        add_evaluation("mine", "audit", "head", {**AUDIT, "epsilon": epsilon}, digits)
+    assert list(_stored("mine", "audit")) == ["audit 0.0313725", "audit 0.000392157"]
+
+
+def test_an_audit_replaces_the_one_by_older_rules_which_stood_under_the_kind_alone(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    where = {"dataset": digits.name, "dataset_fingerprint": digits.fingerprint}
+    update_metrics("mine", "audit", {"head": {**AUDIT, "n": 1000, "audit_version": 1, **where}})
+    add_evaluation("mine", "audit", "head", AUDIT, digits)
+    assert _stored("mine", "audit") == {"audit 0.0313725": {"head": {**AUDIT, **where}}}

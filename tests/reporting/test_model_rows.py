@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION, is_older_attack
 from ibrobust.reporting.card_tables import models_table, withstood_table
 from ibrobust.reporting.model_rows import audit_sentences, model_rows, withstood
 
@@ -165,3 +165,36 @@ def test_lists_mark_what_fgsm_did_not_attack_and_count_the_epsilons_that_have_no
     assert fgsm.split()[2:] == ["90.0†"] * 5
     assert "3 further epsilons are in the whole card" in " ".join(printed.split())
     assert " ".join(printed.split()).count("† no sign of robustness") == 2
+
+
+def test_the_worst_case_is_no_larger_than_what_any_attack_leaves_if_one_of_them_is_thorough() -> None:
+    weak = AttackResult("PGD", "Linf", EPSILON, (True,) * 4, (False,) * 4, 0, 0)
+    (row,) = model_rows(card(attacked("WorstCase"), weak), epsilon=EPSILON, size=None)
+    assert row.worst_case == 0.0
+
+
+@pytest.mark.parametrize("attack", ["transfer:AutoAttack-net", "PGD:surrogate=WorstCase-x", "mine:NotAutoAttack"])
+def test_an_attack_is_not_thorough_because_of_a_name_in_its_options(attack: str) -> None:
+    (row,) = model_rows(card(attacked(attack)), epsilon=EPSILON, size=None)
+    assert row.worst_case is None
+    assert is_older_attack({"attack": f"worst case of WorstCase, {attack}"})
+
+
+def test_an_autoattack_of_very_few_steps_is_not_thorough() -> None:
+    (row,) = model_rows(card(attacked("AutoAttack:n_iter=1")), epsilon=EPSILON, size=None)
+    assert row.worst_case is None
+
+
+@pytest.mark.parametrize(("images", "worst"), [("mine", 0.1), ("others", 0.25)])
+def test_robustbenchs_own_autoattack_on_the_models_images_counts(images: str, worst: float) -> None:
+    one = card(attacked("WorstCase"))
+    one.dataset.fingerprint = "mine"
+    record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "d"}
+    record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "flags": [], "dataset_fingerprint": images}
+    one.evaluations["robustbench head Linf 0.0313725 4"] = record
+    (row,) = model_rows(one, epsilon=EPSILON, size=None)
+    assert row.worst_case == worst
+    assert [(line.attack, line.accuracy[EPSILON]) for line in withstood(one)] == [
+        ("WorstCase", 0.25),
+        ("AutoAttack" if images == "mine" else "AutoAttack on d", 0.1),
+    ]

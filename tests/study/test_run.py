@@ -103,7 +103,7 @@ def test_a_study_measures_everything_it_names(make_study):
         test = of_cell[of_cell.quantity == "test_accuracy"].set_index("decoder").value
         assert {name: record.accuracy for name, record in card.clean_accuracy.items()} == test.to_dict()
         verdict = of_cell[of_cell.quantity == "audit_worst_case_accuracy"].verdict.item()
-        assert card.evaluations["audit"]["logistic"]["verdict"] == verdict
+        assert card.evaluations["audit 0.0313725"]["logistic"]["verdict"] == verdict
         attacks = of_cell[of_cell.quantity == "robust_accuracy"].value
         assert of_cell[of_cell.quantity == "worst_case_accuracy"].value.item() <= attacks.min()
     # What the records were made from is gone, the models stay.
@@ -406,7 +406,7 @@ def test_an_audit_transfers_from_the_model_that_the_study_names(make_study):
     )
     run_study(study)
     (model,) = list_models("tiny-*")
-    assert model_card(model).evaluations["audit"]["head"]["surrogate"] == other
+    assert model_card(model).evaluations["audit 0.0313725"]["head"]["surrogate"] == other
 
 
 def test_a_failed_cell_is_run_again_on_request(make_study, monkeypatch):

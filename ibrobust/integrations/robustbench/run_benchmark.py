@@ -22,6 +22,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from ibrobust.card_results import BENCHMARK, images_suffix
 from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.option_types import NORMS
@@ -248,8 +249,11 @@ def store(result: BenchmarkResult) -> str:
     Raises:
         IbrobustError: the model is not in the registry, or ships with ibrobust.
     """
-    key = f"robustbench {result.decoder} {result.threat_model} {result.epsilon:.6g}"
-    update_metrics(result.model, key, result.to_dict())
+    record = result.to_dict()
+    key = f"{BENCHMARK} {result.decoder} {result.threat_model} {result.epsilon:.6g} {result.total}"
+    if result.dataset_fingerprint != model_card(result.model).dataset.fingerprint:
+        key += images_suffix(record)
+    update_metrics(result.model, key, record)
     return key
 
 

@@ -1,0 +1,165 @@
+"""The results of evaluations in a model's card: where each is, and how a new one is put beside the others.
+
+A card has them by key and decoder, `{"fgsm": {"head": {...}}, "audit 0.0313725": {"head": {...}}}`. The key begins with
+the kind, and names what else tells results apart: the epsilon of an audit, and images other than the card's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ibrobust.errors import IbrobustError
+from ibrobust.records import is_older_attack, is_older_audit
+
+Record = Mapping[str, Any]
+KINDS = ("fgsm", "attacks", "audit")
+BENCHMARK = "robustbench"  # begins the keys of RobustBench's benchmark
+# What tells the results of attacks apart.
+_PLACE = ("attack", "norm", "epsilon", "total")
+
+
+class WeakerResultError(IbrobustError):
+    """The card already holds a result on more images, or a full audit instead of a quick one."""
+
+
+def results_in(evaluations: Mapping[str, Any], kind: str, decoder: str) -> Iterator[dict[str, Any]]:
+    """Yield the results of one of `KINDS` of a decoder, on all images that were attacked."""
+    for key, records in evaluations.items():
+        if key.partition(" ")[0] == kind and (found := (records or {}).get(decoder)):
+            yield found
+
+
+def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the results of attacks on a decoder, each with `dataset` if it is of other images than the card's own.
+
+    Those of RobustBench's benchmark are among them, as results of AutoAttack.
+    """
+    for record in results_in(evaluations, "attacks", decoder):
+        elsewhere = {} if is_own(record, own) else {"dataset": record.get("dataset")}
+        yield from ({**result, **elsewhere} for result in record.get("results", ()))
+    for key, record in evaluations.items():
+        if key.partition(" ")[0] == BENCHMARK and record["decoder"] == decoder:
+            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint.
+            is_of_card = own is not None and record.get("dataset_fingerprint") == own
+            yield {
+                "attack": "AutoAttack",
+                "norm": record["threat_model"],
+                **{field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")},
+                "accuracy_under_attack": record["robust_accuracy"],
+                "upper_bound": bool(record["flags"]),
+                **({} if is_of_card else {"dataset": record["dataset"]}),
+            }
+
+
+def is_own(record: Record, own: str | None) -> bool:
+    """Return whether a result is of the card's own images, whose fingerprint is given."""
+    return record.get("dataset_fingerprint") in (None, own)
+
+
+def strictest(results: Sequence[Record]) -> tuple[float, bool]:
+    """Return the smallest robust accuracy of several results on the same images, and whether it is an upper bound.
+
+    A bound is what a warning says to be one, or what only an earlier version of an attack found.
+    """
+    least = min(result["robust_accuracy"] for result in results)
+    found = [result for result in results if result["robust_accuracy"] == least]
+    return least, any(result.get("upper_bound") for result in found) or all(map(_is_older, found))
+
+
+def _is_older(result: Record) -> bool:
+    return is_older_audit(result) if "verdict" in result else is_older_attack(result)
+
+
+def with_result(
+    evaluations: Mapping[str, Any], kind: str, decoder: str, record: Record, own: str
+) -> dict[str, dict[str, Any]]:
+    """Return the evaluations of a card with a new result in it.
+
+    Results of other decoders, attacks, epsilons, images and numbers of images stay.
+
+    Args:
+        evaluations: of the card.
+        kind: of the result: one of `KINDS`, or another, whose result replaces the earlier one.
+        decoder: that was evaluated.
+        record: the result.
+        own: fingerprint of the card's own images.
+
+    Raises:
+        WeakerResultError: the card holds a stronger one in its place.
+    """
+    sorted_in = _sorted_in(evaluations, own)
+    records = sorted_in.setdefault(_key(kind, record, own), {})
+    merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
+    records[decoder] = merge(records.get(decoder) or {}, record)
+    return sorted_in
+
+
+def _sorted_in(evaluations: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """Return the evaluations under today's keys; ibrobust 0.1 had one audit of a decoder, under the kind alone."""
+    found: dict[str, Any] = {}
+    for key, records in evaluations.items():
+        if key not in KINDS or not all(isinstance(record, Mapping) for record in records.values()):
+            found[key] = records
+            continue
+        for decoder, record in records.items():
+            found.setdefault(_key(key, record, own), {})[decoder] = dict(record)
+    return found
+
+
+def _key(kind: str, record: Record, own: str) -> str:
+    key = f"{kind} {record['epsilon']:.6g}" if kind == "audit" and "epsilon" in record else kind
+    return key if is_own(record, own) else f"{key}{images_suffix(record)}"
+
+
+def images_suffix(record: Record) -> str:
+    """Return the end of a key for images that are not the card's own."""
+    return f" on {record.get('dataset')} {str(record.get('dataset_fingerprint'))[:12]}"
+
+
+def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:
+    """Return a sweep over the epsilons of both, if the images were the same."""
+    _require_as_many(known.get("total", 0), new.get("total", 0), "an FGSM sweep")
+    of_images = ("total", "clean_correct", "zero_gradient", "nonfinite_gradient")
+    if not known or any(known.get(field) != new.get(field) for field in of_images):
+        return dict(new)
+    correct = {}
+    for sweep in (known, new):
+        correct |= dict(zip(sweep["epsilons"], sweep["correct"], strict=True))
+    epsilons = sorted(correct)
+    merged = {**known, **new, "epsilons": epsilons, "correct": [correct[epsilon] for epsilon in epsilons]}
+    merged["accuracy"] = [count / new["total"] for count in merged["correct"]]
+    if merged["epsilons"] != new["epsilons"]:
+        merged.pop("settled_in_bfloat16", None)  # a count over all epsilons of one sweep
+    return merged
+
+
+def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
+    """Return the results of both; a new one replaces that of the same attack, norm, epsilon and number of images."""
+    measured = {_place(result) for result in new["results"]}
+    kept = [result for result in known.get("results", ()) if _place(result) not in measured]
+    return {**new, "results": [*kept, *new["results"]]}
+
+
+def _place(result: Record) -> tuple[Any, ...]:
+    return tuple(result[field] for field in _PLACE)
+
+
+def _later_audit(known: Record, new: Record) -> dict[str, Any]:
+    """Return the new audit, if the known one is not stronger."""
+    if known and not is_older_audit(known):
+        _require_as_many(known.get("n", 0), new.get("n", 0), "an audit at this epsilon")
+        if new.get("quick") and not known.get("quick", True):
+            raise WeakerResultError("The card already holds a full audit at this epsilon, which stays in it.")
+    return dict(new)
+
+
+def _require_as_many(known: int, new: int, what: str) -> None:
+    if new < known:
+        raise WeakerResultError(
+            f"The card already holds {what} on {known:,} images, which stays in it; this one is on {new:,}."
+        )
+
+
+def _replaced(_known: Record, new: Record) -> dict[str, Any]:
+    return dict(new)
