@@ -269,6 +269,55 @@ def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
     assert "99.0%" not in " ".join(summary(found, []))
 
 
+def _numbers(cell: str, **values: float) -> list[dict]:
+    """Rows of a model that no audit judged: worst cases at 8/255 and in L2."""
+    common = {"study": "s", "cell": cell, "model": cell, "objective": "x", "decoder": "head", "num_images": 100}
+    linf = {"quantity": "worst_case_accuracy", "attack": "worst case", "epsilon": 8 / 255, "norm": "Linf"}
+    places = {"linf": linf, "l2": {**linf, "attack": "worst case, L2", "epsilon": 0.5, "norm": "L2"}}
+    return [{**common, **places[key], "value": value} for key, value in values.items()]
+
+
+def _cells(write_records, rows: list[dict], datasets: dict[str, str] | None = None) -> list[str]:
+    board = leaderboard(read_study_records(write_records(rows)), datasets)
+    return [entry.text for entry in column(board, "cell")]
+
+
+def test_a_number_in_l2_or_its_absence_does_not_decide_the_order(write_records):
+    rows = [*_numbers("weak", linf=0.05, l2=0.21), *_numbers("strong", linf=0.5, l2=0.2), *_numbers("best", linf=0.6)]
+    assert _cells(write_records, rows) == ["best", "strong", "weak"]
+
+
+def test_exact_numbers_come_before_upper_bounds(write_records):
+    bound = [{**row, "upper_bound": True} for row in _numbers("bound", linf=0.8)]
+    assert _cells(write_records, [*bound, *_numbers("exact", linf=0.4)]) == ["exact", "bound"]
+
+
+def test_a_number_on_fewer_images_says_so_and_is_not_the_best(write_records):
+    few = [{**row, "num_images": 5} for row in _numbers("few", linf=0.6)]
+    rows = [*few, *_numbers("a", linf=0.4), *_numbers("b", linf=0.3)]
+    board = leaderboard(read_study_records(write_records(rows)))
+    entries = column(board, "worst_case_accuracy-8")
+    assert [(entry.text, entry.is_best) for entry in entries] == [
+        ("60.0 (n = 5)", False),
+        ("40.0", True),
+        ("30.0", False),
+    ]
+
+
+def test_each_data_set_has_a_best_number_and_a_sentence_of_its_own(write_records):
+    datasets = {"a": "digits", "b": "digits", "c": "cifar10", "d": "cifar10"}
+    rows = [row for name, share in zip("abcd", (0.9, 0.8, 0.4, 0.3), strict=True) for row in _numbers(name, linf=share)]
+    found = read_study_records(write_records(rows))
+    board = leaderboard(found, datasets)
+    best = [entry.text for entry in column(board, "worst_case_accuracy-8") if entry.is_best]
+    assert best == ["90.0", "40.0"]
+    said = summary(found, [{"name": name, "status": "done", "dataset": images} for name, images in datasets.items()])
+    assert [("on digits" in text, "on cifar10" in text) for text in said if text.startswith("Highest")] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_epsilons_are_written_as_people_write_them(write, study_rows):
     wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
     row = {**wanted, "attack": "CW", "norm": "L2", "epsilon": 0.3, "value": 0.99}

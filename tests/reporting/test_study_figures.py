@@ -16,7 +16,7 @@ from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
 from ibrobust.reporting.figures.generalization import beta_places, draw_generalization, generalization_errors
 from ibrobust.reporting.figures.information_plane import fading, trajectories
-from ibrobust.reporting.figures.series import fgsm_panels
+from ibrobust.reporting.figures.series import Line, arrange, fgsm_panels, make_point
 from ibrobust.reporting.figures.settings import Setting, averaged_over, hidden_settings
 from ibrobust.reporting.figures.style import (
     COLUMN_WIDTH,
@@ -439,6 +439,27 @@ def test_the_mark_of_a_masked_model_is_in_the_picture(tmp_path, study_rows, writ
     texts = re.findall("<!-- (.*?) -->", path.read_text())
     assert ("† 37%" in texts) is marks
     assert ("† gradient vanished" in texts) is marks
+
+
+def _baseline(width: int, epochs: int = 20) -> Line:
+    setting = Setting("adversarial", None, None, None, None, width, epochs, "")
+    return Line(setting, "head", (make_point(8 / 255, [0.3]),))
+
+
+def test_baselines_of_two_widths_have_two_names():
+    (panel,) = arrange([_baseline(16), _baseline(32)])
+    assert [line.setting.label() for line in panel.lines] == [
+        "adversarial training, width 16",
+        "adversarial training, width 32",
+    ]
+
+
+def test_a_baseline_whose_width_no_panel_has_is_in_a_panel_of_its_own():
+    setting = Setting("knn_ib", 0.1, True, None, None, 16, 20, "")
+    model = Line(setting, "logistic", (make_point(8 / 255, [0.1]),))
+    first, second = arrange([model, _baseline(16), _baseline(32)])
+    assert [line.setting.width for line in first.lines] == [16, 16]
+    assert [line.setting.width for line in second.lines] == [32]
 
 
 @pytest.mark.parametrize("name", FIGURES)

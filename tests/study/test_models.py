@@ -608,3 +608,13 @@ def test_the_states_of_models_have_no_epochs():
     prepare_study(study)
     run_study(study)
     assert [(state.status, state.epochs) for state in study_states(study)] == [("done", 0)]
+
+
+def test_a_card_with_several_worst_cases_in_one_place_has_the_smallest_in_the_records():
+    place = {"norm": "Linf", "epsilon": 8 / 255, "total": 10, "clean_accuracy": 0.9}
+    results = [
+        {**place, "attack": attack, "accuracy_under_attack": left, "robust_accuracy": left, "attack_version": 99}
+        for attack, left in (("AutoAttack", 0.6), ("WorstCase", 0.3), ("worst case of WorstCase", 0.3))
+    ]
+    rows = [row for row in rows_of({"decoders": {"head": {"attacks": results}}}) if "worst_case" in row["quantity"]]
+    assert [row["value"] for row in rows] == [0.3]

@@ -18,6 +18,7 @@ from ibrobust.reporting.figures.settings import (
     fits,
     order,
     setting_of,
+    told_apart,
     variant_names,
     variant_of,
 )
@@ -170,13 +171,15 @@ def _baselines(errors: dict[tuple[Setting, str], Point]) -> dict[tuple[Setting, 
 def _draw_baselines(axes: Any, baselines: dict[tuple[Setting, str], Point], entries: dict[str, Any]) -> None:
     from matplotlib.lines import Line2D
 
+    names = told_apart(setting for setting, _ in baselines)
     for index, ((setting, decoder), point) in enumerate(baselines.items()):
         dashes = BASELINE_DASHES[index % len(BASELINE_DASHES)]
         colour = baseline_colour(setting)
         axes.axhline(point.mean, color=colour, linestyle=dashes, linewidth=1.0)
         if point.cells > 1:
             axes.axhspan(point.low, point.high, color=colour, alpha=0.1, linewidth=0)
-        label = setting.label() if decoder == HEAD else f"{setting.label()}, {decoder_name(decoder)}"
+        name = names[setting].label()
+        label = name if decoder == HEAD else f"{name}, {decoder_name(decoder)}"
         entries[label] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.0)
 
 

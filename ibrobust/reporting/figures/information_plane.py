@@ -17,6 +17,7 @@ from ibrobust.reporting.figures.settings import (
     fits,
     order,
     setting_of,
+    told_apart,
     variant_names,
     variant_of,
 )
@@ -219,9 +220,10 @@ def _legend(found: Sequence[Trajectory], style: dict[Setting, Look]) -> dict[str
         look = style[setting]
         if setting.beta is not None:
             entries.setdefault(f"β = {setting.beta:g}", Line2D([], [], color=look.colour, marker=look.marker))
+    names = told_apart(trajectory.setting for trajectory in found)
     for setting in sorted((trajectory.setting for trajectory in found if trajectory.setting.is_baseline), key=order):
         look = style[setting]
-        entries[setting.label()] = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes)
+        entries[names[setting].label()] = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes)
     return entries
 
 

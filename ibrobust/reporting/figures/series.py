@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.settings import (
@@ -13,6 +13,7 @@ from ibrobust.reporting.figures.settings import (
     fits,
     order,
     setting_of,
+    told_apart,
     variant_names,
     variant_of,
 )
@@ -190,25 +191,31 @@ def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
 
 
 def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
-    """Return the panels of some lines; a line may be in several panels."""
+    """Return the panels of some lines; a line may be in several panels, and is in one at least.
+
+    Baselines whose width and epochs no panel has are in panels of their own.
+    """
+    names_of = told_apart(line.setting for line in lines)
+    lines = [replace(line, setting=names_of[line.setting]) for line in lines]
     baselines = sorted((line for line in lines if line.setting.is_baseline), key=lambda line: order(line.setting))
     names = variant_names([line.setting for line in lines])
     panels: dict[tuple[str, Setting], list[Line]] = {}
     for line in lines:
         if not line.setting.is_baseline:
             panels.setdefault((line.decoder, variant_of(line.setting)), []).append(line)
-    if not panels:
-        alone: dict[str, list[Line]] = {}
-        for line in baselines:
-            alone.setdefault(line.decoder, []).append(line)
-        return tuple(Panel(decoder_name(decoder), tuple(of_it)) for decoder, of_it in alone.items())
-    return tuple(
+    found = [
         Panel(
             ", ".join([decoder_name(decoder), *names[variant]]),
             (*sorted(of_it, key=lambda line: order(line.setting)), *_fitting(baselines, decoder, variant)),
         )
         for (decoder, variant), of_it in panels.items()
-    )
+    ]
+    shown = {line.setting for panel in found for line in panel.lines}
+    alone: dict[str, list[Line]] = {}
+    for line in baselines:
+        if line.setting not in shown:
+            alone.setdefault(line.decoder, []).append(line)
+    return (*found, *(Panel(decoder_name(decoder), tuple(of_it)) for decoder, of_it in alone.items()))
 
 
 def _fitting(baselines: Sequence[Line], decoder: str, variant: Setting) -> tuple[Line, ...]:

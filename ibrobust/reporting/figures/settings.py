@@ -59,6 +59,21 @@ class Setting:
         return ", ".join(filter(None, [" + ".join(parts), self.other]))
 
 
+def told_apart(settings: Iterable[Setting]) -> dict[Setting, Setting]:
+    """Return each setting, with its width or epochs in its name if it would have the name of another baseline."""
+    found = list(dict.fromkeys(settings))
+    named = {}
+    for setting in found:
+        namesakes = [other for other in found if other.is_baseline and other.label() == setting.label()]
+        words = [
+            f"{field} {getattr(setting, field)}"
+            for field in ("width", "epochs")
+            if setting.is_baseline and len({getattr(other, field) for other in namesakes}) > 1
+        ]
+        named[setting] = replace(setting, other=", ".join(filter(None, [setting.other, *words])))
+    return named
+
+
 def setting_of(record: StudyRecord) -> Setting:
     """Return the settings of a record, without its seed."""
     return Setting(

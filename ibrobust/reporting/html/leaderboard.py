@@ -29,10 +29,11 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
 
     The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
     undecided, attacked by FGSM alone, not real), then of falling accuracy in the audit's worst case, in the attacks'
-    worst case, under FGSM, each from the largest epsilon down, and at last on clean images. If FGSM did not change more
-    than 1% of the images, its accuracies have a dagger and are never the best of their column; neither is any accuracy
-    under attack of a model whose audit says that its robustness is not real or that its gradient is not honest, nor an
-    upper bound, which is marked.
+    worst case, under FGSM, each from the largest epsilon down, then on clean images and in L2. Exact numbers come
+    before upper bounds. The best of a column is among the numbers on the most images of a data set. If FGSM did not
+    change more than 1% of the images, its accuracies have a dagger and are never the best of their column; neither
+    is any accuracy under attack of a model whose audit says that its robustness is not real or that its gradient is
+    not honest, nor an upper bound, which is marked.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
@@ -68,8 +69,10 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
     measures = [measures[index] for index in kept]
     rows = [replace(row, found=[row.found[index] for index in kept]) for row in rows]
-    rows.sort(key=Row.rank)
+    ranked = _ranked(measures)
+    rows.sort(key=lambda row: row.rank(ranked))
     best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
+    most = [_most_images([row.found[index] for row in rows]) for index in range(len(measures))]
     audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
     where = format_epsilon(audits[0]) if len(audits) == 1 else ""
     shares = any(row.unattacked for row in rows)
@@ -99,25 +102,52 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
             (
                 *((row.judgement(with_epsilon=not where),) if audits else ()),
                 *(entries[place] for place in told),
-                *(row.number(measures[index], row.found[index], best[index]) for index in numbers),
+                *(
+                    row.number(measures[index], row.found[index], is_best=place in best[index], most=most[index])
+                    for index in numbers
+                ),
                 *((row.share(),) if shares else ()),
             )
-            for row, entries in zip(rows, described, strict=True)
+            for place, (row, entries) in enumerate(zip(rows, described, strict=True))
         ),
     )
 
 
-def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> float | None:
-    allowed = [record for row, record in found if record is not None and row.may_win(measure)]
-    contenders = [record.value for record in allowed if not record.upper_bound]
-    return max(contenders) if contenders and len(allowed) > 1 else None
+def _ranked(measures: Sequence[Measure]) -> list[int]:
+    """Return the columns in the order in which they rank rows: audit, worst case, FGSM, clean, L2."""
+    kinds = ("audit_worst_case_accuracy", "worst_case_accuracy", "accuracy")
+
+    def place(column: int) -> tuple[bool, int, float]:
+        measure = measures[column]
+        kind = kinds.index(measure.quantity) if measure.quantity in kinds else len(kinds)
+        return measure.attack == IN_L2, kind, -(measure.epsilon or 0.0)
+
+    return sorted(range(len(measures)), key=place)
+
+
+def _most_images(found: Sequence[StudyRecord | None]) -> int:
+    return max((record.num_images or 0 for record in found if record is not None), default=0)
+
+
+def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> set[int]:
+    """Return the places of the best numbers of a column: of each data set, among those on the most images."""
+    best: set[int] = set()
+    for dataset in {row.dataset for row, _ in found}:
+        known = [(place, row, record) for place, (row, record) in enumerate(found) if row.dataset == dataset and record]
+        most = _most_images([record for _, _, record in known])
+        allowed = [(p, r) for p, row, r in known if row.may_win(measure) and (r.num_images or 0) == most]
+        contenders = [(place, record.value) for place, record in allowed if not record.upper_bound]
+        if contenders and len(allowed) > 1:
+            largest = max(value for _, value in contenders)
+            best |= {place for place, value in contenders if value == largest}
+    return best
 
 
 def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:
     images = sorted({record.num_images for record in found if record is not None and record.num_images is not None})
     unit = "%"
     if images:
-        unit += f", n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"
+        unit += f", n = {images[-1]:,}"  # a number on fewer images says so
     names = {
         "test_accuracy": "clean",
         "clean_accuracy": "clean",

@@ -138,10 +138,9 @@ class Row:
         verdicts = [verdict for record in audits if (verdict := read_verdict(record.verdict))]
         return all(verdict.may_be_best for verdict in verdicts) and not self.is_marked(measure)
 
-    def rank(self) -> tuple[tuple[int, int], list[float], str]:
-        # From the right: the audit's worst case, the worst case, FGSM, clean.
-        falling = [-record.value if record else 1.0 for record in reversed(self.found)]
-        return self.trust, falling, self.cell
+    def rank(self, columns: Sequence[int]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
+        """Its place among the rows: by its verdict, then by the numbers of some columns, exact ones before bounds."""
+        return self.trust, [_falling(self.found[column]) for column in columns], self.cell
 
     def description(self) -> tuple[Entry, ...]:
         first = self.records[0]
@@ -160,13 +159,15 @@ class Row:
             Entry(self.dataset or "–", self.dataset),
         )
 
-    def number(self, measure: Measure, record: StudyRecord | None, best: float | None) -> Entry:
+    def number(self, measure: Measure, record: StudyRecord | None, *, is_best: bool, most: int) -> Entry:
+        """Return the field of a number; it says on how many images it is, if others of the column are on more."""
         if record is None:
             return Entry("–")
         text, marked = f"{100 * record.value:.1f}", self.is_marked(measure)
         bound = bool(record.upper_bound)
-        is_best = record.value == best and self.may_win(measure) and not bound
         text = f"{bound_sign(record.value, is_bound=bound)}{text}{DAGGER if marked else ''}"
+        if record.num_images is not None and record.num_images < most:
+            text += f" (n = {record.num_images:,})"
         return Entry(text, repr(record.value), is_best, "marked" if marked else "", bound)
 
     def judgement(self, *, with_epsilon: bool) -> Entry:
@@ -181,6 +182,12 @@ class Row:
             return Entry("–")
         marked = self.unattacked > UNATTACKED_SHARE
         return Entry(f"{100 * self.unattacked:.1f}", repr(self.unattacked), tone="marked" if marked else "")
+
+
+def _falling(record: StudyRecord | None) -> tuple[int, float]:
+    if record is None:
+        return 2, 0.0
+    return int(bool(record.upper_bound) and record.value > 0.0), -record.value
 
 
 def _place(rank: tuple[int, int]) -> str:

@@ -17,11 +17,14 @@ STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
 def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]], *, unit: str = "cell") -> list[str]:
     """Return a few sentences; those without content are left out. A report is about cells, or about models."""
-    return [
-        sentence
-        for sentence in (_progress(cells, unit), _audits(records, unit), _most_robust(records), _overstated(records))
-        if sentence
-    ]
+    datasets = {str(cell["name"]): str(cell.get("dataset") or "") for cell in cells}
+    sentences = (
+        _progress(cells, unit),
+        _audits(records, unit),
+        *_most_robust(records, datasets),
+        _overstated(records),
+    )
+    return [sentence for sentence in sentences if sentence]
 
 
 def _progress(cells: Sequence[Mapping[str, Any]], unit: str) -> str:
@@ -49,8 +52,21 @@ def _audits(records: Sequence[StudyRecord], unit: str) -> str:
     return f"Audits{where}, one per {unit} and decoder: {listed}."
 
 
-def _most_robust(records: Sequence[StudyRecord]) -> str:
-    """Name the highest worst case at the largest epsilon that was audited or else attacked, of models that may win."""
+def _most_robust(records: Sequence[StudyRecord], datasets: Mapping[str, str]) -> list[str]:
+    """Name the highest worst case at the largest epsilon that was audited or else attacked, of models that may win.
+
+    There is one sentence for each data set.
+    """
+    names = list(dict.fromkeys(datasets.get(record.cell, "") for record in records))
+    sentences = []
+    for name in names:
+        of_images = [record for record in records if datasets.get(record.cell, "") == name]
+        where = f" on {name}" if len(names) > 1 and name else ""
+        sentences.append(_most_robust_of(of_images, where))
+    return sentences
+
+
+def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
     refuted = _refuted(records)
     for quantity, what in (
         ("audit_worst_case_accuracy", "the audit's worst case"),
@@ -61,14 +77,19 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
             for record in records
             if record.quantity == quantity and record.epsilon is not None and record.attack in ("", WORST_CASE)
         ]
-        # As in the leaderboard: of two numbers of one model, the one on more images.
+        # As in the leaderboard: of two numbers of one model, the one on more images; numbers on fewer images than
+        # others do not win.
         by_images = sorted(found, key=lambda record: record.num_images or 0)
         found = list({(record.cell, record.decoder, record.epsilon): record for record in by_images}.values())
         largest = max((record.epsilon or 0.0 for record in found), default=None)
+        most = max((record.num_images or 0 for record in found if record.epsilon == largest), default=0)
         contenders = [
             record
             for record in found
-            if record.epsilon == largest and (record.cell, record.decoder) not in refuted and not record.upper_bound
+            if record.epsilon == largest
+            and (record.num_images or 0) == most
+            and (record.cell, record.decoder) not in refuted
+            and not record.upper_bound
         ]
         among = "among models whose robustness an audit did not refute"
         if any(record.upper_bound for record in found if record.epsilon == largest):
@@ -78,7 +99,7 @@ def _most_robust(records: Sequence[StudyRecord]) -> str:
         best = max(contenders, key=lambda record: record.value)
         interval = _interval(best)
         return (
-            f"Highest accuracy in {what} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
+            f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
             f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
         )
     return ""
