@@ -247,8 +247,13 @@ def store(result: BenchmarkResult) -> str:
     """Store a result in the card of its registered model; return its key there.
 
     Raises:
-        IbrobustError: the model is not in the registry, or ships with ibrobust.
+        IbrobustError: the model was given as a module, is not in the registry, or ships with ibrobust.
     """
+    if result.decoder is None:
+        raise IbrobustError(
+            f"The result of {result.model!r} is of a module, which may not be the stored model of that name: give "
+            "`benchmark` the name of a stored model."
+        )
     record = result.to_dict()
     key = f"{BENCHMARK} {result.decoder} {result.threat_model} {result.epsilon:.6g} {result.total}"
     if result.dataset_fingerprint != model_card(result.model).dataset.fingerprint:

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,8 @@ def test_benchmark_of_a_registered_model_is_stored_in_its_card(
     assert json.dumps(record)
     repeated = rb.benchmark(registered, eps=8 / 255, n_examples=16)
     assert repeated == result
+    with pytest.raises(IbrobustError, match="is of a module, which may not be the stored model"):
+        rb.store(replace(result, decoder=None))
 
 
 def test_benchmark_goes_on_from_a_state_file(tiny_model: nn.Module, digits_folder: Path, tmp_path: Path) -> None:
