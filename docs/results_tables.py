@@ -120,6 +120,33 @@ def decoders_table(known: dict[str, Content]) -> Lines:
         yield row(name, *(percent(swept(sweep, EPSILONS[-1])) if sweep else "" for sweep in sweeps))
 
 
+def decoder_cases_table(known: dict[str, Content]) -> Lines:
+    """Yield the worst case with the first decoder and with each other one that was attacked, at each epsilon."""
+    cases = {
+        (name, decoder, epsilon): worst_of(content, decoder, epsilon)
+        for name, content in known.items()
+        for decoder in content["decoders"]
+        for epsilon in EPSILONS
+    }
+    first = {name: first_decoder(content) for name, content in known.items()}
+    attacked = {(decoder, at) for (name, decoder, at), case in cases.items() if case and decoder != first[name]}
+    columns = [
+        (decoder, epsilon)
+        for epsilon in EPSILONS
+        if any(at == epsilon for _, at in attacked)
+        for decoder in ("", *sorted(decoder for decoder, at in attacked if at == epsilon))
+    ]
+    yield from header("model", *(f"{decoder or 'first decoder'} {format_epsilon(at)}" for decoder, at in columns))
+    for name in known:
+        # A first decoder of the same kind stands in the first column.
+        shown = [
+            worst_cell(cases.get((name, decoder or first[name], at))) if decoder != first[name] else ""
+            for decoder, at in columns
+        ]
+        if any(cell for cell, (decoder, _) in zip(shown, columns, strict=True) if decoder):
+            yield row(f"{name} ({first[name]})", *shown)
+
+
 def l2_table(known: dict[str, Content]) -> Lines:
     """Yield the worst case in L2 of every first decoder that was attacked in it."""
     decoders = {name: first_decoder(content) for name, content in known.items()}
@@ -188,6 +215,7 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "answers": answers_table,
     "audits": audits_table,
     "decoders": decoders_table,
+    "decoders in the worst case": decoder_cases_table,
     "L2": l2_table,
     "differences": difference_table,
     "means": mean_table,
@@ -226,7 +254,7 @@ def main(studies: list[str]) -> None:
     for folder in (folder for folder in sorted(RECORDS.glob("zoo*")) if folder.is_dir()):
         known = read_records(folder.name)
         write_records(RECORDS / f"{folder.name}.csv", rows_of_models(folder.name, known))
-    drawn = drawn_rows(rows_of_models("zoo", read_records()))
+    drawn = drawn_rows(rows_of_models("zoo", read_records()), first_decoders(read_records()))
     selected, figures = DOCS / "figures" / "records.csv", DOCS / "figures"
     write_records(selected, drawn)
     paths = draw_study_figures(selected, figures, ["fgsm", "attacks"])
@@ -241,10 +269,15 @@ def main(studies: list[str]) -> None:
     write_text(page, with_tables(page.read_text(encoding="utf-8")))
 
 
-def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def first_decoders(known: dict[str, Content]) -> dict[str, str]:
+    """Return the first decoder of each model by name."""
+    return {name: first_decoder(content) for name, content in known.items()}
+
+
+def drawn_rows(rows: Iterable[dict[str, Any]], first: dict[str, str]) -> list[dict[str, Any]]:
     """Return the rows that the figures show: of FGSM and the worst case, for the objectives in `DRAWN`.
 
-    Each other bottleneck would get panels of its own.
+    The worst case is that of the first decoder. Each other bottleneck would get panels of its own.
     """
     drawn = []
     for row in rows:
@@ -253,7 +286,8 @@ def drawn_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         is_shown = row["width"] == WIDTH and (
             row.get("beta") is None or (row["objective"] in DRAWN and "from_start" not in row["cell"])
         )
-        if is_shown and (attack in ("", "FGSM") or (attack == WORST_CASE and row["num_images"] == IMAGES)):
+        is_case = attack == WORST_CASE and row["num_images"] == IMAGES and row["decoder"] == first[row["cell"]]
+        if is_shown and (attack in ("", "FGSM") or is_case):
             # Without the others of its objective, nothing needs to be distinguished.
             drawn.append({**row, "setting": ""})
     return drawn
