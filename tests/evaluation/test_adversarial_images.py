@@ -65,6 +65,14 @@ def test_other_images_that_are_as_many_do_not_confirm_it(tmp_path):
     assert not found.holds
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_record_without_the_images_that_its_file_breaks_is_not_confirmed(tmp_path, noise):
+    record = replace(RECORD, attacked_correct=RECORD.clean_correct)
+    found = _verified(tmp_path / "f", record=record, model=Brightness(noise))
+    assert (found.unconfirmed, found.refuted) == (0, COUNT / 2)
+    assert not found.holds
+
+
 def test_a_model_that_is_always_wrong_does_not_confirm_it(tmp_path):
     found = _verified(tmp_path / "f", model=Always())
     assert found.robust_correct == found.clean_correct == 0
@@ -122,6 +130,23 @@ def test_a_broken_image_at_the_boundary_may_be_rounded_to_the_other_side(tmp_pat
     save_adversarial_images(tmp_path / "f", images, adversarial, labels, record=RECORD, model="m")
     found = verify_adversarial_images(tmp_path / "f", RoundedUp())
     assert found.robust_correct == COUNT
+    assert found.holds
+
+
+class RoundedDown(Brightness):
+    """As on a processor with shorter numbers: a little darker."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images - 1e-7)
+
+
+def test_an_unbroken_image_at_the_boundary_may_be_rounded_to_the_other_side(tmp_path):
+    images = torch.full((COUNT, 1, 1, 1), 0.55)
+    adversarial = torch.where(BROKEN[:, None, None, None], images - EPSILON, 0.5 + 6e-8)
+    labels = torch.ones(COUNT, dtype=torch.long)
+    save_adversarial_images(tmp_path / "f", images, adversarial, labels, record=RECORD, model="m")
+    found = verify_adversarial_images(tmp_path / "f", RoundedDown())
+    assert found.robust_correct == 0
     assert found.holds
 
 
