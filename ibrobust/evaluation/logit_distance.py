@@ -22,6 +22,10 @@ BATCH_DEPENDENT = (
     "The model's logits for an image depend on the other images of its batch: the accuracies hold for these batches "
     "alone; give `batch_size` 1."
 )
+ONE_DRAW = (
+    "The model draws random numbers, and this attack follows single draws: worst_case or "
+    "AutoAttack:version=rand, which average over draws, would probably break more images."
+)
 
 
 def logit_distance(one: Tensor, other: Tensor) -> float:
@@ -82,14 +86,15 @@ def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batc
 
 
 def batch_flags(model: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """Return a warning if the logits depend on the batch, else nothing; the random generators are restored.
+    """Return a warning if the logits depend on the batch or on random draws; the random generators are restored.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K).
         images: (B, C, H, W) in [0, 1], one batch, of which at most the first `COMPARED` are used.
     """
     with isolated_rng():
-        return (BATCH_DEPENDENT,) if logits_depend_on(model, images[:COMPARED]) == "batch" else ()
+        depends = logits_depend_on(model, images[:COMPARED])
+    return () if depends is None else ({"batch": BATCH_DEPENDENT, "draws": ONE_DRAW}[depends],)
 
 
 def draws_random_numbers(model: nn.Module, images: Tensor) -> bool:

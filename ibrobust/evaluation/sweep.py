@@ -57,12 +57,13 @@ class SweepResult(Readable):
         clean_correct: images classified correctly without an attack.
         zero_gradient: images whose gradient is exactly zero in every pixel. FGSM does not change them, so they were not
             attacked.
-        nonfinite_gradient: images with a NaN or infinite gradient in some pixel. A NaN makes the adversarial pixel
-            NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
+        nonfinite_gradient: images with a NaN or infinite gradient in some pixel. The sign of NaN is 0, as in
+            torchattacks: FGSM does not change such a pixel.
         total: number of images.
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
-        flags: a warning, one sentence, if the model's logits for an image depend on the other images of its batch.
+        flags: a warning, one sentence, if the model's logits for an image depend on the other images of its batch or on
+            random draws.
     """
 
     epsilons: tuple[float, ...]

@@ -10,6 +10,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import FGSMSweep, SweepResult, fgsm_sweep
 
 EPSILONS = (0.0, 1 / 255, 2 / 255, 0.03, 8 / 255, 0.5, 1.0)
@@ -210,3 +211,13 @@ def test_bad_input_is_one_sentence(plain_model: nn.Module, changes: dict, messag
     }  # fmt: skip
     with pytest.raises(IbrobustError, match=message):
         fgsm_sweep(**arguments)
+
+
+def test_the_sweep_of_a_random_model_is_an_upper_bound(plain_model: nn.Module, test_data: Data) -> None:
+    class Noisy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return plain_model(images + 0.1 * torch.randn_like(images))
+
+    images, labels = test_data[0][:20], test_data[1][:20]
+    assert fgsm_sweep(Noisy(), images, labels, [0.1]).flags == (ONE_DRAW,)
+    assert fgsm_sweep(plain_model, images, labels, [0.1]).flags == ()

@@ -59,7 +59,8 @@ def run_attacks(
     one that was killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
 
     A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
-    images that are broken or already wrong, so the others are judged in other batches.
+    images that are broken or already wrong, so the others are judged in other batches. It is also flagged if they
+    depend on random draws.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own

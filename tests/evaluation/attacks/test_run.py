@@ -19,6 +19,8 @@ from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.surrogate import Transfer
+from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import fgsm_sweep
 
 Data = tuple[Tensor, Tensor]
@@ -366,3 +368,35 @@ def test_all_attacks_on_a_random_model_have_the_same_images_to_break(near_the_bo
     )
     assert len({result.clean_correct for result in results}) == 1
     assert len(worst_case(results)) == 2
+
+
+class NoisyPixel(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): class 1 if the pixel is above 0.5, with noise of this size."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = images.flatten(1) - 0.5
+        logit = logit + self.noise * torch.randn_like(logit)
+        return torch.cat([-logit, logit], dim=1)
+
+
+BRIGHT = torch.full((60, 1, 1, 1), 0.6), torch.ones(60, dtype=torch.long)
+
+
+@pytest.mark.parametrize("options", ["", ",restarts=3", ",norm=L2"])
+def test_pgd_on_a_random_model_goes_on_after_a_lucky_draw(options):
+    """At the far end of the ball the pixel is four standard deviations on the other side."""
+    (result,) = run_attacks(NoisyPixel(0.1), *BRIGHT, attacks=f"PGD:steps=20,random_start=false{options}", epsilons=0.5)
+    assert result.robust_accuracy == 0
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "VANILA", "transfer"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_what_an_attack_on_single_draws_leaves_is_an_upper_bound(attack, noise):
+    chosen = Transfer(surrogate=NoisyPixel(0.0)) if attack == "transfer" else attack
+    (result,) = run_attacks(NoisyPixel(noise), *BRIGHT, attacks=chosen, epsilons=0.05)
+    assert (ONE_DRAW in result.flags) is (noise > 0)
+    assert result.upper_bound is (noise > 0)
