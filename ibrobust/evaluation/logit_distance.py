@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.evaluation.model_state import isolated_rng, random_state
 
 # A larger distance is no rounding; as in AutoAttack's check for randomised models.
 SAME = 1e-4
@@ -15,7 +15,9 @@ _ROUNDING = 1e-6  # of the largest logit, in float32
 _MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
 # A model that draws one of two values for a whole batch repeats it half of the time. So many further passes, over a few
 # images: in one of 250 runs all are the same.
-_REPEATS, _REPEATED = 6, 4
+_REPEATS, REPEATED = 6, 4
+# If passes draw random numbers that change nothing, they may change something rarely: so many passes look for it.
+MANY_REPEATS = 100
 
 COMPARED = 32  # images whose logits are computed twice
 BATCH_DEPENDENT = (
@@ -58,15 +60,13 @@ def _distances(one: Tensor, other: Tensor) -> Tensor:
 def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
     """Return on what the logits of images (B, C, H, W) depend beside the image: random draws, the batch, or nothing.
 
-    Several passes over a few images show random draws. Two passes over all of them show whether there is anything else.
-    In the second one the images come in the opposite order and in two halves, so that each has another place and fewer
-    images beside it. If the logits differ, further passes tell why. A sum may be rounded differently in a batch of
-    another size, by much in half precision or TF32, but not in a batch of the same size at the same place: there, only
-    the images beside it can change an image's logits.
+    Several passes over a few images show random draws, many if they use a random generator. Two passes over all of them
+    show whether there is anything else. In the second one the images come in the opposite order and in two halves, so
+    that each has another place and fewer images beside it. If the logits differ, further passes tell why. A sum may be
+    rounded differently in a batch of another size, by much in half precision or TF32, but not in a batch of the same
+    size at the same place: there, only the images beside it can change an image's logits.
     """
-    some = images[:_REPEATED]
-    once = model(some)
-    if any(logit_distance(once, model(some)) > SAME for _ in range(_REPEATS)):
+    if _repeats_differ(model, images[:REPEATED]):
         return "draws"
     half = (len(images) + 1) // 2
     reverse = images.flip(0)
@@ -83,6 +83,16 @@ def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batc
             return "batch"
     # The place alone may decide as well, as with noise of a fixed seed: too much for rounding, at most images.
     return "batch" if float(_distances(first, again).median()) > _MOVED else None
+
+
+def _repeats_differ(model: nn.Module, images: Tensor) -> bool:
+    once, before = model(images), random_state(images.device)
+    for number in range(MANY_REPEATS):
+        if number == _REPEATS and random_state(images.device) == before:
+            break
+        if logit_distance(once, model(images)) > SAME:
+            return True
+    return False
 
 
 def batch_flags(model: nn.Module, images: Tensor) -> tuple[str, ...]:

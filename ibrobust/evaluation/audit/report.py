@@ -33,7 +33,7 @@ VANISHING = {
     "logits_not_probabilities": "the outputs are probabilities, whose softmax is nearly flat",
 }
 RANDOM = {
-    "determinism": "five passes over the same images differ",
+    "determinism": "passes over the same images differ",
 }
 MISLEADING = {
     "better_start_changes_little": "a better start breaks {:.0%} of what 20 steps left",
