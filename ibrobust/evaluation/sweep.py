@@ -135,7 +135,8 @@ class FGSMSweep(Attack):  # type: ignore[misc]
     """FGSM (Goodfellow et al. 2015) at several epsilons.
 
     The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves
-    all, and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch.
+    all, and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch, unless the model
+    computes in half precision.
 
     Args:
         model: images in [0, 1] -> logits.
@@ -150,14 +151,18 @@ class FGSMSweep(Attack):  # type: ignore[misc]
         self.supported_mode = ["default"]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K)."""
+        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K).
+
+        It is that of the sum if the model computes in half precision, where most gradients of the mean underflow.
+        """
         images = self._points(images).clone().requires_grad_()
         labels = labels.to(self.device)
         with torch.enable_grad():
             logits = self.get_logits(images)
             # The mean over the batch, as in torchattacks: dividing by the batch size can turn the smallest gradients
-            # into zeros, and these must be the same images here.
-            gradient = image_gradient(F.cross_entropy(logits, labels), images)
+            # into zeros, and in float32 these must be the same images here.
+            reduction = "sum" if self.model.in_half_precision else "mean"
+            gradient = image_gradient(F.cross_entropy(logits, labels, reduction=reduction), images)
         return gradient, logits.detach()
 
     def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:

@@ -221,3 +221,35 @@ def test_the_sweep_of_a_random_model_is_an_upper_bound(plain_model: nn.Module, t
     images, labels = test_data[0][:20], test_data[1][:20]
     assert fgsm_sweep(Noisy(), images, labels, [0.1]).flags == (ONE_DRAW,)
     assert fgsm_sweep(plain_model, images, labels, [0.1]).flags == ()
+
+
+class _Autocast(nn.Module):
+    """A float32 model that computes in float16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return self.model(images)
+
+
+class _Faint(nn.Module):
+    """Images (B, 3, 16, 16) -> logits (B, 2) whose gradient is near float16's smallest number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[1e-6], [-1e-6]]).expand_as(self.layer.weight))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model.half(), _Autocast])
+def test_a_large_batch_hides_no_gradient_of_a_model_in_half_precision(wrap, test_data: Data) -> None:
+    images, labels = test_data[0][:100], torch.zeros(100, dtype=torch.long)
+    sweeps = [fgsm_sweep(wrap(_Faint()), images, labels, [0.1], batch_size=size) for size in (1, 100)]
+    assert [sweep.zero_gradient for sweep in sweeps] == [0, 0]
