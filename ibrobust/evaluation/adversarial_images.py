@@ -15,7 +15,6 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size, tolerance
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.statistics import exceeds, more_often
 from ibrobust.evaluation.guarded_model import guard
@@ -41,8 +40,7 @@ class Verification:
         outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
         robust_correct: images that are right without an attack and not broken by their adversarial image.
         unconfirmed: of these, images that are not right in the record. Images so near the boundary that another
-            processor may round them to the other side are left out, and so are those with a NaN gradient, which count
-            as broken in an older record without an adversarial image.
+            processor may round them to the other side are left out.
         refuted: images that are right under attack in the record and not here, though right without an attack. Of a
             deterministic model, images so near the boundary are left out here as well.
         gained: images that are right without an attack here and not in the record.
@@ -148,10 +146,6 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
     unconfirmed, refuted = robust & ~robust_claimed, clean & ~robust & robust_claimed
     if not random:
         unconfirmed, refuted = unconfirmed & ~at_the_boundary, refuted & ~at_the_boundary
-    if record.nonfinite_gradient and bool(unconfirmed.any()):
-        with evaluation_mode(model):
-            for at in unconfirmed.nonzero()[:, 0].split(batch_size):
-                unconfirmed[at] = ~nonfinite_gradient(guarded, images[at], labels[at])
     return Verification(
         record,
         clean_correct=int(clean.sum()),

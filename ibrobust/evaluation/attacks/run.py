@@ -22,7 +22,7 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
 from ibrobust.evaluation.attacks.perturbation import perturbation_size, tolerance
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
@@ -60,7 +60,7 @@ def run_attacks(
 
     A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
     images that are broken or already wrong, so the others are judged in other batches. It is also flagged if they
-    depend on random draws.
+    depend on random draws, and if a gradient is NaN or infinite: only an image that the model misclassifies is broken.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -249,12 +249,10 @@ class _Run:
             nonfinite = torch.cat(
                 [nonfinite_gradient(self.model, unit_range(x, reference), y.to(device).long()) for x, y in batches]
             ).cpu()  # (N,)
-        clean, robust = torch.tensor(result.clean_correct), torch.tensor(result.robust_correct)
-        attacked = robust & ~nonfinite
         return {
             "clean": to_bits(result.clean_correct),
-            "attacked": to_bits(tuple(attacked.tolist())),
-            "nonfinite": int((nonfinite & clean).sum()),
+            "attacked": to_bits(result.robust_correct),
+            "nonfinite": int((nonfinite & torch.tensor(result.clean_correct)).sum()),
             "flags": list(result.warnings),
         }
 
@@ -287,7 +285,7 @@ class _Run:
             found += fields["flags"]
             self.show(start + size)
         record = partial(AttackResult, self.attack.label, self.attack.norm)
-        flags = tuple(dict.fromkeys(found))
+        flags = tuple(dict.fromkeys((*found, *nonfinite_flags(nonfinite))))
         if self.epsilon is not None:
             return [record(self.epsilon, clean, attacked, nonfinite, self.seed, flags)]
         results = []
@@ -327,7 +325,7 @@ class _Run:
         attacked = torch.zeros_like(clean)
         if len(targets):
             with torch.no_grad(), isolated_rng(evaluation_seed(seed, "judged under attack")):
-                attacked[targets] = is_correct(judge(adversarial), labels[targets]) & ~nonfinite
+                attacked[targets] = is_correct(judge(adversarial), labels[targets])
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
         fields: dict[str, Any] = {
@@ -337,7 +335,7 @@ class _Run:
             "flags": flags,
         }
         if self.epsilon is None:
-            found = perturbation_size(adversarial - images[targets], self.attack.norm).masked_fill(nonfinite, 0.0)
+            found = perturbation_size(adversarial - images[targets], self.attack.norm)
             norms = found.new_zeros(len(images)).index_copy(0, targets, found)
             fields["minimal_norm"] = [
                 None if survives else norm for survives, norm in zip(attacked.tolist(), norms.tolist(), strict=True)

@@ -292,10 +292,10 @@ def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
 
 def _given(subject: Subject, attack: Attack, flags: list[str], images: Tensor, labels: Tensor) -> Tensor:
     seed = evaluation_seed(subject.seed, attack.label)
-    adversarial, nonfinite = attack_batch(
+    adversarial, _ = attack_batch(
         subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed, flags=flags
     )
-    return torch.where(nonfinite[:, None, None, None], images, adversarial)
+    return adversarial
 
 
 @torch.no_grad()

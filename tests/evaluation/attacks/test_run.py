@@ -152,20 +152,46 @@ def test_pixels_outside_the_unit_range_are_an_error(
         _one(plain_model, data, "BIM")
 
 
-@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "BIM:steps=2", "AutoAttack:n_iter=2,n_queries=2"])
-def test_an_image_whose_gradient_is_no_number_is_not_called_robust(
-    attack: str, plain_model: nn.Module, data: Data
-) -> None:
-    class NaNGradient(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            logits = plain_model(images)
-            if logits.requires_grad:
-                logits.register_hook(lambda gradient: gradient * float("nan"))
-            return logits
+class NaNGradient(nn.Module):
+    """Images (B, 1, 2, 2) -> logits (B, 2): class 0 if it is bright; the gradient is NaN if its first pixel is 0."""
 
-    result = _one(NaNGradient(), data, attack)
-    assert result.accuracy_under_attack == 0
-    assert result.nonfinite_gradient > 0
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.mean(dim=(1, 2, 3)) - 0.5 + 0.0 * images[:, 0, 0, 0].sqrt()
+        return torch.stack([score, -score], dim=1)
+
+
+def _does_nothing(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    del model, labels, epsilon, seed
+    return images
+
+
+def _gives_nan(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    del model, labels, epsilon, seed
+    return images.where(images[:, :1, :1, :1] > 0, torch.nan)
+
+
+FIRST_DARK = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 0.7, 0.7, 0.7], [0.7, 0.7, 0.7, 0.7]]).reshape(3, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("attack", "left"),
+    [
+        ("FGSM", (True, False, False)),
+        ("PGD:steps=2,random_start=false", (True, False, False)),
+        ("BIM:steps=2,alpha=0.22", (True, False, False)),
+        ("AutoAttack:n_iter=5,n_queries=50", (True, False, False)),
+        ("WorstCase", (True, False, False)),
+        (_does_nothing, (True, True, True)),
+        (_gives_nan, (True, True, True)),
+    ],
+)
+def test_a_gradient_that_is_no_number_breaks_no_image_and_is_a_warning(attack, left) -> None:
+    """Without their first pixels, the first image breaks at 0.34 and the second at 0.04; the third breaks at 0.2."""
+    labels = torch.zeros(3, dtype=torch.long)
+    (result,) = run_attacks(NaNGradient(), FIRST_DARK, labels, attacks=attack, epsilons=0.22)
+    assert result.robust_correct == left
+    assert result.nonfinite_gradient == 2
+    assert result.upper_bound
 
 
 def test_images_that_are_wrong_already_are_skipped(plain_model: nn.Module, data: Data) -> None:
