@@ -12,7 +12,7 @@ from ibrobust.evaluation.model_state import isolated_rng, random_state
 # A larger distance is no rounding; as in AutoAttack's check for randomised models.
 SAME = 1e-4
 _ROUNDING = 1e-6  # of the largest logit, in float32
-_MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
+MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
 # A model that draws one of two values for a whole batch repeats it half of the time. So many further passes, over a few
 # images: in one of 250 runs all are the same.
 _REPEATS, REPEATED = 6, 4
@@ -40,11 +40,11 @@ def logit_distance(one: Tensor, other: Tensor) -> float:
         one: (B, K) logits.
         other: (B, K) logits for the same images.
     """
-    return float(_distances(one, other).max())
+    return float(logit_distances(one, other).max())
 
 
-def _distances(one: Tensor, other: Tensor) -> Tensor:
-    """Return the distance (B,) of each image."""
+def logit_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the distance (B,) of each image; see `logit_distance`."""
     one, other = one.cpu().double(), other.cpu().double()  # MPS has no float64
     lost = (one.isfinite() != other.isfinite()).any(dim=1)
     both = one.isfinite() & other.isfinite()
@@ -82,7 +82,7 @@ def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batc
         if len(images[kept]) and logit_distance(first[kept], model(mixed)[kept]) > SAME:
             return "batch"
     # The place alone may decide as well, as with noise of a fixed seed: too much for rounding, at most images.
-    return "batch" if float(_distances(first, again).median()) > _MOVED else None
+    return "batch" if float(logit_distances(first, again).median()) > MOVED else None
 
 
 def _repeats_differ(model: nn.Module, images: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ibrobust.epsilon import Epsilons, format_epsilon, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.bfloat16.screening import start_screening
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
@@ -62,8 +63,8 @@ class SweepResult(Readable):
         total: number of images.
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
-        flags: a warning, one sentence, if the model's logits for an image depend on the other images of its batch or on
-            random draws.
+        flags: warnings, one sentence each, if the model's logits for an image depend on the other images of its batch,
+            on random draws, or on whether a gradient is taken.
     """
 
     epsilons: tuple[float, ...]
@@ -238,7 +239,8 @@ def fgsm_sweep(
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
         count_classes(guarded, unit_range(images[:1], reference), labels)
-        flags = batch_flags(guarded, unit_range(images[:batch_size], reference))
+        some = unit_range(images[:batch_size], reference)
+        flags = (*batch_flags(guarded, some), *grad_mode_flags(guarded, some))
         attack = FGSMSweep(guarded, epsilons)
         screening = None
 

@@ -24,6 +24,7 @@ from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog
 from ibrobust.evaluation.bfloat16.search import search_on_copy
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, LibraryModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
@@ -271,6 +272,8 @@ class _Run:
                         logger.warning('the model draws random numbers: use version="rand".')
                     elif depends == "batch":
                         logger.warning(BATCH_DEPENDENT)
+            for flag in grad_mode_flags(self.model, images):
+                logger.warning(flag)
             classes = checks.check_range_output(ask, images, logger=logger)
             # pyautoattack's counters are global and never reset, and it switches off the caller's debugger.
             checks.funcs.update(dict.fromkeys(checks.funcs, 0))

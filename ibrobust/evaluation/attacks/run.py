@@ -26,6 +26,7 @@ from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
@@ -60,7 +61,8 @@ def run_attacks(
 
     A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
     images that are broken or already wrong, so the others are judged in other batches. It is also flagged if they
-    depend on random draws, and if a gradient is NaN or infinite: only an image that the model misclassifies is broken.
+    depend on random draws or on whether a gradient is taken, and if a gradient is NaN or infinite: only an image that
+    the model misclassifies is broken.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -310,8 +312,8 @@ class _Run:
         with torch.no_grad(), isolated_rng(evaluation_seed(self.seed, "judged without an attack", number)):
             clean = is_correct(judge(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
-        # AutoAttack and WorstCase make this check among their own.
-        flags = list(batch_flags(self.model, images)) if number == 0 else []
+        # AutoAttack and WorstCase make these checks among their own.
+        flags = [*batch_flags(self.model, images), *grad_mode_flags(self.model, images)] if number == 0 else []
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],

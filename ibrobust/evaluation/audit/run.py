@@ -27,6 +27,7 @@ from ibrobust.evaluation.audit.model_checks import (
     check_clean_accuracy,
     check_determinism,
     check_epsilon_zero,
+    check_grad_mode,
     check_logits_not_probabilities,
 )
 from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
@@ -145,6 +146,7 @@ def audit(
             check_batch_invariance(
                 target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=subject.stochastic
             ),
+            check_grad_mode(guarded, some, stochastic=subject.stochastic),
             check_clean_accuracy(subject),
             check_epsilon_zero(part),
         ]
