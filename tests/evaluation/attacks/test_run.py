@@ -99,6 +99,8 @@ def test_autoattack_leaves_out_losses_that_need_more_classes(
 
     result = _one(Fewer(), (data[0], data[1] % num_classes), "AutoAttack:n_iter=5,n_queries=20")
     assert result.robust_accuracy <= result.clean_accuracy
+    assert result.upper_bound
+    assert "DLR loss" in result.flags[0]
 
 
 _FAST_OPTIONS = {
