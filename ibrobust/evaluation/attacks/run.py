@@ -17,7 +17,7 @@ from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
+from ibrobust.evaluation.attacks.behaviour import Behaviour, behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
@@ -25,6 +25,7 @@ from ibrobust.evaluation.attacks.perturbation import perturbation_size, toleranc
 from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
@@ -133,7 +134,8 @@ def run_attacks(
         log = AttackLog()
         if path is not None:
             settings |= data_digests(model, images, labels)
-            log = AttackLog(path, settings, behaviour(guarded, unit_range(some_images(images), reference)))
+            some = unit_range(some_images(images), reference)
+            log = AttackLog(path, settings, behaviour(guarded, some), surrogates=_surrogates(chosen, some))
         copied = None
         if any(attack.searches_on_copy for attack in chosen):
             copied = _copy_to_search(guarded, images, labels)
@@ -151,6 +153,16 @@ def run_attacks(
             else:
                 results += run.batch_by_batch(epsilons if epsilon is None else [epsilon])
     return results
+
+
+def _surrogates(attacks: Sequence[Attack], images: Tensor) -> dict[str, Behaviour]:
+    """Return the behaviour of each attack's surrogate on a few images, by the attack's label."""
+    found = {}
+    for attack in attacks:
+        if isinstance(attack, SurrogateAttack) and attack.surrogate_model is not None:
+            with evaluation_mode(attack.surrogate_model):
+                found[attack.label] = behaviour(guard(attack.surrogate_model), images)
+    return found
 
 
 def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module | None:
