@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchattacks
@@ -213,14 +214,34 @@ def test_bad_input_is_one_sentence(plain_model: nn.Module, changes: dict, messag
         fgsm_sweep(**arguments)
 
 
-def test_the_sweep_of_a_random_model_is_an_upper_bound(plain_model: nn.Module, test_data: Data) -> None:
-    class Noisy(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return plain_model(images + 0.1 * torch.randn_like(images))
+class _Noisy(nn.Module):
+    """A model with noise on its images, of torch's and NumPy's generators."""
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        shift = torch.from_numpy(np.random.randn(len(images), 1, 1, 1)).to(images)
+        return self.model(images + 0.2 * torch.randn_like(images) + 0.2 * shift)
+
+
+def test_the_sweep_of_a_random_model_is_an_upper_bound(plain_model: nn.Module, test_data: Data) -> None:
     images, labels = test_data[0][:20], test_data[1][:20]
-    assert fgsm_sweep(Noisy(), images, labels, [0.1]).flags == (ONE_DRAW,)
+    assert fgsm_sweep(_Noisy(plain_model), images, labels, [0.1]).flags == (ONE_DRAW,)
     assert fgsm_sweep(plain_model, images, labels, [0.1]).flags == ()
+
+
+def test_the_sweep_of_a_random_model_depends_on_the_seed_alone(plain_model: nn.Module, test_data: Data) -> None:
+    def sweep(seed: int) -> SweepResult:
+        np.random.seed(torch.randint(100, ()).item())  # the caller's draws differ from call to call
+        return fgsm_sweep(_Noisy(plain_model), *test_data, [0.02, 0.04], batch_size=100, seed=seed)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        one, same, other = sweep(0), sweep(0), sweep(1)
+    assert one == same
+    assert one.correct != other.correct
 
 
 class _Autocast(nn.Module):
