@@ -59,6 +59,8 @@ def verify(
         typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they are not counted.")
     if found.unconfirmed:
         typer.echo(f"{found.unconfirmed} images are correct under attack here, and not in the record.")
+    if found.refuted:
+        typer.echo(f"{found.refuted} images are correct under attack in the record, and not here.")
     if found.otherwise:
         typer.echo(f"{found.otherwise} images are correct without an attack either here or in the record, not in both.")
     typer.echo(f"The record says {record.robust_accuracy:.2%}: {'confirmed' if found.holds else 'not confirmed'}.")

@@ -15,7 +15,6 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size, tolerance
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.statistics import exceeds, more_often
 from ibrobust.evaluation.guarded_model import guard
@@ -41,9 +40,9 @@ class Verification:
         outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
         robust_correct: images that are right without an attack and not broken by their adversarial image.
         unconfirmed: of these, images that are not right in the record. Images so near the boundary that another
-            processor may round them to the other side are left out, and so are those with a NaN gradient, which count
-            as broken in the record without an adversarial image.
-        refuted: images that are right under attack in the record and not here.
+            processor may round them to the other side are left out.
+        refuted: images that are right under attack in the record and not here, though right without an attack. Of a
+            deterministic model, images so near the boundary are left out here as well.
         gained: images that are right without an attack here and not in the record.
         lost: images that are right without an attack in the record and not here.
         random: whether the model draws random numbers.
@@ -68,16 +67,16 @@ class Verification:
     def holds(self) -> bool:
         """Whether the images show what the record says, image by image.
 
-        Every image that is not robust in the record has to be broken here, by a model that classifies the images
-        without an attack as in the record. If the model draws random numbers, an image near the boundary may come out
-        either way on other draws: then images that are robust here alone may not be significantly more frequent than
-        those that are robust in the record alone, and neither kind of change without an attack more frequent than the
-        other.
+        Every image that is not robust in the record has to be broken here, and no image that is robust there, by a
+        model that classifies the images without an attack as in the record. If the model draws random numbers, an image
+        near the boundary may come out either way on other draws: then neither kind of change, under the attack or
+        without it, may be significantly more frequent than the reverse.
         """
         if self.random:
-            changes = ((self.unconfirmed, self.refuted), (self.gained, self.lost), (self.lost, self.gained))
-            return not any(more_often(*pair) for pair in changes)
-        return self.unconfirmed == 0 and not exceeds(self.otherwise, self.record.total, _OTHER_MODEL)
+            pairs = ((self.unconfirmed, self.refuted), (self.gained, self.lost))
+            return not any(more_often(one, other) or more_often(other, one) for one, other in pairs)
+        changed = self.unconfirmed or self.refuted
+        return not changed and not exceeds(self.otherwise, self.record.total, _OTHER_MODEL)
 
     @property
     def otherwise(self) -> int:
@@ -139,24 +138,21 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
         before, after = (torch.cat([judge(x) for x in parts.split(batch_size)]) for parts in (images, shown))
         clean = is_correct(before, labels)
         robust = clean & is_correct(after, labels)
-        at_the_boundary = margin(after, labels) >= _AT_THE_BOUNDARY * margin(before, labels)
+        at_the_boundary = margin(after, labels).abs() <= _AT_THE_BOUNDARY * margin(before, labels).abs()
     clean_claimed, robust_claimed = (
         torch.tensor(bits, device=device) for bits in (record.clean_correct, record.robust_correct)
     )
-    unconfirmed = robust & ~robust_claimed
+    # Images that are wrong without an attack are counted as `lost`.
+    unconfirmed, refuted = robust & ~robust_claimed, clean & ~robust & robust_claimed
     if not random:
-        unconfirmed &= ~at_the_boundary
-    if record.nonfinite_gradient and bool(unconfirmed.any()):
-        with evaluation_mode(model):
-            for at in unconfirmed.nonzero()[:, 0].split(batch_size):
-                unconfirmed[at] = ~nonfinite_gradient(guarded, images[at], labels[at])
+        unconfirmed, refuted = unconfirmed & ~at_the_boundary, refuted & ~at_the_boundary
     return Verification(
         record,
         clean_correct=int(clean.sum()),
         outside=int((~inside).sum()),
         robust_correct=int(robust.sum()),
         unconfirmed=int(unconfirmed.sum()),
-        refuted=int((~robust & robust_claimed).sum()),
+        refuted=int(refuted.sum()),
         gained=int((clean & ~clean_claimed).sum()),
         lost=int((~clean & clean_claimed).sum()),
         random=random,

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.model_state import attack_dtype, default_dtype, floating_dtypes, set_evaluation_mode
+from ibrobust.evaluation.logit_distance import COMPARED, draws_random_numbers
+from ibrobust.evaluation.model_state import (
+    attack_dtype,
+    default_dtype,
+    floating_dtypes,
+    isolated_rng,
+    set_evaluation_mode,
+)
 from ibrobust.evaluation.predictions import check_logits
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
@@ -55,6 +62,8 @@ class GuardedModel(nn.Module):
         # The dtypes that the model accepts, found at the first call.
         self._dtypes = tuple(dict.fromkeys([attack_dtype(model), torch.float32, *floating_dtypes(model)]))
         self._copies: tuple[int, ...] = (1, 2)
+        self._is_random: bool | None = None
+        self._half_logits = False
 
     def train(self, mode: bool = True) -> GuardedModel:
         """Do nothing: attack libraries switch modes, also of parts that must stay in evaluation mode."""
@@ -65,6 +74,18 @@ class GuardedModel(nn.Module):
         """Put the model inside in evaluation mode."""
         set_evaluation_mode(self.model)
         return self
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether its parameters, or the logits of its last call, are in float16 or another short dtype."""
+        return self._half_logits or any(dtype.itemsize < 4 for dtype in floating_dtypes(self.model))
+
+    def is_random(self, images: Tensor) -> bool:
+        """Return whether passes over the same images (B, C, H, W) differ; only the first call looks."""
+        if self._is_random is None:
+            with isolated_rng():
+                self._is_random = draws_random_numbers(self, images[:COMPARED])
+        return self._is_random
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K), a new tensor."""
@@ -117,6 +138,7 @@ class GuardedModel(nn.Module):
         logits = check_logits(logits, images)
         if not logits.is_floating_point():
             logits = logits.double()  # votes and other counts, exactly
+        self._half_logits = logits.dtype.itemsize < 4
         return logits.to(images.device, torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -7,20 +7,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.evaluation.model_state import isolated_rng, random_state
 
 # A larger distance is no rounding; as in AutoAttack's check for randomised models.
 SAME = 1e-4
 _ROUNDING = 1e-6  # of the largest logit, in float32
-_MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
+MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in another batch is about 0.01
 # A model that draws one of two values for a whole batch repeats it half of the time. So many further passes, over a few
 # images: in one of 250 runs all are the same.
-_REPEATS, _REPEATED = 6, 4
+_REPEATS, REPEATED = 6, 4
+# If passes draw random numbers that change nothing, they may change something rarely: so many passes look for it.
+MANY_REPEATS = 100
 
 COMPARED = 32  # images whose logits are computed twice
 BATCH_DEPENDENT = (
     "The model's logits for an image depend on the other images of its batch: the accuracies hold for these batches "
     "alone; give `batch_size` 1."
+)
+ONE_DRAW = (
+    "The model draws random numbers, and this attack follows single draws: worst_case or "
+    "AutoAttack:version=rand, which average over draws, would probably break more images."
 )
 
 
@@ -34,11 +40,11 @@ def logit_distance(one: Tensor, other: Tensor) -> float:
         one: (B, K) logits.
         other: (B, K) logits for the same images.
     """
-    return float(_distances(one, other).max())
+    return float(logit_distances(one, other).max())
 
 
-def _distances(one: Tensor, other: Tensor) -> Tensor:
-    """Return the distance (B,) of each image."""
+def logit_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the distance (B,) of each image; see `logit_distance`."""
     one, other = one.cpu().double(), other.cpu().double()  # MPS has no float64
     lost = (one.isfinite() != other.isfinite()).any(dim=1)
     both = one.isfinite() & other.isfinite()
@@ -54,15 +60,13 @@ def _distances(one: Tensor, other: Tensor) -> Tensor:
 def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
     """Return on what the logits of images (B, C, H, W) depend beside the image: random draws, the batch, or nothing.
 
-    Several passes over a few images show random draws. Two passes over all of them show whether there is anything else.
-    In the second one the images come in the opposite order and in two halves, so that each has another place and fewer
-    images beside it. If the logits differ, further passes tell why. A sum may be rounded differently in a batch of
-    another size, by much in half precision or TF32, but not in a batch of the same size at the same place: there, only
-    the images beside it can change an image's logits.
+    Several passes over a few images show random draws, many if they use a random generator. Two passes over all of them
+    show whether there is anything else. In the second one the images come in the opposite order and in two halves, so
+    that each has another place and fewer images beside it. If the logits differ, further passes tell why. A sum may be
+    rounded differently in a batch of another size, by much in half precision or TF32, but not in a batch of the same
+    size at the same place: there, only the images beside it can change an image's logits.
     """
-    some = images[:_REPEATED]
-    once = model(some)
-    if any(logit_distance(once, model(some)) > SAME for _ in range(_REPEATS)):
+    if _repeats_differ(model, images[:REPEATED]):
         return "draws"
     half = (len(images) + 1) // 2
     reverse = images.flip(0)
@@ -78,18 +82,29 @@ def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batc
         if len(images[kept]) and logit_distance(first[kept], model(mixed)[kept]) > SAME:
             return "batch"
     # The place alone may decide as well, as with noise of a fixed seed: too much for rounding, at most images.
-    return "batch" if float(_distances(first, again).median()) > _MOVED else None
+    return "batch" if float(logit_distances(first, again).median()) > MOVED else None
+
+
+def _repeats_differ(model: nn.Module, images: Tensor) -> bool:
+    once, before = model(images), random_state(images.device)
+    for number in range(MANY_REPEATS):
+        if number == _REPEATS and random_state(images.device) == before:
+            break
+        if logit_distance(once, model(images)) > SAME:
+            return True
+    return False
 
 
 def batch_flags(model: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """Return a warning if the logits depend on the batch, else nothing; the random generators are restored.
+    """Return a warning if the logits depend on the batch or on random draws; the random generators are restored.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K).
         images: (B, C, H, W) in [0, 1], one batch, of which at most the first `COMPARED` are used.
     """
     with isolated_rng():
-        return (BATCH_DEPENDENT,) if logits_depend_on(model, images[:COMPARED]) == "batch" else ()
+        depends = logits_depend_on(model, images[:COMPARED])
+    return () if depends is None else ({"batch": BATCH_DEPENDENT, "draws": ONE_DRAW}[depends],)
 
 
 def draws_random_numbers(model: nn.Module, images: Tensor) -> bool:

@@ -112,3 +112,12 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def random_state(device: torch.device) -> tuple[object, ...]:
+    """Return the state of the global generators for a model on the device: torch's, NumPy's and Python's."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    kind, keys, *place = np.random.get_state(legacy=True)
+    return (*(state.numpy().tobytes() for state in states), kind, np.asarray(keys).tobytes(), *place, random.getstate())

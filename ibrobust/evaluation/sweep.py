@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from ibrobust.epsilon import Epsilons, format_epsilon, read_epsilons
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.bfloat16.screening import start_screening
+from ibrobust.evaluation.bfloat16.screening import Screening, start_screening
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
-from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
 from ibrobust.readable import Readable, percent
+from ibrobust.seeds import check_seed, evaluation_seed
 
 try:
     from torchattacks.attack import Attack
@@ -57,12 +59,13 @@ class SweepResult(Readable):
         clean_correct: images classified correctly without an attack.
         zero_gradient: images whose gradient is exactly zero in every pixel. FGSM does not change them, so they were not
             attacked.
-        nonfinite_gradient: images with a NaN or infinite gradient in some pixel. A NaN makes the adversarial pixel
-            NaN, as in torchattacks, and most models then give NaN logits, which count as wrong.
+        nonfinite_gradient: images with a NaN or infinite gradient in some pixel. The sign of NaN is 0, as in
+            torchattacks: FGSM does not change such a pixel.
         total: number of images.
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
-        flags: a warning, one sentence, if the model's logits for an image depend on the other images of its batch.
+        flags: warnings, one sentence each, if the model's logits for an image depend on the other images of its batch,
+            on random draws, or on whether a gradient is taken.
     """
 
     epsilons: tuple[float, ...]
@@ -134,7 +137,8 @@ class FGSMSweep(Attack):  # type: ignore[misc]
     """FGSM (Goodfellow et al. 2015) at several epsilons.
 
     The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves
-    all, and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch.
+    all, and each adversarial image equals, bit for bit, that of torchattacks.FGSM on the same batch, unless the model
+    computes in half precision.
 
     Args:
         model: images in [0, 1] -> logits.
@@ -149,14 +153,18 @@ class FGSMSweep(Attack):  # type: ignore[misc]
         self.supported_mode = ["default"]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K)."""
+        """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K).
+
+        It is that of the sum if the model computes in half precision, where most gradients of the mean underflow.
+        """
         images = self._points(images).clone().requires_grad_()
         labels = labels.to(self.device)
         with torch.enable_grad():
             logits = self.get_logits(images)
             # The mean over the batch, as in torchattacks: dividing by the batch size can turn the smallest gradients
-            # into zeros, and these must be the same images here.
-            gradient = image_gradient(F.cross_entropy(logits, labels), images)
+            # into zeros, and in float32 these must be the same images here.
+            reduction = "sum" if self.model.in_half_precision else "mean"
+            gradient = image_gradient(F.cross_entropy(logits, labels, reduction=reduction), images)
         return gradient, logits.detach()
 
     def perturb(self, images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
@@ -186,6 +194,7 @@ def fgsm_sweep(
     epsilons: Epsilons,
     *,
     batch_size: int = 250,
+    seed: int = 0,
     screen: bool = True,
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> SweepResult:
@@ -201,6 +210,7 @@ def fgsm_sweep(
         labels: (N,) integers in [0, K), likewise.
         epsilons: in [0, 1] pixel scale, numbers or text as "8/255", at least one; one that occurs twice gets two rows.
         batch_size: images per gradient.
+        seed: of all random numbers, of which only a model can draw any; each batch has its own.
         screen: classify the attacked images by a copy of the model in bfloat16 first if that is faster, and in the
             model itself if the copy's margin is too small for its rounding, see `Screening`. Gradients are always
             the model's own. With False the model classifies all images.
@@ -222,7 +232,7 @@ def fgsm_sweep(
     epsilons = read_epsilons(epsilons)
     if not epsilons:
         raise IbrobustError("No epsilon was given: give at least one, for example 8/255.")
-    batch_size = check_batch_size(batch_size)
+    batch_size, seed = check_batch_size(batch_size), check_seed(seed)
     images, labels = images_and_labels(images, labels)
     guarded = guard(model)
     device = model_device(guarded)
@@ -232,9 +242,10 @@ def fgsm_sweep(
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
         count_classes(guarded, unit_range(images[:1], reference), labels)
-        flags = batch_flags(guarded, unit_range(images[:batch_size], reference))
+        some = unit_range(images[:batch_size], reference)
+        flags = (*batch_flags(guarded, some), *grad_mode_flags(guarded, some))
         attack = FGSMSweep(guarded, epsilons)
-        screening = None
+        screening: Screening | None = None
 
         def attacked(start: int) -> tuple[slice, Tensor, Tensor, Tensor, Tensor]:
             """Return the batch that begins at `start`: its span, images, labels, gradient and clean logits."""
@@ -243,25 +254,31 @@ def fgsm_sweep(
             targets = labels[span].to(device).long()
             return span, batch, targets, *attack.gradient(batch, targets)
 
-        for start in range(0, len(images), batch_size):
+        def sweep_batch(start: int) -> None:
+            nonlocal screening
             span, batch, targets, gradient, logits = attacked(start)
             finite = gradient.flatten(1).isfinite().all(dim=1)
             clean[span], nonfinite[span] = is_correct(logits, targets), ~finite
             zero[span] = (gradient.flatten(1) == 0).all(dim=1)
             perturbed = partial(_row, batch, gradient.sign(), epsilons)
             if start == 0 and screen:
-                screening = start_screening(guarded, batch, logits, correct)
+                with isolated_rng():
+                    screening = start_screening(guarded, batch, logits, correct)
             if screening and screening.calibrate(batch, targets, logits) and screening.worth_it:
                 screening.settle(start, targets, perturbed, ~finite | ~logits.isfinite().all(dim=1))
             else:
                 for row in range(len(epsilons)):
                     with torch.no_grad():
                         correct[row, span] = is_correct(guarded(perturbed(row)), targets)
+
+        for number, start in enumerate(range(0, len(images), batch_size)):
+            with isolated_rng(evaluation_seed(seed, "FGSM", number)):
+                sweep_batch(start)
             if report:
-                report(span.stop, len(images))
+                report(min(start + batch_size, len(images)), len(images))
         while screening and (unsettled := screening.unsettled()):
             for start in sorted({place // batch_size * batch_size for place in unsettled}):
-                span, batch, targets, gradient, _ = attacked(start)
+                _, batch, targets, gradient, _ = attacked(start)
                 screening.settle_again(start, targets, partial(_row, batch, gradient.sign(), epsilons))
         return SweepResult(
             epsilons=tuple(epsilons),

@@ -52,6 +52,12 @@ class ScaledLogits(Wrapped):
         return 1000.0 * self.model(images)
 
 
+class OtherWithGradient(Wrapped):
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return logits.flip(1) if torch.is_grad_enabled() else logits
+
+
 class ShatteredInput(Wrapped):
     """A ripple finer than a pixel's own steps, of next to no height and of a steep slope."""
 
@@ -124,6 +130,7 @@ class Decoy(Wrapped):
         (ShatteredInput, "gradient_matches_differences"),
         (QuantisedInput, "zero_gradient_margin"),
         (NoisyInput, "determinism"),
+        (OtherWithGradient, "same_logits_with_gradient"),
         (Probabilities, "logits_not_probabilities"),
         (NanGradient, "nonfinite_gradient_margin"),
         (DetachedBranch, "gradient_matches_differences"),
@@ -148,6 +155,7 @@ def test_a_planted_defect_is_named(defect, named, plain_model, test_data, report
         (ShatteredInput, "misleading"),
         (Decoy, "misleading"),
         (NoisyInput, "random"),
+        (OtherWithGradient, "misleading"),
     ],
 )
 def test_what_became_of_the_gradient_is_said(defect, answer, plain_model, test_data, reports):

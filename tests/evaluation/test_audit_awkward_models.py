@@ -28,7 +28,9 @@ from light_audit import lighten
 from torch import Tensor, nn
 
 from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
+from ibrobust.evaluation.audit.model_checks import check_determinism
 from ibrobust.evaluation.audit.subject import QUICK, DrawAverage, Effort, Subject
+from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
 
 EPSILON = 0.04
@@ -69,8 +71,43 @@ def test_winners_take_all_is_honest_where_pgd_breaks_it(plain_model, train_data,
     assert report.gradient == "honest"
 
 
+class SeldomFlipped(Wrapped):
+    """Mirrors a whole batch in one pass of a hundred."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.flip(3) if float(torch.rand(())) < 0.01 else images)
+
+
+def test_a_model_that_seldom_draws_anything_else_is_random():
+    found = []
+    for seed in range(20):
+        with isolated_rng(seed):
+            found.append(check_determinism(SeldomFlipped(nn.Flatten()), torch.rand(4, 1, 2, 2)).passed)
+    assert found.count(False) >= 8  # 13 are expected; five passes find one
+
+
+def test_a_pass_that_draws_in_vain_is_deterministic():
+    class InVain(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 0 * torch.rand(())
+
+    assert check_determinism(InVain(), torch.rand(4, 1, 2, 2)).passed
+
+
+def test_randomness_that_only_the_worst_case_attack_finds_makes_the_answer_random(
+    plain_model, test_data, light, monkeypatch
+):
+    def warned(*arguments: object, **options: object) -> WorstCaseResult:
+        return replace(worst_case_attack(*arguments, **options), warnings=(RANDOM,))
+
+    monkeypatch.setattr(attack_runs, "worst_case_attack", warned)
+    report = quick_audit(plain_model, test_data, images=12)
+    assert report.gradient == "random"
+    assert report.reason
+
+
 def test_small_noise_is_no_masking_and_leaves_the_plain_model_s_worst_case(plain_model, test_data, light):
-    # Five passes differ, so that it is not as it is taken to be; the gradient misses nothing.
+    # Passes differ, so that it is not as it is taken to be; the gradient misses nothing.
     report = quick_audit(Noise(plain_model, 0.003), test_data, images=16)
     assert failed(report) == {"determinism"}
     assert report.gradient == "random"

@@ -42,7 +42,9 @@ def runs(total: int, **found: Tensor) -> AttackRuns:
     names += " by_steps beyond_steps targeted black_box"
     fields = {name: none for name in names.split()}
     fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0, "given": {}}
-    return AttackRuns(**{**fields, **found}, protected=(), survivor_losses=torch.zeros(21, 0), warned=False)
+    return AttackRuns(
+        **{**fields, **found}, protected=(), survivor_losses=torch.zeros(21, 0), warned=False, draws=False
+    )
 
 
 def subject(model, images: Tensor, labels: Tensor, *, clean: Tensor | None = None, num_classes: int = 10) -> Subject:

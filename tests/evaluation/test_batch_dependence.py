@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,6 +133,22 @@ def test_a_model_that_draws_one_of_two_values_for_a_batch_is_random():
         with isolated_rng(seed):
             found.append(logits_depend_on(guard(OneOfTwo()), _images(32)))
     assert found.count("draws") == 40
+
+
+class NumpyOneOfTen(nn.Module):
+    """Draws once for a whole batch, with NumPy, whether one logit is larger: in one pass of ten."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.flatten(1)[:, :3]
+        return logits + float(np.random.rand() < 0.1) * torch.tensor([0.5, 0.0, 0.0])
+
+
+def test_a_model_that_seldom_draws_another_value_is_random():
+    found = []
+    for seed in range(20):
+        with isolated_rng(seed):
+            found.append(logits_depend_on(guard(NumpyOneOfTen()), _images(32)))
+    assert found.count("draws") == 20
 
 
 def test_the_worst_case_of_a_model_that_depends_on_the_batch_is_an_upper_bound():

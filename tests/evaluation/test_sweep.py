@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchattacks
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import FGSMSweep, SweepResult, fgsm_sweep
 
 EPSILONS = (0.0, 1 / 255, 2 / 255, 0.03, 8 / 255, 0.5, 1.0)
@@ -210,3 +212,65 @@ def test_bad_input_is_one_sentence(plain_model: nn.Module, changes: dict, messag
     }  # fmt: skip
     with pytest.raises(IbrobustError, match=message):
         fgsm_sweep(**arguments)
+
+
+class _Noisy(nn.Module):
+    """A model with noise on its images, of torch's and NumPy's generators."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        shift = torch.from_numpy(np.random.randn(len(images), 1, 1, 1)).to(images)
+        return self.model(images + 0.2 * torch.randn_like(images) + 0.2 * shift)
+
+
+def test_the_sweep_of_a_random_model_is_an_upper_bound(plain_model: nn.Module, test_data: Data) -> None:
+    images, labels = test_data[0][:20], test_data[1][:20]
+    assert fgsm_sweep(_Noisy(plain_model), images, labels, [0.1]).flags == (ONE_DRAW,)
+    assert fgsm_sweep(plain_model, images, labels, [0.1]).flags == ()
+
+
+def test_the_sweep_of_a_random_model_depends_on_the_seed_alone(plain_model: nn.Module, test_data: Data) -> None:
+    def sweep(seed: int) -> SweepResult:
+        np.random.seed(torch.randint(100, ()).item())  # the caller's draws differ from call to call
+        return fgsm_sweep(_Noisy(plain_model), *test_data, [0.02, 0.04], batch_size=100, seed=seed)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        one, same, other = sweep(0), sweep(0), sweep(1)
+    assert one == same
+    assert one.correct != other.correct
+
+
+class _Autocast(nn.Module):
+    """A float32 model that computes in float16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return self.model(images)
+
+
+class _Faint(nn.Module):
+    """Images (B, 3, 16, 16) -> logits (B, 2) whose gradient is near float16's smallest number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[1e-6], [-1e-6]]).expand_as(self.layer.weight))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model.half(), _Autocast])
+def test_a_large_batch_hides_no_gradient_of_a_model_in_half_precision(wrap, test_data: Data) -> None:
+    images, labels = test_data[0][:100], torch.zeros(100, dtype=torch.long)
+    sweeps = [fgsm_sweep(wrap(_Faint()), images, labels, [0.1], batch_size=size) for size in (1, 100)]
+    assert [sweep.zero_gradient for sweep in sweeps] == [0, 0]

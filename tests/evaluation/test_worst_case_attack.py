@@ -363,3 +363,33 @@ def test_escalation_runs_autoattack_on_what_is_left(robust_model, test_data, mon
 def test_bad_arguments_are_named(plain_model, test_data, arguments, said):
     with pytest.raises(IbrobustError, match=said):
         worst_case_attack(plain_model, *(part[:2] for part in test_data), **arguments)
+
+
+class TwoClasses(nn.Module):
+    """Images (B, 1, 8, 8) -> logits (B, 2), linear; masked, only a fine ripple has a gradient."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+        weight = torch.randn(64, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(weight / weight.norm())
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = (images.flatten(1) - 0.5) @ self.weight
+        if self.masked:
+            score = score.detach() + 1e-3 * torch.sin(1000.0 * images).flatten(1).mean(dim=1)
+        return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("near", [0.5, 1.1])
+def test_masking_is_found_in_l2_on_images_too_small_for_square(masked: bool, near: float) -> None:
+    """Every image is `near` times epsilon away from the boundary."""
+    model, epsilon = TwoClasses(masked=masked), 0.3
+    images = 0.5 + 0.05 * torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    flat, weight = images.flatten(1) - 0.5, model.weight.detach()
+    images = (0.5 + flat + (near * epsilon - flat @ weight)[:, None] * weight).reshape(40, 1, 8, 8)
+    result = worst_case_attack(model, images, torch.ones(40, dtype=torch.long), epsilon=epsilon, norm="L2")
+    assert result.clean_accuracy == 1.0
+    assert result.robust_accuracy == (0.0 if near < 1 else 1.0)
+    assert result.upper_bound is (masked and near < 1)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.perturbation import check_result
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog
 from ibrobust.evaluation.bfloat16.search import search_on_copy
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, LibraryModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
@@ -52,7 +53,7 @@ class AutoAttackOutcome:
     Attributes:
         clean_correct: (N,) bool, images that are classified correctly without an attack.
         robust_correct: (N,) bool, those that no attack broke.
-        nonfinite: (N,) bool, images with a NaN or infinite gradient: they are not attacked and count as broken.
+        nonfinite: (N,) bool, images with a NaN or infinite gradient: only Square can change them.
         predictions: (N,) int64, the classes of the adversarial images, or of the images if no attack succeeded.
         adversarial: (N, C, H, W) in [0, 1], the images if no attack succeeded; None if they are not kept.
         flags: warnings of AutoAttack's checks; with any warning, the robust accuracy is not reliable.
@@ -206,6 +207,8 @@ class _Run:
             self.classify(number, at, gradients=parts != ["square"])
         accuracies = {"clean": _share(self.clean)}
         say(f"initial accuracy: {accuracies['clean']:.2%}")
+        for flag in nonfinite_flags(int(self.nonfinite.sum())):
+            self.messages.warning(flag)
         for done, part in enumerate(parts):
             if not self.left.any():
                 say("no image remains to be attacked")
@@ -269,6 +272,8 @@ class _Run:
                         logger.warning('the model draws random numbers: use version="rand".')
                     elif depends == "batch":
                         logger.warning(BATCH_DEPENDENT)
+            for flag in grad_mode_flags(self.model, images):
+                logger.warning(flag)
             classes = checks.check_range_output(ask, images, logger=logger)
             # pyautoattack's counters are global and never reset, and it switches off the caller's debugger.
             checks.funcs.update(dict.fromkeys(checks.funcs, 0))
@@ -309,7 +314,7 @@ class _Run:
 
         fields = self.step("clean", number, work, valid)
         self.clean[at], self.nonfinite[at] = _tensor(fields["clean"]), _tensor(fields["nonfinite"])
-        self.left[at] = self.clean[at] & ~self.nonfinite[at]
+        self.left[at] = self.clean[at]
         self.robust[at] = self.left[at] & _tensor(fields["attacked"])
         self.predictions[at] = torch.tensor(fields["predictions"])
 
@@ -324,6 +329,9 @@ class _Run:
         def work() -> dict[str, Any]:
             images, labels = self.batch(at)
             found = self.search(part, images, labels)
+            # A NaN gradient may have made the image itself NaN.
+            lost = self.nonfinite[at].to(found.device) & ~found.flatten(1).isfinite().all(dim=1)
+            found = torch.where(lost[:, None, None, None], images, found)
             with torch.no_grad():
                 logits = self.model(found)
                 # A stochastic model is judged on draws that had no part in the choice.

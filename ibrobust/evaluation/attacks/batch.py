@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.perturbation import check_result, perturbation_size, tolerance
+from ibrobust.evaluation.attacks.perturbation import check_result, is_invalid, perturbation_size, tolerance
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import isolated_rng
@@ -31,7 +31,8 @@ def attack_batch(
     """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or result.
 
     If the perturbation that a minimal attack found is larger than epsilon, the attack has failed and the image is
-    returned unchanged. The random generators are restored afterwards.
+    returned unchanged. So is an image with a NaN gradient that became NaN or left the ball. The random generators are
+    restored afterwards.
 
     Args:
         model: in evaluation mode.
@@ -63,6 +64,8 @@ def attack_batch(
         within = epsilon + tolerance(attack.norm, epsilon, images[0].numel())
         outside = perturbation_size(adversarial - images, attack.norm) > within  # (B,)
         adversarial = torch.where(outside[:, None, None, None], images, adversarial)
-    counted = ~nonfinite
-    check_result(attack.label, adversarial[counted], images[counted], norm=attack.norm, epsilon=epsilon)
+    if bool(nonfinite.any()):  # the model's gradient is to blame for what became of these images, not the attack
+        lost = nonfinite & is_invalid(adversarial, images, norm=attack.norm, epsilon=epsilon)
+        adversarial = torch.where(lost[:, None, None, None], images, adversarial)
+    check_result(attack.label, adversarial, images, norm=attack.norm, epsilon=epsilon)
     return adversarial, nonfinite

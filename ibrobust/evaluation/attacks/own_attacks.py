@@ -1,7 +1,7 @@
 """ibrobust's own attacks.
 
-FGSM and PGD replace torchattacks' classes of that name: they have three losses, skip images that are already wrong, and
-stop at the first success.
+FGSM and PGD replace torchattacks' classes of that name: they have three losses, and PGD skips images that are already
+wrong and stops at the first success.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class FGSM(NamedAttack):
 class PGD(NamedAttack):
     """Projected gradient descent (Madry et al. 2018); it stops on an image at the first success.
 
+    On a model that draws random numbers, a success may be luck: there it makes all steps and returns the last iterate.
+
     Attributes:
         steps: gradients per image and start.
         alpha: step size in pixel scale; by default 2.5 epsilon / steps.
@@ -116,7 +118,10 @@ class PGD(NamedAttack):
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient."""
+        """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient.
+
+        Of a model that draws random numbers, always the last ones.
+        """
         return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
 
     def find_with_flags(
@@ -126,7 +131,10 @@ class PGD(NamedAttack):
         import torch
 
         from ibrobust.evaluation.attacks.pgd import pgd, random_start, target_classes
+        from ibrobust.evaluation.guarded_model import guard
 
+        model = guard(model)
+        is_random = model.is_random(images)
         generator = torch.Generator().manual_seed(seed)
         adversarial = images
         nonfinite = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -148,12 +156,14 @@ class PGD(NamedAttack):
                 loss=self.loss,
                 targets=None if aim is None else aim[left],
                 start=random_start(points, epsilon, generator, self.norm) if moved else None,
+                stop_when_broken=not is_random,
                 norm=self.norm,
             )
-            adversarial = run.adversarial if attempt == 0 else adversarial.index_copy(0, left, run.adversarial)
+            found, broken = (run.last, run.last_broken) if is_random else (run.adversarial, run.broken)
+            adversarial = found if attempt == 0 else adversarial.index_copy(0, left, found)
             nonfinite[left] |= run.nonfinite
             flags = _zero_gradient(run.zero) if attempt == 0 else flags
-            left = left[~run.broken]
+            left = left[~broken]
             if len(left) == 0:
                 break
         return adversarial, nonfinite, flags

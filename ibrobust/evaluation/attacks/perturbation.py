@@ -36,18 +36,32 @@ def tolerance(norm: str, epsilon: float, pixels: int) -> float:
 def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> None:
     """Raise IbrobustError if an attack's result (B, C, H, W) is outside the ball or [0, 1]: it must not be counted."""
     size = perturbation_size(adversarial - images, norm)  # (B,)
-    outside = ~(size <= epsilon + tolerance(norm, epsilon, images[:1].numel()))  # NaN is outside as well
+    outside = _is_too_large(size, images, norm=norm, epsilon=epsilon)
     if bool(outside.any()):
         raise IbrobustError(
             f"{label} went to {float(size[outside].max()):.6g} in {norm}, beyond epsilon {epsilon:.6g}: "
             "its result is not counted. Leave this attack out."
         )
-    beyond = ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1)
+    beyond = _is_beyond(adversarial)
     if bool(beyond.any()):
         raise IbrobustError(
             f"{label} gave pixels outside [0, 1] for {int(beyond.sum())} images: its result is not counted. "
             "Leave this attack out."
         )
+
+
+def is_invalid(adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> Tensor:
+    """Return (B,) bool: which results (B, C, H, W) `check_result` would reject."""
+    size = perturbation_size(adversarial - images, norm)
+    return _is_too_large(size, images, norm=norm, epsilon=epsilon) | _is_beyond(adversarial)
+
+
+def _is_too_large(size: Tensor, images: Tensor, *, norm: str, epsilon: float) -> Tensor:
+    return ~(size <= epsilon + tolerance(norm, epsilon, images[:1].numel()))  # NaN is too large as well
+
+
+def _is_beyond(adversarial: Tensor) -> Tensor:
+    return ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1)
 
 
 def perturbation_size(delta: Tensor, norm: str) -> Tensor:

@@ -54,10 +54,17 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, loss: Attack
 def nonfinite_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return (B,) bool: whether the gradient of cross-entropy in images (B, C, H, W) is NaN or infinite.
 
-    The libraries' own steps turn a NaN into no step at all, and the image would look robust.
+    The libraries' own steps turn a NaN into no step at all, and the image looks robust.
     """
     gradient, _, _ = loss_gradient(model, images, labels, LOSSES["cross_entropy"])
     return ~gradient.flatten(1).isfinite().all(dim=1)
+
+
+def nonfinite_flags(count: int) -> tuple[str, ...]:
+    """Return a warning if there are images with a NaN or infinite gradient."""
+    if count == 0:
+        return ()
+    return (f"The gradient of {count} images is NaN or infinite: an attack that follows it could not change them.",)
 
 
 def default_step_size(epsilon: float, steps: int) -> float:

@@ -20,12 +20,13 @@ class AttackResult(Readable):
         epsilon: radius in that norm.
         clean_correct: for each image, whether it is classified correctly without an attack.
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
-        nonfinite_gradient: images with a NaN or infinite gradient: they count as broken.
+        nonfinite_gradient: images with a NaN or infinite gradient, which an attack cannot follow.
         seed: of the evaluation.
         flags: warnings, one sentence each. AutoAttack and WorstCase warn if other attacks would probably break more
-            images; every attack warns if the model's logits depend on the other images of a batch.
+            images; every attack warns if the model's logits depend on the other images of a batch, on random draws or
+            on whether a gradient is taken, and every attack that follows a gradient if it is NaN or infinite.
         minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is
-            already wrong or counts as broken, None if nothing was found. None for other attacks.
+            already wrong, None if nothing was found. None for other attacks.
         attack_version: 1, or the number of today's way to attack, if that changed.
     """
 

@@ -17,15 +17,17 @@ from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
+from ibrobust.evaluation.attacks.behaviour import Behaviour, behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
 from ibrobust.evaluation.attacks.perturbation import perturbation_size, tolerance
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
+from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
+from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
@@ -59,7 +61,9 @@ def run_attacks(
     one that was killed and resumed. Model mode, parameter gradients and random state are restored afterwards.
 
     A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
-    images that are broken or already wrong, so the others are judged in other batches.
+    images that are broken or already wrong, so the others are judged in other batches. It is also flagged if they
+    depend on random draws or on whether a gradient is taken, and if a gradient is NaN or infinite: only an image that
+    the model misclassifies is broken.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -130,7 +134,8 @@ def run_attacks(
         log = AttackLog()
         if path is not None:
             settings |= data_digests(model, images, labels)
-            log = AttackLog(path, settings, behaviour(guarded, unit_range(some_images(images), reference)))
+            some = unit_range(some_images(images), reference)
+            log = AttackLog(path, settings, behaviour(guarded, some), surrogates=_surrogates(chosen, some))
         copied = None
         if any(attack.searches_on_copy for attack in chosen):
             copied = _copy_to_search(guarded, images, labels)
@@ -148,6 +153,16 @@ def run_attacks(
             else:
                 results += run.batch_by_batch(epsilons if epsilon is None else [epsilon])
     return results
+
+
+def _surrogates(attacks: Sequence[Attack], images: Tensor) -> dict[str, Behaviour]:
+    """Return the behaviour of each attack's surrogate on a few images, by the attack's label."""
+    found = {}
+    for attack in attacks:
+        if isinstance(attack, SurrogateAttack) and attack.surrogate_model is not None:
+            with evaluation_mode(attack.surrogate_model):
+                found[attack.label] = behaviour(guard(attack.surrogate_model), images)
+    return found
 
 
 def _copy_to_search(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module | None:
@@ -248,12 +263,10 @@ class _Run:
             nonfinite = torch.cat(
                 [nonfinite_gradient(self.model, unit_range(x, reference), y.to(device).long()) for x, y in batches]
             ).cpu()  # (N,)
-        clean, robust = torch.tensor(result.clean_correct), torch.tensor(result.robust_correct)
-        attacked = robust & ~nonfinite
         return {
             "clean": to_bits(result.clean_correct),
-            "attacked": to_bits(tuple(attacked.tolist())),
-            "nonfinite": int((nonfinite & clean).sum()),
+            "attacked": to_bits(result.robust_correct),
+            "nonfinite": int((nonfinite & torch.tensor(result.clean_correct)).sum()),
             "flags": list(result.warnings),
         }
 
@@ -286,7 +299,7 @@ class _Run:
             found += fields["flags"]
             self.show(start + size)
         record = partial(AttackResult, self.attack.label, self.attack.norm)
-        flags = tuple(dict.fromkeys(found))
+        flags = tuple(dict.fromkeys((*found, *nonfinite_flags(nonfinite))))
         if self.epsilon is not None:
             return [record(self.epsilon, clean, attacked, nonfinite, self.seed, flags)]
         results = []
@@ -311,8 +324,8 @@ class _Run:
         with torch.no_grad(), isolated_rng(evaluation_seed(self.seed, "judged without an attack", number)):
             clean = is_correct(judge(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
-        # AutoAttack and WorstCase make this check among their own.
-        flags = list(batch_flags(self.model, images)) if number == 0 else []
+        # AutoAttack and WorstCase make these checks among their own.
+        flags = [*batch_flags(self.model, images), *grad_mode_flags(self.model, images)] if number == 0 else []
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],
@@ -326,7 +339,7 @@ class _Run:
         attacked = torch.zeros_like(clean)
         if len(targets):
             with torch.no_grad(), isolated_rng(evaluation_seed(seed, "judged under attack")):
-                attacked[targets] = is_correct(judge(adversarial), labels[targets]) & ~nonfinite
+                attacked[targets] = is_correct(judge(adversarial), labels[targets])
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
         fields: dict[str, Any] = {
@@ -336,7 +349,7 @@ class _Run:
             "flags": flags,
         }
         if self.epsilon is None:
-            found = perturbation_size(adversarial - images[targets], self.attack.norm).masked_fill(nonfinite, 0.0)
+            found = perturbation_size(adversarial - images[targets], self.attack.norm)
             norms = found.new_zeros(len(images)).index_copy(0, targets, found)
             fields["minimal_norm"] = [
                 None if survives else norm for survives, norm in zip(attacked.tolist(), norms.tolist(), strict=True)

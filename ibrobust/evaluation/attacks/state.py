@@ -33,6 +33,7 @@ class AttackLog:
         path: file of JSON lines, read if it exists.
         settings: everything that affects the numbers, except the forward pass; see `data_digests`.
         behaviour: of the model; None without a path.
+        surrogates: the behaviour of each surrogate, by the label of its attack.
         keep_images: whether the images of a step are stored, in a folder beside the file.
 
     Raises:
@@ -45,6 +46,7 @@ class AttackLog:
         settings: Mapping[str, Any] | None = None,
         behaviour: Behaviour | None = None,
         *,
+        surrogates: Mapping[str, Behaviour] | None = None,
         keep_images: bool = False,
     ) -> None:
         self.path, self.keep_images = path, keep_images
@@ -52,10 +54,13 @@ class AttackLog:
         self._done = 0
         if path is None or settings is None or behaviour is None:
             return
-        lines = [{"format": FORMAT, "settings": dict(settings), "behaviour": behaviour.to_dict()}]
+        header = {"format": FORMAT, "settings": dict(settings), "behaviour": behaviour.to_dict()}
+        if surrogates:
+            header["surrogates"] = {label: found.to_dict() for label, found in surrogates.items()}
+        lines = [header]
         if path.exists():
             lines = _complete_lines(path)
-            _check_header(path, lines[0], settings, behaviour)
+            _check_header(path, lines[0], settings, behaviour, surrogates or {})
         elif keep_images:
             shutil.rmtree(images_folder(path), ignore_errors=True)  # of an earlier evaluation
         self._finished = lines[1:]
@@ -166,11 +171,20 @@ def _require_format(path: Path, header: dict[str, Any]) -> None:
         raise IbrobustError(f"{str(path)!r} cannot be read: it is the state of another version of ibrobust: {_REMEDY}.")
 
 
-def _check_header(path: Path, header: dict[str, Any], settings: Mapping[str, Any], found: Behaviour) -> None:
+def _check_header(
+    path: Path,
+    header: dict[str, Any],
+    settings: Mapping[str, Any],
+    found: Behaviour,
+    surrogates: Mapping[str, Behaviour],
+) -> None:
     _require_format(path, header)
     try:
-        stored, fields = dict(header["settings"]), header["behaviour"]
-        difference = Behaviour(logits=fields["logits"], gradients=fields["gradients"]).difference(found)
+        stored = dict(header["settings"])
+        differences = {"the model": _difference(header["behaviour"], found)}
+        for label, fields in header.get("surrogates", {}).items():  # an older version stored none
+            if label in surrogates:  # else the attacks in the settings differ
+                differences[f"the surrogate of {label}"] = _difference(fields, surrogates[label])
     except (KeyError, TypeError, ValueError) as error:
         raise IbrobustError(f"{str(path)!r} cannot be read: it is not an evaluation's state: {_REMEDY}.") from error
     for name in {**settings, **stored}:
@@ -179,12 +193,17 @@ def _check_header(path: Path, header: dict[str, Any], settings: Mapping[str, Any
             digest = name in ("images", "weights", "sources")
             what = f"other {name}" if digest else f"{name}: {before!r} there and {now!r} here"
             raise IbrobustError(f"{str(path)!r} holds the state of another evaluation ({what}): {_REMEDY}.")
-    if difference:
-        raise IbrobustError(
-            f"{str(path)!r} holds the state of another evaluation (the model has the same weights but gave other "
-            f"{difference}, for example after an edit of its code, on other hardware, or with random numbers of its "
-            f"own): {_REMEDY}."
-        )
+    for whose, difference in differences.items():
+        if difference:
+            raise IbrobustError(
+                f"{str(path)!r} holds the state of another evaluation ({whose} has the same weights but gave other "
+                f"{difference}, for example after an edit of its code, on other hardware, or with random numbers of "
+                f"its own): {_REMEDY}."
+            )
+
+
+def _difference(fields: Mapping[str, Any], found: Behaviour) -> str | None:
+    return Behaviour(logits=fields["logits"], gradients=fields["gradients"]).difference(found)
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

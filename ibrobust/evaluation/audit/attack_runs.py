@@ -57,6 +57,7 @@ class AttackRuns:
         worst_case: (N,) anything within the ball of radius `epsilon`.
         warned: whether the worst-case attack saw a sign of misleading gradients, on any image, or one of the caller's
             own attacks warned.
+        draws: whether the worst-case attack found that the model draws random numbers.
     """
 
     fgsm_on_all: Tensor
@@ -82,6 +83,7 @@ class AttackRuns:
     given: dict[str, Tensor]
     worst_case: Tensor
     warned: bool
+    draws: bool
 
 
 class _Counterexamples:
@@ -226,6 +228,7 @@ def run_attacks_for_audit(
         worst_case=found.worst_case(fgsm),
         # Averages over draws are a reason for caution, but not a sign of it.
         warned=any(warning != RANDOM for warning in (*strongest.warnings, *flags)),
+        draws=RANDOM in strongest.warnings,
     )
 
 
@@ -289,10 +292,10 @@ def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
 
 def _given(subject: Subject, attack: Attack, flags: list[str], images: Tensor, labels: Tensor) -> Tensor:
     seed = evaluation_seed(subject.seed, attack.label)
-    adversarial, nonfinite = attack_batch(
+    adversarial, _ = attack_batch(
         subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed, flags=flags
     )
-    return torch.where(nonfinite[:, None, None, None], images, adversarial)
+    return adversarial
 
 
 @torch.no_grad()

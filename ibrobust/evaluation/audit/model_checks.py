@@ -8,23 +8,29 @@ from torch import Tensor, nn
 from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
 from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
-from ibrobust.evaluation.logit_distance import SAME, logit_distance
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.evaluation.grad_mode import grad_mode_distance
+from ibrobust.evaluation.guarded_model import GuardedModel
+from ibrobust.evaluation.logit_distance import MANY_REPEATS, MOVED, REPEATED, SAME, logit_distance
+from ibrobust.evaluation.model_state import isolated_rng, random_state
 from ibrobust.seeds import evaluation_seed
 
 
 @torch.no_grad()
 def check_determinism(model: nn.Module, images: Tensor) -> Check:
-    """Compare five passes over the same images (B, C, H, W)."""
-    first = model(images)
+    """Compare five passes over the same images (B, C, H, W); if they draw random numbers, many passes over a few."""
+    first, state = model(images), random_state(images.device)
     # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
     distance = max(logit_distance(first, model(images)) for _ in range(4))
+    if distance <= SAME and random_state(images.device) != state:  # draws that seldom change anything
+        some = images[:REPEATED]
+        once = model(some)
+        distance = max(distance, *(logit_distance(once, model(some)) for _ in range(MANY_REPEATS)))
     return Check(
         "determinism",
         distance,
         f"at most {SAME:g}",
         distance <= SAME,
-        "Five passes over the same images give the same logits, so that one pass tells whether an image is broken.",
+        "Passes over the same images give the same logits, so that one pass tells whether an image is broken.",
         CROCE,
         "",
     )
@@ -63,6 +69,22 @@ def check_batch_invariance(model: nn.Module, images: Tensor, *, stochastic: bool
         )
     passed = distance <= SAME if distance is not None else None
     return Check("batch_invariance", distance, f"at most {SAME:g}", passed, meaning, CARLINI, "")
+
+
+def check_grad_mode(model: GuardedModel, images: Tensor, *, stochastic: bool) -> Check:
+    """Compare the logits of a few images with and without a gradient; does not apply to a stochastic model."""
+    distance = None if stochastic else grad_mode_distance(model, images)
+    return Check(
+        "same_logits_with_gradient",
+        distance,
+        f"at most {MOVED:g}",
+        None if distance is None else distance <= MOVED,
+        "Not checked: the logits differ from pass to pass in any case."
+        if stochastic
+        else "The logits are the same when a gradient is taken, so that attacks see the model that is judged.",
+        CARLINI,
+        "",
+    )
 
 
 def check_clean_accuracy(subject: Subject) -> Check:

@@ -33,9 +33,10 @@ VANISHING = {
     "logits_not_probabilities": "the outputs are probabilities, whose softmax is nearly flat",
 }
 RANDOM = {
-    "determinism": "five passes over the same images differ",
+    "determinism": "passes over the same images differ",
 }
 MISLEADING = {
+    "same_logits_with_gradient": "the logits are others when a gradient is taken",
     "better_start_changes_little": "a better start breaks {:.0%} of what 20 steps left",
     "square_not_stronger": "Square, which uses no gradient, breaks a further {:.1%} of the images",
     "black_box_not_stronger": "attacks without gradients break a further {:.1%} of the images",
@@ -64,6 +65,7 @@ PHRASES = {
 # If one of these fails, no attack that follows the gradient is known to get far, and the worst case is an upper bound.
 BLINDING = frozenset(
     {
+        "same_logits_with_gradient",
         "zero_gradient_margin",
         "nonfinite_gradient_margin",
         "gradient_matches_differences",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from ibrobust.evaluation.audit.model_checks import (
     check_clean_accuracy,
     check_determinism,
     check_epsilon_zero,
+    check_grad_mode,
     check_logits_not_probabilities,
 )
 from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
@@ -144,6 +146,7 @@ def audit(
             check_batch_invariance(
                 target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=subject.stochastic
             ),
+            check_grad_mode(guarded, some, stochastic=subject.stochastic),
             check_clean_accuracy(subject),
             check_epsilon_zero(part),
         ]
@@ -161,6 +164,11 @@ def audit(
             with evaluation_mode(surrogate, seed=seed):
                 count_classes(other, points, targets)
                 runs = run_attacks_for_audit(subject, other, attacks=own, report=report)
+        if runs.draws and determinism.passed:
+            seldom = (
+                "The worst-case attack found passes over the same images that differ; the passes of this check did not."
+            )
+            checks[0] = replace(determinism, value=None, passed=False, meaning=seldom)
         checks += attack_checks(subject, runs)
         if told:
             told("done", STAGES + len(own), STAGES + len(own))

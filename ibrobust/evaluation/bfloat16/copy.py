@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from ibrobust.evaluation.bfloat16.convolution import BFloat16Convolution
 from ibrobust.evaluation.guarded_model import unguard
-from ibrobust.evaluation.model_state import floating_dtypes
+from ibrobust.evaluation.model_state import floating_dtypes, random_state
 
 RELU = (F.relu, torch.relu, torch.relu_)
 ADD = (operator.add, operator.iadd, torch.add)
@@ -129,7 +129,7 @@ def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.Gr
     duplicate(image.clone())
     if not _same(before, _state(duplicate)):
         raise NoCopyError("it keeps state from one call to the next")
-    if not torch.equal(generators, random_state(image.device)):
+    if generators != random_state(image.device):
         raise NoCopyError("it draws random numbers")  # a graph may contain one fixed draw of them
     module = fx.GraphModule(duplicate, _Tracer().trace(duplicate))
     for node in reversed(module.graph.nodes):
@@ -307,11 +307,3 @@ def _same(before: dict[str, object], after: dict[str, object]) -> bool:
         torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]  # type: ignore[arg-type]
         for name, value in before.items()
     )
-
-
-def random_state(device: torch.device) -> Tensor:
-    """Return the state of the random generators for a model on the device."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return torch.cat(states)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_precision_copy, margins_of, random_state
+from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_precision_copy, margins_of
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
+from ibrobust.evaluation.model_state import random_state
 from ibrobust.evaluation.predictions import is_correct
 
 # Number of clean images for measuring the copy's errors before its results are used. Their logits are computed with the
@@ -202,7 +203,7 @@ def _treats_images_alone(model: nn.Module, images: Tensor, logits: Tensor) -> bo
     some = slice(0, None, 8)
     before = random_state(images.device)
     alone = model(images[some])
-    if not torch.equal(before, random_state(images.device)):
+    if before != random_state(images.device):
         return False
     finite = logits[logits.isfinite()]
     spread = float(finite.std()) if len(finite) > 1 else 0.0

@@ -11,6 +11,7 @@ from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
+from ibrobust.evaluation.worst_case_attack.random_tiles import random_tiles
 from ibrobust.evaluation.worst_case_attack.search import Search
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
@@ -61,10 +62,14 @@ def random_corners(search: Search, positions: Tensor, seed: int) -> None:
 
 
 def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
-    """Run Square (Andriushchenko et al. 2020), a random search that only needs logits."""
+    """Run Square (Andriushchenko et al. 2020), a random search that only needs logits.
+
+    On images that are too small for it, `random_tiles` makes as many queries.
+    """
     from pyautoattack.square import SquareAttack
 
     if not square_takes(search.images, search.ball.norm):
+        random_tiles(search, positions, seed, queries)
         return
     attack = SquareAttack(
         LibraryModel(search.target),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ibrobust.epsilon import read_radius
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_random_numbers, logits_depend_on
@@ -61,7 +62,8 @@ def worst_case_attack(
     averaged classifier, not of a single draw. Its number is always called an upper bound.
 
     Stages attack fewer and fewer images together. So a model whose logits for an image depend on the others of its
-    batch gets a warning, and its number is called an upper bound too.
+    batch gets a warning, and its number is called an upper bound too. The same holds for a model that gives other
+    logits when a gradient is taken.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), on its own device; any module.
@@ -103,6 +105,7 @@ def worst_case_attack(
             count_classes(other, points, targets)
         count_classes(guarded, points, targets)
         with counting_passes(guarded) as counter:
+            by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
             search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
@@ -110,6 +113,7 @@ def worst_case_attack(
         warnings = run.all_stages(queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
+        warnings = (*by_grad_mode, *warnings)
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(
@@ -217,8 +221,8 @@ class _Run:
             keep_images=True,
         )
         assert outcome.adversarial is not None
-        # Its warning that the logits depend on the batch is given once, for all stages.
-        self.flags = tuple(flag for flag in outcome.flags if flag != BATCH_DEPENDENT)
+        # Its warnings that the logits depend on the batch or on gradients are given once, for all stages.
+        self.flags = tuple(flag for flag in outcome.flags if flag not in (BATCH_DEPENDENT, GRAD_MODE))
         found = search.ball.project(outcome.adversarial.to(search.images), search.images[left])
         for at, candidates in zip(search.batches(left), found.split(search.batch_size), strict=True):
             search.offer(at, candidates)

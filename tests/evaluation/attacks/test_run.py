@@ -19,6 +19,8 @@ from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.surrogate import Transfer
+from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import fgsm_sweep
 
 Data = tuple[Tensor, Tensor]
@@ -97,6 +99,8 @@ def test_autoattack_leaves_out_losses_that_need_more_classes(
 
     result = _one(Fewer(), (data[0], data[1] % num_classes), "AutoAttack:n_iter=5,n_queries=20")
     assert result.robust_accuracy <= result.clean_accuracy
+    assert result.upper_bound
+    assert "DLR loss" in result.flags[0]
 
 
 _FAST_OPTIONS = {
@@ -150,20 +154,46 @@ def test_pixels_outside_the_unit_range_are_an_error(
         _one(plain_model, data, "BIM")
 
 
-@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "BIM:steps=2", "AutoAttack:n_iter=2,n_queries=2"])
-def test_an_image_whose_gradient_is_no_number_is_not_called_robust(
-    attack: str, plain_model: nn.Module, data: Data
-) -> None:
-    class NaNGradient(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            logits = plain_model(images)
-            if logits.requires_grad:
-                logits.register_hook(lambda gradient: gradient * float("nan"))
-            return logits
+class NaNGradient(nn.Module):
+    """Images (B, 1, 2, 2) -> logits (B, 2): class 0 if it is bright; the gradient is NaN if its first pixel is 0."""
 
-    result = _one(NaNGradient(), data, attack)
-    assert result.accuracy_under_attack == 0
-    assert result.nonfinite_gradient > 0
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.mean(dim=(1, 2, 3)) - 0.5 + 0.0 * images[:, 0, 0, 0].sqrt()
+        return torch.stack([score, -score], dim=1)
+
+
+def _does_nothing(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    del model, labels, epsilon, seed
+    return images
+
+
+def _gives_nan(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    del model, labels, epsilon, seed
+    return images.where(images[:, :1, :1, :1] > 0, torch.nan)
+
+
+FIRST_DARK = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 0.7, 0.7, 0.7], [0.7, 0.7, 0.7, 0.7]]).reshape(3, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("attack", "left"),
+    [
+        ("FGSM", (True, False, False)),
+        ("PGD:steps=2,random_start=false", (True, False, False)),
+        ("BIM:steps=2,alpha=0.22", (True, False, False)),
+        ("AutoAttack:n_iter=5,n_queries=50", (True, False, False)),
+        ("WorstCase", (True, False, False)),
+        (_does_nothing, (True, True, True)),
+        (_gives_nan, (True, True, True)),
+    ],
+)
+def test_a_gradient_that_is_no_number_breaks_no_image_and_is_a_warning(attack, left) -> None:
+    """Without their first pixels, the first image breaks at 0.34 and the second at 0.04; the third breaks at 0.2."""
+    labels = torch.zeros(3, dtype=torch.long)
+    (result,) = run_attacks(NaNGradient(), FIRST_DARK, labels, attacks=attack, epsilons=0.22)
+    assert result.robust_correct == left
+    assert result.nonfinite_gradient == 2
+    assert result.upper_bound
 
 
 def test_images_that_are_wrong_already_are_skipped(plain_model: nn.Module, data: Data) -> None:
@@ -366,3 +396,35 @@ def test_all_attacks_on_a_random_model_have_the_same_images_to_break(near_the_bo
     )
     assert len({result.clean_correct for result in results}) == 1
     assert len(worst_case(results)) == 2
+
+
+class NoisyPixel(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): class 1 if the pixel is above 0.5, with noise of this size."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = images.flatten(1) - 0.5
+        logit = logit + self.noise * torch.randn_like(logit)
+        return torch.cat([-logit, logit], dim=1)
+
+
+BRIGHT = torch.full((60, 1, 1, 1), 0.6), torch.ones(60, dtype=torch.long)
+
+
+@pytest.mark.parametrize("options", ["", ",restarts=3", ",norm=L2"])
+def test_pgd_on_a_random_model_goes_on_after_a_lucky_draw(options):
+    """At the far end of the ball the pixel is four standard deviations on the other side."""
+    (result,) = run_attacks(NoisyPixel(0.1), *BRIGHT, attacks=f"PGD:steps=20,random_start=false{options}", epsilons=0.5)
+    assert result.robust_accuracy == 0
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "VANILA", "transfer"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_what_an_attack_on_single_draws_leaves_is_an_upper_bound(attack, noise):
+    chosen = Transfer(surrogate=NoisyPixel(0.0)) if attack == "transfer" else attack
+    (result,) = run_attacks(NoisyPixel(noise), *BRIGHT, attacks=chosen, epsilons=0.05)
+    assert (ONE_DRAW in result.flags) is (noise > 0)
+    assert result.upper_bound is (noise > 0)

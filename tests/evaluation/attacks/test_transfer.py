@@ -99,6 +99,28 @@ def test_a_state_is_not_resumed_with_another_surrogate(tmp_path):
         run(-1.0)
 
 
+class Edited(Brightness):
+    """The same weights, and a setting that begins with an underscore."""
+
+    _scale = 1.0
+
+    def forward(self, images):
+        return super().forward(images) * self._scale
+
+
+@pytest.mark.parametrize("kind", [ibrobust.Transfer, ibrobust.WorstCase])
+def test_a_state_is_not_resumed_with_an_edited_surrogate(kind, tmp_path):
+    surrogate = Edited()
+
+    def run():
+        return robust(Brightness(), kind(surrogate=surrogate), state_path=tmp_path / "state")
+
+    assert run() == run()
+    surrogate._scale = -1.0
+    with pytest.raises(IbrobustError, match=r"the surrogate of .*Edited.* gave other logits"):
+        run()
+
+
 class Scaled(Brightness):
     """The same weights with a setting that is not in the state dict."""
 
