@@ -54,6 +54,15 @@ def test_an_unsafe_name(run):
     refused(run, [*TRAIN, "--name", "a/b"], "'a/b' is not a safe file name")
 
 
+def test_a_run_to_resume_that_does_not_exist(run, home):
+    (home / "runs" / "begun" / "checkpoints" / "epoch-00001").mkdir(parents=True)
+    (home / "runs" / "done").mkdir()
+    resume = [*TRAIN, "--resume", "--name"]
+    refused(
+        run, [*resume, "bgun"], "no unfinished run 'bgun' (unfinished: begun): correct --name, or leave out --resume"
+    )
+
+
 def test_an_unknown_recipe_field(run):
     refused(run, [*TRAIN, "--set", "depth=3"], "unknown field 'depth'")
 
@@ -120,7 +129,10 @@ def test_an_unknown_decoder(run, mine):
 def test_damaged_weights(run, mine, home):
     (weights,) = (home / "models").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
-    refused(run, ["attack", mine], "SHA-256", "--overwrite")
+    refused(
+        run, ["attack", mine], f"The weights file '{weights}' of 'mine' is damaged (its SHA-256 checksum is not the"
+    )
+    refused(run, ["attack", mine], "restore it from a copy, or add the model again")
 
 
 def test_a_damaged_card_does_not_hide_the_other_models(run, mine, home):
