@@ -72,8 +72,12 @@ class Target:
     resize: int | None = None
 
 
-def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> None:
-    """Raise IbrobustError, before any data is read, if an attack, an epsilon or a device cannot be used."""
+def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> set[str]:
+    """Return the norms of the attacks.
+
+    Raises:
+        IbrobustError: an attack, an epsilon or a device cannot be used. No data is read before.
+    """
     chosen = [read_attack(attack) for attack in attacks]
     check_models(
         [
@@ -82,11 +86,13 @@ def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), de
             if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str)
         ]
     )
-    for norm in {attack.norm for attack in chosen}:
+    norms = {attack.norm for attack in chosen}
+    for norm in norms:
         for epsilon in epsilons:
             check_epsilon(epsilon, norm=norm)
     if device is not None:
         check_device(device)
+    return norms
 
 
 def choose_data(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def benchmark(
     model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
-    eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1].")] = "8/255",
+    eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1]. In L2 also above 1.")] = ("8/255"),
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
     decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model. By default its first.")] = None,
@@ -41,21 +41,21 @@ def benchmark(
 
     from ibrobust.atomic import require_writable, write_text
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import parse_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
     from ibrobust.integrations.references import is_reference
     from ibrobust.registry import model_card
 
-    epsilon = parse_epsilon(eps)
+    if threat_model not in NORMS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
+    epsilon = parse_epsilon(eps, norm=threat_model)
     for wanted in (json_file, state):
         if wanted:
             require_writable(wanted)
     outside = is_reference(model)
-    check_models([model], [decoder] if decoder and not outside else [])
+    check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)
-    if threat_model not in NORMS:
-        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
 
     # These import torch, which takes seconds.
     from rich.console import Console
@@ -65,6 +65,8 @@ def benchmark(
     from ibrobust.integrations.robustbench import run_benchmark as robustbench
 
     errors = Console(stderr=True)
+    if note := small_radii([epsilon], threat_model):
+        errors.print(note, markup=False, soft_wrap=True)
     with errors.status("AutoAttack") as status:
         result = robustbench.benchmark(
             load_reference(model, device=device) if outside else model,
