@@ -64,7 +64,7 @@ def test_a_run_to_resume_that_does_not_exist(run, home):
 
 
 def test_an_unknown_recipe_field(run):
-    refused(run, [*TRAIN, "--set", "depth=3"], "unknown field 'depth'")
+    refused(run, [*TRAIN, "--set", "depth=3"], "no field 'depth'")
 
 
 def test_an_assignment_without_value(run):
@@ -154,7 +154,19 @@ def test_a_json_file_that_cannot_be_written(run, mine, tmp_path):
 
 
 def test_the_number_of_images_must_be_positive(run, mine):
-    refused(run, ["attack", mine, "--n-examples", "0"], "--n-examples")
+    refused(run, ["attack", mine, "--n-examples", "0"], "Error: --n-examples 0 is too small: give at least 1.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--beta", "0,03"], "Error: --beta '0,03' is not a number: write 0.03, with a point."),
+        (["train", "--epochs", "x"], "Error: --epochs 'x' is not a whole number: write one such as 3."),
+        (["trian"], "Error: No such command 'trian'. Did you mean 'train'?"),
+    ],
+)
+def test_what_no_command_takes(run, arguments, said):
+    refused(run, arguments, said)
 
 
 def test_no_command_shows_the_help(run):
