@@ -36,7 +36,10 @@ def attack_command(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"{FORMS}. By default the first model's own."),
+        typer.Option(
+            help=f"{FORMS}. By default the first stored model's own; cifar10-jpeg, that of the shipped models, if no "
+            "model is named; cifar10 if all models are of other packages."
+        ),
     ] = None,
     decoder: Annotated[
         list[str] | None,

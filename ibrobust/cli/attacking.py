@@ -40,7 +40,8 @@ from ibrobust.reporting.attack_lines import AttackedModel
 from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
 from ibrobust.verdicts import Verdict
 
-DEFAULT_DATASET = "cifar10"
+# Without a model: that of the shipped models. For models of other packages: the published images.
+WITHOUT_MODELS, FOR_REFERENCES = "cifar10-jpeg", "cifar10"
 NO_WORST_CASE = (
     "no worst case over the attacks, since they do not agree on which images are correct without an attack: the model "
     "draws random numbers, or its logits depend on the batch"
@@ -98,7 +99,7 @@ def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), de
 def choose_data(
     dataset: str | None, names: Sequence[str], *, split: str | None = None, data_dir: Path | None
 ) -> tuple[Dataset, str]:
-    """Return the requested data set, by default the first model's training data, and its name or path.
+    """Return the requested data set, by default the first stored model's training data, and its name or path.
 
     Grey images that are stored in three equal channels have one, if the first model takes one.
 
@@ -111,7 +112,7 @@ def choose_data(
     own = [name for name in names if not is_reference(name)]
     card = model_card(own[0]) if own else None
     if dataset is None:
-        dataset = _training_data(card) if card else DEFAULT_DATASET
+        dataset = _training_data(card) if card else FOR_REFERENCES if names else WITHOUT_MODELS
     if split is not None:
         dataset = with_option(dataset, "test", split)
     data = read_data(dataset, data_dir=data_dir)

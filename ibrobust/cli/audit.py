@@ -20,7 +20,7 @@ def audit(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"{FORMS}. By default the model's own."),
+        typer.Option(help=f"{FORMS}. By default the stored model's own; cifar10 for models of other packages."),
     ] = None,
     decoder: Annotated[
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")

@@ -62,8 +62,14 @@ def test_a_renamed_model_has_its_new_name_in_results(run, cifar10, two_models, t
     assert len(sweeps) == 1
 
 
+def test_without_a_model_all_are_attacked_on_the_images_of_the_shipped_models(run, cifar10, two_models):
+    finished = run("attack", "--eps", "0.01")
+    assert finished.returncode == 0, finished.stderr
+    assert "n = 20 test images of cifar10-jpeg;" in " ".join(finished.stdout.split())
+
+
 def test_cifar10_is_attacked_with_every_shipped_model(run, cifar10, two_models, tmp_path):
-    finished = run("attack", "--eps", "0.01,0.03", "--json", "results.json")
+    finished = run("attack", "--dataset", "cifar10", "--eps", "0.01,0.03", "--json", "results.json")
     assert finished.returncode == 0, finished.stderr
     sweeps = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["sweeps"]
     assert {sweep["model"] for sweep in sweeps} == set(two_models)
