@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
@@ -132,7 +133,9 @@ def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         return load_dataset(
-            dataset, data_dir=data_dir, progress=partial(_show, bar, bar.add_task(f"reading {dataset}", total=None))
+            dataset,
+            data_dir=data_dir,
+            progress=partial(_show, bar, bar.add_task(escape(f"reading {dataset}"), total=None)),
         )
 
 
@@ -222,7 +225,7 @@ def sweep_models(
     attacked = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
-            show = partial(_show, bar, bar.add_task(f"{target.name} ({target.decoder})", total=len(test)))
+            show = partial(_show, bar, bar.add_task(escape(f"{target.name} ({target.decoder})"), total=len(test)))
             result = fgsm_sweep(
                 target.load(device or default_device()),
                 test.images,
@@ -270,7 +273,7 @@ def attack_models(
                 batch_size=batch_size,
                 seed=seed,
                 state_path=state / file if state else None,
-                progress=partial(_show, bar, bar.add_task(title, total=None)),
+                progress=partial(_show, bar, bar.add_task(escape(title), total=None)),
                 on_images=(lambda *batch: kept.append(tuple(part.cpu() for part in batch))) if images_file else None,
             )
             if images_file:
@@ -286,7 +289,7 @@ def attack_models(
                 if agree_without_attack(of_norm):
                     worst += worst_case(of_norm)
                 else:
-                    console.print(f"{title}: {NO_WORST_CASE}", style="yellow")
+                    console.print(f"{title}: {NO_WORST_CASE}", style="yellow", markup=False)
             attacked.append(_attacked(target, results, worst))
     return attacked
 
@@ -355,10 +358,11 @@ def run_audit(
 ) -> AuditReport:
     """Return the audit of a target; show a progress bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{target.name} ({target.decoder})", total=None)
+        title = escape(f"{target.name} ({target.decoder})")
+        task = bar.add_task(title, total=None)
 
         def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{target.name} ({target.decoder}): {stage}", completed=done, total=total)
+            bar.update(task, description=f"{title}: {escape(stage)}", completed=done, total=total)
 
         return audit(
             target.load(device or default_device()),

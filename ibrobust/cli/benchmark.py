@@ -59,6 +59,7 @@ def benchmark(
 
     # These import torch, which takes seconds.
     from rich.console import Console
+    from rich.markup import escape
 
     from ibrobust.cli.matching import CIFAR10
     from ibrobust.integrations.external_models import load_reference
@@ -81,7 +82,7 @@ def benchmark(
             name=model,
             state_path=state,
             log_path=log,
-            on_message=lambda line: status.update(line) if line else None,
+            on_message=lambda line: status.update(escape(line)) if line else None,
         )
     try:  # files first, so that they exist even if printing fails
         if json_file:

@@ -8,9 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.reporting.model_rows import ModelRow, Withstood
@@ -87,8 +85,9 @@ def presets_table(presets: Sequence[Any]) -> Table:
 
 def facts_table(card: Any, *, size: int | None) -> Table:
     """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes)."""
-    description = Text(card.description) if card.description else None  # its brackets are no markup
-    table = Table(title=card.name, caption=description, title_justify="left", caption_justify="left", box=None)
+    table = Table(
+        title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
+    )
     table.show_header = False
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -107,8 +106,7 @@ def facts_table(card: Any, *, size: int | None) -> Table:
     table.add_row("decoders", ", ".join(card.decoders))
     table.add_row(
         "data",
-        escape(data.name)
-        + f": {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
+        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
     )
     if card.training is not None:
         made = card.training
@@ -122,14 +120,15 @@ def facts_table(card: Any, *, size: int | None) -> Table:
 def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     """Return the accuracy of each decoder, clean and under attack: one row per attack, one column per epsilon."""
     often = Counter((line.norm, epsilon) for line in lines for epsilon in line.accuracy)
-    best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1]), place))
+    best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1], norm=place[0]), place))
     kept = sorted(best[:MOST_EPSILONS])
+    left = len(best) - len(kept)
     table = Table(
         title="Accuracy, %",
         caption="worst case: correct without an attack and under every attack"
         + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else "")
         + _dagger(any(line.is_marked for line in lines))
-        + (f"; {len(best) - len(kept)} further epsilons are in the whole card" if len(best) > len(kept) else ""),
+        + (f"; {left} more epsilon{'s' if left > 1 else ''} in the whole card" if left else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -139,7 +138,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     table.add_column("attack", overflow="fold", min_width=TEXT_WIDTH)
     table.add_column("images", justify="right", no_wrap=True)
     for norm, epsilon in kept:
-        written = format_epsilon(epsilon).replace(" (", "\n(")
+        written = format_epsilon(epsilon, norm=norm).replace(" (", "\n(")
         table.add_column(f"{'' if norm == 'Linf' else norm + ' '}{written}", justify="right", no_wrap=True)
     for decoder in card.decoders:
         clean = card.clean_accuracy.get(decoder)

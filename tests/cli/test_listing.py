@@ -114,6 +114,14 @@ def test_a_damaged_evaluation_is_one_sentence(run, mine, digits, command):
     assert "Traceback" not in finished.stderr
 
 
+def test_a_radius_in_l2_is_no_fraction_of_255(run, mine, digits):
+    numbers = {"norm": "L2", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
+    result = {"attack": "PGD:norm=L2", "epsilon": 0.5, "robust_accuracy": 0.03, **numbers}
+    add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
+    header = next(line for line in run("show", mine).stdout.splitlines() if "attack " in line)
+    assert header.split()[-2:] == ["L2", "0.5"]
+
+
 def test_brackets_in_a_description_are_no_markup(run, mine, home):
     path = home / "models" / f"{mine}.yaml"
     path.write_text(path.read_text().replace("description: ''", "description: weights of [/data/run1], [red]"))
