@@ -51,7 +51,7 @@ class AttackLine:
         accuracy: under attack, by epsilon: of images that are correct both without the attack and under it, unless
             `counts_all_correct`.
         counts_all_correct: whether `accuracy` counts images that only the attack makes correct, as a sweep does.
-        upper_bounds: the epsilons at which other attacks would probably break more images.
+        upper_bounds: the epsilons at which other attacks may break more images.
         warnings: of the attack, one sentence each.
         only_by_attack: the largest share of images that only the attack makes correct, which are not counted.
         zero_gradient: share of images whose gradient is exactly zero; None if it was not measured.

@@ -134,5 +134,5 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
         )
     warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
     if warnings:
-        caption += f"\n{BOUND} upper bound, other attacks would probably break more images: {' '.join(warnings)}"
+        caption += f"\n{BOUND} upper bound, other attacks may break more images: {' '.join(warnings)}"
     return caption

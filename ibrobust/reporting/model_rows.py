@@ -35,10 +35,10 @@ class ModelRow:
         worst_case: robust accuracy under all attacks that were run, image by image, if one of them searches long.
         verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
-        upper_bound: whether other attacks would probably break more images than `worst_case`, as today's attack does if
+        upper_bound: whether other attacks may break more images than `worst_case`, as today's attack does if
             an earlier version was run.
         fgsm_is_marked: whether FGSM did not change so many images that `fgsm` is no sign of robustness.
-        fgsm_upper_bound: whether other attacks would probably break more images than `fgsm`.
+        fgsm_upper_bound: whether other attacks may break more images than `fgsm`.
         clean_total: number of images of `clean`.
         fgsm_total: number of images of `fgsm`.
         worst_case_total: number of images of `worst_case`.
@@ -148,7 +148,7 @@ class Withstood:
         norm: of epsilon.
         total: images.
         accuracy: by epsilon, in [0, 1].
-        upper_bounds: the epsilons at which other attacks would probably break more images.
+        upper_bounds: the epsilons at which other attacks may break more images.
         is_marked: whether FGSM did not change so many images that its accuracies are no sign of robustness.
     """
 

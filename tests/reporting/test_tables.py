@@ -161,7 +161,7 @@ def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
     bound = replace(plain, results=(replace(result, flags=("The gradient is exactly zero at 2 of 2 images.",)),))
     assert "a (head) PGD 100.0 50.0" in attack_text(plain)
     assert "a (head) PGD 100.0 ≤50.0" in attack_text(bound)
-    assert "≤ upper bound, other attacks would probably break more images: The gradient is exactly" in attack_text(
+    assert "≤ upper bound, other attacks may break more images: The gradient is exactly" in attack_text(
         bound
     )
 
