@@ -89,10 +89,14 @@ class AttackLine:
         """Whether so many images were not attacked that the accuracy is no sign of robustness."""
         return self.unattacked > UNATTACKED_SHARE
 
+    @property
+    def is_refuted(self) -> bool:
+        """Whether an audit, which is always of L-infinity, speaks against its accuracies."""
+        return self.norm == "Linf" and self.verdict is not None and not self.verdict.may_be_best
+
     def may_be_best(self, epsilon: float) -> bool:
         """Return whether its accuracy at an epsilon may be marked as the best."""
-        refuted = self.verdict is not None and not self.verdict.may_be_best
-        return not (self.is_marked or refuted or epsilon in self.upper_bounds)
+        return not (self.is_marked or self.is_refuted or epsilon in self.upper_bounds)
 
 
 def attack_lines(model: AttackedModel) -> list[AttackLine]:
