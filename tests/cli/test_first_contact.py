@@ -143,6 +143,16 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
     assert finished.stderr.count("\n") == 1
 
 
+def test_a_folder_with_the_name_of_a_data_set_that_cannot_be_downloaded_is_named(run, monkeypatch, tmp_path):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    (tmp_path / "elsewhere" / "cifar10-jpeg").mkdir()
+    finished = run("attack", "--dataset", "cifar10-jpeg")
+    assert "Error: A folder 'cifar10-jpeg' is here: write ./cifar10-jpeg to use it." in finished.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
