@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
+    model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
     eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1]. In L2 also above 1.")] = ("8/255"),
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model. By default its first.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decoder of a stored model. By default its first.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.reporting.attack_lines import AttackLine
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -103,7 +104,7 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
 
 
 def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:
-    return Text(f"{before}{'*' if is_best else ''}{100 * value:.1f}{after}", style="bold" if is_best else "")
+    return Text(f"{before}{'*' if is_best else ''}{per_cent(value)}{after}", style="bold" if is_best else "")
 
 
 def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:

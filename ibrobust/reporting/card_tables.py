@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -123,12 +124,13 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1], norm=place[0]), place))
     kept = sorted(best[:MOST_EPSILONS])
     left = len(best) - len(kept)
+    further = "1 further epsilon is" if left == 1 else f"{left} further epsilons are"
     table = Table(
         title="Accuracy, %",
         caption="worst case: correct without an attack and under every attack"
         + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else "")
         + _dagger(any(line.is_marked for line in lines))
-        + (f"; {left} more epsilon{'s' if left > 1 else ''} in the whole card" if left else ""),
+        + (f"; {further} in the whole card" if left else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -164,4 +166,4 @@ def _dagger(is_needed: bool) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in [0, 1] in per cent, or a dash if it is unknown."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else per_cent(value)

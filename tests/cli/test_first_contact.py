@@ -172,7 +172,7 @@ def test_a_folder_with_the_name_of_a_data_set_that_cannot_be_downloaded_is_named
         (("benchmark", "no", "--threat-model", "L2", "--eps", "1.5"), "Unknown model 'no'"),
         (("audit", SHIPPED, "--surrogate", "cross"), "Unknown model 'cross'"),
         (("audit", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
-        (("entropy", "my:model"), "'my:model' is not a registered model, so its latents are unknown"),
+        (("entropy", "my:model"), "'my:model' is not a stored model, so its latents are unknown"),
         (("entropy", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
         (("train", "--objective", "crossentropy"), "Unknown objective 'crossentropy': did you mean cross_entropy"),
         (("train", "--decoder", "logistik"), "logistik"),

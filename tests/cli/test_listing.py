@@ -50,6 +50,12 @@ def test_what_was_not_measured_at_an_epsilon_is_a_dash(run, evaluated):
     assert [(row["fgsm"], row["worst_case"], row["verdict"]) for row in rows] == [(0.1, None, None)]
 
 
+def test_an_epsilon_at_which_nothing_is_stored_is_noted_with_those_that_are(run, evaluated):
+    note = "Note: Nothing is stored at 5/255; stored are 2/255, 8/255."
+    assert note in run("list", evaluated, "--eps", "5/255").stderr
+    assert run("list", evaluated, "--eps", "2/255").stderr == ""
+
+
 def test_json_has_every_model_and_decoder(run, evaluated):
     rows = json.loads(run("list", "--json").stdout)
     expected = [(name, decoder) for name in list_models() for decoder in model_card(name).decoders]
@@ -64,8 +70,12 @@ def test_numbers_are_sorted_from_the_largest_and_the_unknown_is_last(run, evalua
     assert values[: len(known)] == known
 
 
+def test_the_column_audit_is_sorted_by_its_name(run):
+    assert run("list", "--sort", "audit", "--json").stdout == run("list", "--sort", "verdict", "--json").stdout
+
+
 def test_an_order_that_is_not_known_is_refused(run):
-    finished = run("list", "--sort", "beauty")
+    finished = run("list", "--sort", "zzz")
     assert finished.returncode == 2
     assert "choose one of name, clean, fgsm" in finished.stderr
 

@@ -154,6 +154,14 @@ def test_a_check_takes_one_line_of_80_columns_and_its_confidence_is_in_the_capti
     assert "(95%): with 95% confidence" in " ".join(console.file.getvalue().split())
 
 
+def test_a_check_that_does_not_apply_is_a_dash_which_the_caption_explains():
+    report = audited("at most 0.02")
+    left = replace(report, checks=(replace(report.checks[0], passed=None),))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(audit_table(left, model="a", decoder="head", dataset="digits"))
+    assert "-: does not apply here" in " ".join(console.file.getvalue().split())
+
+
 def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
     report = audited("at most 0.02")
     console = Console(file=io.StringIO(), width=100)
