@@ -28,7 +28,7 @@ def benchmark(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default the CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,
     log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
@@ -62,21 +62,23 @@ def benchmark(
     from rich.markup import escape
 
     from ibrobust.cli.matching import CIFAR10
+    from ibrobust.devices import check_device, default_device
     from ibrobust.integrations.external_models import load_reference
     from ibrobust.integrations.robustbench import run_benchmark as robustbench
 
     errors = Console(stderr=True)
+    place = str(check_device(device)) if device is not None else default_device()
     if note := small_radii([epsilon], threat_model):
         errors.print(note, markup=False, soft_wrap=True)
     with errors.status("AutoAttack") as status:
         result = robustbench.benchmark(
-            load_reference(model, device=device) if outside else model,
+            load_reference(model, device=place) if outside else model,
             eps=epsilon,
             n_examples=n_examples,
             threat_model=threat_model,
             data_dir=data_dir,
             batch_size=batch_size,
-            device=device,
+            device=place,
             seed=seed,
             decoder=decoder,
             name=model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names, read_fields
 
 if TYPE_CHECKING:
@@ -132,8 +133,11 @@ def _option(name: str, field: FieldInfo) -> Any:
         kind = (plain if plain in (int, float, bool) and name != "epsilon" else str) | None
     best = BEST_WITH["knn_ib"].get(name, field.default)
     shown = ", ".join(best) if isinstance(best, tuple) else f"{best:g}" if isinstance(best, float) else str(best)
+    if name == "epsilon":
+        shown = format_epsilon(field.default)
+    choices = f"{', '.join(get_args(field.annotation))}; " if get_origin(field.annotation) is Literal else ""
     # Not in brackets: the help is rich's markup.
-    text = f"{field.description} (default: {shown})" if best is not None else str(field.description)
+    text = f"{field.description} ({choices}default: {shown})" if best is not None else str(field.description)
     return Annotated[kind, typer.Option(*FLAGS.get(name, ()), help=text, rich_help_panel=RECIPE)]
 
 

@@ -163,7 +163,7 @@ def test_a_folder_with_the_name_of_a_data_set_that_cannot_be_downloaded_is_named
         (("attack", "--attack", "PDG"), "Unknown attack 'PDG'"),
         (("attack", "--attack", "PGD:step=3"), "no option 'step'"),
         (("attack", "--device", "cuda:7"), "device 'cuda:7' is not available"),
-        (("attack", "--device", "gpu"), "device 'gpu' is not available"),
+        (("attack", "--device", "gpu"), "device 'gpu' is not available: did you mean cuda? Use cpu"),
         (("attack", "--attack", "PGD", "--seed", "-1"), "seed"),
         (("attack", "--eps", "0.1,0.10"), "An epsilon occurs twice in 0.1,0.10"),
         (("attack", "--eps", "0,03"), "did you mean 0.03? A comma separates epsilons."),
