@@ -23,7 +23,12 @@ MOST_EPSILONS = 5
 
 
 def models_table(rows: Sequence[ModelRow]) -> Table:
-    """Return a line for each model and decoder; at least one row, all of one epsilon."""
+    """Return a line for each model and decoder, by data set if there are several; at least one row, all of one epsilon.
+
+    Accuracies on different images cannot be compared.
+    """
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    rows = sorted(rows, key=lambda row: datasets.index(row.dataset))
     epsilon = format_epsilon(rows[0].epsilon)
     signs = [bound_sign(row.worst_case, is_bound=row.upper_bound) for row in rows]
     fgsm_signs = [bound_sign(row.fgsm, is_bound=row.fgsm_upper_bound) for row in rows]
@@ -47,7 +52,12 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     longest = max(len(row.verdict or "-") for row in rows)
     table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
+    shown = None
     for row, sign, fgsm_sign in zip(rows, signs, fgsm_signs, strict=True):
+        if len(datasets) > 1 and row.dataset != shown:
+            shown = row.dataset
+            table.add_section()
+            table.add_row(f"trained on {shown}", style="bold")
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
         worst = sign + percent(row.worst_case)
         fgsm = fgsm_sign + percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")

@@ -70,6 +70,16 @@ def test_numbers_are_sorted_from_the_largest_and_the_unknown_is_last(run, evalua
     assert values[: len(known)] == known
 
 
+def test_models_of_other_images_are_not_between_those_that_can_be_compared(run):
+    lines = [line.split() for line in run("list", "--sort", "clean").stdout.splitlines()]
+    heads = [words[2] for words in lines if words[:2] == ["trained", "on"]]
+    assert sorted(heads) == ["cifar10-jpeg", "digits"]
+    first = [place for place, words in enumerate(lines) if words[:2] == ["trained", "on"]][1]
+    named = [words[0].endswith("digits") for words in lines[:first] if len(words) > 4 and "-" in words[0]]
+    assert len(set(named)) == 1
+    assert "trained on" not in run("list", "*digits").stdout
+
+
 def test_the_column_audit_is_sorted_by_its_name(run):
     assert run("list", "--sort", "audit", "--json").stdout == run("list", "--sort", "verdict", "--json").stdout
 
