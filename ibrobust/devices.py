@@ -25,7 +25,10 @@ def check_device_name(device: str) -> None:
     """Raise IbrobustError, with similar names, for what no torch calls a device; this does not import torch."""
     kind, colon, number = device.partition(":")
     if kind not in KINDS or (colon and not number.isdecimal()):
-        raise IbrobustError(f"The device {device!r} is not available: {remedy(kind, KINDS, _RULE)}")
+        hint = (
+            f"did you mean cuda? {_RULE[0].upper()}{_RULE[1:]}" if kind.lower() == "gpu" else remedy(kind, KINDS, _RULE)
+        )
+        raise IbrobustError(f"The device {device!r} is not available: {hint}")
 
 
 def gpus_in_use() -> list[int]:

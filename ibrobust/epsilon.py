@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable
 
 from ibrobust.errors import IbrobustError
 
 # Norms in which the distance of two images with pixels in [0, 1] may exceed 1.
 LONG_NORMS = ("L2", "L1")
+SMALL_IN_L2 = 0.1
 
 
 def parse_epsilon(text: str, *, norm: str = "Linf") -> float:
@@ -18,6 +20,33 @@ def parse_epsilon(text: str, *, norm: str = "Linf") -> float:
         IbrobustError: the text is not a number, or `check_epsilon` rejects it.
     """
     return check_epsilon(_parse_number(text), norm=norm)
+
+
+def parse_epsilons(text: str, *, norm: str = "Linf") -> list[float]:
+    """Return the epsilons of a text, separated by commas.
+
+    Raises:
+        IbrobustError: one of them occurs twice, is not a number, or `check_epsilon` rejects it.
+    """
+    comma = re.fullmatch(r"\s*(\d+),(\d+)\s*", text)
+    meant = f"did you mean {comma[1]}.{comma[2]}? A comma separates epsilons." if comma else ""
+    if comma and comma[2][0] == "0" != comma[2]:  # nobody writes 03 for 3
+        raise IbrobustError(f"The epsilon {comma[2]!r} begins with 0: {meant}")
+    try:
+        epsilons = [parse_epsilon(part, norm=norm) for part in text.split(",")]
+    except IbrobustError as error:
+        raise IbrobustError(f"{str(error).rstrip('.')}; {meant}") if meant else error from None
+    if len(set(epsilons)) < len(epsilons):
+        raise IbrobustError(f"An epsilon occurs twice in {text}: give each once.")
+    return epsilons
+
+
+def small_radii(epsilons: Iterable[float], norm: str) -> str | None:
+    """Return a note if all radii are those of another norm, by mistake: 8/255 in L2."""
+    largest = max(epsilons, default=0.0)
+    if norm != "L2" or not 0.0 < largest < SMALL_IN_L2:
+        return None
+    return f"Note: {format_epsilon(largest, norm=norm)} is very small in L2; usual radii are 0.25 to 1."
 
 
 def _parse_number(text: str) -> float:
@@ -93,7 +122,7 @@ def check_epsilon(value: float, *, norm: str = "Linf") -> float:
 
 
 def format_epsilon(value: float, *, norm: str = "Linf") -> str:
-    """Return an epsilon as n/255 if n is a whole number, else as a decimal with n/255 rounded.
+    """Return an epsilon as n/255 if n is a whole number, else as a decimal with n/255 rounded, but not to a whole n.
 
     In L2 and L1 it is a decimal, or n/255 if that is shorter.
     """
@@ -102,4 +131,7 @@ def format_epsilon(value: float, *, norm: str = "Linf") -> str:
     if norm in LONG_NORMS:
         is_fraction = abs(steps - whole) < 1e-6 and len(f"{value:.10g}") > len(f"{whole}/255")
         return f"{whole}/255" if is_fraction else f"{value:g}"
-    return f"{whole}/255" if abs(steps - whole) < 1e-6 else f"{value:g} ({steps:.1f}/255)"
+    if abs(steps - whole) < 1e-6:
+        return f"{whole}/255"
+    decimals = next(count for count in range(1, 8) if round(steps, count) != whole)
+    return f"{value:g} ({steps:.{decimals}f}/255)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 
 class Readable:
@@ -41,4 +42,12 @@ class Readable:
 
 def percent(share: float) -> str:
     """Return a share in [0, 1] as 84.8%."""
-    return f"{share:.1%}"
+    return f"{per_cent(share)}%"
+
+
+def per_cent(share: float) -> str:
+    """Return a share in [0, 1] in per cent with one decimal, and a half rounded up: 31.7 for 0.3165.
+
+    Python would round the nearest binary number, which lies below 31.65.
+    """
+    return str((100 * Decimal(str(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))

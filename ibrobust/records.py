@@ -96,7 +96,7 @@ class StudyRecord:
         num_images: used for the measurement.
         verdict: both answers of an audit, such as "not real, misleading".
         norm: of epsilon: Linf, L2, L1 or L0. Not every attack has it in its name.
-        upper_bound: True if a warning says that other attacks would probably break more images.
+        upper_bound: True if a warning says that other attacks may break more images.
     """
 
     study: str

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibrobust.epsilon import format_epsilon, parse_epsilon, read_epsilons, read_radius
+from ibrobust.epsilon import format_epsilon, parse_epsilon, parse_epsilons, read_epsilons, read_radius, small_radii
 from ibrobust.errors import IbrobustError
 
 
@@ -28,7 +28,27 @@ def test_eight_is_taken_for_a_fraction_of_255() -> None:
         parse_epsilon("8")
 
 
-@pytest.mark.parametrize(("value", "text"), [(8 / 255, "8/255"), (0.0, "0/255"), (0.02, "0.02 (5.1/255)")])
+@pytest.mark.parametrize(("text", "meant"), [("0,03", "0.03"), ("0,3", "0.3"), ("0,0314", "0.0314")])
+def test_a_decimal_comma_is_answered_with_the_point(text: str, meant: str) -> None:
+    with pytest.raises(IbrobustError, match=f"did you mean {meant}\\? A comma separates epsilons"):
+        parse_epsilons(text)
+
+
+def test_a_comma_separates_epsilons() -> None:
+    assert parse_epsilons("0,1") == [0.0, 1.0]
+    assert parse_epsilons("0,2/255") == [0.0, 2 / 255]
+    assert parse_epsilons("0,5", norm="L2") == [0.0, 5.0]
+
+
+def test_the_radii_of_another_norm_are_noted() -> None:
+    note = "Note: 8/255 is very small in L2; usual radii are 0.25 to 1."
+    assert small_radii([0.0, 2 / 255, 8 / 255], "L2") == note
+    assert [small_radii([8 / 255], "Linf"), small_radii([8 / 255, 0.5], "L2"), small_radii([0.0], "L2")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(8 / 255, "8/255"), (0.0, "0/255"), (0.02, "0.02 (5.1/255)"), (8 / 256, "0.03125 (7.97/255)")]
+)
 def test_format(value: float, text: str) -> None:
     assert format_epsilon(value) == text
 

@@ -14,6 +14,7 @@ FOUNDATION = {
     "devices",
     "epsilon",
     "errors",
+    "faults",
     "full_precision",
     "function_names",
     "home",

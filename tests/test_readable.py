@@ -15,7 +15,7 @@ from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.worst_case_attack.result import StageRecord
 from ibrobust.integrations.robustbench.run_benchmark import BenchmarkResult
-from ibrobust.readable import Readable
+from ibrobust.readable import Readable, percent
 
 RIGHT, LEFT = (True, True, True, False), (True, False, False, False)
 SWEEP = ibrobust.SweepResult((2 / 255, 0.1), (2, 1), 3, 1, 0, 4)
@@ -133,3 +133,8 @@ def test_a_class_that_says_its_sentence_has_no_empty_table():
             return "nothing"
 
     assert (str(Plain()), Plain()._repr_html_()) == ("nothing", "<p>nothing</p>")
+
+
+def test_a_half_is_rounded_up_as_by_hand():
+    """0.3165 is 31.65%, but the nearest binary number is below it."""
+    assert [percent(share) for share in (0.3165, 0.5, 1 / 3, 0.0)] == ["31.7%", "50.0%", "33.3%", "0.0%"]

@@ -36,7 +36,10 @@ def attack_command(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"{FORMS}. By default the first model's own."),
+        typer.Option(
+            help=f"{FORMS}. By default the first stored model's own; cifar10-jpeg, that of the shipped models, if no "
+            "model is named; cifar10 if all models are of other packages."
+        ),
     ] = None,
     decoder: Annotated[
         list[str] | None,
@@ -83,14 +86,12 @@ def attack_command(
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import require_folder, require_writable
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import parse_epsilons, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.reporting.figures.under_attack import figure_format, save_attack_figure
 
     # The attacks' norms decide on larger ones, see `check_run`.
-    epsilons = [parse_epsilon(text, norm="L2" if attack else "Linf") for text in eps.split(",")]
-    if len(set(epsilons)) < len(epsilons):
-        raise IbrobustError(f"An epsilon occurs twice in {eps}: give each once.")
+    epsilons = parse_epsilons(eps, norm="L2" if attack else "Linf")
     if figure:
         figure_format(figure)
     if save_images and (len(models or []) != 1 or len(attack or []) != 1 or len(epsilons) != 1 or state):
@@ -124,7 +125,8 @@ def attack_command(
     from ibrobust.reporting.attack_table import attack_table
     from ibrobust.reporting.json_results import write_attacked
 
-    check_run(attacks=attack or [], epsilons=epsilons, device=device)
+    norms = check_run(attacks=attack or [], epsilons=epsilons, device=device)
+    _tell(Console(stderr=True), [small_radii(epsilons, norm) for norm in norms])
     data, spec = choose_data(dataset, models or [], split=split, data_dir=data_dir)
     targets = choose_models(models or [], decoder or [], data, spec, resize=resize)
     if save_images and len(targets) > 1:

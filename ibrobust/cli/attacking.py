@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
@@ -40,7 +41,8 @@ from ibrobust.reporting.attack_lines import AttackedModel
 from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
 from ibrobust.verdicts import Verdict
 
-DEFAULT_DATASET = "cifar10"
+# Without a model: that of the shipped models. For models of other packages: the published images.
+WITHOUT_MODELS, FOR_REFERENCES = "cifar10-jpeg", "cifar10"
 NO_WORST_CASE = (
     "no worst case over the attacks, since they do not agree on which images are correct without an attack: the model "
     "draws random numbers, or its logits depend on the batch"
@@ -72,8 +74,12 @@ class Target:
     resize: int | None = None
 
 
-def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> None:
-    """Raise IbrobustError, before any data is read, if an attack, an epsilon or a device cannot be used."""
+def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> set[str]:
+    """Return the norms of the attacks.
+
+    Raises:
+        IbrobustError: an attack, an epsilon or a device cannot be used. No data is read before.
+    """
     chosen = [read_attack(attack) for attack in attacks]
     check_models(
         [
@@ -82,17 +88,19 @@ def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), de
             if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str)
         ]
     )
-    for norm in {attack.norm for attack in chosen}:
+    norms = {attack.norm for attack in chosen}
+    for norm in norms:
         for epsilon in epsilons:
             check_epsilon(epsilon, norm=norm)
     if device is not None:
         check_device(device)
+    return norms
 
 
 def choose_data(
     dataset: str | None, names: Sequence[str], *, split: str | None = None, data_dir: Path | None
 ) -> tuple[Dataset, str]:
-    """Return the requested data set, by default the first model's training data, and its name or path.
+    """Return the requested data set, by default the first stored model's training data, and its name or path.
 
     Grey images that are stored in three equal channels have one, if the first model takes one.
 
@@ -105,7 +113,7 @@ def choose_data(
     own = [name for name in names if not is_reference(name)]
     card = model_card(own[0]) if own else None
     if dataset is None:
-        dataset = _training_data(card) if card else DEFAULT_DATASET
+        dataset = _training_data(card) if card else FOR_REFERENCES if names else WITHOUT_MODELS
     if split is not None:
         dataset = with_option(dataset, "test", split)
     data = read_data(dataset, data_dir=data_dir)
@@ -125,7 +133,9 @@ def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         return load_dataset(
-            dataset, data_dir=data_dir, progress=partial(_show, bar, bar.add_task(f"reading {dataset}", total=None))
+            dataset,
+            data_dir=data_dir,
+            progress=partial(_show, bar, bar.add_task(escape(f"reading {dataset}"), total=None)),
         )
 
 
@@ -215,7 +225,7 @@ def sweep_models(
     attacked = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
-            show = partial(_show, bar, bar.add_task(f"{target.name} ({target.decoder})", total=len(test)))
+            show = partial(_show, bar, bar.add_task(escape(f"{target.name} ({target.decoder})"), total=len(test)))
             result = fgsm_sweep(
                 target.load(device or default_device()),
                 test.images,
@@ -263,7 +273,7 @@ def attack_models(
                 batch_size=batch_size,
                 seed=seed,
                 state_path=state / file if state else None,
-                progress=partial(_show, bar, bar.add_task(title, total=None)),
+                progress=partial(_show, bar, bar.add_task(escape(title), total=None)),
                 on_images=(lambda *batch: kept.append(tuple(part.cpu() for part in batch))) if images_file else None,
             )
             if images_file:
@@ -279,7 +289,7 @@ def attack_models(
                 if agree_without_attack(of_norm):
                     worst += worst_case(of_norm)
                 else:
-                    console.print(f"{title}: {NO_WORST_CASE}", style="yellow")
+                    console.print(f"{title}: {NO_WORST_CASE}", style="yellow", markup=False)
             attacked.append(_attacked(target, results, worst))
     return attacked
 
@@ -348,10 +358,11 @@ def run_audit(
 ) -> AuditReport:
     """Return the audit of a target; show a progress bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{target.name} ({target.decoder})", total=None)
+        title = escape(f"{target.name} ({target.decoder})")
+        task = bar.add_task(title, total=None)
 
         def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{target.name} ({target.decoder}): {stage}", completed=done, total=total)
+            bar.update(task, description=f"{title}: {escape(stage)}", completed=done, total=total)
 
         return audit(
             target.load(device or default_device()),

@@ -11,7 +11,7 @@ from ibrobust.data.names import FORMS
 
 
 def audit(
-    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
+    model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
     eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
     quick: Annotated[bool, typer.Option("--quick", help="Use 256 images and weaker attacks.")] = False,
     claim: Annotated[
@@ -20,7 +20,7 @@ def audit(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help=f"{FORMS}. By default the model's own."),
+        typer.Option(help=f"{FORMS}. By default the stored model's own; cifar10 for models of other packages."),
     ] = None,
     decoder: Annotated[
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
@@ -61,7 +61,7 @@ def audit(
 ) -> None:
     """Audit a model: is its robustness real, and did its gradient vanish or mislead?
 
-    The answers come first, then every check behind them. They are stored in the card of a registered model and shown by
+    The answers come first, then every check behind them. They are stored in the card of a stored model and shown by
     ibrobust attack.
     """
     from ibrobust.atomic import require_writable

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
-    eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1].")] = "8/255",
+    model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
+    eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1]. In L2 also above 1.")] = ("8/255"),
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    decoder: Annotated[str | None, typer.Option(help="Decoder of a registered model. By default its first.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Decoder of a stored model. By default its first.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -28,7 +28,7 @@ def benchmark(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default the CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
     state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,
     log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
@@ -41,45 +41,50 @@ def benchmark(
 
     from ibrobust.atomic import require_writable, write_text
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import parse_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
     from ibrobust.integrations.references import is_reference
     from ibrobust.registry import model_card
 
-    epsilon = parse_epsilon(eps)
+    if threat_model not in NORMS:
+        raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
+    epsilon = parse_epsilon(eps, norm=threat_model)
     for wanted in (json_file, state):
         if wanted:
             require_writable(wanted)
     outside = is_reference(model)
-    check_models([model], [decoder] if decoder and not outside else [])
+    check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)
-    if threat_model not in NORMS:
-        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
 
     # These import torch, which takes seconds.
     from rich.console import Console
+    from rich.markup import escape
 
     from ibrobust.cli.matching import CIFAR10
+    from ibrobust.devices import check_device, default_device
     from ibrobust.integrations.external_models import load_reference
     from ibrobust.integrations.robustbench import run_benchmark as robustbench
 
     errors = Console(stderr=True)
+    place = str(check_device(device)) if device is not None else default_device()
+    if note := small_radii([epsilon], threat_model):
+        errors.print(note, markup=False, soft_wrap=True)
     with errors.status("AutoAttack") as status:
         result = robustbench.benchmark(
-            load_reference(model, device=device) if outside else model,
+            load_reference(model, device=place) if outside else model,
             eps=epsilon,
             n_examples=n_examples,
             threat_model=threat_model,
             data_dir=data_dir,
             batch_size=batch_size,
-            device=device,
+            device=place,
             seed=seed,
             decoder=decoder,
             name=model,
             state_path=state,
             log_path=log,
-            on_message=lambda line: status.update(line) if line else None,
+            on_message=lambda line: status.update(escape(line)) if line else None,
         )
     try:  # files first, so that they exist even if printing fails
         if json_file:

@@ -97,7 +97,8 @@ def demo(
     left = []
     for target, report in zip(targets, reports, strict=True):
         store_audit(target, report, data)  # for the table of the next command
-        console.print(audit_title(report, model=target.name, decoder=target.decoder), soft_wrap=True)
+        title = audit_title(report, model=target.name, decoder=target.decoder)
+        console.print(title.append(f", on {report.n} of the {len(data.test)} images"), soft_wrap=True)
         console.print()
         left.append([report.fgsm_accuracy, report.worst_case_accuracy])
     console.print(meaning(*left), markup=False, highlight=False, soft_wrap=True)
@@ -115,10 +116,12 @@ def demo(
 def meaning(bottleneck: Sequence[float], baseline: Sequence[float]) -> str:
     """Return in two sentences what two models' accuracies in [0, 1], under FGSM and in the worst case, mean."""
     seen = (
-        f"At epsilon {format_epsilon(CLAIM)} FGSM leaves {bottleneck[0]:.0%} of the images to the bottleneck model and "
-        f"{baseline[0]:.0%} to cross-entropy, and the worst case over the audit's attacks leaves {bottleneck[1]:.0%} "
-        f"and {baseline[1]:.0%}."
+        f"At epsilon {format_epsilon(CLAIM)} FGSM leaves {bottleneck[0]:.0%} of these images to the bottleneck model "
+        f"and {baseline[0]:.0%} to cross-entropy, and the worst case over the audit's attacks leaves "
+        f"{bottleneck[1]:.0%} and {baseline[1]:.0%}."
     )
     if 2 * bottleneck[1] <= bottleneck[0]:
-        return seen + " So most of what FGSM shows is no robustness: more steps break images that one step does not."
+        return (
+            seen + " So most of the accuracy under FGSM is not robustness: attacks with more steps break these images."
+        )
     return seen + " So much of the accuracy under FGSM remains under all attacks of a quick audit."

@@ -11,7 +11,7 @@ from ibrobust.data.names import FORMS
 
 
 def entropy(
-    models: Annotated[list[str], typer.Argument(help="Registered models.")],
+    models: Annotated[list[str], typer.Argument(help="Stored models.")],
     dataset: Annotated[
         str | None,
         typer.Option(help=f"{FORMS}. By default the model's own."),
@@ -48,7 +48,7 @@ def entropy(
     if json_file:
         require_writable(json_file)
     for name in filter(is_reference, models):
-        raise IbrobustError(f"{name!r} is not a registered model, so its latents are unknown: name a registered model.")
+        raise IbrobustError(f"{name!r} is not a stored model, so its latents are unknown: name a stored model.")
     check_models(models)
     check_names(dataset=dataset, split=split, seed=seed, device=device)
 

@@ -19,12 +19,12 @@ def list_command(
     """List all models, your own and those that ship with ibrobust, with their accuracies, one line per decoder."""
     from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import format_epsilon, parse_epsilon
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
     from ibrobust.registry.catalog import weights_size
     from ibrobust.reporting.card_tables import models_table
-    from ibrobust.reporting.model_rows import model_rows, sort_rows
+    from ibrobust.reporting.model_rows import model_rows, sort_rows, withstood
     from ibrobust.suggestions import remedy
 
     epsilon = parse_epsilon(eps)
@@ -44,6 +44,13 @@ def list_command(
         typer.echo(json.dumps([row.to_dict() for row in rows], indent=2))
     elif rows:
         print_table(models_table(rows))
+        if all((row.fgsm, row.worst_case, row.verdict) == (None, None, None) for row in rows):
+            known = {model: model_card(model) for model in dict.fromkeys(row.model for row in rows)}
+            lines = [line for card in known.values() for line in withstood(card) if line.norm == "Linf"]
+            stored = sorted({at for line in lines for at in line.accuracy})
+            if stored:
+                at = ", ".join(map(format_epsilon, stored))
+                typer.echo(f"Note: Nothing is stored at {format_epsilon(epsilon)}; stored are {at}.", err=True)
     elif not damaged:
         if not set(pattern) & set("*?["):
             model_card(pattern)  # the error has similar names

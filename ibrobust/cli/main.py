@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from ibrobust import __version__, processes
 from ibrobust.cli import (
@@ -31,6 +32,10 @@ from ibrobust.cli import (
 from ibrobust.cli.flags import in_flags
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
+from ibrobust.faults import complaint
+
+# click's, which newer versions of typer hold within themselves.
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -79,7 +84,11 @@ def main() -> NoReturn:
     """Run the command line; exit with 0, with 2 if the user's input cannot be used, with 130 if interrupted."""
     accept_any_text()
     try:
-        app()
+        code = app(standalone_mode=False)  # otherwise typer prints errors in a box
+    except UsageError as error:
+        _fail(_usage(error))
+    except typer.Abort:
+        sys.exit(1)
     except IbrobustError as error:
         _fail(in_flags(str(error)))
     except BrokenPipeError:
@@ -88,11 +97,24 @@ def main() -> NoReturn:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """Return one sentence on an option or argument that typer cannot use; "" if it has shown the help instead."""
+    cause = error.__cause__
+    if isinstance(cause, ValidationError) and error.param is not None:
+        fault = cause.errors()[0]
+        value = repr(fault["input"]) if fault["type"].endswith("_parsing") else fault["input"]
+        return f"{max(error.param.opts, key=len)} {value}{complaint(fault)}."
+    said = str(error.format_message())
+    if not said or error.ctx is None:
+        return said
+    return f"{said}{'' if said[-1] in '.?' else '.'} {error.ctx.command_path} --help shows what it takes."
 
 
 def _fail(message: str) -> NoReturn:
-    if processes.is_main():
+    if processes.is_main() and message:
         typer.echo(f"Error: {message}", err=True)
     sys.exit(USAGE_ERROR)
 

@@ -8,6 +8,7 @@ import sys
 from copy import copy
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,8 @@ def print_table(table: Table) -> None:
     lines instead. Text is broken into lines to fit a terminal, but not in a pipe or a file, where programs read it and
     rich would take 80 columns.
     """
-    console = Console()
+    plain = partial(Console, markup=False, emoji=False)  # names of data sets and files may have brackets and colons
+    console = plain()
     narrowest = copy(table)
     # rich does not break a word to make a column narrow, although such a column breaks it to fit.
     narrowest.columns = [
@@ -36,7 +38,7 @@ def print_table(table: Table) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         needed = console.measure(table, options=unbounded).maximum
     if needed > console.width:
-        console = Console(width=needed)
+        console = plain(width=needed)
     console.print(table)
 
 

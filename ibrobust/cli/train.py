@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names, read_fields
 
 if TYPE_CHECKING:
@@ -60,11 +61,14 @@ def _train(
     final = _merged(preset, recipe, recipe_fields, set_ or [])
     title = name if name is not None else final.default_name()
     _check_names(final, title, overwrite=overwrite, log_with=log_with, device=device)
+    if resume:
+        _require_unfinished(title)
 
     # torch comes with these, seconds later.
     from rich.console import Console
 
     from ibrobust import processes, registry
+    from ibrobust.training.run_dir import unfinished_runs
 
     console = Console(stderr=True, quiet=not processes.is_main())
     try:
@@ -79,7 +83,9 @@ def _train(
             progress=True,
         )
     except KeyboardInterrupt:
-        console.print(f"Interrupted. Add --resume to the same command to continue {title}.", markup=False)
+        with_checkpoint = f"Interrupted. Add --resume to the same command to continue {title}."
+        without = "Interrupted before the first checkpoint. Give the same command again."
+        console.print(with_checkpoint if title in unfinished_runs() else without, markup=False)
         raise typer.Exit(130) from None
     if processes.is_main():
         _report(card)
@@ -127,8 +133,11 @@ def _option(name: str, field: FieldInfo) -> Any:
         kind = (plain if plain in (int, float, bool) and name != "epsilon" else str) | None
     best = BEST_WITH["knn_ib"].get(name, field.default)
     shown = ", ".join(best) if isinstance(best, tuple) else f"{best:g}" if isinstance(best, float) else str(best)
+    if name == "epsilon":
+        shown = format_epsilon(field.default)
+    choices = f"{', '.join(get_args(field.annotation))}; " if get_origin(field.annotation) is Literal else ""
     # Not in brackets: the help is rich's markup.
-    text = f"{field.description} (default: {shown})" if best is not None else str(field.description)
+    text = f"{field.description} ({choices}default: {shown})" if best is not None else str(field.description)
     return Annotated[kind, typer.Option(*FLAGS.get(name, ()), help=text, rich_help_panel=RECIPE)]
 
 
@@ -160,6 +169,19 @@ def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | 
     check_names(dataset=recipe.dataset, device=device)
     if recipe.warm_start is not None:
         model_card(recipe.warm_start)
+
+
+def _require_unfinished(name: str) -> None:
+    """Raise IbrobustError if no run of this name can be resumed: a mistyped name would train from the start."""
+    from ibrobust.errors import IbrobustError
+    from ibrobust.training.run_dir import unfinished_runs
+
+    unfinished = unfinished_runs()
+    if name not in unfinished:
+        runs = ", ".join(unfinished) or "none"
+        raise IbrobustError(
+            f"There is no unfinished run {name!r} (unfinished: {runs}): correct --name, or leave out --resume."
+        )
 
 
 def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 def verify(
     file: Annotated[Path, typer.Argument(help="File written by ibrobust attack --save-images.")],
-    model: Annotated[str, typer.Argument(help="Registered model, or robustbench:NAME, timm:NAME, module:function.")],
+    model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="The --resize of the attack, if it had one.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
@@ -56,13 +56,19 @@ def verify(
         f"{found.robust_accuracy:.2%} under it"
     )
     if found.outside:
-        typer.echo(f"{found.outside} adversarial images are beyond epsilon or outside [0, 1]: they are not counted.")
+        typer.echo(f"Not counted: {_images(found.outside)} beyond epsilon or outside [0, 1].")
     if found.unconfirmed:
-        typer.echo(f"{found.unconfirmed} images are correct under attack here, and not in the record.")
+        typer.echo(f"Correct under attack here, but not in the record: {_images(found.unconfirmed)}.")
     if found.refuted:
-        typer.echo(f"{found.refuted} images are correct under attack in the record, and not here.")
+        typer.echo(f"Correct under attack in the record, but not here: {_images(found.refuted)}.")
     if found.otherwise:
-        typer.echo(f"{found.otherwise} images are correct without an attack either here or in the record, not in both.")
+        typer.echo(
+            f"For {_images(found.otherwise)}, this model and the record disagree about the class without an attack."
+        )
     typer.echo(f"The record says {record.robust_accuracy:.2%}: {'confirmed' if found.holds else 'not confirmed'}.")
     if not found.holds:
         raise typer.Exit(1)
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"

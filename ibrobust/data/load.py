@@ -10,7 +10,7 @@ from ibrobust.data.dataset import Dataset
 from ibrobust.data.digits import load_digits
 from ibrobust.data.hugging_face import load_hugging_face
 from ibrobust.data.image_folder import load_image_folder
-from ibrobust.data.names import HUGGING_FACE, MEMORY, TORCHVISION, check_exists, lasting_name, read_name
+from ibrobust.data.names import HUGGING_FACE, MEMORY, NAMED_DATASETS, TORCHVISION, check_exists, lasting_name, read_name
 from ibrobust.data.pictures import Progress
 from ibrobust.data.torchvision_sets import load_torchvision
 from ibrobust.errors import IbrobustError
@@ -52,7 +52,13 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()
     channels = _number(options.pop("channels", None))
     with following(progress, f"reading {spec}", lambda line: line.show) as report:
-        dataset = _load(name, options, folder, report)
+        try:
+            dataset = _load(name, options, folder, report)
+        except IbrobustError as error:
+            if name in NAMED_DATASETS and Path(name).is_dir():
+                hint = f"A folder {name!r} is here: write ./{name} to use it."
+                raise IbrobustError(f"{hint} Otherwise: {error}") from error
+            raise
     if channels is not None:
         dataset = dataset.in_channels(channels)
     return dataset.read_from(lasting_name(spec))

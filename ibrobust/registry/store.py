@@ -102,17 +102,19 @@ def read_weights(card: ModelCard, card_path: Path) -> dict[str, Tensor]:
 
     # The card may come from anywhere: its weights lie beside it, and nowhere else.
     path = card_path.parent / Path(card.weights.file).name
-    remedy = f"train it again (ibrobust train --name {card.name} --overwrite) or restore the file"
+    again = f"train again with the settings that ibrobust show {card.name} --yaml prints"
+    remedy = f"restore it from a copy, or {again if card.recipe else 'add the model again'}"
+    file = f"The weights file {str(path)!r} of {card.name!r}"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise IbrobustError(f"The weights of {card.name!r} cannot be read ({error}): {remedy}.") from error
+        raise IbrobustError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
     if hashlib.sha256(content).hexdigest() != card.weights.sha256:
-        raise IbrobustError(f"The weights of {card.name!r} in {str(path)!r} do not have the card's SHA-256: {remedy}.")
+        raise IbrobustError(f"{file} is damaged (its SHA-256 checksum is not the card's): {remedy}.")
     try:
         tensors: dict[str, Tensor] = load(content)
     except SafetensorError as error:
-        raise IbrobustError(f"The weights of {card.name!r} are not safetensors ({error}): {remedy}.") from error
+        raise IbrobustError(f"{file} is not a safetensors file ({error}): {remedy}.") from error
     return tensors
 
 

@@ -76,7 +76,7 @@ def train(
             has their name and fingerprint.
         data_dir: see `load_dataset`.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the device that accelerate finds.
-        resume: continue an unfinished run of this name.
+        resume: continue an unfinished run of this name, if there is one.
         overwrite: replace a model, or an unfinished run, of this name.
         log_with: a tracker that accelerate knows.
         progress: whether to show it; by default in a notebook or on a terminal, if neither `on_progress` nor `on_stage`

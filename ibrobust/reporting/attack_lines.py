@@ -51,7 +51,7 @@ class AttackLine:
         accuracy: under attack, by epsilon: of images that are correct both without the attack and under it, unless
             `counts_all_correct`.
         counts_all_correct: whether `accuracy` counts images that only the attack makes correct, as a sweep does.
-        upper_bounds: the epsilons at which other attacks would probably break more images.
+        upper_bounds: the epsilons at which other attacks may break more images.
         warnings: of the attack, one sentence each.
         only_by_attack: the largest share of images that only the attack makes correct, which are not counted.
         zero_gradient: share of images whose gradient is exactly zero; None if it was not measured.
@@ -89,10 +89,14 @@ class AttackLine:
         """Whether so many images were not attacked that the accuracy is no sign of robustness."""
         return self.unattacked > UNATTACKED_SHARE
 
+    @property
+    def is_refuted(self) -> bool:
+        """Whether an audit, which is always of L-infinity, speaks against its accuracies."""
+        return self.norm == "Linf" and self.verdict is not None and not self.verdict.may_be_best
+
     def may_be_best(self, epsilon: float) -> bool:
         """Return whether its accuracy at an epsilon may be marked as the best."""
-        refuted = self.verdict is not None and not self.verdict.may_be_best
-        return not (self.is_marked or refuted or epsilon in self.upper_bounds)
+        return not (self.is_marked or self.is_refuted or epsilon in self.upper_bounds)
 
 
 def attack_lines(model: AttackedModel) -> list[AttackLine]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.reporting.attack_lines import AttackLine
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -22,7 +23,7 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
 
     The audit's answer is the first column. A number that was not measured is a dash. Daggers mark a model with more
     than 1% of images that FGSM could not attack. Such a model cannot be the best under attack, nor can an upper bound,
-    nor a model whose audit says that its robustness is not real or that its gradient is not honest.
+    nor, in L-infinity, a model whose audit says that its robustness is not real or that its gradient is not honest.
 
     Args:
         lines: at least one, those of a model one after the other; all with the same images.
@@ -103,7 +104,7 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
 
 
 def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:
-    return Text(f"{before}{'*' if is_best else ''}{100 * value:.1f}{after}", style="bold" if is_best else "")
+    return Text(f"{before}{'*' if is_best else ''}{per_cent(value)}{after}", style="bold" if is_best else "")
 
 
 def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
@@ -112,8 +113,8 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
     parts = [f"n = {total:,} test images of {dataset}", f"95% intervals within ±{half_width:.1f} points"]
     if len({line.model for line in lines}) > 1:
         best = "* best of its column" if len({line.attack for line in lines}) == 1 else "* best under this attack"
-        if any(line.verdict is not None and not line.verdict.may_be_best for line in lines):
-            best += " among models whose robustness an audit did not refute"
+        if any(line.is_refuted for line in lines):
+            best += "; under attack not among models that an audit calls not real or not honest"
         parts.append(best)
     if any(line.is_worst_case for line in lines):
         parts.append("worst case: image by image")
@@ -134,5 +135,5 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
         )
     warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
     if warnings:
-        caption += f"\n{BOUND} upper bound, other attacks would probably break more images: {' '.join(warnings)}"
+        caption += f"\n{BOUND} upper bound, other attacks may break more images: {' '.join(warnings)}"
     return caption

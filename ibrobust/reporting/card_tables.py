@@ -8,11 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
@@ -24,7 +23,12 @@ MOST_EPSILONS = 5
 
 
 def models_table(rows: Sequence[ModelRow]) -> Table:
-    """Return a line for each model and decoder; at least one row, all of one epsilon."""
+    """Return a line for each model and decoder, by data set if there are several; at least one row, all of one epsilon.
+
+    Accuracies on different images cannot be compared.
+    """
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    rows = sorted(rows, key=lambda row: datasets.index(row.dataset))
     epsilon = format_epsilon(rows[0].epsilon)
     signs = [bound_sign(row.worst_case, is_bound=row.upper_bound) for row in rows]
     fgsm_signs = [bound_sign(row.fgsm, is_bound=row.fgsm_upper_bound) for row in rows]
@@ -48,7 +52,12 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     longest = max(len(row.verdict or "-") for row in rows)
     table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
+    shown = None
     for row, sign, fgsm_sign in zip(rows, signs, fgsm_signs, strict=True):
+        if len(datasets) > 1 and row.dataset != shown:
+            shown = row.dataset
+            table.add_section()
+            table.add_row(f"trained on {shown}", style="bold")
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
         worst = sign + percent(row.worst_case)
         fgsm = fgsm_sign + percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")
@@ -87,8 +96,9 @@ def presets_table(presets: Sequence[Any]) -> Table:
 
 def facts_table(card: Any, *, size: int | None) -> Table:
     """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes)."""
-    description = Text(card.description) if card.description else None  # its brackets are no markup
-    table = Table(title=card.name, caption=description, title_justify="left", caption_justify="left", box=None)
+    table = Table(
+        title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
+    )
     table.show_header = False
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -107,8 +117,7 @@ def facts_table(card: Any, *, size: int | None) -> Table:
     table.add_row("decoders", ", ".join(card.decoders))
     table.add_row(
         "data",
-        escape(data.name)
-        + f": {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
+        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images, {len(data.class_names)} classes",
     )
     if card.training is not None:
         made = card.training
@@ -122,14 +131,16 @@ def facts_table(card: Any, *, size: int | None) -> Table:
 def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     """Return the accuracy of each decoder, clean and under attack: one row per attack, one column per epsilon."""
     often = Counter((line.norm, epsilon) for line in lines for epsilon in line.accuracy)
-    best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1]), place))
+    best = sorted(often, key=lambda place: (-often[place], "(" in format_epsilon(place[1], norm=place[0]), place))
     kept = sorted(best[:MOST_EPSILONS])
+    left = len(best) - len(kept)
+    further = "1 further epsilon is" if left == 1 else f"{left} further epsilons are"
     table = Table(
         title="Accuracy, %",
         caption="worst case: correct without an attack and under every attack"
         + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else "")
         + _dagger(any(line.is_marked for line in lines))
-        + (f"; {len(best) - len(kept)} further epsilons are in the whole card" if len(best) > len(kept) else ""),
+        + (f"; {further} in the whole card" if left else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -139,7 +150,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     table.add_column("attack", overflow="fold", min_width=TEXT_WIDTH)
     table.add_column("images", justify="right", no_wrap=True)
     for norm, epsilon in kept:
-        written = format_epsilon(epsilon).replace(" (", "\n(")
+        written = format_epsilon(epsilon, norm=norm).replace(" (", "\n(")
         table.add_column(f"{'' if norm == 'Linf' else norm + ' '}{written}", justify="right", no_wrap=True)
     for decoder in card.decoders:
         clean = card.clean_accuracy.get(decoder)
@@ -165,4 +176,4 @@ def _dagger(is_needed: bool) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in [0, 1] in per cent, or a dash if it is unknown."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    return "-" if value is None else per_cent(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
+from ibrobust.readable import percent
 from ibrobust.records import is_older_attack, is_older_audit, is_thorough
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
@@ -17,7 +18,7 @@ from ibrobust.verdicts import Verdict, read_verdict
 SAME = 1e-6  # epsilons that differ by less are one
 
 # What a list can be sorted by; numbers with the largest first.
-SORT_KEYS = ("name", "clean", "fgsm", "worst", "verdict", "size")
+SORT_KEYS = ("name", "clean", "fgsm", "worst", "audit", "size", "verdict")  # audit and verdict are the same
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class ModelRow:
         worst_case: robust accuracy under all attacks that were run, image by image, if one of them searches long.
         verdict: the audit's two answers, or "older audit: sound" if its rules were older than the current ones.
         bytes: of the weights file, for all decoders of the model; None if it is missing.
-        upper_bound: whether other attacks would probably break more images than `worst_case`, as today's attack does if
+        upper_bound: whether other attacks may break more images than `worst_case`, as today's attack does if
             an earlier version was run.
         fgsm_is_marked: whether FGSM did not change so many images that `fgsm` is no sign of robustness.
-        fgsm_upper_bound: whether other attacks would probably break more images than `fgsm`.
+        fgsm_upper_bound: whether other attacks may break more images than `fgsm`.
         clean_total: number of images of `clean`.
         fgsm_total: number of images of `fgsm`.
         worst_case_total: number of images of `worst_case`.
@@ -126,7 +127,7 @@ def sort_rows(rows: Sequence[ModelRow], by: str) -> list[ModelRow]:
     """
     if by == "name":
         return sorted(rows, key=lambda row: row.model)
-    if by == "verdict":
+    if by in ("audit", "verdict"):
         ranked = [(verdict.rank if (verdict := read_verdict(row.verdict or "")) else (9, 0), row.model) for row in rows]
         return [row for _, row in sorted(zip(ranked, rows, strict=True), key=lambda pair: pair[0])]
     field = {"worst": "worst_case", "size": "bytes"}.get(by, by)
@@ -148,7 +149,7 @@ class Withstood:
         norm: of epsilon.
         total: images.
         accuracy: by epsilon, in [0, 1].
-        upper_bounds: the epsilons at which other attacks would probably break more images.
+        upper_bounds: the epsilons at which other attacks may break more images.
         is_marked: whether FGSM did not change so many images that its accuracies are no sign of robustness.
     """
 
@@ -228,12 +229,12 @@ def _audit_sentence(card: Any, decoder: str, audit: dict[str, Any]) -> str:
     failed = f"; failed: {', '.join(audit['failed'])}" if audit.get("failed") else ""
     answer = card_verdict(audit)
     again = " (run ibrobust audit again for the current answers)" if answer.older else ""
-    left = f"{audit['fgsm_accuracy']:.1%} under FGSM, " if "fgsm_accuracy" in audit else ""
+    left = f"{percent(audit['fgsm_accuracy'])} under FGSM, " if "fgsm_accuracy" in audit else ""
     worst = audit["worst_case_accuracy"]
     sign = bound_sign(worst, is_bound=bool(audit.get("upper_bound")))
     return (
         f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
-        f"{left}{sign}{worst:.1%} in the worst case; surrogate {audit.get('surrogate') or 'none'}{failed}."
+        f"{left}{sign}{percent(worst)} in the worst case; surrogate {audit.get('surrogate') or 'none'}{failed}."
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
 
@@ -36,7 +36,13 @@ def study_table(
     if seconds_left is not None:
         caption += f"; {timedelta(seconds=round(seconds_left))} left for all"
     is_live = rows is not None
-    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left", expand=is_live)
+    table = Table(
+        title=Text(title, style="table.title"),
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        expand=is_live,
+    )
     table.add_column("cell", overflow="fold")
     table.add_column("status")
     table.add_column("epoch", justify="right")
@@ -44,9 +50,8 @@ def study_table(
     # A live table has a fixed height; errors are printed in full at the end.
     table.add_column("", no_wrap=is_live, overflow="ellipsis", ratio=1 if is_live else None)
     for state in states:
-        color = COLORS[state.status]
         left = "" if state.seconds_left is None else str(timedelta(seconds=round(state.seconds_left)))
         epoch = f"{state.epoch}/{state.epochs}" if state.epochs else ""
-        status = f"[{color}]{state.status}[/{color}]"
-        table.add_row(escape(state.cell), status, epoch, left, escape(state.error or state.stage))
+        cells = (state.cell, Text(state.status, style=COLORS[state.status]), epoch, left, state.error or state.stage)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table

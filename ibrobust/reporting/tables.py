@@ -42,12 +42,13 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
 
     The note, on the model's training data, goes into the caption.
     """
+    outcomes = [check.passed for check in report.checks]
     table = Table(
         title=audit_title(report, model=model, decoder=decoder),
         caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'surrogate {report.surrogate}' if report.surrogate else 'no surrogate'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward; "
-        f"{SURE_SHORT}: {SURE}"
+        f"{SURE_SHORT}: {SURE}{'; -: does not apply here' if None in outcomes else ''}"
         f"{f'; {note}' if note else ''}",
         title_justify="left",
         caption_justify="left",
@@ -59,9 +60,9 @@ def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, 
     table.add_column("threshold", overflow="fold")
     table.add_column("", no_wrap=True)
     for check in report.checks:
-        outcomes = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
+        words = {True: Text("pass"), False: Text("FAIL", style="bold red"), None: Text("-", style="dim")}
         threshold = check.threshold.replace(f", {SURE}", f" {SURE_SHORT}")  # a line per check on 80 columns
-        table.add_row(check.name, check.shown, threshold, outcomes[check.passed])
+        table.add_row(check.name, check.shown, threshold, words[check.passed])
     return table
 
 

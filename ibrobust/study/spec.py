@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -13,12 +14,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ibrobust.data.names import lasting_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.faults import clause
 from ibrobust.home import home, zoo_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import HEAD, known_decoder
 from ibrobust.registry import list_models
 from ibrobust.registry.card import check_name
-from ibrobust.suggestions import remedy
+from ibrobust.suggestions import remedy, suggestion
 
 Figure = Literal["fgsm", "attacks", "information_plane", "generalization"]
 
@@ -251,8 +253,10 @@ def read_study(path: Path) -> Study:
     try:
         study = Study.model_validate(fields)
     except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise IbrobustError(f"The study {str(path)!r} is invalid: {faults}.") from error
+        # A mapping in a list of attacks is an attack with epsilons, not a text that went wrong.
+        faults = [fault for fault in error.errors() if fault["loc"][-1:] != ("str",)] or error.errors()
+        said = "; ".join(_sentence(fault) for fault in faults)
+        raise IbrobustError(f"The study {str(path)!r} is invalid: {said}.") from error
     check_name(study.name)
     return study
 
@@ -280,9 +284,25 @@ def _matching(wanted: str) -> list[str]:
 
 
 def _sentence(fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"unknown field {place!r}"
-    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
-    message = message[0].lower() + message[1:]
-    return f"{place}: {message}" if place else message
+    # Not the types among which an item may choose: str and AttackAt.
+    parts = [part for part in fault["loc"] if part not in ("str", AttackAt.__name__)]
+    place = ".".join(str(part) for part in parts)
+    if fault["type"] != "extra_forbidden":
+        return clause(fault, place)
+    hint = suggestion(str(parts[-1]), _fields(parts[:-1]))
+    return f"unknown field {place!r}{f' ({hint})' if hint else ''}"
+
+
+def _fields(place: Sequence[Any]) -> list[str]:
+    """Return the names of the fields that a part of the study has, by its place in the file."""
+    kinds: list[type[BaseModel]] = [Study]
+    for part in place:
+        fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
+        kinds = [kind for field in fields for kind in _parts(field.annotation)] or kinds
+    return [name for kind in kinds for name in kind.model_fields]
+
+
+def _parts(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for inner in get_args(annotation) for kind in _parts(inner)]

@@ -21,6 +21,7 @@ from ibrobust.atomic import write_text
 from ibrobust.data.names import file_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.faults import clause
 from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import known_decoder
@@ -80,10 +81,20 @@ ALWAYS_WRITTEN = {"objective", "neighbor_sharpness", "width", "latent_dim", "epo
 ALWAYS_WRITTEN |= {"learning_rate", "weight_decay", "schedule", "seed"}
 
 
-class Recipe(BaseModel):
+class _OneSentence(type(BaseModel)):  # type: ignore[misc]
+    """Let `Recipe(...)` raise IbrobustError. An `__init__` would take the context from `model_validate`."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except ValidationError as error:
+            raise IbrobustError(_sentence(error)) from None
+
+
+class Recipe(BaseModel, metaclass=_OneSentence):
     """Every setting of a training. The defaults are the best settings per objective; `preset("paper")` is the paper's.
 
-    Unknown keys and values out of range raise pydantic's ValidationError, a ValueError, which names them.
+    Unknown fields and values out of range raise IbrobustError, in one sentence.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -224,7 +235,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise IbrobustError(f"The recipe is invalid: {_sentence(error)}.") from error
+            raise IbrobustError(_sentence(error)) from error
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Recipe:
@@ -285,14 +296,10 @@ def preset_names() -> list[str]:
 
 
 def _sentence(error: ValidationError) -> str:
-    faults = []
-    for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            faults.append(f"unknown field {place!r}")
-        elif place:
-            faults.append(f"{place} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
-        else:
-            faults.append(message)
-    return "; ".join(faults)
+    faults = error.errors()
+    unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
+    if unknown:
+        hint = suggestion(unknown[0], Recipe.model_fields, "correct it, or leave it out.")
+        return f"A recipe has no field {unknown[0]!r}: {hint}"
+    clauses = (clause(fault, ".".join(str(part) for part in fault["loc"])) for fault in faults)
+    return f"The recipe is invalid: {'; '.join(clauses)}."

@@ -9,9 +9,17 @@ from pathlib import Path
 from ibrobust import processes
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.home import runs_dir
+from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 
 IMAGES = "images.json"
+
+
+def unfinished_runs() -> list[str]:
+    """Return the names of the runs that have a checkpoint: it is removed once the model is stored."""
+    folders = sorted(runs_dir().iterdir()) if runs_dir().is_dir() else []
+    return [folder.name for folder in folders if latest_checkpoint(folder / "checkpoints")]
 
 
 def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, resume: bool) -> None:

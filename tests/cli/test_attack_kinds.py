@@ -86,6 +86,11 @@ def test_an_attack_that_searches_for_the_smallest_perturbation_gives_its_curve(a
         assert record["attacked_correct"] == "".join("1" if survives else "0" for survives in survivors)
 
 
+def test_small_radii_in_l2_are_noted(attack):
+    finished, _ = attack("PGD:norm=L2,steps=1")
+    assert "Note: 8/255 is very small in L2; usual radii are 0.25 to 1." in " ".join(finished.stderr.split())
+
+
 def test_attacks_of_an_installed_package(attack, plugin):
     finished, records = attack("darkness:share=0.5", "Twice:steps=2")
     assert finished.returncode == 0, finished.stderr

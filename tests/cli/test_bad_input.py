@@ -54,8 +54,17 @@ def test_an_unsafe_name(run):
     refused(run, [*TRAIN, "--name", "a/b"], "'a/b' is not a safe file name")
 
 
+def test_a_run_to_resume_that_does_not_exist(run, home):
+    (home / "runs" / "begun" / "checkpoints" / "epoch-00001").mkdir(parents=True)
+    (home / "runs" / "done").mkdir()
+    resume = [*TRAIN, "--resume", "--name"]
+    refused(
+        run, [*resume, "bgun"], "no unfinished run 'bgun' (unfinished: begun): correct --name, or leave out --resume"
+    )
+
+
 def test_an_unknown_recipe_field(run):
-    refused(run, [*TRAIN, "--set", "depth=3"], "unknown field 'depth'")
+    refused(run, [*TRAIN, "--set", "depth=3"], "no field 'depth'")
 
 
 def test_an_assignment_without_value(run):
@@ -120,7 +129,10 @@ def test_an_unknown_decoder(run, mine):
 def test_damaged_weights(run, mine, home):
     (weights,) = (home / "models").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
-    refused(run, ["attack", mine], "SHA-256", "--overwrite")
+    refused(
+        run, ["attack", mine], f"The weights file '{weights}' of 'mine' is damaged (its SHA-256 checksum is not the"
+    )
+    refused(run, ["attack", mine], "restore it from a copy, or add the model again")
 
 
 def test_a_damaged_card_does_not_hide_the_other_models(run, mine, home):
@@ -142,7 +154,19 @@ def test_a_json_file_that_cannot_be_written(run, mine, tmp_path):
 
 
 def test_the_number_of_images_must_be_positive(run, mine):
-    refused(run, ["attack", mine, "--n-examples", "0"], "--n-examples")
+    refused(run, ["attack", mine, "--n-examples", "0"], "Error: --n-examples 0 is too small: give at least 1.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--beta", "0,03"], "Error: --beta '0,03' is not a number: write 0.03, with a point."),
+        (["train", "--epochs", "x"], "Error: --epochs 'x' is not a whole number: write one such as 3."),
+        (["trian"], "Error: No such command 'trian'. Did you mean 'train'?"),
+    ],
+)
+def test_what_no_command_takes(run, arguments, said):
+    refused(run, arguments, said)
 
 
 def test_no_command_shows_the_help(run):

@@ -62,8 +62,14 @@ def test_a_renamed_model_has_its_new_name_in_results(run, cifar10, two_models, t
     assert len(sweeps) == 1
 
 
+def test_without_a_model_all_are_attacked_on_the_images_of_the_shipped_models(run, cifar10, two_models):
+    finished = run("attack", "--eps", "0.01")
+    assert finished.returncode == 0, finished.stderr
+    assert "n = 20 test images of cifar10-jpeg;" in " ".join(finished.stdout.split())
+
+
 def test_cifar10_is_attacked_with_every_shipped_model(run, cifar10, two_models, tmp_path):
-    finished = run("attack", "--eps", "0.01,0.03", "--json", "results.json")
+    finished = run("attack", "--dataset", "cifar10", "--eps", "0.01,0.03", "--json", "results.json")
     assert finished.returncode == 0, finished.stderr
     sweeps = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["sweeps"]
     assert {sweep["model"] for sweep in sweeps} == set(two_models)
@@ -137,6 +143,16 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
     assert finished.stderr.count("\n") == 1
 
 
+def test_a_folder_with_the_name_of_a_data_set_that_cannot_be_downloaded_is_named(run, monkeypatch, tmp_path):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    (tmp_path / "elsewhere" / "cifar10-jpeg").mkdir()
+    finished = run("attack", "--dataset", "cifar10-jpeg")
+    assert "Error: A folder 'cifar10-jpeg' is here: write ./cifar10-jpeg to use it." in finished.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -147,13 +163,16 @@ def test_without_a_network_the_sentence_names_what_works(run, monkeypatch, datas
         (("attack", "--attack", "PDG"), "Unknown attack 'PDG'"),
         (("attack", "--attack", "PGD:step=3"), "no option 'step'"),
         (("attack", "--device", "cuda:7"), "device 'cuda:7' is not available"),
-        (("attack", "--device", "gpu"), "device 'gpu' is not available"),
+        (("attack", "--device", "gpu"), "device 'gpu' is not available: did you mean cuda? Use cpu"),
         (("attack", "--attack", "PGD", "--seed", "-1"), "seed"),
         (("attack", "--eps", "0.1,0.10"), "An epsilon occurs twice in 0.1,0.10"),
+        (("attack", "--eps", "0,03"), "did you mean 0.03? A comma separates epsilons."),
         (("audit", SHIPPED, "--decoder", "haed"), "no decoder 'haed'"),
+        (("benchmark", "my:model", "--decoder", "head"), "has no choice of decoders: leave --decoder out"),
+        (("benchmark", "no", "--threat-model", "L2", "--eps", "1.5"), "Unknown model 'no'"),
         (("audit", SHIPPED, "--surrogate", "cross"), "Unknown model 'cross'"),
         (("audit", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
-        (("entropy", "my:model"), "'my:model' is not a registered model, so its latents are unknown"),
+        (("entropy", "my:model"), "'my:model' is not a stored model, so its latents are unknown"),
         (("entropy", SHIPPED, "--device", "cuda:7"), "device 'cuda:7' is not available"),
         (("train", "--objective", "crossentropy"), "Unknown objective 'crossentropy': did you mean cross_entropy"),
         (("train", "--decoder", "logistik"), "logistik"),

@@ -50,6 +50,12 @@ def test_what_was_not_measured_at_an_epsilon_is_a_dash(run, evaluated):
     assert [(row["fgsm"], row["worst_case"], row["verdict"]) for row in rows] == [(0.1, None, None)]
 
 
+def test_an_epsilon_at_which_nothing_is_stored_is_noted_with_those_that_are(run, evaluated):
+    note = "Note: Nothing is stored at 5/255; stored are 2/255, 8/255."
+    assert note in run("list", evaluated, "--eps", "5/255").stderr
+    assert run("list", evaluated, "--eps", "2/255").stderr == ""
+
+
 def test_json_has_every_model_and_decoder(run, evaluated):
     rows = json.loads(run("list", "--json").stdout)
     expected = [(name, decoder) for name in list_models() for decoder in model_card(name).decoders]
@@ -64,8 +70,22 @@ def test_numbers_are_sorted_from_the_largest_and_the_unknown_is_last(run, evalua
     assert values[: len(known)] == known
 
 
+def test_models_of_other_images_are_not_between_those_that_can_be_compared(run):
+    lines = [line.split() for line in run("list", "--sort", "clean").stdout.splitlines()]
+    heads = [words[2] for words in lines if words[:2] == ["trained", "on"]]
+    assert sorted(heads) == ["cifar10-jpeg", "digits"]
+    first = [place for place, words in enumerate(lines) if words[:2] == ["trained", "on"]][1]
+    named = [words[0].endswith("digits") for words in lines[:first] if len(words) > 4 and "-" in words[0]]
+    assert len(set(named)) == 1
+    assert "trained on" not in run("list", "*digits").stdout
+
+
+def test_the_column_audit_is_sorted_by_its_name(run):
+    assert run("list", "--sort", "audit", "--json").stdout == run("list", "--sort", "verdict", "--json").stdout
+
+
 def test_an_order_that_is_not_known_is_refused(run):
-    finished = run("list", "--sort", "beauty")
+    finished = run("list", "--sort", "zzz")
     assert finished.returncode == 2
     assert "choose one of name, clean, fgsm" in finished.stderr
 
@@ -112,6 +132,14 @@ def test_a_damaged_evaluation_is_one_sentence(run, mine, digits, command):
     assert finished.returncode == 2
     assert f"The card of '{mine}' has an evaluation that cannot be read" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_radius_in_l2_is_no_fraction_of_255(run, mine, digits):
+    numbers = {"norm": "L2", "total": 100, "clean_accuracy": 0.1, "accuracy_under_attack": 0.03}
+    result = {"attack": "PGD:norm=L2", "epsilon": 0.5, "robust_accuracy": 0.03, **numbers}
+    add_evaluation(mine, "attacks", "head", {"results": [result]}, digits)
+    header = next(line for line in run("show", mine).stdout.splitlines() if "attack " in line)
+    assert header.split()[-2:] == ["L2", "0.5"]
 
 
 def test_brackets_in_a_description_are_no_markup(run, mine, home):

@@ -7,8 +7,10 @@ import json
 import sys
 
 import pytest
+from rich.table import Table
 
 from ibrobust.cli.main import main
+from ibrobust.cli.printing import print_table
 
 
 @pytest.fixture
@@ -45,6 +47,15 @@ def test_a_command_ends_well_in_any_encoding_with_its_file_written(run_in, mine,
     assert "mine" in text
     assert "?" not in text
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+
+
+def test_brackets_and_colons_in_names_are_no_markup(capsys):
+    table = Table("model", title="images of [red]", caption="n = 9 of pets[old] and :fire:")
+    table.add_row("my[bold]:model")
+    print_table(table)
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in ("images of [red]", "pets[old] and :fire:", "my[bold]:model"):
+        assert text in printed
 
 
 def test_letters_that_an_encoding_lacks_are_replaced_and_columns_stay_in_line(run_in, mine):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.main import get_command
 
+from ibrobust.cli.main import app
 from ibrobust.cli.train import _assigned, _merged
 from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe
@@ -46,6 +48,19 @@ def test_a_field_without_keys_has_none_to_set():
 )
 def test_a_default_name_has_no_beta_that_is_not_used(fields, named):
     assert ("beta" in Recipe(**fields).default_name()) is named
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("optimizer", "(adam, adamw, sgd; default: adamw)"),
+        ("augment", "(none, crop, crop_flip; default: crop_flip)"),
+        ("epsilon", "(default: 8/255)"),
+    ],
+)
+def test_the_help_of_an_option_has_its_values_and_its_default(option, shown):
+    (given,) = (parameter for parameter in get_command(app).commands["train"].params if parameter.name == option)
+    assert shown in given.help
 
 
 @pytest.mark.parametrize(

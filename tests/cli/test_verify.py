@@ -36,7 +36,7 @@ def test_saved_images_show_the_robust_accuracy_and_changed_ones_do_not(run, mine
     save_file({**saved, "adversarial": saved["images"] * 0.0}, path, metadata={"record": json.dumps(record)})
     refuted = run("verify", "images.safetensors", mine)
     assert refuted.returncode == 1
-    assert "are not counted" in refuted.stdout
+    assert "Not counted: " in refuted.stdout
     assert ": not confirmed" in refuted.stdout
 
 

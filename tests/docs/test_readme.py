@@ -12,7 +12,8 @@ from typer.main import get_command
 
 from ibrobust.cli.main import app
 
-TEXTS = [(Path(__file__).parents[2] / name).read_text(encoding="utf-8") for name in ("README.md", "docs/studies.md")]
+DOCS = Path(__file__).parents[2] / "docs"
+TEXTS = [(DOCS.parent / name).read_text(encoding="utf-8") for name in ("README.md", "docs/studies.md")]
 FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", "\n".join(TEXTS), flags=re.DOTALL | re.MULTILINE)
 BLOCKS = [text for language, text in FENCES if language == "python"]
 SHELL = "".join(text for language, text in FENCES if not language)
@@ -30,6 +31,8 @@ def test_python_runs_a_second_time():
         names: dict[str, Any] = {}
         exec(compile(code, "README.md", "exec"), names)
     assert names["result"].total == 8
+    for text in (TEXTS[0], (DOCS / "tutorial.md").read_text(encoding="utf-8")):
+        assert f"runs {len(names['report'].checks)} checks" in text
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:

@@ -265,7 +265,7 @@ def test_weights_with_one_changed_bit_are_refused(classifier, digits, home):
 def test_missing_weights_are_named(classifier, digits, home):
     register_model("mine", classifier, dataset=digits)
     weights_file(home, "mine").unlink()
-    with pytest.raises(IbrobustError, match="weights of 'mine' cannot be read"):
+    with pytest.raises(IbrobustError, match="of 'mine' cannot be read"):
         load_model("mine")
 
 

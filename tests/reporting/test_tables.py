@@ -82,6 +82,19 @@ def test_a_model_that_its_audit_speaks_against_is_never_the_best_under_attack(ve
     assert line(printed, "b") == ["*90.0", "*40.0", "*9.0", "0.0%"]
 
 
+def test_an_audit_says_nothing_about_another_norm():
+    models = [under(name, ("CW", 0.5, left), norm="L2", verdict=said) for name, left, said in TWO]
+    printed = text(*models)
+    assert line(printed, "a")[-1] == "*50.0"
+    assert "calls not real" not in " ".join(printed.split())
+
+
+def test_the_caption_says_which_models_have_no_star_under_attack():
+    models = [under(name, ("CW", 8 / 255, left), verdict=said) for name, left, said in TWO]
+    printed = " ".join(text(*models).split())
+    assert "* best of its column; under attack not among models that an audit calls not real or not honest" in printed
+
+
 @pytest.mark.parametrize("verdict", ["real, honest", "partly real, honest", "undecided, honest", "sound"])
 def test_other_audited_models_may_be_the_best(verdict):
     printed = text(row("a", (80, 70), verdict=verdict), row("b", (40, 9)))
@@ -141,6 +154,14 @@ def test_a_check_takes_one_line_of_80_columns_and_its_confidence_is_in_the_capti
     assert "(95%): with 95% confidence" in " ".join(console.file.getvalue().split())
 
 
+def test_a_check_that_does_not_apply_is_a_dash_which_the_caption_explains():
+    report = audited("at most 0.02")
+    left = replace(report, checks=(replace(report.checks[0], passed=None),))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(audit_table(left, model="a", decoder="head", dataset="digits"))
+    assert "-: does not apply here" in " ".join(console.file.getvalue().split())
+
+
 def test_what_failed_is_said_in_lines_as_wide_as_the_terminal():
     report = audited("at most 0.02")
     console = Console(file=io.StringIO(), width=100)
@@ -161,9 +182,7 @@ def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
     bound = replace(plain, results=(replace(result, flags=("The gradient is exactly zero at 2 of 2 images.",)),))
     assert "a (head) PGD 100.0 50.0" in attack_text(plain)
     assert "a (head) PGD 100.0 ≤50.0" in attack_text(bound)
-    assert "≤ upper bound, other attacks would probably break more images: The gradient is exactly" in attack_text(
-        bound
-    )
+    assert "≤ upper bound, other attacks may break more images: The gradient is exactly" in attack_text(bound)
 
 
 def under(name: str, *left: tuple[str, float, int], norm: str = "Linf", verdict: str = "") -> AttackedModel:
@@ -193,6 +212,9 @@ def test_an_answer_of_an_audit_stands_beside_every_attack():
     assert printed.count("not real, honest at 8/255") == 1
     assert printed.count("a (head)") == 1
     assert "CW" in printed
+
+
+TWO = (("a", 5, "not real, honest"), ("b", 4, ""))
 
 
 def test_the_best_is_marked_under_each_attack():

@@ -102,7 +102,7 @@ def test_values_that_a_name_cannot_tell_apart_are_refused(make_study):
     ("grid", "said"),
     [
         ({"beta": [0.1, 1.5]}, "beta 1.5 is invalid"),
-        ({"depth": [3]}, "unknown field 'depth'"),
+        ({"depth": [3]}, "no field 'depth'"),
         ({"objective": ["knnib"]}, "did you mean knn_ib"),
     ],
 )

@@ -75,8 +75,25 @@ def test_a_divergence_may_weigh_as_much_as_the_decoding(objective):
 
 
 def test_an_unknown_field_is_named():
-    with pytest.raises(IbrobustError, match="unknown field 'betta'"):
+    said = "A recipe has no field 'betta': did you mean beta"
+    with pytest.raises(IbrobustError, match=said):
         Recipe.parse({"betta": 0.1})
+    with pytest.raises(IbrobustError, match=said):
+        Recipe(betta=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"beta": "0,03"}, "beta = '0,03' is not a number: write 0.03, with a point."),
+        ({"epochs": 0}, "epochs = 0 is too small: give at least 1."),
+        ({"optimizer": "sgdd"}, "optimizer = 'sgdd' is not known: choose one of adam, adamw, sgd."),
+    ],
+)
+def test_a_wrong_value_is_answered_in_plain_english(fields, said):
+    with pytest.raises(IbrobustError) as refused:
+        Recipe(**fields)
+    assert str(refused.value) == f"The recipe is invalid: {said}"
 
 
 @pytest.mark.parametrize(

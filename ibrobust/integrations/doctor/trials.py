@@ -15,7 +15,11 @@ def try_torch() -> Check:
     import torchvision
 
     threads = torch.get_num_threads()
-    return Check("torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}, {threads} threads")
+    return Check(
+        "torch",
+        "ok",
+        f"{torch.__version__}, torchvision {torchvision.__version__}, {threads} thread{'s' if threads > 1 else ''}",
+    )
 
 
 def try_cuda() -> Check:

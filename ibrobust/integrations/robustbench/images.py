@@ -65,7 +65,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         IbrobustError: they are missing, too few, other ones than the card's, or not of 10 or 100 classes.
     """
     if folder is not None and not (folder / CIFAR10_FOLDER).is_dir() and any((folder / n).is_dir() for n in HALVES):
-        images = _from_dataset(load_dataset(str(folder)), count)
+        images = _from_dataset(load_dataset(str(folder.absolute())), count)  # its name alone may be that of a data set
     elif card is None or (folder is not None and (folder / CIFAR10_FOLDER).is_dir()):
         images = _from_cifar10(folder if folder is not None else default_data_dir(), count)
     else:
@@ -117,7 +117,6 @@ def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
     except (OSError, RuntimeError) as error:
         raise IbrobustError(
             f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
-            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*; ibrobust attack "
-            "--dataset digits needs no network."
+            f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as `data_dir`."
         ) from error
     return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels)

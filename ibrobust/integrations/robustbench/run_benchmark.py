@@ -100,7 +100,7 @@ class BenchmarkResult(Readable):
         warned = f"; AutoAttack warns: {'; '.join(self.flags)}" if self.flags else ""
         return (
             f"{self.model}: {percent(self.clean_accuracy)} of {self.total:,} images of {self.dataset} clean, "
-            f"AutoAttack at {self.threat_model} {format_epsilon(self.epsilon)} leaves "
+            f"AutoAttack at {self.threat_model} {format_epsilon(self.epsilon, norm=self.threat_model)} leaves "
             f"{percent(self.robust_accuracy)}{warned}"
         )
 
@@ -183,6 +183,8 @@ def benchmark(
     """
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
+    if decoder is not None and not isinstance(model, str):
+        raise IbrobustError(f"A module has no choice of decoders: leave `decoder` {decoder!r} out.")
     eps = read_radius(eps, norm=threat_model)
     if n_examples is not None and n_examples < 1:
         raise IbrobustError(f"The number of images, {n_examples}, is not positive.")

@@ -167,7 +167,7 @@ def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
     if mean := averaged_over([point.cells for point in points], shown):
         parts.append(f"line: {mean}; band: smallest to largest")
     if any(point.is_bound for point in points):
-        parts.append(f"{BOUND} upper bound: other attacks would probably break more images")
+        parts.append(f"{BOUND} upper bound: other attacks may break more images")
     note = "; ".join(parts)
     if any(line.is_masked for panel in panels for line in panel.lines):
         note += (

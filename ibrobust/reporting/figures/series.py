@@ -35,7 +35,7 @@ class Point:
         low: smallest of the cells'.
         high: largest of the cells'.
         cells: how many.
-        is_bound: whether other attacks would probably break more images of one of them.
+        is_bound: whether other attacks may break more images of one of them.
     """
 
     x: float

@@ -50,7 +50,7 @@ class Entry:
         sort: sort key of the field, as text; empty if there is no value, which always comes last.
         is_best: the best of its column.
         tone: a verdict's, see `Verdict.tone`, or "marked" for a figure that is no sign of robustness.
-        is_bound: whether other attacks would probably break more images.
+        is_bound: whether other attacks may break more images.
     """
 
     text: str

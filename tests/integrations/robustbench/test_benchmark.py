@@ -177,6 +177,14 @@ def test_a_data_set_of_the_same_name_is_not_the_models_own(home: Path, digits_cl
         benchmark_images(moved, None, 2)
 
 
+def test_a_folder_is_one_even_if_a_data_set_has_its_name(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cifar100").symlink_to(digits_folder)
+    assert len(benchmark_images(None, Path("cifar100"), 2).class_names) == 10
+
+
 def test_a_folder_without_images_is_refused(registered: str, tmp_path: Path) -> None:
     with pytest.raises(IbrobustError, match="holds no images"):
         benchmark_images(model_card(registered), tmp_path / "typo", 2)
@@ -312,7 +320,9 @@ def test_missing_cifar10_that_cannot_be_downloaded_is_one_sentence(
         raise OSError("no route to host")
 
     monkeypatch.setattr("robustbench.data.datasets.CIFAR10", offline)
-    with pytest.raises(IbrobustError, match=r"CIFAR-10 is not in .* \(no route to host\): give a folder"):
+    with pytest.raises(
+        IbrobustError, match=r"CIFAR-10 is not in .* \(no route to host\): give a folder .* `data_dir`\.$"
+    ):
         rb.benchmark(tiny_model, eps=0.01, n_examples=2, data_dir=tmp_path)
 
 
