@@ -25,6 +25,7 @@ FOUNDATION = {
     "readable",
     "records",
     "seeds",
+    "spread",
     "verdicts",
     "suggestions",
 }
