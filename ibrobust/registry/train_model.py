@@ -39,7 +39,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of
+from ibrobust.training.build import build_objective_of, with_memory_that_fits
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
@@ -187,6 +187,7 @@ def _train(
                 data_dir=data_dir,
                 progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
             )
+    recipe = with_memory_that_fits(recipe, dataset)
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(
