@@ -239,6 +239,9 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not changed
         head = build_objective_of(recipe, num_classes).head
         if head is not None:
+            with torch.no_grad():
+                for parameter in head.parameters():  # as training will: a scale may be 1 only in the beginning
+                    parameter.add_(0.1 * torch.randn_like(parameter))
             evaluation_head(head)
     if head is None and not recipe.decoders:
         raise IbrobustError(
