@@ -88,6 +88,7 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"fixed_power would also fix the standard deviations that the encoder of {recipe.objective!r} learns: set "
             "fixed_power to false, or choose another objective."
         )
+    _check_decoders(recipe, dataset)
     if "num_neighbors" in kind.options or "memory_size" in kind.options:
         _check_neighbors(recipe, dataset)
     if recipe.batch_size % processes:
@@ -95,6 +96,19 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"A batch of {recipe.batch_size} cannot be divided equally among {processes} processes: choose a batch "
             "size that can, or launch another number of processes."
         )
+
+
+def _check_decoders(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise IbrobustError if a class has too few training images for a decoder that is fitted after the training."""
+    sizes = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
+    for decoder, least in (("logistic", 1), ("gaussian_mixture", 2)):
+        few = [name for name, size in zip(dataset.class_names, sizes, strict=True) if size < least]
+        if decoder in recipe.decoders and few:
+            raise IbrobustError(
+                f"The decoder {decoder!r} needs {least} or more training images of each class, and {dataset.name!r} "
+                f"has fewer of the class {few[0]!r}: add images, give the data without that class, or leave "
+                f"{decoder!r} out of decoders."
+            )
 
 
 def _check_neighbors(recipe: Recipe, dataset: Dataset) -> None:

@@ -59,3 +59,14 @@ def test_a_memory_that_is_given_is_not_changed():
 
 def test_a_memory_of_a_preset_counts_as_not_given():
     assert with_memory_that_fits(Recipe.preset("knn_w16"), load_dataset("digits")).memory_size == 1205
+
+
+@pytest.mark.parametrize(("decoder", "count"), [("logistic", 0), ("gaussian_mixture", 1)])
+def test_a_class_with_too_few_images_for_a_decoder_is_refused_before_training(decoder, count):
+    data = images_of(30, 30, 2)
+    train = images_of(30, 30, count).train
+    with pytest.raises(IbrobustError, match=f"{decoder!r} needs .* of the class '2'.*leave {decoder!r} out"):
+        check_fit(
+            Recipe(objective="cross_entropy", batch_size=20, decoders=(decoder,)),
+            Dataset("black", data.class_names, train, data.test),
+        )
