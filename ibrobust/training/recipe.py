@@ -124,7 +124,7 @@ class Recipe(BaseModel):
     ] = None
     neighbor_fall: Annotated[Share, Field(description="share of the training over which k falls (knn_ib)")] = 0.75
     soft_share: Annotated[
-        Share, Field(description="first share of the training, which minimises the surrogate soft_ib (knn_ib)")
+        Share, Field(description="first share of the training, below 1, which minimises the surrogate soft_ib (knn_ib)")
     ] = 0.0
     neighbor_sharpness: Annotated[
         float, Field(gt=0.0, description="power for H[Z] in the surrogate (soft_ib, and knn_ib with soft_share)")
@@ -224,11 +224,13 @@ class Recipe(BaseModel):
         return recipe
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _consistent(self, info: ValidationInfo) -> Recipe:
         if self.dropout and self.dropconnect:
             raise ValueError(f"dropout {self.dropout} and dropconnect {self.dropconnect} are both set: choose one")
         if self.objective in ENTROPY_OBJECTIVES and self.beta >= 1.0:
             raise ValueError(f"beta {self.beta:g} of {self.objective} is not below 1: it would minimise H[Z] as well")
+        if self.objective == "knn_ib" and self.soft_share == 1.0 and info.context != STORED:
+            raise ValueError("soft_share 1 of knn_ib leaves no step for the estimator: lower it, or choose soft_ib")
         if len(set(self.decoders)) != len(self.decoders):
             raise ValueError(f"decoders {', '.join(self.decoders)} name one twice")
         return self

@@ -180,3 +180,8 @@ def test_the_papers_preset_is_the_papers_objective():
 def test_an_unknown_preset_is_answered_with_those_there_are():
     with pytest.raises(IbrobustError, match=r"Unknown preset 'papre'.*paper"):
         Recipe.preset("papre")
+
+
+def test_an_estimator_that_would_never_be_used_is_refused():
+    with pytest.raises(IbrobustError, match="soft_share 1 of knn_ib leaves no step for the estimator.*soft_ib"):
+        Recipe.parse({"soft_share": 1.0})
