@@ -199,18 +199,20 @@ class Recipe(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         """Fill omitted fields with the best settings of their objective, and update old recipes.
 
         `model_fields_set` then holds what was given, without what was filled in.
 
-        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time are whole, have a
-        neighbour sharpness and no share of the training for it.
+        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have no share of the
+        training for it. Only in a card is such a recipe with a number old: elsewhere knn_ib is what was asked for.
         """
         if not isinstance(fields, dict):
             return handler(fields)
         given = set(fields)
-        is_old = fields.get("neighbor_sharpness", 0) is None or set(fields) >= ALWAYS_WRITTEN
+        is_old = fields.get("neighbor_sharpness", 0) is None or (
+            info.context == STORED and set(fields) >= ALWAYS_WRITTEN
+        )
         if is_old and "soft_share" not in fields:
             fields = {**BEFORE, **fields}
             if fields["neighbor_sharpness"] is None:
