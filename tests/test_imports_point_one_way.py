@@ -26,6 +26,7 @@ FOUNDATION = {
     "readable",
     "records",
     "seeds",
+    "spread",
     "verdicts",
     "suggestions",
 }

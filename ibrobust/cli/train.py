@@ -95,9 +95,9 @@ def _train(
 def _merged(preset: str | None, file: Path | None, given: dict[str, Any], assigned: list[str]) -> Recipe:
     """Return the recipe of a preset, a file, options and --set, each of which overrides those before it."""
     fields = Recipe.preset(preset).model_dump() if preset else {}
-    if file:
-        fields |= read_fields(file)  # only what it names: validation would fill it up for its own objective
-    return Recipe.parse(_assigned({**fields, **given}, assigned))
+    written = read_fields(file) if file else {}  # only what it names: validation would fill it up for its own objective
+    recipe = Recipe.parse(_assigned({**fields, **written, **given}, assigned))
+    return recipe.given_only({*written, *given, *_assigned({}, assigned)})
 
 
 def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:

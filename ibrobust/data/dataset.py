@@ -15,6 +15,7 @@ from ibrobust.data.arrays import class_names_of, images_and_labels_of, numbered_
 from ibrobust.data.names import with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import Readable
+from ibrobust.spread import spread_evenly
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,11 +43,11 @@ class Split(Readable):
     def subset(self, count: int | None) -> Split:
         """Return an evenly spaced subset of `count` images, in order; everything if `count` is None.
 
-        An image folder is sorted by class, so the first `count` images would be of one class only.
+        Every class keeps its share, see `spread_evenly`.
         """
         if count is None or count >= len(self):
             return self
-        chosen = torch.arange(count) * len(self) // count
+        chosen = spread_evenly(self.labels, count).to(self.labels.device)
         return Split(self.images[chosen], self.labels[chosen])
 
 

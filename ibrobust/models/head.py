@@ -54,24 +54,41 @@ def evaluation_head(head: nn.Module) -> nn.Linear | MLPHead:
 
     Raises:
         IbrobustError: the head has other layers than linear ones, dropout, DropConnect, and ReLU between the linear
-            ones.
+            ones; or it gives other logits than these layers, as with a `forward` of its own.
     """
     layers = [layer for layer in _in_order(head) if not isinstance(layer, (nn.Dropout, nn.Identity))]
     linear = [layer for layer in layers[::2] if isinstance(layer, nn.Linear)]
     between = [layer for layer in layers[1::2] if isinstance(layer, nn.ReLU)]
-    if len(layers) % 2 == 0 or 2 * len(linear) - 1 != len(layers) or len(between) != len(linear) - 1:
+    chained = all(one.out_features == other.in_features for one, other in pairwise(linear))
+    if not chained or len(layers) % 2 == 0 or 2 * len(linear) - 1 != len(layers) or len(between) != len(linear) - 1:
         raise IbrobustError(
             f"The head {type(head).__name__} cannot be stored, since it is not made of linear layers with ReLU between "
             "them (dropout and DropConnect may be among them): give the objective such a head, or none and choose a "
             "fitted decoder."
         )
     plain = [_plain(layer) for layer in linear]
-    if len(plain) == 1:
-        return plain[0]
-    stored = MLPHead([plain[0].in_features, *(layer.out_features for layer in plain)])
-    for index, layer in enumerate(plain):
-        stored[2 * index] = layer
+    stored: nn.Linear | MLPHead = plain[0]
+    if len(plain) > 1:
+        stored = MLPHead([plain[0].in_features, *(layer.out_features for layer in plain)])
+        for index, layer in enumerate(plain):
+            stored[2 * index] = layer
+    _require_equal(head, stored, plain[0])
     return stored
+
+
+@torch.no_grad()
+def _require_equal(head: nn.Module, stored: nn.Module, first: nn.Linear) -> None:
+    latents = torch.randn(8, first.in_features, generator=torch.Generator().manual_seed(0)).to(first.weight)
+    training = head.training
+    expected = head.eval()(latents)
+    head.train(training)
+    found = stored(latents)
+    if found.shape != expected.shape or (found - expected).abs().max() > 1e-3 * expected.abs().max():
+        raise IbrobustError(
+            f"The head {type(head).__name__} cannot be stored, since it gives other logits than its linear layers with "
+            "ReLU between them (it or a layer has a `forward` of its own): give the objective a plain head, or none "
+            "and choose a fitted decoder."
+        )
 
 
 def head_for_weights(weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:

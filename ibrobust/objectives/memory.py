@@ -13,7 +13,8 @@ class LatentMemory(nn.Module):
     """The latest `size` latents with their labels. They get no gradient.
 
     An entropy is then estimated from more points than a batch holds ("samples from the whole training set", Kirsch,
-    Lyle, Gal 2020, section 4.1). Buffers, so that a resumed training has the same neighbours.
+    Lyle, Gal 2020, section 4.1). Buffers, so that a resumed training has the same neighbours. Memory and batch together
+    must hold fewer images than there are, or an image would be its own neighbour (`ibrobust.training.build.check_fit`).
 
     Args:
         size: M, the number of latents kept; with 0 none is.

@@ -39,7 +39,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of
+from ibrobust.training.build import build_objective_of, with_memory_that_fits
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
@@ -187,6 +187,7 @@ def _train(
                 data_dir=data_dir,
                 progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
             )
+    recipe = with_memory_that_fits(recipe, dataset)
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(
@@ -238,6 +239,9 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not changed
         head = build_objective_of(recipe, num_classes).head
         if head is not None:
+            with torch.no_grad():
+                for parameter in head.parameters():  # as training will: a scale may be 1 only in the beginning
+                    parameter.add_(0.1 * torch.randn_like(parameter))
             evaluation_head(head)
     if head is None and not recipe.decoders:
         raise IbrobustError(

@@ -53,8 +53,25 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     )
 
 
+def with_memory_that_fits(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe with a smaller memory if its default holds more images than the data set has."""
+    if "memory_size" in recipe.model_fields_set or "memory_size" not in objective_class(recipe.objective).options:
+        return recipe
+    most = max(_distinct_images(recipe, dataset) - recipe.batch_size, 0)
+    return recipe if recipe.memory_size <= most else recipe.model_copy(update={"memory_size": most})
+
+
+def _distinct_images(recipe: Recipe, dataset: Dataset) -> int:
+    """Return the largest number of images that batches and memory can hold without holding one twice."""
+    sizes = dataset.train.labels.unique(return_counts=True)[1]
+    return len(sizes) * int(sizes.min()) if recipe.balanced_batches and len(sizes) else len(dataset.train)
+
+
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
-    """Raise IbrobustError if the data set cannot fill the recipe's batches, or processes cannot share them equally."""
+    """Raise IbrobustError if a training of the recipe on the data set would fail, or estimate from copies of images.
+
+    The images must fill the batches, and hold the neighbours of every class. The processes must share a batch equally.
+    """
     if len(dataset.train) == 0:
         raise IbrobustError(
             f"The data set {dataset.name!r} has no training images: add them (in memory, with "
@@ -71,23 +88,72 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"fixed_power would also fix the standard deviations that the encoder of {recipe.objective!r} learns: set "
             "fixed_power to false, or choose another objective."
         )
-    most = max(recipe.num_neighbors, recipe.first_neighbors or 0)
-    options = kind.options
-    has_memory = "memory_size" in options and recipe.memory_size > 0
-    held, what = (recipe.memory_size, "memory") if has_memory else (recipe.batch_size, "batch")
-    per_class = held // dataset.num_classes
-    if "num_neighbors" in options and per_class <= most:
-        remedy = "memory_size" if has_memory else "the batch size"
-        raise IbrobustError(
-            f"A {what} of {held} has {per_class} images of each of the {dataset.num_classes} classes, too "
-            f"few for {most} neighbours in every class: raise {remedy} to "
-            f"{(most + 1) * dataset.num_classes} or more, or lower num_neighbors."
-        )
+    _check_decoders(recipe, dataset)
+    if "num_neighbors" in kind.options or "memory_size" in kind.options:
+        _check_neighbors(recipe, dataset)
     if recipe.batch_size % processes:
         raise IbrobustError(
             f"A batch of {recipe.batch_size} cannot be divided equally among {processes} processes: choose a batch "
             "size that can, or launch another number of processes."
         )
+
+
+def _check_decoders(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise IbrobustError if a class has too few training images for a decoder that is fitted after the training."""
+    sizes = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
+    for decoder, least in (("logistic", 1), ("gaussian_mixture", 2)):
+        few = [name for name, size in zip(dataset.class_names, sizes, strict=True) if size < least]
+        if decoder in recipe.decoders and few:
+            raise IbrobustError(
+                f"The decoder {decoder!r} needs {least} or more training images of each class, and {dataset.name!r} "
+                f"has fewer of the class {few[0]!r}: add images, give the data without that class, or leave "
+                f"{decoder!r} out of decoders."
+            )
+
+
+def _check_neighbors(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise IbrobustError if a class has too few neighbours, or an image would be a neighbour of itself.
+
+    A copy of an image is much nearer than any other image, so that an entropy would be far too small.
+    """
+    options, num_classes, batch = objective_class(recipe.objective).options, dataset.num_classes, recipe.batch_size
+    most = max(recipe.num_neighbors, recipe.first_neighbors or 0)
+    has_memory = "memory_size" in options and recipe.memory_size > 0
+    held, what = (recipe.memory_size, "memory") if has_memory else (batch, "batch")
+    distinct = _distinct_images(recipe, dataset)
+    name, size = _smallest_class(dataset)
+    if "num_neighbors" in options and size <= most:
+        raise IbrobustError(
+            f"The class {name!r} of {dataset.name!r} has {size} training images, too few for {most} neighbours: lower "
+            "num_neighbors (and first_neighbors), add images, or leave the class out."
+        )
+    if "num_neighbors" in options and held // num_classes <= most:
+        remedy, wanted = "memory_size" if has_memory else "the batch size", (most + 1) * num_classes
+        raising = f"raise {remedy} to {wanted} or more, or " if wanted + batch * has_memory <= distinct else ""
+        raise IbrobustError(
+            f"A {what} of {held} has {held // num_classes} images of each of the {num_classes} classes, too "
+            f"few for {most} neighbours in every class: {raising}lower num_neighbors."
+        )
+    if batch > distinct:
+        raise IbrobustError(
+            f"A balanced batch of {batch} would hold an image of the class {name!r} twice, since {dataset.name!r} has "
+            f"{size} training images of it, so that an image would be its own neighbour: lower the batch size to "
+            f"{distinct} or less, or set balanced_batches to false."
+        )
+    if has_memory and recipe.memory_size + batch > distinct:
+        few = f"{size} training images of the class {name!r}" if recipe.balanced_batches else f"{distinct} images"
+        raise IbrobustError(
+            f"A memory of {recipe.memory_size} and a batch of {batch} would hold an image twice, since "
+            f"{dataset.name!r} has {few}, so that an image would be its own neighbour: lower memory_size to "
+            f"{distinct - batch} or less."
+        )
+
+
+def _smallest_class(dataset: Dataset) -> tuple[str, int]:
+    """Return the name of the class with the fewest training images, among those that have any, and their number."""
+    sizes = dataset.train.labels.bincount(minlength=dataset.num_classes)
+    smallest = int(torch.where(sizes > 0, sizes, len(dataset.train) + 1).argmin())
+    return dataset.class_names[smallest], int(sizes[smallest])
 
 
 def build_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

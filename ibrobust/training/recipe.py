@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -26,6 +28,9 @@ from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.models.decoder_names import known_decoder
 from ibrobust.suggestions import suggestion
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -130,7 +135,7 @@ class Recipe(BaseModel, metaclass=_OneSentence):
     ] = None
     neighbor_fall: Annotated[Share, Field(description="share of the training over which k falls (knn_ib)")] = 0.75
     soft_share: Annotated[
-        Share, Field(description="first share of the training, which minimises the surrogate soft_ib (knn_ib)")
+        Share, Field(description="first share of the training, below 1, which minimises the surrogate soft_ib (knn_ib)")
     ] = 0.0
     neighbor_sharpness: Annotated[
         float, Field(gt=0.0, description="power for H[Z] in the surrogate (soft_ib, and knn_ib with soft_share)")
@@ -139,7 +144,12 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         float, Field(ge=0.0, description="power for H[Z|Y] in the surrogate (soft_ib, and knn_ib with soft_share)")
     ] = 0.5
     memory_size: Annotated[
-        int, Field(ge=0, description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib)")
+        int,
+        Field(
+            ge=0,
+            description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib); by default fewer "
+            "for a small data set",
+        ),
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     head_units: Annotated[
@@ -198,17 +208,22 @@ class Recipe(BaseModel, metaclass=_OneSentence):
     ] = False
     seed: Annotated[int, Field(ge=0, lt=2**63, description="seed of the initial weights, batches and noise")] = 0
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _filled_up(cls, fields: Any) -> Any:
+    def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         """Fill omitted fields with the best settings of their objective, and update old recipes.
 
-        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time are whole, have a
-        neighbour sharpness and no share of the training for it.
+        `model_fields_set` then holds what was given, without what was filled in.
+
+        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have no share of the
+        training for it. Only in a card is such a recipe with a number old: elsewhere knn_ib is what was asked for.
         """
         if not isinstance(fields, dict):
-            return fields
-        is_old = fields.get("neighbor_sharpness", 0) is None or set(fields) >= ALWAYS_WRITTEN
+            return handler(fields)
+        given = set(fields)
+        is_old = fields.get("neighbor_sharpness", 0) is None or (
+            info.context == STORED and set(fields) >= ALWAYS_WRITTEN
+        )
         if is_old and "soft_share" not in fields:
             fields = {**BEFORE, **fields}
             if fields["neighbor_sharpness"] is None:
@@ -217,14 +232,18 @@ class Recipe(BaseModel, metaclass=_OneSentence):
                 fields["objective"] = "soft_ib"
         objective = fields.get("objective", "knn_ib")
         best = BEST_WITH.get(objective, {}) if isinstance(objective, str) else {}
-        return {**best, **fields}
+        recipe = handler({**best, **fields})
+        recipe.model_fields_set.intersection_update(given)
+        return recipe
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _consistent(self, info: ValidationInfo) -> Recipe:
         if self.dropout and self.dropconnect:
             raise ValueError(f"dropout {self.dropout} and dropconnect {self.dropconnect} are both set: choose one")
         if self.objective in ENTROPY_OBJECTIVES and self.beta >= 1.0:
             raise ValueError(f"beta {self.beta:g} of {self.objective} is not below 1: it would minimise H[Z] as well")
+        if self.objective == "knn_ib" and self.soft_share == 1.0 and info.context != STORED:
+            raise ValueError("soft_share 1 of knn_ib leaves no step for the estimator: lower it, or choose soft_ib")
         if len(set(self.decoders)) != len(self.decoders):
             raise ValueError(f"decoders {', '.join(self.decoders)} name one twice")
         return self
@@ -244,12 +263,19 @@ class Recipe(BaseModel, metaclass=_OneSentence):
 
     @classmethod
     def preset(cls, name: str) -> Recipe:
-        """Return a recipe that ships with ibrobust; raise IbrobustError, with all names, if `name` is unknown."""
+        """Return a recipe that ships with ibrobust; raise IbrobustError, with all names, if `name` is unknown.
+
+        Its fields count as defaults, not as given: another objective may leave some unused.
+        """
         if name not in preset_names():
             near = suggestion(name, preset_names())
             hint = f"{near} All presets:" if near else "choose one of"
             raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
-        return cls.from_yaml(recipes_dir() / f"{name}.yaml")
+        return cls.from_yaml(recipes_dir() / f"{name}.yaml").given_only(())
+
+    def given_only(self, names: Collection[str]) -> Recipe:
+        """Return the same recipe, of which these fields alone count as given (`model_fields_set`)."""
+        return type(self).model_construct(set(names), **dict(self))
 
     def __repr__(self) -> str:
         """Return the fields that differ from the defaults for the objective, as a call that gives this recipe."""

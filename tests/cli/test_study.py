@@ -21,6 +21,8 @@ STUDY = {
         "epochs": 1,
         "augment": "none",
         "decoders": ["logistic"],
+        "num_neighbors": 3,
+        "memory_size": 150,
     },
     "grids": [{"objective": ["knn_ib"], "beta": [0.0, 0.1]}],
     "evaluations": {"sweep": {"eps": ["8/255"], "n_examples": 20}},

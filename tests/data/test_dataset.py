@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from ibrobust.data import Split, channel_statistics, load_dataset, to_unit_range
+from ibrobust.spread import spread_evenly
 
 
 def test_to_unit_range_maps_the_ends_exactly():
@@ -55,6 +56,21 @@ def test_a_subset_of_a_sorted_split_has_every_class_alike():
     labels = torch.arange(10).repeat_interleave(100)
     split = Split(torch.zeros(1000, 3, 1, 1, dtype=torch.uint8), labels)
     assert split.subset(50).labels.bincount().tolist() == [5] * 10
+
+
+def test_a_subset_has_every_class_alike_if_the_labels_repeat_with_its_spacing():
+    split = Split(torch.zeros(1000, 3, 1, 1, dtype=torch.uint8), torch.arange(1000) % 10)
+    assert split.subset(100).labels.bincount().tolist() == [10] * 10
+
+
+def test_a_subset_of_images_in_a_random_order_is_evenly_spaced():
+    labels = torch.randint(10, (10_000,), generator=torch.Generator().manual_seed(0))
+    assert spread_evenly(labels, 1000).equal(torch.arange(0, 10_000, 10))
+
+
+def test_classes_of_other_sizes_keep_their_shares():
+    labels = torch.tensor([0, 1, 0, 2] * 100)
+    assert labels[spread_evenly(labels, 50)].bincount().tolist() == [25, 13, 12]
 
 
 def test_a_subset_larger_than_the_split_is_the_split():

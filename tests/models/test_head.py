@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models import DropConnectLinear, build_decoder, build_head, evaluation_head
+from ibrobust.registry.train_model import decoders_of
+from ibrobust.training.recipe import Recipe
 
 
 def test_dropconnect_in_training_averages_to_its_evaluation():
@@ -89,3 +92,40 @@ class Twice(nn.Module):
 def test_a_head_of_other_layers_cannot_be_stored(head):
     with pytest.raises(IbrobustError, match="linear layers with ReLU between them"):
         evaluation_head(head)
+
+
+class Cosine(nn.Linear):
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.normalize(latents), F.normalize(self.weight))
+
+
+class Residual(nn.Sequential):
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents + super().forward(latents)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [Cosine(4, 2), Residual(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Cosine(4, 2))],
+    ids=lambda head: type(head).__name__,
+)
+def test_a_head_with_a_forward_of_its_own_cannot_be_stored(head):
+    with pytest.raises(IbrobustError, match=rf"{type(head).__name__} cannot be stored.*other logits"):
+        evaluation_head(head)
+
+
+class Scaled(nn.Linear):
+    def __init__(self, latent_dim: int, num_classes: int) -> None:
+        super().__init__(latent_dim, num_classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.scale * super().forward(latents)
+
+
+def test_a_head_that_differs_only_once_it_is_trained_is_refused_before(monkeypatch):
+    monkeypatch.setattr(
+        "ibrobust.training.build.build_head", lambda latent_dim, classes, **_: Scaled(latent_dim, classes)
+    )
+    with pytest.raises(IbrobustError, match="Scaled cannot be stored"):
+        decoders_of(Recipe(objective="cross_entropy"), 10)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 RECIPE = Recipe(
     dataset="digits",
     width=2,
+    num_neighbors=3,
     latent_dim=8,
     batch_size=200,
     epochs=1,

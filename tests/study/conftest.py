@@ -19,6 +19,8 @@ TINY = {
     "learning_rate": 3e-3,
     "decoders": ["logistic"],
     "resfc_units": 16,
+    "num_neighbors": 3,
+    "memory_size": 150,
 }
 
 

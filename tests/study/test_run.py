@@ -193,7 +193,7 @@ def test_a_model_of_the_same_recipe_is_taken_over(make_study, trained_models):
 def test_a_model_of_other_images_is_not_taken_over(make_study, trained_models, tmp_path):
     folder = tmp_path / "images"
     write_images(folder, shade=0)
-    base = {"dataset": str(folder), "batch_size": 20}
+    base = {"dataset": str(folder), "batch_size": 20, "memory_size": 0}
     run_study(make_study({"seed": [0]}, base=base, evaluations=SWEEP))
     write_images(folder, shade=1)
     run_study(make_study({"seed": [0]}, base=base, evaluations=SWEEP, name="second"))

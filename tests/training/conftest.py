@@ -22,6 +22,7 @@ def tiny_recipe() -> Recipe:
         batch_size=100,
         epochs=3,
         num_neighbors=3,
+        memory_size=150,
         schedule="one_cycle",
         learning_rate=3e-3,
         decoders=("logistic",),

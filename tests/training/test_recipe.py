@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from ibrobust.errors import IbrobustError
-from ibrobust.training.recipe import Recipe, preset_names
+from ibrobust.home import recipes_dir
+from ibrobust.training.recipe import STORED, Recipe, preset_names, read_fields
 
 
 def test_the_defaults_are_those_of_the_best_preset_at_the_papers_width():
@@ -30,8 +31,13 @@ OLD |= {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 1e-4, "sche
 
 
 def test_the_surrogate_of_an_old_recipe_is_called_by_its_name():
-    recipe = Recipe.parse({**OLD, "neighbor_sharpness": 2.0, "class_sharpness": 0.5})
+    recipe = Recipe.model_validate({**OLD, "neighbor_sharpness": 2.0, "class_sharpness": 0.5}, context=STORED)
     assert (recipe.objective, recipe.class_sharpness, recipe.memory_size) == ("soft_ib", 0.5, 0)
+
+
+def test_a_recipe_that_is_not_of_a_card_keeps_its_objective():
+    recipe = Recipe.parse({**OLD, "neighbor_sharpness": 2.0})
+    assert (recipe.objective, recipe.soft_share) == ("knn_ib", 0.75)
 
 
 def test_the_estimator_of_an_old_recipe_is_trained_as_it_was():
@@ -183,7 +189,7 @@ def test_a_preset_is_a_whole_recipe(name):
         "epsilon",
         "compile",
     }
-    assert Recipe.preset(name).model_fields_set >= set(Recipe.model_fields) - left_out
+    assert set(read_fields(recipes_dir() / f"{name}.yaml")) >= set(Recipe.model_fields) - left_out
 
 
 def test_the_papers_preset_is_the_papers_objective():
@@ -196,3 +202,8 @@ def test_the_papers_preset_is_the_papers_objective():
 def test_an_unknown_preset_is_answered_with_those_there_are():
     with pytest.raises(IbrobustError, match=r"Unknown preset 'papre'.*paper"):
         Recipe.preset("papre")
+
+
+def test_an_estimator_that_would_never_be_used_is_refused():
+    with pytest.raises(IbrobustError, match="soft_share 1 of knn_ib leaves no step for the estimator.*soft_ib"):
+        Recipe.parse({"soft_share": 1.0})

@@ -52,6 +52,7 @@ ACCELERATE = [
 ]
 TINY = [
     *("--width=2", "--latent-dim=8", "--decoder=logistic", "--schedule=one_cycle", "--mixed-precision=no"),
+    "--num-neighbors=3",
     *("--epochs=2", "--device=cpu", "--name=tiny"),
 ]
 # Arguments: the folder of a home for each batch size, then options.

@@ -10,9 +10,10 @@ from ibrobust.evaluation.attacks.losses import LOSSES, margin
 from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, NATS, PINTOR, Check
 from ibrobust.evaluation.audit.statistics import exceeds
-from ibrobust.evaluation.audit.subject import Subject, spread_evenly
+from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.seeds import evaluation_seed
+from ibrobust.spread import spread_evenly
 
 ZERO_SHARE = 0.01
 # float32 has 24 bits: beyond this margin the softmax of the own class is 1, and what cross-entropy's gradient says
@@ -74,7 +75,7 @@ def check_gradient_matches_differences(subject: Subject) -> Check:
     somewhere. It fails where more than half of the images, with 95% confidence, are explained too little.
     """
     name, threshold = "gradient_matches_differences", f"median at least {100 * EXPLAINED:g}%, with 95% confidence"
-    some = spread_evenly(len(subject.images), 64).to(subject.images.device)
+    some = spread_evenly(subject.labels, 64).to(subject.images.device)
     images, labels = subject.images[some], subject.labels[some]
     distances = sorted({HALF_LEVEL, subject.epsilon, min(4.0 * subject.epsilon, 1.0)})
     explained = _explained(subject, images, labels, distances)
@@ -132,7 +133,7 @@ def check_stable_predictions(subject: Subject) -> Check:
     median, which does not depend on a few images near a boundary.
     """
     name, threshold = "predictions_stable", f"median at most {100 * UNSTABLE:g}%, with 95% confidence"
-    some = spread_evenly(len(subject.images), 64).to(subject.images.device)
+    some = spread_evenly(subject.labels, 64).to(subject.images.device)
     images, labels = subject.images[some], subject.labels[some]
     seed = evaluation_seed(subject.seed, name, "draws")
     generator = subject.generator(name)

@@ -32,7 +32,7 @@ from ibrobust.evaluation.audit.model_checks import (
 )
 from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject, spread_evenly
+from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
@@ -40,6 +40,7 @@ from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import check_seed
+from ibrobust.spread import spread_evenly
 
 STAGES = 13
 
@@ -109,7 +110,7 @@ def audit(
     claimed = None if claim is None else _read_claim(claim, epsilon)
     images, labels = images_and_labels(images, labels)
     effort = QUICK if quick else FULL
-    chosen = spread_evenly(len(images), effort.images or len(images))
+    chosen = spread_evenly(labels, effort.images or len(labels))
     guarded = guard(model)
     device = model_device(guarded)
     points = unit_range(images[chosen.to(images.device)], model_reference(guarded))
@@ -134,7 +135,8 @@ def audit(
         num_classes = count_classes(guarded, points, targets)
         for attack in own:
             attack.check_fit(channels=points.shape[1], num_classes=num_classes)
-        some = points[spread_evenly(len(points), batch_size).to(points.device)]
+        first = spread_evenly(targets, batch_size).to(points.device)
+        some = points[first]
         determinism = check_determinism(guarded, some)
         target = guarded if determinism.passed else DrawAverage(guarded, effort.draws)
         clean = correct_in_batches(target, points, targets, batch_size=batch_size)
@@ -144,7 +146,7 @@ def audit(
             determinism,
             check_logits_not_probabilities(guarded, some),
             check_batch_invariance(
-                target, some[spread_evenly(len(some), 16).to(some.device)], stochastic=subject.stochastic
+                target, some[spread_evenly(targets[first], 16).to(some.device)], stochastic=subject.stochastic
             ),
             check_grad_mode(guarded, some, stochastic=subject.stochastic),
             check_clean_accuracy(subject),

@@ -12,6 +12,7 @@ from ibrobust.evaluation.attacks.losses import AttackLoss
 from ibrobust.evaluation.attacks.pgd import pgd, random_start
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.seeds import evaluation_seed
+from ibrobust.spread import spread_evenly
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,6 @@ class DrawAverage(nn.Module):
         return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
 
 
-def spread_evenly(total: int, count: int) -> Tensor:
-    """Return (min(total, count),) positions among `total`, evenly spaced: image folders are sorted by class."""
-    count = min(total, count)
-    return torch.arange(count) * total // max(count, 1)
-
-
 @dataclass(frozen=True)
 class Subject:
     """What every check looks at.
@@ -111,7 +106,7 @@ class Subject:
     @property
     def compared(self) -> Tensor:
         """(M,) positions of the images that get every check."""
-        return spread_evenly(len(self.images), self.effort.compared).to(self.images.device)
+        return spread_evenly(self.labels, self.effort.compared).to(self.images.device)
 
     def part(self, positions: Tensor) -> Subject:
         """Return the subject with the images at positions (M,) alone."""
@@ -131,7 +126,7 @@ class Subject:
         """Return those of the images in `left` (N,) that the attacks on survivors are tried on, (N,) bool."""
         positions = left.nonzero()[:, 0]
         count = len(positions) if self.effort.survivors is None else self.effort.survivors
-        chosen = positions[spread_evenly(len(positions), count).to(positions.device)]
+        chosen = positions[spread_evenly(self.labels[positions], count).to(positions.device)]
         return torch.zeros_like(left).index_fill(0, chosen, True)
 
     def batches(self, which: Tensor) -> Iterator[Tensor]:
