@@ -123,7 +123,7 @@ def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:
     of_images = ("total", "clean_correct", "zero_gradient", "nonfinite_gradient")
     if not known or any(known.get(field) != new.get(field) for field in of_images):
         return dict(new)
-    correct = {}
+    correct: dict[float, int] = {}
     for sweep in (known, new):
         correct |= dict(zip(sweep["epsilons"], sweep["correct"], strict=True))
     epsilons = sorted(correct)
