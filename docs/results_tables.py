@@ -27,6 +27,7 @@ from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.comparison import paired_difference
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.readable import per_cent
 from ibrobust.records import read_study_records
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.study.results import worst_cases
@@ -335,7 +336,7 @@ def swept(sweep: dict[str, Any], epsilon: float) -> float | None:
 
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share in %, or nothing."""
-    return "" if share is None else f"{100 * share:.{digits}f}"
+    return "" if share is None else per_cent(share, digits)
 
 
 def row(*cells: str) -> str:

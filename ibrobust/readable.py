@@ -45,9 +45,9 @@ def percent(share: float) -> str:
     return f"{per_cent(share)}%"
 
 
-def per_cent(share: float) -> str:
-    """Return a share in [0, 1] in per cent with one decimal, and a half rounded up: 31.7 for 0.3165.
+def per_cent(share: float, digits: int = 1) -> str:
+    """Return a share in [0, 1] in per cent with so many decimals, and a half rounded up: 31.7 for 0.3165.
 
     Python would round the nearest binary number, which lies below 31.65.
     """
-    return str((100 * Decimal(str(float(share)))).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    return str((100 * Decimal(str(float(share)))).quantize(Decimal(10) ** -digits, ROUND_HALF_UP))

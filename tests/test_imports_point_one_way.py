@@ -14,6 +14,7 @@ FOUNDATION = {
     "devices",
     "epsilon",
     "errors",
+    "card_results",
     "faults",
     "full_precision",
     "function_names",

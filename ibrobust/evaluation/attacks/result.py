@@ -22,7 +22,7 @@ class AttackResult(Readable):
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
         nonfinite_gradient: images with a NaN or infinite gradient, which an attack cannot follow.
         seed: of the evaluation.
-        flags: warnings, one sentence each. AutoAttack and WorstCase warn if other attacks would probably break more
+        flags: warnings, one sentence each. AutoAttack and WorstCase warn if other attacks may break more
             images; every attack warns if the model's logits depend on the other images of a batch, on random draws or
             on whether a gradient is taken, and every attack that follows a gradient if it is NaN or infinite.
         minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is

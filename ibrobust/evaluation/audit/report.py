@@ -122,7 +122,7 @@ class AuditReport(Readable):
             `gradient_answer`.
         claim: the robust accuracy that is in question, FGSM's by default.
         kept: the share of the claim that is left in the worst case, with its 95% interval.
-        upper_bound: whether another attack would probably break more than the worst case.
+        upper_bound: whether another attack may break more than the worst case.
         checks: in the order they were made.
         epsilon: L-infinity radius in [0, 1] pixel scale.
         n: images.

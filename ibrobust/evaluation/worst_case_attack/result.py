@@ -90,7 +90,7 @@ class WorstCaseResult(Readable):
 
     @property
     def upper_bound(self) -> bool:
-        """Whether a guard fired: another attack would probably break more, and the number is only an upper bound."""
+        """Whether a guard fired: another attack may break more, and the number is only an upper bound."""
         return bool(self.warnings)
 
     @property

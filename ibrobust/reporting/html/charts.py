@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
@@ -135,7 +136,7 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
                 x=round(across(point.x), 1),
                 y=round(_up(point.mean), 1),
                 epsilon=format_epsilon(point.x),
-                accuracy=f"{_sign(point)}{100 * point.mean:.1f}",
+                accuracy=f"{_sign(point)}{per_cent(point.mean)}",
                 reading=_reading(line, point),
             )
             for point in line.points
@@ -144,9 +145,9 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
 
 
 def _reading(line: Line, point: Point) -> str:
-    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {_sign(point)}{100 * point.mean:.1f}%"
+    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {_sign(point)}{per_cent(point.mean)}%"
     if point.cells > 1:
-        text += f" ({100 * point.low:.1f} to {100 * point.high:.1f} in {point.cells} cells)"
+        text += f" ({per_cent(point.low)} to {per_cent(point.high)} in {point.cells} cells)"
     if line.is_masked:
         text += f" {DAGGER} {line.unattacked:.0%} of the images were not attacked"
     return text

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE, sweep_records
-from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, Column, Entry, Measure, Row
+from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, IN_L2, Column, Entry, Measure, Row
 
 MOST_EPSILONS = 4
-IN_L2 = f"{WORST_CASE}, L2"
 
 
 @dataclass(frozen=True)

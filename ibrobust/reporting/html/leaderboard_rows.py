@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord
-from ibrobust.reporting.figures.series import UNATTACKED
+from ibrobust.reporting.figures.series import UNATTACKED, WORST_CASE
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
@@ -60,6 +61,7 @@ class Entry:
     is_bound: bool = False
 
 
+IN_L2 = f"{WORST_CASE}, L2"
 DESCRIPTIONS = (
     Column("cell", "cell", numeric=False),
     Column("decoder", "decoder", numeric=False),
@@ -130,7 +132,7 @@ class Row:
 
     def may_win(self, measure: Measure) -> bool:
         """Whether a figure may be the best of its column: none under attack of a model that an audit speaks against."""
-        if measure.epsilon is None:
+        if measure.epsilon is None or measure.attack == IN_L2:  # an audit is in L-infinity
             return True
         audits = [record for record in self.records if record.verdict]
         # The audit at the column's epsilon; without one, none of the others may speak against the model.
@@ -163,7 +165,7 @@ class Row:
         """Return the field of a number; it says on how many images it is, if others of the column are on more."""
         if record is None:
             return Entry("–")
-        text, marked = f"{100 * record.value:.1f}", self.is_marked(measure)
+        text, marked = per_cent(record.value), self.is_marked(measure)
         bound = bool(record.upper_bound)
         text = f"{bound_sign(record.value, is_bound=bound)}{text}{DAGGER if marked else ''}"
         if record.num_images is not None and record.num_images < most:
@@ -181,7 +183,7 @@ class Row:
         if self.unattacked is None:
             return Entry("–")
         marked = self.unattacked > UNATTACKED_SHARE
-        return Entry(f"{100 * self.unattacked:.1f}", repr(self.unattacked), tone="marked" if marked else "")
+        return Entry(per_cent(self.unattacked), repr(self.unattacked), tone="marked" if marked else "")
 
 
 def _falling(record: StudyRecord | None) -> tuple[int, float]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import percent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.verdicts import read_verdict
@@ -91,7 +92,7 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
             and (record.cell, record.decoder) not in refuted
             and not record.upper_bound
         ]
-        among = "among models whose robustness an audit did not refute"
+        among = "among models that no audit calls not real or not honest"
         if any(record.upper_bound for record in found if record.epsilon == largest):
             among += " and whose accuracy is no upper bound"
         if not contenders:
@@ -100,7 +101,7 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
         interval = _interval(best)
         return (
             f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
-            f"{100 * best.value:.1f}%{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
+            f"{percent(best.value)}{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
         )
     return ""
 
@@ -144,6 +145,6 @@ def _overstated(records: Sequence[StudyRecord]) -> str:
         return ""
     return (
         f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
-        f"{100 * highest.value:.1f}% under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
+        f"{percent(highest.value)} under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
         f"says: {refuted[highest.cell, highest.decoder]}."
     )
