@@ -39,7 +39,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of, with_memory_that_fits
+from ibrobust.training.build import build_objective_of, refuse_unused, with_memory_that_fits
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
@@ -166,7 +166,7 @@ def _train(
 ) -> ModelCard:
     # Before any data is read.
     check_objective(recipe.objective, recipe.objective_options)
-    objective_class(recipe.objective)
+    refuse_unused(recipe)
     check_tracker(log_with)
     if device is not None:
         check_device(device)
