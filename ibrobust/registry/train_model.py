@@ -187,6 +187,12 @@ def _train(
                 data_dir=data_dir,
                 progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
             )
+    if initial_encoder is not None and initial_encoder["mean"].numel() != dataset.test.images.shape[1]:
+        raise IbrobustError(
+            f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the images of "
+            f"{dataset.name!r} have {dataset.test.images.shape[1]}: give the images in as many channels, or start from "
+            "another model."
+        )
     recipe = with_memory_that_fits(recipe, dataset)
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
