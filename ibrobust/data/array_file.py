@@ -78,8 +78,8 @@ def _pairs(path: Path, keys: Collection[str], train: str | None, test: str | Non
             )
         if found == ("images", "labels") and "val_images" in keys:
             raise IbrobustError(
-                f"The file {str(path)!r} has images and val_images, so that either may be the test images: rename images to "
-                "train_images or test_images (and labels likewise), or name the test images by the option test=val."
+                f"The file {str(path)!r} has images and val_images, and either may be the test images: rename images "
+                "to train_images or test_images (and labels likewise), or choose with the option test=val."
             )
         if found is not None and found[1] not in keys:
             raise IbrobustError(f"The file {str(path)!r} has {found[0]} and no {found[1]}: add them.")
