@@ -80,11 +80,13 @@ def entropy(
             )
         encoder = scaled.encoder if resize is None else resized(scaled.encoder, resize)
         with Console(stderr=True).status(f"{target.name}: latents, entropies, and a decoder for H[Y|Z]"):
-            latents = encode_in_batches(encoder, unit_batches(test, place))[:, : scaled.latent_dim]
+            outputs = encode_in_batches(encoder, unit_batches(test, place))
+            latents = outputs[:, : scaled.latent_dim]
             found = latent_information(
                 latents, test.labels.to(place), data.num_classes, noise=noise, num_neighbors=num_neighbors, seed=seed
             )
-        records[target.name] = found.to_dict()
+        # An encoder of dvib or ceb gives means first, then log standard deviations.
+        records[target.name] = {**found.to_dict(), "means_of_gaussians": outputs.shape[1] > scaled.latent_dim}
     try:  # the file first, so that it exists even if printing fails
         if json_file:
             write_entropies(json_file, records, data.name, data.fingerprint)

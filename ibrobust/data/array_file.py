@@ -37,7 +37,8 @@ def load_array_file(path: Path, *, train: str | None = None, test: str | None = 
         test: start of the keys of the test images, by default "test", or "val" if there are no test images.
 
     Raises:
-        IbrobustError: the file cannot be read, a key is missing, or its content is not of that form.
+        IbrobustError: the file cannot be read, a key is missing, ``images`` stand beside ``val_images`` so that either
+            may be the test images, or the content is not of that form.
     """
     try:
         with _opened(path) as (keys, read, listed):
@@ -74,6 +75,11 @@ def _pairs(path: Path, keys: Collection[str], train: str | None, test: str | Non
             raise IbrobustError(
                 f"The file {str(path)!r} has no {pairs[0][0]}: it holds {', '.join(sorted(keys)) or 'nothing'}, and "
                 f"{' or '.join(' with '.join(pair) for pair in dict.fromkeys((pairs[0], pairs[-2])))} are needed."
+            )
+        if found == ("images", "labels") and "val_images" in keys:
+            raise IbrobustError(
+                f"The file {str(path)!r} has images and val_images, and either may be the test images: rename images "
+                "to train_images or test_images (and labels likewise), or choose with the option test=val."
             )
         if found is not None and found[1] not in keys:
             raise IbrobustError(f"The file {str(path)!r} has {found[0]} and no {found[1]}: add them.")

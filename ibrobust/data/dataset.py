@@ -17,6 +17,9 @@ from ibrobust.errors import IbrobustError
 from ibrobust.readable import Readable
 from ibrobust.spread import spread_evenly
 
+# The largest value of images on a scale of their own, such as 0/1 or 0..16: epsilon would have no meaning.
+OTHER_SCALE = 16
+
 
 @dataclass(frozen=True, repr=False)
 class Split(Readable):
@@ -64,7 +67,7 @@ class Dataset(Readable):
 
     Raises:
         IbrobustError: a tensor has another shape or dtype, training and test images differ in shape, there are no test
-            images, or a label has no class name.
+            images, the images are not on the scale of 0 to 255, or a label has no class name.
     """
 
     name: str
@@ -89,6 +92,16 @@ class Dataset(Readable):
             raise IbrobustError(
                 f"The data set {self.name!r} has training images of shape {shapes[0]} and test images of shape "
                 f"{shapes[1]}: bring all images to one size and number of channels."
+            )
+        # Only all of them: a single image may be dark. All black images are on every scale.
+        highest = 0
+        for split in (self.test, self.train):
+            if len(split) and highest <= OTHER_SCALE:
+                highest = max(highest, int(split.images.max()))
+        if 0 < highest <= OTHER_SCALE:
+            raise IbrobustError(
+                f"The images of {self.name!r} have no value above {highest} of 255, so that an epsilon in [0, 1] would "
+                f"not be on their scale: give floats in [0, 1], or multiply them by {255 // highest}."
             )
 
     @classmethod

@@ -39,7 +39,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of, with_memory_that_fits
+from ibrobust.training.build import build_objective_of, refuse_unused, with_memory_that_fits
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
@@ -166,7 +166,7 @@ def _train(
 ) -> ModelCard:
     # Before any data is read.
     check_objective(recipe.objective, recipe.objective_options)
-    objective_class(recipe.objective)
+    refuse_unused(recipe)
     check_tracker(log_with)
     if device is not None:
         check_device(device)
@@ -187,6 +187,12 @@ def _train(
                 data_dir=data_dir,
                 progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
             )
+    if initial_encoder is not None and initial_encoder["mean"].numel() != dataset.test.images.shape[1]:
+        raise IbrobustError(
+            f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the images of "
+            f"{dataset.name!r} have {dataset.test.images.shape[1]}: give the images in as many channels, or start from "
+            "another model."
+        )
     recipe = with_memory_that_fits(recipe, dataset)
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")

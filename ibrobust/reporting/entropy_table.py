@@ -24,6 +24,11 @@ COLUMNS = {
 def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, note: str = "") -> Table:
     """Return a table with one row per model; each record is a `LatentInformation` as a dictionary."""
     some = next(iter(records.values()))
+    means = [name for name, record in records.items() if record.get("means_of_gaussians")]
+    if means:
+        note = "; ".join(
+            filter(None, [f"of {', '.join(means)}: the means of its Gaussians, without their learnt deviations", note])
+        )
     table = Table(
         title="Information in the latents, nats",
         title_justify="left",

@@ -9,10 +9,11 @@ from typing import Any
 
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import is_reference
-from ibrobust.objectives import Objective, list_objectives, objective_class
+from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
+from ibrobust.training.build import unused_fields
 from ibrobust.training.recipe import Recipe
 
 # The recipe's fields that records have columns for.
@@ -115,13 +116,6 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
         written = ", ".join(f"{field} {value}" for field, value in chosen.items())
         raise IbrobustError(f"The cell of the study {study.name!r} with {written} is invalid. {error}") from error
     return Recipe.model_validate(recipe.model_dump(exclude=unused_fields(kind)))
-
-
-def unused_fields(kind: type[Objective]) -> set[str]:
-    """Return the fields of a recipe that an objective does not use, and others do."""
-    specific = {option for name in list_objectives() for option in objective_class(name).options}
-    unused = {field for field in Recipe.model_fields if field in specific and field not in kind.options}
-    return unused if kind.adds_noise else {*unused, "noise"}
 
 
 def field_words(field: str, value: Any) -> str:

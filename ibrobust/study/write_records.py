@@ -15,9 +15,10 @@ from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import model_card
-from ibrobust.study.cells import Cell, expand, field_words, unused_fields
+from ibrobust.study.cells import Cell, expand, field_words
 from ibrobust.study.results import card_rows, read_results, rows_of
 from ibrobust.study.spec import Study
+from ibrobust.training.build import unused_fields
 from ibrobust.training.recipe import Recipe
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from ibrobust.data import Dataset, channel_statistics
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, build_head
-from ibrobust.objectives import Objective, build_objective, objective_class
-from ibrobust.training.recipe import Recipe
+from ibrobust.objectives import Objective, build_objective, list_objectives, objective_class
+from ibrobust.training.recipe import ALWAYS_WRITTEN, Recipe
 
 
 def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
@@ -51,6 +51,32 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
         **options,
         **recipe.objective_options,
     )
+
+
+def unused_fields(kind: type[Objective]) -> set[str]:
+    """Return the fields of a recipe that an objective does not use, and others do."""
+    specific = {option for name in list_objectives() for option in objective_class(name).options}
+    unused = {field for field in Recipe.model_fields if field in specific and field not in kind.options}
+    return unused if kind.adds_noise else {*unused, "noise"}
+
+
+def refuse_unused(recipe: Recipe) -> None:
+    """Raise IbrobustError if a value was given, other than the default, that the objective does not use.
+
+    A recipe that ibrobust wrote has every field, so that not all of them were meant.
+    """
+    if recipe.model_fields_set >= ALWAYS_WRITTEN:
+        return
+    plain = Recipe(objective=recipe.objective)
+    for field in sorted(recipe.model_fields_set & unused_fields(objective_class(recipe.objective))):
+        value = getattr(recipe, field)
+        # Whoever gives an epsilon expects adversarial training, also with the default's value.
+        if field == "epsilon" or value != getattr(plain, field):
+            users = [name for name in list_objectives() if field not in unused_fields(objective_class(name))]
+            raise IbrobustError(
+                f"The objective {recipe.objective!r} does not use {field}, so {value!r} would have no effect: leave it "
+                f"out, or choose {', '.join(users)}."
+            )
 
 
 def with_memory_that_fits(recipe: Recipe, dataset: Dataset) -> Recipe:

@@ -40,7 +40,10 @@ class TrainingStep(nn.Module):
         return loss.total, dict(loss.terms)
 
     def _latents(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.noise(gather(self._encode(images)))  # (B, D)
+        encoded = self._encode(images)
+        # Autocast gives half precision, in which noise and distances would be rounded to less than 3 digits.
+        exact = encoded if encoded.dtype == torch.float64 else encoded.float()
+        latents: Tensor = self.noise(gather(exact))  # (B, D)
         return latents
 
     def _own_latents(self, images: Tensor) -> Tensor:

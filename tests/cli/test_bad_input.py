@@ -41,6 +41,12 @@ def test_a_memory_too_small_for_the_neighbours(run, home):
     assert not (home / "runs").exists()
 
 
+def test_an_option_that_the_objective_does_not_use(run, home):
+    options = ["--preset", "soft_w16", "--objective", "cross_entropy", "--epsilon", "8/255"]
+    refused(run, [*TRAIN, *options], "'cross_entropy' does not use epsilon", "choose adversarial")
+    assert not (home / "runs").exists()
+
+
 def test_a_device_that_is_not_there(run, home):
     refused(run, [*TRAIN, "--device", "cuda:7"], "device 'cuda:7' is not available: use cpu")
     assert not (home / "runs").exists()

@@ -142,3 +142,11 @@ def test_an_option_of_another_kind_of_data_set(tmp_path: Path):
     np.savez(tmp_path / "a.npz", images=RGB, labels=LABELS)
     with pytest.raises(IbrobustError, match="no option 'size'"):
         load_dataset(f"{tmp_path / 'a.npz'}:size=3")
+
+
+def test_images_beside_validation_images_are_not_taken_for_test_images(tmp_path):
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=RGB, labels=[0, 1, 0, 1], val_images=RGB[:2], val_labels=[0, 1])
+    with pytest.raises(IbrobustError, match="has images and val_images.*rename images to train_images or test_images"):
+        load_dataset(str(file))
+    assert len(load_dataset(f"{file}:test=val").test) == 2

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ibrobust.data import Split, channel_statistics, load_dataset, to_unit_range
+from ibrobust.data import Dataset, Split, channel_statistics, load_dataset, to_unit_range
+from ibrobust.errors import IbrobustError
 from ibrobust.spread import spread_evenly
 
 
@@ -76,3 +78,11 @@ def test_classes_of_other_sizes_keep_their_shares():
 def test_a_subset_larger_than_the_split_is_the_split():
     split = load_dataset("digits").test
     assert split.subset(10_000) is split
+
+
+@pytest.mark.parametrize("highest", [1, 16])
+def test_images_on_a_scale_of_their_own_are_refused(highest):
+    images = torch.full((4, 1, 2, 2), highest, dtype=torch.uint8)
+    with pytest.raises(IbrobustError, match=f"no value above {highest} of 255.*multiply them by {255 // highest}"):
+        Dataset.of((images, [0, 1, 0, 1]))
+    assert len(Dataset.of((images, [0, 1, 0, 1]), train=(images + 17, [0, 1, 0, 1])).test) == 4

@@ -90,6 +90,13 @@ def test_a_warm_start_from_an_encoder_of_another_width_is_refused():
         train(TINY.model_copy(update={"warm_start": "first", "width": 4}), name="second")
 
 
+def test_a_warm_start_from_an_encoder_of_other_channels_is_refused():
+    train(TINY.model_copy(update={"objective": "cross_entropy"}), name="first")
+    grey = load_dataset("digits").in_channels(1)
+    with pytest.raises(IbrobustError, match="'first' takes 3 channels, and the images of 'digits' have 1"):
+        train(TINY.model_copy(update={"warm_start": "first"}), name="second", dataset=grey)
+
+
 def test_the_cards_accuracy_is_that_of_the_loaded_model(digits):
     card = train(TINY, name="tiny")
     for decoder, record in card.clean_accuracy.items():

@@ -7,7 +7,7 @@ import torch
 
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.training.build import check_fit, with_memory_that_fits
+from ibrobust.training.build import check_fit, refuse_unused, with_memory_that_fits
 from ibrobust.training.recipe import Recipe
 
 
@@ -70,3 +70,29 @@ def test_a_class_with_too_few_images_for_a_decoder_is_refused_before_training(de
             Recipe(objective="cross_entropy", batch_size=20, decoders=(decoder,)),
             Dataset("black", data.class_names, train, data.test),
         )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": "cross_entropy", "num_neighbors": 3}, None),  # the default
+        ({"objective": "cross_entropy", "epsilon": "8/255"}, "does not use epsilon.*choose adversarial"),
+        ({"objective": "cross_entropy", "noise": False}, "does not use noise.*choose dib, knn_ib, soft_ib"),
+        ({"objective": "soft_ib", "num_neighbors": 5}, "does not use num_neighbors"),
+    ],
+)
+def test_a_field_that_the_objective_does_not_use_is_refused(fields, message):
+    recipe = Recipe.parse(fields)
+    if message is None:
+        refuse_unused(recipe)
+    else:
+        with pytest.raises(IbrobustError, match=message):
+            refuse_unused(recipe)
+
+
+@pytest.mark.parametrize("change", [{}, {"seed": 1}])
+def test_fields_that_were_not_given_may_be_unused(change, tmp_path):
+    recipe = Recipe.preset("soft_w16").model_copy(update={"objective": "cross_entropy", **change})
+    refuse_unused(recipe)
+    recipe.to_yaml(tmp_path / "recipe.yaml")
+    refuse_unused(Recipe.from_yaml(tmp_path / "recipe.yaml"))

@@ -139,6 +139,19 @@ def test_a_compiled_encoder_has_the_same_loss_and_gradient(tiny_recipe, digits, 
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-9 * float(gradients[0].abs().max()))
 
 
+@pytest.mark.parametrize("fixed_power", [False, True])
+def test_noise_and_entropies_are_in_float32_under_autocast(tiny_recipe, digits, tmp_path, fixed_power):
+    recipe = tiny_recipe.model_copy(update={"mixed_precision": "bf16", "fixed_power": fixed_power})
+    bare, step, _, _ = trainer.build_step(
+        recipe, digits, build_accelerator(recipe, tmp_path, device="cpu", log_with=None)
+    )
+    seen = []
+    bare.noise.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    bare.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    step.train()(to_unit_range(digits.train.images[:100]), digits.train.labels[:100])
+    assert seen == [torch.float32, torch.float32]
+
+
 def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits, tmp_path):
     with pytest.raises(Stop):
         train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(3))
