@@ -15,8 +15,6 @@ DECODER_NAMES = {
     HEAD: "head trained with the encoder",
 }
 OBJECTIVE_NAMES = {
-    "knn_ib": "kNN entropy",
-    "soft_ib": "surrogate of the kNN entropy",
     "dib": "DIB",
     "dvib": "DVIB",
     "ceb": "CEB",
