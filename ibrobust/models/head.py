@@ -86,7 +86,7 @@ def _require_equal(head: nn.Module, stored: nn.Module, first: nn.Linear) -> None
     if found.shape != expected.shape or (found - expected).abs().max() > 1e-3 * expected.abs().max():
         raise IbrobustError(
             f"The head {type(head).__name__} cannot be stored, since it gives other logits than its linear layers with "
-            "ReLU between them (it or a layer has a `forward` of its own): give the objective a plain head, or none "
+            "ReLU between them (it or a layer computes more than that): give the objective a plain head, or none "
             "and choose a fitted decoder."
         )
 

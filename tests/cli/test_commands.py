@@ -52,6 +52,7 @@ def test_the_entropies_are_those_of_the_library(run, mine, digits, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "n = 100 test images of digits, k = 3, with zero-entropy noise" in " ".join(result.stdout.split())
     record = json.loads((tmp_path / "elsewhere" / "entropies.json").read_text())["models"]["mine"]
+    assert record.pop("means_of_gaussians") is False
     test = digits.test.subset(100)
     with torch.no_grad():
         latents = load_model(mine).latents(test.images.float() / 255)
@@ -127,6 +128,7 @@ def test_a_figure_is_a_png_file(run, mine, tmp_path):
 def test_a_recipe_file_with_an_option_on_top(run, tmp_path, small_digits_file):
     (tmp_path / "elsewhere" / "recipe.yaml").write_text(
         f"dataset: {small_digits_file}\nwidth: 2\nlatent_dim: 8\nbatch_size: 100\nepochs: 1\nbeta: 0.1\n"
+        "num_neighbors: 3\n"
     )
     result = run("train", "--recipe", "recipe.yaml", "--beta", "0.2", "--name", "first")
     assert result.returncode == 0, result.stderr
@@ -136,7 +138,7 @@ def test_a_recipe_file_with_an_option_on_top(run, tmp_path, small_digits_file):
 
 
 def test_a_second_training_of_one_name_is_refused_unless_it_overwrites(run, mine, small_digits_file):
-    train = [*TRAIN, "--name", mine, "--dataset", small_digits_file]
+    train = [*TRAIN, "--name", mine, "--dataset", small_digits_file, "--num-neighbors", "3"]
     assert run(*train).returncode == 2
     assert run(*train, "--overwrite").returncode == 0
 
@@ -162,7 +164,7 @@ main()
 def test_a_killed_training_goes_on_with_resume(run, small_digits_file):
     """kill -9 in the second epoch; the finished weights are those of a training that was left alone."""
     arguments = ["train", "--dataset", small_digits_file, "--width", "2", "--latent-dim", "8", "--epochs", "4"]
-    arguments += ["--batch-size", "100", "--decoder", "logistic"]
+    arguments += ["--batch-size", "100", "--decoder", "logistic", "--num-neighbors", "3"]
     whole = run(*arguments, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
     cut = [sys.executable, "-c", KILLED_IN_EPOCH_2, *arguments, "--name", "cut"]

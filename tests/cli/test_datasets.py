@@ -21,7 +21,7 @@ GREY = RANDOM.integers(0, 256, (6, 16, 16), dtype=np.uint8)
 def grey_file(tmp_path: Path) -> str:
     """Grey images in three classes."""
     file = tmp_path / "shades.npz"
-    np.savez(file, images=GREY, labels=np.arange(6) % 3, val_images=GREY[:3], val_labels=np.arange(3))
+    np.savez(file, test_images=GREY, test_labels=np.arange(6) % 3, val_images=GREY[:3], val_labels=np.arange(3))
     return str(file)
 
 

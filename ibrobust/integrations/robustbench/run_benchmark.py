@@ -253,8 +253,8 @@ def store(result: BenchmarkResult) -> str:
     """
     if result.decoder is None:
         raise IbrobustError(
-            f"The result of {result.model!r} is of a module, which may not be the stored model of that name: give "
-            "`benchmark` the name of a stored model."
+            f"The result of {result.model!r} is of a module, which may not be the stored model of that name: call "
+            "benchmark with the name of a stored model."
         )
     record = result.to_dict()
     key = f"{BENCHMARK} {result.decoder} {result.threat_model} {result.epsilon:.6g} {result.total}"
