@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ibrobust.data import Dataset, channel_statistics
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, build_head
 from ibrobust.objectives import Objective, build_objective, list_objectives, objective_class
@@ -73,8 +74,9 @@ def refuse_unused(recipe: Recipe) -> None:
         # Whoever gives an epsilon expects adversarial training, also with the default's value.
         if field == "epsilon" or value != getattr(plain, field):
             users = [name for name in list_objectives() if field not in unused_fields(objective_class(name))]
+            shown = format_epsilon(value) if field == "epsilon" else repr(value)
             raise IbrobustError(
-                f"The objective {recipe.objective!r} does not use {field}, so {value!r} would have no effect: leave it "
+                f"The objective {recipe.objective!r} does not use {field}, so {shown} would have no effect: leave it "
                 f"out, or choose {', '.join(users)}."
             )
 
