@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.records import is_older_attack, is_older_audit
+from ibrobust.records import is_older_attack, is_older_audit, is_thorough
 
 Record = Mapping[str, Any]
 KINDS = ("fgsm", "attacks", "audit")
@@ -39,16 +39,18 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
         elsewhere = {} if is_own(record, own) else {"dataset": record.get("dataset")}
         yield from ({**result, **elsewhere} for result in record.get("results", ()))
     for key, record in evaluations.items():
-        if key.partition(" ")[0] == BENCHMARK and record["decoder"] == decoder:
-            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint.
+        if key.startswith(f"{BENCHMARK} {decoder} ") and isinstance(record, Mapping):
+            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint. The first images are others than the
+            # evenly spaced ones of all other evaluations.
             is_of_card = own is not None and record.get("dataset_fingerprint") == own
+            first = f", the first {record['total']:,} images" if record.get("first_images") else ""
             yield {
                 "attack": "AutoAttack",
                 "norm": record["threat_model"],
                 **{field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")},
                 "accuracy_under_attack": record["robust_accuracy"],
-                "upper_bound": bool(record["flags"]),
-                **({} if is_of_card else {"dataset": record["dataset"]}),
+                "upper_bound": bool(record.get("flags")),
+                **({} if is_of_card and not first else {"dataset": f"{record['dataset']}{first}"}),
             }
 
 
@@ -60,11 +62,15 @@ def is_own(record: Record, own: str | None) -> bool:
 def strictest(results: Sequence[Record]) -> tuple[float, bool]:
     """Return the smallest robust accuracy of several results on the same images, and whether it is an upper bound.
 
-    A bound is what a warning says to be one, or what only an earlier version of an attack found.
+    A bound is what a warning says to be one, or what only an earlier version of an attack found. What a weak attack
+    found alone is exact only if today's version of a thorough one finished without a warning.
     """
     least = min(result["robust_accuracy"] for result in results)
-    found = [result for result in results if result["robust_accuracy"] == least]
-    return least, any(result.get("upper_bound") for result in found) or all(map(_is_older, found))
+    thorough = [result for result in results if "verdict" in result or is_thorough(result["attack"])]
+    found = [result for result in thorough if result["robust_accuracy"] == least]
+    if found:
+        return least, any(result.get("upper_bound") for result in found) or all(map(_is_older, found))
+    return least, all(result.get("upper_bound") or _is_older(result) for result in thorough)
 
 
 def _is_older(result: Record) -> bool:
@@ -99,10 +105,10 @@ def _sorted_in(evaluations: Mapping[str, Any], own: str) -> dict[str, Any]:
     """Return the evaluations under today's keys; ibrobust 0.1 had one audit of a decoder, under the kind alone."""
     found: dict[str, Any] = {}
     for key, records in evaluations.items():
-        if key not in KINDS or not all(isinstance(record, Mapping) for record in records.values()):
+        if key not in KINDS or not all(isinstance(record, Mapping) for record in (records or {}).values()):
             found[key] = records
             continue
-        for decoder, record in records.items():
+        for decoder, record in (records or {}).items():
             found.setdefault(_key(key, record, own), {})[decoder] = dict(record)
     return found
 

@@ -30,8 +30,8 @@ def parse_epsilons(text: str, *, norm: str = "Linf") -> list[float]:
     """
     comma = re.fullmatch(r"\s*(\d+),(\d+)\s*", text)
     meant = f"did you mean {comma[1]}.{comma[2]}? A comma separates epsilons." if comma else ""
-    if comma and comma[2][0] == "0" != comma[2]:  # nobody writes 03 for 3
-        raise IbrobustError(f"The epsilon {comma[2]!r} begins with 0: {meant}")
+    if comma and (comma[1] == "0" or comma[2][0] == "0" != comma[2]):  # nobody wants 0 and 5, or writes 03 for 3
+        raise IbrobustError(f"The epsilons {text.strip()!r} are not clear: {meant}")
     try:
         epsilons = [parse_epsilon(part, norm=norm) for part in text.split(",")]
     except IbrobustError as error:

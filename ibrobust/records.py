@@ -18,7 +18,9 @@ from ibrobust.errors import IbrobustError
 AUDIT_VERSION = 5
 # The same of the worst-case attack. Raise it when the attack may break other images: a study measures them anew, and a
 # run that was interrupted does not resume.
-WORST_CASE_VERSION = 2
+WORST_CASE_VERSION = 3
+# The earliest version that breaks the same images as today's, if no gradient is NaN or infinite.
+SAME_WORST_CASE = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")
 FEWEST_STEPS = 20  # with fewer steps AutoAttack is no thorough attack
@@ -31,10 +33,15 @@ def is_older_audit(audit: Mapping[str, Any]) -> bool:
 
 
 def is_older_attack(result: Mapping[str, Any]) -> bool:
-    """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger."""
+    """Return whether a result is of an earlier version of the worst-case attack, and of nothing stronger.
+
+    Images with a NaN gradient used to count as broken, without a warning of most attacks.
+    """
     names = [name for name, _ in _attacks_of(str(result["attack"]))]
-    is_ours = "WorstCase" in names and "AutoAttack" not in names
-    return is_ours and int(result.get("attack_version", 1)) < WORST_CASE_VERSION
+    has_nan, version = bool(result.get("nonfinite_gradient")), int(result.get("attack_version", 1))
+    if "WorstCase" in names and "AutoAttack" not in names:
+        return version < SAME_WORST_CASE or (version < WORST_CASE_VERSION and has_nan)
+    return has_nan and not result.get("upper_bound") and version < WORST_CASE_VERSION
 
 
 def is_thorough(attack: str) -> bool:

@@ -28,16 +28,15 @@ def test_eight_is_taken_for_a_fraction_of_255() -> None:
         parse_epsilon("8")
 
 
-@pytest.mark.parametrize(("text", "meant"), [("0,03", "0.03"), ("0,3", "0.3"), ("0,0314", "0.0314")])
+@pytest.mark.parametrize(("text", "meant"), [("0,03", "0.03"), ("0,3", "0.3"), ("0,0314", "0.0314"), ("0,5", "0.5")])
 def test_a_decimal_comma_is_answered_with_the_point(text: str, meant: str) -> None:
     with pytest.raises(IbrobustError, match=f"did you mean {meant}\\? A comma separates epsilons"):
-        parse_epsilons(text)
+        parse_epsilons(text, norm="L2")
 
 
 def test_a_comma_separates_epsilons() -> None:
-    assert parse_epsilons("0,1") == [0.0, 1.0]
     assert parse_epsilons("0,2/255") == [0.0, 2 / 255]
-    assert parse_epsilons("0,5", norm="L2") == [0.0, 5.0]
+    assert parse_epsilons("1,5", norm="L2") == [1.0, 5.0]
 
 
 def test_the_radii_of_another_norm_are_noted() -> None:

@@ -101,7 +101,8 @@ class Dataset(Readable):
         if 0 < highest <= OTHER_SCALE:
             raise IbrobustError(
                 f"The images of {self.name!r} have no value above {highest} of 255, so that an epsilon in [0, 1] would "
-                f"not be on their scale: give floats in [0, 1], or multiply them by {255 // highest}."
+                f"not be on their scale: give floats in [0, 1], or multiply them by {255 // highest}. Images that are "
+                "really as dark as this must be brightened."
             )
 
     @classmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ibrobust.epsilon import Epsilons, format_epsilon, read_epsilons
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.pgd import nonfinite_flags
 from ibrobust.evaluation.bfloat16.screening import Screening, start_screening
 from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import guard, image_gradient
@@ -65,7 +66,7 @@ class SweepResult(Readable):
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
         flags: warnings, one sentence each, if the model's logits for an image depend on the other images of its batch,
-            on random draws, or on whether a gradient is taken.
+            on random draws, or on whether a gradient is taken; or if a gradient is NaN or infinite.
     """
 
     epsilons: tuple[float, ...]
@@ -288,7 +289,7 @@ def fgsm_sweep(
             nonfinite_gradient=int(nonfinite.sum()),
             total=len(images),
             settled_in_bfloat16=screening.settled_by_copy if screening else 0,
-            flags=flags,
+            flags=(*flags, *nonfinite_flags(int(nonfinite.sum()))),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import percent
-from ibrobust.records import is_older_attack, is_older_audit, is_thorough
+from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
 from ibrobust.reporting.unattacked import UNATTACKED_SHARE
 from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
@@ -182,17 +182,26 @@ def _withstood(card: Any) -> list[Withstood]:
             lines.append(Withstood(decoder, name, "Linf", sweep["total"], accuracy, bound, _is_marked(sweep)))
         found: dict[tuple[str, str, int], dict[float, float]] = {}
         bounds: dict[tuple[str, str, int], set[float]] = {}
+        together: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}
         for result in attacked_in(card.evaluations, decoder, _images(card)):
-            attack = "worst case" if result["attack"].startswith("worst case") else result["attack"]
             elsewhere = f" on {result['dataset']}" if "dataset" in result else ""
-            place, at = (f"{attack}{elsewhere}", result["norm"], result["total"]), result["epsilon"]
-            known = found.setdefault(place, {}).get(at)
-            if known is not None and known <= result["robust_accuracy"]:
-                continue  # a worst case over other attacks, or the same attack by RobustBench
-            found[place][at] = result["robust_accuracy"]
-            bounds.setdefault(place, set()).discard(at)
+            of_images, at = (elsewhere, result["norm"], result["total"]), result["epsilon"]
+            together.setdefault((*of_images, at), []).append(result)
+            place = (f"{result['attack']}{elsewhere}", *of_images[1:])
+            if (
+                result["attack"].startswith(WORST_CASE_OF)
+                or found.get(place, {}).get(at, 1.0) < result["robust_accuracy"]
+            ):
+                continue  # below it is over all attacks; or the same attack by RobustBench
+            found.setdefault(place, {})[at] = result["robust_accuracy"]
             if result.get("upper_bound") or is_older_attack(result):
-                bounds.setdefault(place, set()).add(result["epsilon"])
+                bounds.setdefault(place, set()).add(at)
+        for (elsewhere, norm, total, at), results in together.items():
+            if len(results) > 1 or results[0]["attack"].startswith(WORST_CASE_OF):
+                place = (f"worst case{elsewhere}", norm, total)
+                found.setdefault(place, {})[at], is_bound = strictest(results)
+                if is_bound:
+                    bounds.setdefault(place, set()).add(at)
         lines += [
             Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
             for place, by_epsilon in found.items()

@@ -96,7 +96,13 @@ def dataset_of(study: Study, cell: Cell) -> str:
 
 def is_its_card(cell: Cell, card: ModelCard) -> bool:
     """Return whether a card with the name of a cell's model is of that model, and not of a training by other recipe."""
-    return cell.recipe is None or card.recipe == cell.recipe
+    if cell.recipe is None or card.recipe is None:
+        return cell.recipe is None
+    lowered = card.recipe.memory_size
+    # The training lowers a memory that was not given to what the images allow.
+    if "memory_size" not in cell.recipe.model_fields_set and lowered < cell.recipe.memory_size:
+        return card.recipe == cell.recipe.model_copy(update={"memory_size": lowered})
+    return card.recipe == cell.recipe
 
 
 def find_cell(study: Study, name: str) -> Cell:
@@ -115,7 +121,8 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
     except IbrobustError as error:
         written = ", ".join(f"{field} {value}" for field, value in chosen.items())
         raise IbrobustError(f"The cell of the study {study.name!r} with {written} is invalid. {error}") from error
-    return Recipe.model_validate(recipe.model_dump(exclude=unused_fields(kind)))
+    plain = Recipe.model_validate(recipe.model_dump(exclude=unused_fields(kind)))
+    return plain.given_only(recipe.model_fields_set - unused_fields(kind))
 
 
 def field_words(field: str, value: Any) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 import ibrobust
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
+from ibrobust.home import models_dir
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
 from ibrobust.records import AUDIT_VERSION
@@ -686,3 +687,11 @@ def test_an_audit_replaces_the_one_by_older_rules_which_stood_under_the_kind_alo
     update_metrics("mine", "audit", {"head": {**AUDIT, "n": 1000, "audit_version": 1, **where}})
     add_evaluation("mine", "audit", "head", AUDIT, digits)
     assert _stored("mine", "audit") == {"audit 0.0313725": {"head": {**AUDIT, **where}}}
+
+
+def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):
+    register_model("mine", classifier, dataset=digits)
+    path = models_dir() / "mine.yaml"
+    path.write_text(path.read_text().replace("evaluations: {}", "evaluations: {fgsm: null, audit: null}"))
+    add_evaluation("mine", "audit", "head", AUDIT, digits)
+    assert list(_stored("mine", "audit")) == ["audit 0.0313725"]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION, is_older_attack
+from ibrobust.records import AUDIT_VERSION, SAME_WORST_CASE, WORST_CASE_VERSION, is_older_attack
 from ibrobust.reporting.card_tables import models_table, withstood_table
 from ibrobust.reporting.model_rows import audit_sentences, model_rows, withstood
 
@@ -53,9 +53,9 @@ def test_weak_attacks_alone_give_no_worst_case(attack: str, worst: float | None)
     ("attack", "version", "bound"),
     [
         ("WorstCase", WORST_CASE_VERSION, False),
-        ("WorstCase:escalate=true", WORST_CASE_VERSION - 1, True),
-        ("worst case of WorstCase, PGD", WORST_CASE_VERSION - 1, True),
-        ("worst case of WorstCase, AutoAttack", WORST_CASE_VERSION - 1, False),
+        ("WorstCase:escalate=true", SAME_WORST_CASE - 1, True),
+        ("worst case of WorstCase, PGD", SAME_WORST_CASE - 1, True),
+        ("worst case of WorstCase, AutoAttack", SAME_WORST_CASE - 1, False),
         ("AutoAttack", 1, False),
     ],
 )
@@ -196,5 +196,44 @@ def test_robustbenchs_own_autoattack_on_the_models_images_counts(images: str, wo
     assert row.worst_case == worst
     assert [(line.attack, line.accuracy[EPSILON]) for line in withstood(one)] == [
         ("WorstCase", 0.25),
-        ("AutoAttack" if images == "mine" else "AutoAttack on d", 0.1),
+        *([("AutoAttack", 0.1), ("worst case", 0.1)] if images == "mine" else [("AutoAttack on d", 0.1)]),
     ]
+
+
+@pytest.mark.parametrize("strong", [attacked("WorstCase", "a guard"), attacked("WorstCase", version=1)])
+def test_a_weak_attack_does_not_make_an_upper_bound_exact(strong: AttackResult) -> None:
+    (row,) = model_rows(card(strong, attacked("PGD")), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.upper_bound) == (0.25, True)
+    lower = AttackResult("PGD", "Linf", EPSILON, (True,) * 4, (False,) * 4, 0, 0)
+    (row,) = model_rows(card(strong, lower), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.upper_bound) == (0.0, True)
+
+
+def test_the_worst_case_of_a_card_is_over_the_attacks_of_all_runs() -> None:
+    weak = AttackResult("worst case of PGD", "Linf", EPSILON, (True,) * 4, (True,) * 4, 0, 0)
+    lines = withstood(card(weak, attacked("PGD"), attacked("WorstCase")))
+    assert [(line.attack, line.accuracy[EPSILON]) for line in lines] == [
+        ("PGD", 0.25),
+        ("WorstCase", 0.25),
+        ("worst case", 0.25),
+    ]
+
+
+def test_results_that_counted_nan_gradients_as_broken_are_older_ones() -> None:
+    result = {"attack": "WorstCase", "nonfinite_gradient": 1, "attack_version": 2, "upper_bound": True}
+    assert is_older_attack(result)
+    assert is_older_attack({"attack": "PGD", "nonfinite_gradient": 1})
+    assert not is_older_attack({**result, "nonfinite_gradient": 0})
+    assert not is_older_attack({"attack": "PGD", "nonfinite_gradient": 1, "upper_bound": True})
+    assert not is_older_attack({**result, "attack_version": WORST_CASE_VERSION})
+
+
+def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
+    one = card(attacked("WorstCase"))
+    one.dataset.fingerprint = "mine"
+    record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "cifar10"}
+    record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "dataset_fingerprint": "mine", "first_images": True}
+    one.evaluations |= {"robustbench head Linf 0.0313725 4": record, "robustbench mine": None}
+    (row,) = model_rows(one, epsilon=EPSILON, size=None)
+    assert row.worst_case == 0.25
+    assert "AutoAttack on cifar10, the first 4 images" in [line.attack for line in withstood(one)]

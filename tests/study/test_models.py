@@ -23,7 +23,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.home import models_dir
-from ibrobust.records import WORST_CASE_VERSION
+from ibrobust.records import SAME_WORST_CASE, WORST_CASE_VERSION
 from ibrobust.registry import add_evaluation, copy_model, load_model, model_card
 from ibrobust.registry.card import read_card
 from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
@@ -397,7 +397,7 @@ def test_damaged_results_are_one_sentence():
         list(study_results(study))
 
 
-@pytest.mark.parametrize("older", [{}, {"attack_version": WORST_CASE_VERSION - 1}])
+@pytest.mark.parametrize("older", [{}, {"attack_version": SAME_WORST_CASE - 1}])
 def test_a_worst_case_attack_of_an_older_version_is_made_again(older):
     attacks = {"attacks": ["worst_case", "PGD:steps=1"], "eps": ["16/255"], "n_examples": 4}
     study = study_of(f"{__name__}:Dark", evaluations={"attacks": attacks})

@@ -64,7 +64,8 @@ def nonfinite_flags(count: int) -> tuple[str, ...]:
     """Return a warning if there are images with a NaN or infinite gradient."""
     if count == 0:
         return ()
-    return (f"The gradient of {count} images is NaN or infinite: an attack that follows it could not change them.",)
+    images, them = ("1 image", "it") if count == 1 else (f"{count} images", "them")
+    return (f"The gradient of {images} is NaN or infinite: an attack that follows it could not change {them}.",)
 
 
 def default_step_size(epsilon: float, steps: int) -> float:

@@ -43,6 +43,7 @@ class BenchmarkImages:
         images: (N, 3, H, W) float32 in [0, 1].
         labels: (N,).
         fingerprint: of the data set; None for CIFAR-10's own files, as RobustBench reads them.
+        are_first: whether they are the first of several, and not evenly spaced.
     """
 
     source: str
@@ -50,6 +51,7 @@ class BenchmarkImages:
     images: Tensor
     labels: Tensor
     fingerprint: str | None = None
+    are_first: bool = False
 
 
 def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | None) -> BenchmarkImages:
@@ -105,7 +107,10 @@ def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> Benc
 def _from_dataset(dataset: Dataset, count: int | None, *, first: bool = False) -> BenchmarkImages:
     test = dataset.test.subset(None if first else count)
     images, labels = (values[: count if first else None] for values in (test.images, test.labels))
-    return BenchmarkImages(dataset.name, dataset.class_names, to_unit_range(images), labels, dataset.fingerprint)
+    are_first = first and len(images) < len(dataset.test)
+    return BenchmarkImages(
+        dataset.name, dataset.class_names, to_unit_range(images), labels, dataset.fingerprint, are_first
+    )
 
 
 def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:

@@ -59,6 +59,7 @@ class BenchmarkResult(Readable):
         decoder: of a registered model.
         dataset: of the images.
         dataset_fingerprint: of it; None for CIFAR-10's own files, as RobustBench reads them.
+        first_images: whether the images are the first of it, and not evenly spaced.
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
         total: number of images.
@@ -85,6 +86,7 @@ class BenchmarkResult(Readable):
     hardware: str
     versions: dict[str, str]
     dataset_fingerprint: str | None = None
+    first_images: bool = False
 
     @property
     def clean_accuracy(self) -> float:
@@ -238,6 +240,7 @@ def benchmark(
         hardware=hardware(target.type),
         versions={**library_versions(), "pyautoattack": version("pyautoattack")},
         dataset_fingerprint=images.fingerprint,
+        first_images=images.are_first,
     )
 
 
