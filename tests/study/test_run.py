@@ -488,8 +488,9 @@ def test_a_study_leaves_the_working_folder_alone(make_study, tmp_path, monkeypat
     assert os.listdir(elsewhere) == []  # noqa: PTH208
 
 
-def test_a_default_memory_is_lowered_to_what_the_images_allow_and_the_finished_cell_recognises_its_card(tmp_path):
-    base = {"dataset": "digits", "objective": "knn_ib", "epochs": 1, "width": 2, "latent_dim": 4, "decoders": ["logistic"]}
+def test_a_default_memory_is_lowered_to_what_the_images_allow_and_the_finished_cell_recognises_its_card():
+    base = {"dataset": "digits", "objective": "knn_ib", "epochs": 1, "width": 2, "latent_dim": 4}
+    base["decoders"] = ["logistic"]
     study = Study.model_validate(
         {"name": "small", "base": base, "grids": [{"seed": [0]}], "evaluations": {"sweep": {"eps": ["8/255"]}}}
     )
