@@ -95,10 +95,10 @@ def with_result(
         WeakerResultError: the card holds a stronger one in its place.
     """
     sorted_in = _sorted_in(evaluations, own)
-    records = sorted_in.setdefault(_key(kind, record, own), {})
+    key = _key(kind, record, own)
+    records = sorted_in.get(key) or {}
     merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
-    records[decoder] = merge(records.get(decoder) or {}, record)
-    return sorted_in
+    return {**sorted_in, key: {**records, decoder: merge(records.get(decoder) or {}, record)}}
 
 
 def _sorted_in(evaluations: Mapping[str, Any], own: str) -> dict[str, Any]:

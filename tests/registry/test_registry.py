@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 import ibrobust
+from ibrobust.card_results import with_result
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
@@ -687,6 +688,13 @@ def test_an_audit_replaces_the_one_by_older_rules_which_stood_under_the_kind_alo
     update_metrics("mine", "audit", {"head": {**AUDIT, "n": 1000, "audit_version": 1, **where}})
     add_evaluation("mine", "audit", "head", AUDIT, digits)
     assert _stored("mine", "audit") == {"audit 0.0313725": {"head": {**AUDIT, **where}}}
+
+
+def test_a_new_result_does_not_change_the_evaluations_that_it_is_put_beside():
+    before = {"audit 0.0313725": {"head": dict(AUDIT)}}
+    after = with_result(before, "audit", "logistic", AUDIT, "mine")
+    assert list(after["audit 0.0313725"]) == ["head", "logistic"]
+    assert before == {"audit 0.0313725": {"head": AUDIT}}
 
 
 def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):
