@@ -149,15 +149,18 @@ def shown(page: Any, key: str) -> list[str]:
 
 def test_rows_are_searched_and_filtered(visit):
     page = visit()
-    everything = list(zip(shown(page, "cell"), shown(page, "decoder"), strict=True))
+    columns = ("cell", "decoder", "objective")
+    everything = list(zip(*(shown(page, key) for key in columns), strict=True))
     page.get_by_label("Search").fill("KNN_ib logistic")
-    found = list(zip(shown(page, "cell"), shown(page, "decoder"), strict=True))
-    assert found == [row for row in everything if "knn_ib" in row[0] and row[1] == "logistic"]
+    found = list(zip(*(shown(page, key) for key in columns), strict=True))
+    # The model whose name is code has the objective, but not in its name.
+    assert found == [row for row in everything if row[1] == "logistic" and row[2] == "knn_ib"]
+    assert EVIL in [cell for cell, *_ in found]
     assert page.locator("#shown").inner_text() == f"{len(found)} of {len(everything)} rows"
     page.get_by_label("Search").fill("")
     page.locator('select[data-key="decoder"]').select_option("head")
     assert set(shown(page, "decoder")) == {"head"}
-    assert len(shown(page, "decoder")) == sum(decoder == "head" for _, decoder in everything)
+    assert len(shown(page, "decoder")) == sum(decoder == "head" for _, decoder, _ in everything)
     page.locator('select[data-key="decoder"]').select_option("all")
     assert len(shown(page, "cell")) == len(everything)
 
