@@ -287,6 +287,13 @@ def test_a_number_in_l2_or_its_absence_does_not_decide_the_order(write_records):
     assert _cells(write_records, rows) == ["best", "strong", "weak"]
 
 
+def test_a_model_without_an_audit_that_keeps_nothing_comes_after_those_that_are_not_real(write_records):
+    audit = {"quantity": "audit_worst_case_accuracy", "attack": "", "verdict": "not real, honest"}
+    audited = [*_numbers("audited", linf=0.0), *[{**row, **audit} for row in _numbers("audited", linf=0.0)]]
+    rows = [*_numbers("broken", linf=0.0, l2=0.3), *audited, *_numbers("left", linf=0.1)]
+    assert _cells(write_records, rows) == ["left", "audited", "broken"]
+
+
 def test_exact_numbers_come_before_upper_bounds(write_records):
     bound = [{**row, "upper_bound": True} for row in _numbers("bound", linf=0.8)]
     assert _cells(write_records, [*bound, *_numbers("exact", linf=0.4)]) == ["exact", "bound"]

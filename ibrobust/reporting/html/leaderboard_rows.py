@@ -16,9 +16,11 @@ from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 # A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by
-# FGSM alone, little is known of it, and it comes just before those that are not real.
+# FGSM alone, little is known of it, and it comes just before those that are not real. If nothing of it is left in the
+# worst case, it comes last.
 NOT_AUDITED = (1, 9)
 FGSM_ALONE = (3, 9)
+NOTHING_LEFT = (4, 9)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,11 @@ class Row:
         """The place of its verdict among the others, the best first."""
         if self.verdict:
             return self.verdict.rank
-        is_searched = any(record.quantity.endswith("worst_case_accuracy") for record in self.records)
-        return NOT_AUDITED if is_searched else FGSM_ALONE
+        searched = [record for record in self.records if record.quantity.endswith("worst_case_accuracy")]
+        if not searched:
+            return FGSM_ALONE
+        widest = max(searched, key=lambda record: (record.attack != IN_L2, record.epsilon or 0.0))
+        return NOT_AUDITED if widest.value > 0.0 else NOTHING_LEFT
 
     @property
     def unattacked(self) -> float | None:
