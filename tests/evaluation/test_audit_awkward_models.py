@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
 from ibrobust.evaluation.audit.model_checks import check_determinism
-from ibrobust.evaluation.audit.subject import QUICK, DrawAverage, Effort, Subject
+from ibrobust.evaluation.audit.subject import QUICK, Effort, Subject
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 
 EPSILON = 0.04
 Data = tuple[Tensor, Tensor]
@@ -273,7 +274,7 @@ def _on_the_boundary(count: int) -> tuple[Subject, Tensor, Tensor]:
     """Return an audit's subject with the noisy model, the broken images, and (N,) true."""
     model, images, every = Marked(), torch.full((count, 1, 2, 2), 0.48), torch.ones(count, dtype=torch.bool)
     labels = torch.zeros(count, dtype=torch.long)
-    average = DrawAverage(model, 8)
+    average = AveragedDraws(model, 8)
     return Subject(model, average, images, labels, every, 2, EPSILON, QUICK, 250, 0), images + 0.03, every
 
 

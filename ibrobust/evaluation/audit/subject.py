@@ -62,19 +62,6 @@ QUICK = Effort(
 FULL = Effort(images=None, steps=50, queries=500, random_draws=100, draws=16)
 
 
-class DrawAverage(nn.Module):
-    """A stochastic model's logits, averaged over draws: its expectation, and so its gradient's (EOT)."""
-
-    def __init__(self, model: nn.Module, draws: int) -> None:
-        super().__init__()
-        self.model = model
-        self.draws = draws
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return mean logits (B, K)."""
-        return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
-
-
 @dataclass(frozen=True)
 class Subject:
     """What every check looks at.
