@@ -58,13 +58,14 @@ class Ball:
         inward = inward / inward.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         return inward / _length(inward).clamp(min=1e-30)
 
-    def random_point(self, images: Tensor, generator: torch.Generator, factor: float = 1.0) -> Tensor:
-        """Return a point (B, C, H, W) in the ball of `factor` times the radius: anywhere (Linf), or far out (L2)."""
+    def random_point(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a point (B, C, H, W) in the ball: anywhere (Linf), or far out (L2)."""
         noise = torch.randn if self.norm == "L2" else torch.rand
+        # From a generator on the CPU, so that every device gets the same points.
         drawn = noise(images.shape, generator=generator).to(images)
         if self.norm == "Linf":
-            return self.project(images + (2.0 * drawn - 1.0) * factor * self.epsilon, images, factor)
-        return self.project(images + drawn * (factor * self.epsilon / _length(drawn)), images, factor)
+            return self.project(images + (2.0 * drawn - 1.0) * self.epsilon, images)
+        return self.project(images + drawn * (self.epsilon / _length(drawn)), images)
 
     def corner(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a random point (B, C, H, W) as far from the images as the ball allows."""

@@ -130,10 +130,11 @@ class PGD(NamedAttack):
         """Return the same, and a warning if many gradients are exactly zero at the first starting points."""
         import torch
 
-        from ibrobust.evaluation.attacks.pgd import pgd, random_start, target_classes
+        from ibrobust.evaluation.attacks.pgd import pgd, target_classes
+        from ibrobust.evaluation.ball import Ball
         from ibrobust.evaluation.guarded_model import guard
 
-        model = guard(model)
+        model, ball = guard(model), Ball(self.norm, epsilon)
         is_random = model.is_random(images)
         generator = torch.Generator().manual_seed(seed)
         adversarial = images
@@ -155,7 +156,7 @@ class PGD(NamedAttack):
                 step_size=self.alpha,
                 loss=self.loss,
                 targets=None if aim is None else aim[left],
-                start=random_start(points, epsilon, generator, self.norm) if moved else None,
+                start=ball.random_point(points, generator) if moved else None,
                 stop_when_broken=not is_random,
                 norm=self.norm,
             )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.losses import AttackLoss
-from ibrobust.evaluation.attacks.pgd import pgd, random_start
+from ibrobust.evaluation.attacks.pgd import pgd
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.seeds import evaluation_seed
 from ibrobust.spread import spread_evenly
@@ -170,7 +171,7 @@ class Subject:
                 epsilon=radius,
                 steps=self.effort.steps if steps is None else steps,
                 loss=loss,
-                start=random_start(points, radius, generator) if move_start else None,
+                start=Ball("Linf", radius).random_point(points, generator) if move_start else None,
                 stop_when_broken=not judged_afterwards,
                 stop_from=stop_from,
             )
