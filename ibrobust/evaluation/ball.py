@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.option_types import NORMS
+from ibrobust.evaluation.attacks.perturbation import perturbation_size
 
 # x + delta is rounded to 6e-8 in float32. A candidate further outside than this does not count.
 TOLERANCE = 1e-6
@@ -75,9 +76,7 @@ class Ball:
 
     def contains(self, points: Tensor, images: Tensor) -> Tensor:
         """Return (B,) bool, whether each point is in the ball and in [0, 1], up to float rounding. NaN is not."""
-        delta = (points - images).flatten(1)
-        order = float("inf") if self.norm == "Linf" else 2.0
-        near = torch.linalg.vector_norm(delta, ord=order, dim=1) <= self.epsilon + TOLERANCE
+        near = perturbation_size(points - images, self.norm) <= self.epsilon + TOLERANCE
         return near & ((points >= 0.0) & (points <= 1.0)).flatten(1).all(dim=1)
 
 
