@@ -11,6 +11,7 @@ from torch import nn
 
 import ibrobust
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import read_attack
 
 EPSILONS = [0.09, 0.11, 0.59, 0.62]
 
@@ -141,7 +142,7 @@ def test_the_images_of_an_epsilon_are_those_within_it(calls):
 
 
 def run_alone(epsilon):
-    attack = ibrobust.evaluation.attacks.read_attack(to_the_boundary)
+    attack = read_attack(to_the_boundary)
     return attack(Brightness(), IMAGES, LABELS, epsilon=epsilon)
 
 
