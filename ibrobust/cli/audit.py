@@ -66,10 +66,10 @@ def audit(
     """
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import read_epsilon
     from ibrobust.errors import IbrobustError
 
-    epsilon = parse_epsilon(eps)
+    epsilon = read_epsilon(eps)
     if claim is not None and not 0.0 < claim <= 1.0:
         raise IbrobustError(f"The claim {claim:g} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
     if json_file:

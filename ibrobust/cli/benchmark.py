@@ -41,7 +41,7 @@ def benchmark(
 
     from ibrobust.atomic import require_writable, write_text
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon, small_radii
+    from ibrobust.epsilon import read_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
     from ibrobust.integrations.references import is_reference
@@ -49,7 +49,7 @@ def benchmark(
 
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
-    epsilon = parse_epsilon(eps, norm=threat_model)
+    epsilon = read_epsilon(eps, norm=threat_model)
     for wanted in (json_file, state):
         if wanted:
             require_writable(wanted)

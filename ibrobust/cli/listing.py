@@ -19,7 +19,7 @@ def list_command(
     """List all models, your own and those that ship with ibrobust, with their accuracies, one line per decoder."""
     from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
-    from ibrobust.epsilon import format_epsilon, parse_epsilon
+    from ibrobust.epsilon import format_epsilon, read_epsilon
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
     from ibrobust.registry.catalog import weights_size
@@ -27,7 +27,7 @@ def list_command(
     from ibrobust.reporting.model_rows import model_rows, sort_rows, withstood
     from ibrobust.suggestions import remedy
 
-    epsilon = parse_epsilon(eps)
+    epsilon = read_epsilon(eps)
     if sort not in SORT_KEYS:
         choices = f"choose one of {', '.join(SORT_KEYS)}."
         raise IbrobustError(f"--sort {sort!r} is not known: {remedy(sort, SORT_KEYS, choices)}")
