@@ -108,7 +108,7 @@ class PGD(NamedAttack):
     precision: Precision = "fp32"
 
     def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
-        """Return the first misclassified iterates, else the last ones, and always these for a model with random numbers.
+        """Return the first misclassified iterates, else the last ones; these alone if the model is random.
 
         There is a warning if many gradients are exactly zero at the first starting points.
         """
