@@ -31,7 +31,7 @@ from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
 from ibrobust.evaluation.audit.model_checks import check_determinism
 from ibrobust.evaluation.audit.subject import QUICK, Effort, Subject
 from ibrobust.evaluation.model_state import isolated_rng
-from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 
 EPSILON = 0.04
@@ -99,7 +99,7 @@ def test_randomness_that_only_the_worst_case_attack_finds_makes_the_answer_rando
     plain_model, test_data, light, monkeypatch
 ):
     def warned(*arguments: object, **options: object) -> WorstCaseResult:
-        return replace(worst_case_attack(*arguments, **options), warnings=(RANDOM,))
+        return replace(worst_case_attack(*arguments, **options), warnings=(AVERAGED,))
 
     monkeypatch.setattr(attack_runs, "worst_case_attack", warned)
     report = quick_audit(plain_model, test_data, images=12)
@@ -122,7 +122,7 @@ def test_small_noise_on_a_robust_model_is_no_masking(robust_model, test_data, li
 
 
 @pytest.mark.parametrize(
-    ("warning", "answer"), [(RANDOM, "real"), ("A gradient was no number for 1 of 20 images.", "undecided")]
+    ("warning", "answer"), [(AVERAGED, "real"), ("A gradient was no number for 1 of 20 images.", "undecided")]
 )
 def test_a_guard_of_the_worst_case_attack_makes_an_upper_bound_but_randomness_does_not(
     warning, answer, robust_model, test_data, light, monkeypatch
