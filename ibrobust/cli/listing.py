@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ def list_command(
             damaged.append(in_flags(str(error)))
     rows = sort_rows(rows, sort)
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
     elif rows:
         print_table(models_table(rows))
         if all((row.fgsm, row.worst_case, row.verdict) == (None, None, None) for row in rows):

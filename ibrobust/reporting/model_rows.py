@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ibrobust.card_results import attacked_in, is_own, results_in, strictest
@@ -61,10 +61,6 @@ class ModelRow:
     clean_total: int | None = None
     fgsm_total: int | None = None
     worst_case_total: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as JSON can hold it."""
-        return asdict(self)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ class AttackLog:
         self._done = 0
         if path is None or settings is None or behaviour is None:
             return
-        header = {"format": FORMAT, "settings": dict(settings), "behaviour": behaviour.to_dict()}
+        header = {"format": FORMAT, "settings": dict(settings), "behaviour": asdict(behaviour)}
         if surrogates:
-            header["surrogates"] = {label: found.to_dict() for label, found in surrogates.items()}
+            header["surrogates"] = {label: asdict(found) for label, found in surrogates.items()}
         lines = [header]
         if path.exists():
             lines = _complete_lines(path)
