@@ -11,8 +11,7 @@ from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import percent
 from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
-from ibrobust.reporting.unattacked import UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import bound_sign
+from ibrobust.reporting.marks import UNATTACKED_SHARE, bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 SAME = 1e-6  # epsilons that differ by less are one

@@ -14,8 +14,8 @@ from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
 from ibrobust.reporting.attack_table import attack_table
 from ibrobust.reporting.figures.under_attack import save_attack_figure
+from ibrobust.reporting.marks import bound_sign
 from ibrobust.reporting.tables import audit_table, failures_table
-from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import read_verdict
 
 
