@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.data import Split, load_dataset
-from ibrobust.epsilon import format_epsilon, parse_epsilon
+from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.audit.statistics import interval
 from ibrobust.registry import load_model
@@ -102,7 +102,7 @@ def audited(name: str, data: str, epsilon: str, model: nn.Module, surrogate: nn.
         model,
         images.images,
         images.labels,
-        epsilon=parse_epsilon(epsilon),
+        epsilon=read_epsilon(epsilon),
         quick=True,
         surrogate=surrogate,
         progress=progress,

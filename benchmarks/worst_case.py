@@ -25,7 +25,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,7 @@ def _run_autoattack(lines: Lines, pair: Pair, test: Split, options: argparse.Nam
             {
                 **_head(pair, test, "AutoAttack", start, options),
                 "robust": to_bits(tuple(robust.tolist())),
-                **counter.cost.to_dict(),
+                **asdict(counter.cost),
                 "seconds": wall,
                 "cpu_seconds": used,
             }

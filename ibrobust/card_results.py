@@ -94,23 +94,10 @@ def with_result(
     Raises:
         WeakerResultError: the card holds a stronger one in its place.
     """
-    sorted_in = _sorted_in(evaluations, own)
     key = _key(kind, record, own)
-    records = sorted_in.get(key) or {}
+    records = evaluations.get(key) or {}
     merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
-    return {**sorted_in, key: {**records, decoder: merge(records.get(decoder) or {}, record)}}
-
-
-def _sorted_in(evaluations: Mapping[str, Any], own: str) -> dict[str, Any]:
-    """Return the evaluations under today's keys; ibrobust 0.1 had one audit of a decoder, under the kind alone."""
-    found: dict[str, Any] = {}
-    for key, records in evaluations.items():
-        if key not in KINDS or not all(isinstance(record, Mapping) for record in (records or {}).values()):
-            found[key] = records
-            continue
-        for decoder, record in (records or {}).items():
-            found.setdefault(_key(key, record, own), {})[decoder] = dict(record)
-    return found
+    return {**evaluations, key: {**records, decoder: merge(records.get(decoder) or {}, record)}}
 
 
 def _key(kind: str, record: Record, own: str) -> str:

@@ -13,15 +13,6 @@ LONG_NORMS = ("L2", "L1")
 SMALL_IN_L2 = 0.1
 
 
-def parse_epsilon(text: str, *, norm: str = "Linf") -> float:
-    """Return the epsilon, in [0, 1] pixel scale, of a decimal or a fraction.
-
-    Raises:
-        IbrobustError: the text is not a number, or `check_epsilon` rejects it.
-    """
-    return check_epsilon(_parse_number(text), norm=norm)
-
-
 def parse_epsilons(text: str, *, norm: str = "Linf") -> list[float]:
     """Return the epsilons of a text, separated by commas.
 
@@ -33,7 +24,7 @@ def parse_epsilons(text: str, *, norm: str = "Linf") -> list[float]:
     if comma and (comma[1] == "0" or comma[2][0] == "0" != comma[2]):  # nobody wants 0 and 5, or writes 03 for 3
         raise IbrobustError(f"The epsilons {text.strip()!r} are not clear: {meant}")
     try:
-        epsilons = [parse_epsilon(part, norm=norm) for part in text.split(",")]
+        epsilons = [read_epsilon(part, norm=norm) for part in text.split(",")]
     except IbrobustError as error:
         raise IbrobustError(f"{str(error).rstrip('.')}; {meant}") if meant else error from None
     if len(set(epsilons)) < len(epsilons):
@@ -62,7 +53,7 @@ Epsilons = float | str | Iterable[float | str]
 
 
 def read_epsilon(value: object, *, norm: str = "Linf") -> float:
-    """Return the epsilon of a file or a caller, given as a number or as text.
+    """Return an epsilon, in [0, 1] pixel scale, that is given as a number or as text: a decimal or a fraction.
 
     Numbers of NumPy and torch count as well.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibrobust.epsilon import format_epsilon, parse_epsilon, parse_epsilons, read_epsilons, read_radius, small_radii
+from ibrobust.epsilon import format_epsilon, parse_epsilons, read_epsilon, read_epsilons, read_radius, small_radii
 from ibrobust.errors import IbrobustError
 
 
@@ -14,18 +14,18 @@ from ibrobust.errors import IbrobustError
     ("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 0 ", 0.0), ("1", 1.0), ("1e-2", 0.01)]
 )
 def test_parse(text: str, value: float) -> None:
-    assert parse_epsilon(text) == value
+    assert read_epsilon(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "eight", "8/", "8/0", "nan", "inf", "-0.1", "8", "1.01", "1/2/3"])
 def test_what_is_not_an_epsilon(text: str) -> None:
     with pytest.raises(IbrobustError, match="epsilon"):
-        parse_epsilon(text)
+        read_epsilon(text)
 
 
 def test_eight_is_taken_for_a_fraction_of_255() -> None:
     with pytest.raises(IbrobustError, match="fraction of 255"):
-        parse_epsilon("8")
+        read_epsilon("8")
 
 
 @pytest.mark.parametrize(("text", "meant"), [("0,03", "0.03"), ("0,3", "0.3"), ("0,0314", "0.0314"), ("0,5", "0.5")])

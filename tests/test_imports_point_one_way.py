@@ -8,29 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ibrobust"
-FOUNDATION = {
-    "atomic",
-    "collectives",
-    "devices",
-    "epsilon",
-    "errors",
-    "card_results",
-    "faults",
-    "full_precision",
-    "function_names",
-    "home",
-    "lazy_names",
-    "live_line",
-    "locking",
-    "mapping_files",
-    "processes",
-    "readable",
-    "records",
-    "seeds",
-    "spread",
-    "verdicts",
-    "suggestions",
-}
+ENTRANCES = {"__init__", "__main__"}
+FOUNDATION = {file.stem for file in PACKAGE.glob("*.py")} - ENTRANCES
 ALLOWED = {
     "data": set(),
     "models": set(),
@@ -38,7 +17,7 @@ ALLOWED = {
     "objectives": {"estimators"},
     "evaluation": set(),
     "training": {"data", "models", "objectives"},
-    "registry": {"data", "estimators", "models", "objectives", "training"},
+    "registry": {"data", "models", "objectives", "training"},
     "reporting": {"evaluation"},
     "integrations": {"data", "models", "evaluation", "registry"},
     "study": {
@@ -64,11 +43,23 @@ def imported_folders(file: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("ibrobust.")}
 
 
+def folders_of(file: Path) -> set[str]:
+    return imported_folders(file) - FOUNDATION - {"__version__"}
+
+
 @pytest.mark.parametrize("folder", sorted(ALLOWED))
-def test_a_folder_imports_only_what_it_may(folder):
+def test_a_folder_imports_what_it_may_and_no_more(folder):
+    found = set()
     for file in sorted((PACKAGE / folder).rglob("*.py")):
-        found = imported_folders(file) - FOUNDATION - {folder, "__version__"}
-        assert found <= ALLOWED[folder], f"{file.relative_to(PACKAGE)} imports {sorted(found - ALLOWED[folder])}"
+        imported = folders_of(file) - {folder}
+        assert imported <= ALLOWED[folder], f"{file.relative_to(PACKAGE)} imports {sorted(imported - ALLOWED[folder])}"
+        found |= imported
+    assert found == ALLOWED[folder]  # what is not needed may not be allowed
+
+
+@pytest.mark.parametrize("name", sorted(FOUNDATION))
+def test_the_packages_own_files_import_no_folder(name):
+    assert not folders_of(PACKAGE / f"{name}.py")
 
 
 def test_every_folder_has_its_rule():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibrobust.cli.options import DataDir
 from ibrobust.errors import IbrobustError
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ def add(
         typer.Option("--trust", help="Allow the code that an exported model's card names. Read that code first."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of this name.")] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Store your own model, or an exported one, in the registry."""
     if ":" not in source or source.endswith(".yaml"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
 from ibrobust.data.names import FORMS
 
 if TYPE_CHECKING:
@@ -45,29 +46,17 @@ def attack_command(
         list[str] | None,
         typer.Option(help="Decoder to attack (repeatable), or all. By default each model's first."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of the data set to attack, such as val. By default its test images.")
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
-        ),
-    ] = None,
-    n_examples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
+    split: Split = None,
+    resize: Resize = None,
+    n_examples: NExamples = None,
+    batch_size: BatchSize = 250,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers of --attack.")] = 0,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder for the progress of --attack; the same command resumes from it."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     save_images: Annotated[
         Path | None,

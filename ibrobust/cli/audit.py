@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
 from ibrobust.data.names import FORMS
 
 
@@ -25,18 +26,9 @@ def audit(
     decoder: Annotated[
         list[str] | None, typer.Option(help="Decoder to audit (repeatable), or all. By default the model's first.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of the data set to attack, such as val. By default its test images.")
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
-        ),
-    ] = None,
-    n_examples: Annotated[
-        int | None, typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all.")
-    ] = None,
+    split: Split = None,
+    resize: Resize = None,
+    n_examples: NExamples = None,
     surrogate: Annotated[
         str | None,
         typer.Option(
@@ -51,12 +43,10 @@ def audit(
             help="Further attack in L-infinity (repeatable), as in ibrobust attack; it counts in the worst case.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
+    batch_size: BatchSize = 250,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the reports to this file.")] = None,
 ) -> None:
     """Audit a model: is its robustness real, and did its gradient vanish or mislead?
@@ -66,10 +56,10 @@ def audit(
     """
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon
+    from ibrobust.epsilon import read_epsilon
     from ibrobust.errors import IbrobustError
 
-    epsilon = parse_epsilon(eps)
+    epsilon = read_epsilon(eps)
     if claim is not None and not 0.0 < claim <= 1.0:
         raise IbrobustError(f"The claim {claim:g} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
     if json_file:

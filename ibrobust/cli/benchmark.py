@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibrobust.cli.options import Device
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,7 +30,7 @@ def benchmark(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
+    device: Device = None,
     state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,
     log: Annotated[Path | None, typer.Option(help="File to which AutoAttack's messages are appended.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to a file.")] = None,
@@ -41,7 +43,7 @@ def benchmark(
 
     from ibrobust.atomic import require_writable, write_text
     from ibrobust.cli.request import check_models, check_names
-    from ibrobust.epsilon import parse_epsilon, small_radii
+    from ibrobust.epsilon import read_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
     from ibrobust.integrations.references import is_reference
@@ -49,7 +51,7 @@ def benchmark(
 
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
-    epsilon = parse_epsilon(eps, norm=threat_model)
+    epsilon = read_epsilon(eps, norm=threat_model)
     for wanted in (json_file, state):
         if wanted:
             require_writable(wanted)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.cli.options import DataDir, Device, NExamples, Resize
 from ibrobust.data.names import FORMS
 
 
@@ -23,20 +24,11 @@ def entropy(
     split: Annotated[
         str | None, typer.Option(help="Split of the data set to use, such as val. By default its test images.")
     ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Image size that the model requires, such as 224. Images are scaled inside the model."
-        ),
-    ] = None,
-    n_examples: Annotated[
-        int | None, typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all.")
-    ] = None,
+    resize: Resize = None,
+    n_examples: NExamples = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the decoder behind H[Y|Z].")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""

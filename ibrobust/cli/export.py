@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.cli.options import DataDir
+
 
 def export(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
@@ -16,9 +18,7 @@ def export(
     half: Annotated[
         bool, typer.Option("--half", help="Round the layers' weights to half precision and score the model again.")
     ] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Write a model's card and weights to a folder, without paths of this machine."""
     from rich.console import Console

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ def list_command(
     """List all models, your own and those that ship with ibrobust, with their accuracies, one line per decoder."""
     from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
-    from ibrobust.epsilon import format_epsilon, parse_epsilon
+    from ibrobust.epsilon import format_epsilon, read_epsilon
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
     from ibrobust.registry.catalog import weights_size
@@ -27,7 +28,7 @@ def list_command(
     from ibrobust.reporting.model_rows import model_rows, sort_rows, withstood
     from ibrobust.suggestions import remedy
 
-    epsilon = parse_epsilon(eps)
+    epsilon = read_epsilon(eps)
     if sort not in SORT_KEYS:
         choices = f"choose one of {', '.join(SORT_KEYS)}."
         raise IbrobustError(f"--sort {sort!r} is not known: {remedy(sort, SORT_KEYS, choices)}")
@@ -41,7 +42,7 @@ def list_command(
             damaged.append(in_flags(str(error)))
     rows = sort_rows(rows, sort)
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
     elif rows:
         print_table(models_table(rows))
         if all((row.fgsm, row.worst_case, row.verdict) == (None, None, None) for row in rows):

@@ -38,7 +38,6 @@ from ibrobust.faults import complaint
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="ibrobust",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibrobust.cli.options import DataDir, Device
+
 if TYPE_CHECKING:
     from ibrobust.errors import IbrobustError
     from ibrobust.study import CellState, Study
@@ -32,10 +34,8 @@ def run(
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
     jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder for downloaded data sets and the cache of decoded images.")
-    ] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Train and evaluate every unfinished cell, then draw the figures.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from ibrobust.cli.options import DataDir, Device
 from ibrobust.epsilon import format_epsilon
 from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names, read_fields
 
@@ -32,11 +33,8 @@ def _train(
         Path | None, typer.Option(help="YAML file with recipe fields; options given here override it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. By default made from the recipe.")] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder for downloaded data sets and the cache of decoded images."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
+    data_dir: DataDir = None,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished run of this name.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or run of this name.")] = False,
     log_with: Annotated[str | None, typer.Option(help="Also log to a tracker: tensorboard, wandb, mlflow, ...")] = None,

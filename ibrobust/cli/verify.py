@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from ibrobust.cli.options import BatchSize, Device
+
 
 def verify(
     file: Annotated[Path, typer.Argument(help="File written by ibrobust attack --save-images.")],
     model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
     decoder: Annotated[str | None, typer.Option(help="Decoder of the model. By default its first.")] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="The --resize of the attack, if it had one.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 250,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. By default cuda if available.")] = None,
+    batch_size: BatchSize = 250,
+    device: Device = None,
 ) -> None:
     """Classify saved adversarial images with a model, and compare the result of each with the record in the file.
 

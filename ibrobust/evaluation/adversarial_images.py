@@ -14,7 +14,7 @@ from ibrobust.atomic import write_tensors
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
-from ibrobust.evaluation.attacks.perturbation import TOLERANCE, perturbation_size, tolerance
+from ibrobust.evaluation.attacks.perturbation import TOLERANCE, is_invalid
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.statistics import exceeds, more_often
 from ibrobust.evaluation.guarded_model import guard
@@ -126,9 +126,7 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
     images, labels = images_and_labels(images, labels)
     guarded, device = guard(model), model_device(model)
     images, adversarial, labels = images.to(device), adversarial.to(images).to(device), labels.to(device)
-    within = record.epsilon + tolerance(record.norm, record.epsilon, images[0].numel())
-    near = perturbation_size(adversarial - images, record.norm) <= within
-    inside = near & ((adversarial >= -1e-6) & (adversarial <= 1.0 + 1e-6)).flatten(1).all(dim=1)
+    inside = ~is_invalid(adversarial, images, norm=record.norm, epsilon=record.epsilon)
     with evaluation_mode(model, seed=record.seed), torch.no_grad():
         count_classes(guarded, images, labels)
         random = draws_random_numbers(guarded, images[: min(batch_size, COMPARED)])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.option_types import NORMS
+from ibrobust.evaluation.attacks.perturbation import perturbation_size
 
 # x + delta is rounded to 6e-8 in float32. A candidate further outside than this does not count.
 TOLERANCE = 1e-6
@@ -58,13 +59,14 @@ class Ball:
         inward = inward / inward.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         return inward / _length(inward).clamp(min=1e-30)
 
-    def random_point(self, images: Tensor, generator: torch.Generator, factor: float = 1.0) -> Tensor:
-        """Return a point (B, C, H, W) in the ball of `factor` times the radius: anywhere (Linf), or far out (L2)."""
+    def random_point(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a point (B, C, H, W) in the ball: anywhere (Linf), or far out (L2)."""
         noise = torch.randn if self.norm == "L2" else torch.rand
+        # From a generator on the CPU, so that every device gets the same points.
         drawn = noise(images.shape, generator=generator).to(images)
         if self.norm == "Linf":
-            return self.project(images + (2.0 * drawn - 1.0) * factor * self.epsilon, images, factor)
-        return self.project(images + drawn * (factor * self.epsilon / _length(drawn)), images, factor)
+            return self.project(images + (2.0 * drawn - 1.0) * self.epsilon, images)
+        return self.project(images + drawn * (self.epsilon / _length(drawn)), images)
 
     def corner(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a random point (B, C, H, W) as far from the images as the ball allows."""
@@ -74,9 +76,7 @@ class Ball:
 
     def contains(self, points: Tensor, images: Tensor) -> Tensor:
         """Return (B,) bool, whether each point is in the ball and in [0, 1], up to float rounding. NaN is not."""
-        delta = (points - images).flatten(1)
-        order = float("inf") if self.norm == "Linf" else 2.0
-        near = torch.linalg.vector_norm(delta, ord=order, dim=1) <= self.epsilon + TOLERANCE
+        near = perturbation_size(points - images, self.norm) <= self.epsilon + TOLERANCE
         return near & ((points >= 0.0) & (points <= 1.0)).flatten(1).all(dim=1)
 
 

@@ -15,16 +15,16 @@ GRAD_MODE = (
     "than the one that is judged."
 )
 
-COMPARED = 8  # images
+TRACKED = 8  # images whose logits are computed with a gradient
 
 
 def grad_mode_distance(model: GuardedModel, images: Tensor) -> float:
     """Return how far logits with a gradient are from those without, see `logit_distance`; above `MOVED` is no rounding.
 
-    It is the largest distance over the images (B, C, H, W), of which at most the first `COMPARED` are used. In half
+    It is the largest distance over the images (B, C, H, W), of which at most the first `TRACKED` are used. In half
     precision, where other kernels round much, it is the median.
     """
-    images = images[:COMPARED].detach()
+    images = images[:TRACKED].detach()
     with isolated_rng(0), torch.no_grad():
         without = model(images)
     with isolated_rng(0), torch.enable_grad():

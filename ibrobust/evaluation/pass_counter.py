@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,10 +16,6 @@ class Cost:
 
     forward_images: int
     backward_images: int
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the counts for JSON."""
-        return asdict(self)
 
 
 class PassCounter:

@@ -8,7 +8,7 @@ from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ibrobust.registry.card import ModelCard
-    from ibrobust.registry.catalog import list_models, model_card, shipped_models
+    from ibrobust.registry.catalog import list_models, shipped_models
     from ibrobust.registry.load import (
         add_evaluation,
         add_evaluations,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         update_metrics,
     )
     from ibrobust.registry.register import register_model
+    from ibrobust.registry.store import model_card
     from ibrobust.registry.train_model import train
 
 _HOMES = {
@@ -28,7 +29,7 @@ _HOMES = {
     "export_model": "ibrobust.registry.load",
     "list_models": "ibrobust.registry.catalog",
     "load_model": "ibrobust.registry.load",
-    "model_card": "ibrobust.registry.catalog",
+    "model_card": "ibrobust.registry.store",
     "register_model": "ibrobust.registry.register",
     "shipped_models": "ibrobust.registry.catalog",
     "train": "ibrobust.registry.train_model",

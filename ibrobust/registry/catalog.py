@@ -9,7 +9,7 @@ from ibrobust.data.names import file_name, with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.home import zoo_dir
 from ibrobust.registry.card import ModelCard, read_card
-from ibrobust.registry.store import card_paths, find_card, stored_card
+from ibrobust.registry.store import card_paths, find_card
 
 if TYPE_CHECKING:
     from ibrobust.data import Dataset
@@ -41,17 +41,6 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
 def shipped_models() -> list[str]:
     """Return the names of the models that ship with ibrobust, sorted, without those that the user has replaced."""
     return sorted(name for name, path in card_paths().items() if path.parent == zoo_dir())
-
-
-def model_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, if it does not exist.
-
-    Examples:
-        >>> import ibrobust
-        >>> ibrobust.model_card("cross_entropy-w16-s0").width
-        16
-    """
-    return stored_card(name)
 
 
 def weights_size(card: ModelCard) -> int | None:

@@ -21,10 +21,10 @@ from ibrobust.registry.export import write_export
 from ibrobust.registry.store import (
     find_card,
     held,
+    model_card,
     pack_weights,
     read_model,
     refuse_duplicate,
-    stored_card,
     write_card,
     write_model,
 )
@@ -178,7 +178,7 @@ def _change_evaluations(name: str, weights: str | None, change: Callable[[ModelC
         raise IbrobustError(f"The model {name!r} is not in your own model folder, so its card is not changed.")
     # Another process may be storing the result of another decoder, or overwriting the model.
     with held(name):
-        card = stored_card(name)
+        card = model_card(name)
         evaluated = _loaded.get((models_dir(), card.name), set()) if weights is None else {weights}
         if evaluated - {card.weights.sha256}:
             raise IbrobustError(

@@ -57,8 +57,14 @@ def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecor
     return WeightsRecord(file=f"{name}-{digest[:12]}.safetensors", sha256=digest), content
 
 
-def stored_card(name: str) -> ModelCard:
-    """Return the card of a model; raise IbrobustError, with the nearest names, if it does not exist."""
+def model_card(name: str) -> ModelCard:
+    """Return the card of a model; raise IbrobustError, with the nearest names, if it does not exist.
+
+    Examples:
+        >>> import ibrobust
+        >>> ibrobust.model_card("cross_entropy-w16-s0").width
+        16
+    """
     path = find_card(name)
     return _named(read_card(path), _current(name, card_paths()))
 

@@ -37,7 +37,7 @@ from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
 from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
-from ibrobust.registry.store import read_model, refuse_duplicate, stored_card
+from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of, refuse_unused, with_memory_that_fits
 from ibrobust.training.checkpoint import latest_checkpoint
@@ -222,7 +222,7 @@ def _train(
         )
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     processes.wait()
-    return stored_card(name)
+    return model_card(name)
 
 
 def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.reporting.unattacked import UNATTACKED_SHARE
+from ibrobust.reporting.marks import UNATTACKED_SHARE
 from ibrobust.verdicts import Verdict
 
 if TYPE_CHECKING:

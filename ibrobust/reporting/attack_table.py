@@ -13,9 +13,8 @@ from rich.text import Text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
 from ibrobust.reporting.attack_lines import AttackLine
+from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
-from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import BOUND, bound_sign
 
 
 def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -> Table:
@@ -129,10 +128,7 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
         )
     caption = "; ".join(parts)
     if any(line.is_marked for line in lines):
-        caption += (
-            f"\n{DAGGER} not a sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images, "
-            "because their gradient is zero or not finite"
-        )
+        caption += f"\n{NO_SIGN}, because their gradient is zero or not finite"
     warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
     if warnings:
         caption += f"\n{BOUND} upper bound, other attacks may break more images: {' '.join(warnings)}"

@@ -12,10 +12,9 @@ from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
+from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
-from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import BOUND, bound_sign
 from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.
@@ -170,8 +169,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
 
 
 def _dagger(is_needed: bool) -> str:
-    said = f"; {DAGGER} no sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images"
-    return said if is_needed else ""
+    return f"; {NO_SIGN}" if is_needed else ""
 
 
 def percent(value: float | None) -> str:

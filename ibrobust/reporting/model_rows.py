@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import percent
 from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
-from ibrobust.reporting.unattacked import UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import bound_sign
+from ibrobust.reporting.marks import UNATTACKED_SHARE, bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 SAME = 1e-6  # epsilons that differ by less are one
@@ -61,10 +60,6 @@ class ModelRow:
     clean_total: int | None = None
     fgsm_total: int | None = None
     worst_case_total: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as JSON can hold it."""
-        return asdict(self)
 
 
 @contextmanager

@@ -36,8 +36,6 @@ class Results:
         """Read the results that are about the same model, weights and images; start anew if there are none."""
         self._path = path
         stored = read_results(path.parent)
-        if stored and stored.get("weights") is None:  # of a reference, whose weights were not looked at before
-            stored["weights"] = about["weights"]
         self.is_new = not stored or any(stored.get(key) != value for key, value in about.items())
         self.content: dict[str, Any] = {**about, "decoders": {}} if self.is_new else stored
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.home import models_dir, zoo_dir
-from ibrobust.registry import ModelCard, add_evaluations, list_models, model_card
+from ibrobust.registry import add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
 from ibrobust.study.results import card_evaluations, is_outdated, read_results
 from ibrobust.study.spec import Study
@@ -46,13 +45,9 @@ def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list
             continue
         found = card_evaluations(content)
         if shipped:
-            write_shipped_card(zoo_dir() / f"{name}.yaml", card, found)
+            text = card.model_copy(update={"evaluations": found}).to_text()
+            write_text(zoo_dir() / f"{name}.yaml", text)
         else:
             add_evaluations(name, found, weights=content["weights"])
         changed.append(name)
     return changed, others
-
-
-def write_shipped_card(path: Path, card: ModelCard, evaluations: dict[str, Any]) -> None:
-    """Replace the evaluations of a card in a checkout's folder of shipped models."""
-    write_text(path, card.model_copy(update={"evaluations": evaluations}).to_text())

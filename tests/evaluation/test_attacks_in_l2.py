@@ -8,8 +8,9 @@ from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.by_name import read_attack
-from ibrobust.evaluation.attacks.pgd import pgd, random_start
+from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.ball import Ball
 
 QUICK = {
     "PGD": "PGD:norm=L2,steps=20",
@@ -44,7 +45,7 @@ def test_a_linear_model_falls_where_its_l2_distance_is_clearly_below_epsilon_and
 
 def test_pgd_starts_and_stays_in_the_l2_ball():
     model, images, labels, _ = _linear_model()
-    start = random_start(images, 0.5, torch.Generator().manual_seed(0), "L2")
+    start = Ball("L2", 0.5).random_point(images, torch.Generator().manual_seed(0))
     run = pgd(model, images, labels, epsilon=0.5, steps=3, start=start, norm="L2", stop_when_broken=False)
     for points in (start, run.last, run.adversarial):
         assert float((points - images).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-6

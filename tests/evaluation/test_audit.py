@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from awkward_models import Wrapped
 from light_audit import lighten
 from torch import Tensor, nn
 
@@ -37,14 +38,6 @@ def quick_audit(model: nn.Module, data: tuple[Tensor, Tensor], **options) -> Aud
 
 def failed(report: AuditReport) -> set[str]:
     return {check.name for check in report.failed}
-
-
-class Wrapped(nn.Module):
-    """A defect around an honest classifier."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
 
 class ScaledLogits(Wrapped):

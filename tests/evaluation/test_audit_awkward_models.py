@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
 from ibrobust.evaluation.audit.model_checks import check_determinism
-from ibrobust.evaluation.audit.subject import QUICK, DrawAverage, Effort, Subject
+from ibrobust.evaluation.audit.subject import QUICK, Effort, Subject
 from ibrobust.evaluation.model_state import isolated_rng
-from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 
 EPSILON = 0.04
 Data = tuple[Tensor, Tensor]
@@ -98,7 +99,7 @@ def test_randomness_that_only_the_worst_case_attack_finds_makes_the_answer_rando
     plain_model, test_data, light, monkeypatch
 ):
     def warned(*arguments: object, **options: object) -> WorstCaseResult:
-        return replace(worst_case_attack(*arguments, **options), warnings=(RANDOM,))
+        return replace(worst_case_attack(*arguments, **options), warnings=(AVERAGED,))
 
     monkeypatch.setattr(attack_runs, "worst_case_attack", warned)
     report = quick_audit(plain_model, test_data, images=12)
@@ -121,7 +122,7 @@ def test_small_noise_on_a_robust_model_is_no_masking(robust_model, test_data, li
 
 
 @pytest.mark.parametrize(
-    ("warning", "answer"), [(RANDOM, "real"), ("A gradient was no number for 1 of 20 images.", "undecided")]
+    ("warning", "answer"), [(AVERAGED, "real"), ("A gradient was no number for 1 of 20 images.", "undecided")]
 )
 def test_a_guard_of_the_worst_case_attack_makes_an_upper_bound_but_randomness_does_not(
     warning, answer, robust_model, test_data, light, monkeypatch
@@ -273,7 +274,7 @@ def _on_the_boundary(count: int) -> tuple[Subject, Tensor, Tensor]:
     """Return an audit's subject with the noisy model, the broken images, and (N,) true."""
     model, images, every = Marked(), torch.full((count, 1, 2, 2), 0.48), torch.ones(count, dtype=torch.bool)
     labels = torch.zeros(count, dtype=torch.long)
-    average = DrawAverage(model, 8)
+    average = AveragedDraws(model, 8)
     return Subject(model, average, images, labels, every, 2, EPSILON, QUICK, 250, 0), images + 0.03, every
 
 

@@ -191,7 +191,7 @@ def test_fab_stops_at_the_nearest_survivors_if_it_breaks_none_of_them(monkeypatc
     monkeypatch.setattr(guards, "follow_boundary", spy)
     monkeypatch.setattr(guards, "LEAST_FAB", 2)
     monkeypatch.setattr(guards, "FAB", replace(guards.FAB, one_in=40))
-    monkeypatch.setattr(guards, "MISLED_FAB", replace(guards.MISLED_FAB, one_in=40))
+    monkeypatch.setattr(guards, "MORE_FAB", replace(guards.MORE_FAB, one_in=40))
     if untargeted_fails:  # then later stages break many images, and the gradient counts as misleading
         monkeypatch.setattr(stages, "untargeted", lambda search: None)
     result = worst_case_attack(model, images, labels, epsilon=epsilon)

@@ -72,7 +72,7 @@ def test_a_list_says_on_how_many_images_it_is() -> None:
         for one in (card(attacked("WorstCase")), card(audit=audit))
         for row in model_rows(one, epsilon=EPSILON, size=None)
     ]
-    assert [row.to_dict()["worst_case_total"] for row in rows] == [4, 256]
+    assert [row.worst_case_total for row in rows] == [4, 256]
     console = Console(width=100)
     with console.capture() as text:
         console.print(models_table(rows))
@@ -120,7 +120,7 @@ def test_a_list_marks_an_fgsm_accuracy_that_is_an_upper_bound() -> None:
     lines = [line for line in text.get().splitlines() if line.startswith("mine")]
     assert [line.split()[3] for line in lines] == ["≤75.0", "75.0"]
     assert "≤ upper bound" in " ".join(text.get().split())
-    assert [row.to_dict()["fgsm_upper_bound"] for row in rows] == [True, False]
+    assert [row.fgsm_upper_bound for row in rows] == [True, False]
 
 
 def test_a_sentence_marks_a_worst_case_that_is_an_upper_bound() -> None:

@@ -14,8 +14,8 @@ from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
 from ibrobust.reporting.attack_table import attack_table
 from ibrobust.reporting.figures.under_attack import save_attack_figure
+from ibrobust.reporting.marks import bound_sign
 from ibrobust.reporting.tables import audit_table, failures_table
-from ibrobust.reporting.upper_bound import bound_sign
 from ibrobust.verdicts import read_verdict
 
 
@@ -51,7 +51,7 @@ def test_a_model_that_was_not_attacked_has_daggers_and_is_not_the_best():
     printed = text(row("masked", (88, 88), zero=2), row("honest", (40, 9)))
     assert line(printed, "masked") == ["*90.0", "88.0†", "88.0†", "2.0%"]
     assert line(printed, "honest") == ["*90.0", "*40.0", "*9.0", "0.0%"]
-    assert "† not a sign of robustness" in printed
+    assert "† no sign of robustness" in printed
 
 
 def test_one_per_cent_of_zero_gradients_is_no_dagger():

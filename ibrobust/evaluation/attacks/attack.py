@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ibrobust.evaluation.inputs import ArrayLike
+
+
+class Found(NamedTuple):
+    """What an attack made of a batch.
+
+    Attributes:
+        adversarial: images (B, C, H, W).
+        nonfinite: (B,) bool, for images with a NaN gradient or result.
+        flags: signs that another attack would break more, one sentence each.
+    """
+
+    adversarial: Tensor
+    nonfinite: Tensor
+    flags: tuple[str, ...] = ()
 
 
 class Attack(ABC):
@@ -72,17 +86,11 @@ class Attack(ABC):
         del images
         return model
 
-    def find_with_flags(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return the result of `find`, and signs that another attack would break more, one sentence each."""
-        return (*self.find(model, images, labels, epsilon=epsilon, seed=seed), ())
-
     @abstractmethod
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or result.
+    ) -> Found | tuple[Tensor, Tensor]:
+        """Return what the attack found; a pair without flags will do.
 
         Args:
             model: in evaluation mode, behind a guard.

@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.perturbation import check_result
 from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
@@ -364,9 +365,9 @@ class _Run:
         if self.copy_suite is None:
             return self.perturb(self.suite, part, images, labels)
 
-        def attack(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Found:
             suite = self.suite if model is self.model else self.copy_suite
-            return self.perturb(suite, part, images, labels), torch.zeros_like(labels, dtype=torch.bool)
+            return Found(self.perturb(suite, part, images, labels), torch.zeros_like(labels, dtype=torch.bool))
 
         return search_on_copy(attack, self.copy_suite.model, self.model, images, labels)[0]
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.attacks.attack import Attack, Found
 from ibrobust.evaluation.attacks.perturbation import check_result, is_invalid, perturbation_size, tolerance
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.model_state import isolated_rng
-
-if TYPE_CHECKING:
-    from ibrobust.evaluation.attacks.attack import Attack
 
 
 def attack_batch(
@@ -50,15 +45,17 @@ def attack_batch(
     if len(images) == 0:
         return images, torch.zeros(0, dtype=torch.bool, device=images.device)
     model = guard(model)
+
+    def find(attacked: nn.Module, points: Tensor, classes: Tensor) -> Found:
+        return Found(*attack.find(attacked, points, classes, epsilon=epsilon, seed=seed))
+
     with isolated_rng(seed), torch.enable_grad():
         if copied is not None and attack.searches_on_copy:
-            find = partial(attack.find, epsilon=epsilon, seed=seed)
             adversarial, nonfinite = search_on_copy(find, guard(copied), model, images, labels)
         else:
-            found = attack.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)
-            adversarial, nonfinite = found[:2]
+            adversarial, nonfinite, warnings = find(model, images, labels)
             if flags is not None:
-                flags += found[2]
+                flags += warnings
     adversarial = adversarial.detach()
     if attack.minimal:
         within = epsilon + tolerance(attack.norm, epsilon, images[0].numel())

@@ -8,8 +8,7 @@ another number of threads changes their last digits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,10 +59,6 @@ class Behaviour:
         if mine.shape != others.shape or not _agree(mine, others, _GRADIENT_TOLERANCE * mine[:, :1]):
             return "gradients"
         return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON."""
-        return asdict(self)
 
 
 def behaviour(model: Callable[[Tensor], Tensor], images: Tensor) -> Behaviour:

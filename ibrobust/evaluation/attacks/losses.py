@@ -39,15 +39,6 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
-def targeted_margin(target: int) -> AttackLoss:
-    """Return the loss (B,) z_target - z_y for one target class, even if another class is nearer."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return logits[:, target] - _own(logits, labels)
-
-    return loss
-
-
 def towards_by_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Return (B,) negative cross-entropies of the target classes (B,), in nats."""
     del labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.attack import Found, NamedAttack
 from ibrobust.evaluation.attacks.option_types import Count, LossName, Norm, Positive, Precision
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.records import WORST_CASE_VERSION
@@ -48,16 +48,8 @@ class FGSM(NamedAttack):
 
     loss: LossName = "cross_entropy"
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the images after the step (B, C, H, W), and (B,) bool for images with a NaN gradient."""
-        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
-
-    def find_with_flags(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return the same, and a warning if many gradients are exactly zero."""
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return the images after the step, and a warning if many gradients are exactly zero."""
         from ibrobust.evaluation.attacks.pgd import pgd
 
         del seed  # nothing in it is random
@@ -71,7 +63,7 @@ class FGSM(NamedAttack):
             loss=self.loss,
             stop_when_broken=False,
         )
-        return run.last, run.nonfinite, _zero_gradient(run.zero)
+        return Found(run.last, run.nonfinite, _zero_gradient(run.zero))
 
 
 class PGD(NamedAttack):
@@ -115,25 +107,18 @@ class PGD(NamedAttack):
     targets: Literal["second", "least_likely", "random", "all"] | None = None
     precision: Precision = "fp32"
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the first misclassified iterates, else the last ones, and (B,) bool for images with a NaN gradient.
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return the first misclassified iterates, else the last ones; these alone if the model is random.
 
-        Of a model that draws random numbers, always the last ones.
+        There is a warning if many gradients are exactly zero at the first starting points.
         """
-        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
-
-    def find_with_flags(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return the same, and a warning if many gradients are exactly zero at the first starting points."""
         import torch
 
-        from ibrobust.evaluation.attacks.pgd import pgd, random_start, target_classes
+        from ibrobust.evaluation.attacks.pgd import pgd, target_classes
+        from ibrobust.evaluation.ball import Ball
         from ibrobust.evaluation.guarded_model import guard
 
-        model = guard(model)
+        model, ball = guard(model), Ball(self.norm, epsilon)
         is_random = model.is_random(images)
         generator = torch.Generator().manual_seed(seed)
         adversarial = images
@@ -155,7 +140,7 @@ class PGD(NamedAttack):
                 step_size=self.alpha,
                 loss=self.loss,
                 targets=None if aim is None else aim[left],
-                start=random_start(points, epsilon, generator, self.norm) if moved else None,
+                start=ball.random_point(points, generator) if moved else None,
                 stop_when_broken=not is_random,
                 norm=self.norm,
             )
@@ -166,7 +151,7 @@ class PGD(NamedAttack):
             left = left[~broken]
             if len(left) == 0:
                 break
-        return adversarial, nonfinite, flags
+        return Found(adversarial, nonfinite, flags)
 
 
 def _zero_gradient(zero: Tensor) -> tuple[str, ...]:
@@ -199,19 +184,11 @@ class AutoAttack(NamedAttack):
     n_queries: Count = 5000
     precision: Precision = "fp32"
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return images, adversarial if an attack succeeded, and (B,) bool for images with a NaN gradient."""
-        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
-
-    def find_with_flags(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return the same, and the warnings of AutoAttack's checks."""
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return images, adversarial if an attack succeeded, and the warnings of AutoAttack's checks."""
         outcome = self.run(model, images, labels, epsilon=epsilon, batch_size=len(images), seed=seed, keep_images=True)
         assert outcome.adversarial is not None
-        return outcome.adversarial.to(images), outcome.nonfinite.to(images.device), outcome.flags
+        return Found(outcome.adversarial.to(images), outcome.nonfinite.to(images.device), outcome.flags)
 
     def run(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **options: Any
@@ -262,20 +239,12 @@ class WorstCase(SurrogateAttack):
 
         return judge_of(model, images)
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return images, adversarial if a stage succeeded, and (B,) bool for images with a NaN gradient."""
-        return self.find_with_flags(model, images, labels, epsilon=epsilon, seed=seed)[:2]
-
-    def find_with_flags(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """Return the same, and the warnings of `WorstCaseResult`."""
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return images, adversarial if a stage succeeded, and the warnings of `WorstCaseResult`."""
         from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 
         result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images))
-        return result.adversarial, nonfinite_gradient(model, images, labels), result.warnings
+        return Found(result.adversarial, nonfinite_gradient(model, images, labels), result.warnings)
 
     def run(
         self,

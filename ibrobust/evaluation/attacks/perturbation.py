@@ -61,7 +61,7 @@ def _is_too_large(size: Tensor, images: Tensor, *, norm: str, epsilon: float) ->
 
 
 def _is_beyond(adversarial: Tensor) -> Tensor:
-    return ((adversarial < -1e-6) | (adversarial > 1 + 1e-6)).flatten(1).any(dim=1)
+    return ~((adversarial >= -1e-6) & (adversarial <= 1 + 1e-6)).flatten(1).all(dim=1)  # NaN is beyond as well
 
 
 def perturbation_size(delta: Tensor, norm: str) -> Tensor:

@@ -73,15 +73,6 @@ def default_step_size(epsilon: float, steps: int) -> float:
     return 2.5 * epsilon / max(steps, 1)
 
 
-def random_start(images: Tensor, epsilon: float, generator: torch.Generator, norm: str = "Linf") -> Tensor:
-    """Return images (B, C, H, W) moved within the ball and [0, 1]: uniformly (Linf), or to its surface (L2)."""
-    if norm != "Linf":
-        return Ball(norm, epsilon).random_point(images, generator)
-    # Drawn on the generator's device, so that every device starts from the same points.
-    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
-    return (images + (2.0 * noise - 1.0) * epsilon).clamp(0.0, 1.0)
-
-
 def pgd(
     model: nn.Module,
     images: Tensor,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ class AttackLog:
         self._done = 0
         if path is None or settings is None or behaviour is None:
             return
-        header = {"format": FORMAT, "settings": dict(settings), "behaviour": behaviour.to_dict()}
+        header = {"format": FORMAT, "settings": dict(settings), "behaviour": asdict(behaviour)}
         if surrogates:
-            header["surrogates"] = {label: found.to_dict() for label, found in surrogates.items()}
+            header["surrogates"] = {label: asdict(found) for label, found in surrogates.items()}
         lines = [header]
         if path.exists():
             lines = _complete_lines(path)
@@ -167,7 +168,7 @@ def _holds(line: dict[str, Any], key: Mapping[str, Any], valid: Callable[[dict[s
 
 
 def _require_format(path: Path, header: dict[str, Any]) -> None:
-    if {"digest", "settings"} & set(header) and header.get("format") != FORMAT:
+    if "settings" in header and header.get("format") != FORMAT:
         raise IbrobustError(f"{str(path)!r} cannot be read: it is the state of another version of ibrobust: {_REMEDY}.")
 
 
@@ -182,7 +183,7 @@ def _check_header(
     try:
         stored = dict(header["settings"])
         differences = {"the model": _difference(header["behaviour"], found)}
-        for label, fields in header.get("surrogates", {}).items():  # an older version stored none
+        for label, fields in header.get("surrogates", {}).items():
             if label in surrogates:  # else the attacks in the settings differ
                 differences[f"the surrogate of {label}"] = _difference(fields, surrogates[label])
     except (KeyError, TypeError, ValueError) as error:

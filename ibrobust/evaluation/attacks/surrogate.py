@@ -137,13 +137,14 @@ class Transfer(SurrogateAttack):
         """
         import torch
 
-        from ibrobust.evaluation.attacks.pgd import pgd, random_start
+        from ibrobust.evaluation.attacks.pgd import pgd
+        from ibrobust.evaluation.ball import Ball
         from ibrobust.evaluation.guarded_model import guard
         from ibrobust.evaluation.model_state import evaluation_mode
         from ibrobust.evaluation.predictions import is_correct
 
         assert self.surrogate_model is not None
-        surrogate = guard(self.surrogate_model)
+        surrogate, ball = guard(self.surrogate_model), Ball(self.norm, epsilon)
         generator = torch.Generator().manual_seed(seed)
         adversarial, left = images.clone(), torch.arange(len(images), device=images.device)
         with evaluation_mode(surrogate):
@@ -161,7 +162,7 @@ class Transfer(SurrogateAttack):
                     steps=self.steps,
                     step_size=self.alpha,
                     loss=self.loss,
-                    start=random_start(points, epsilon, generator, self.norm) if moved else None,
+                    start=ball.random_point(points, generator) if moved else None,
                     stop_when_broken=False,
                     norm=self.norm,
                 )

@@ -16,7 +16,7 @@ from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
-from ibrobust.evaluation.worst_case_attack import RANDOM, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
 from ibrobust.seeds import evaluation_seed
 
 # Stages of the worst-case attack, by name.
@@ -227,8 +227,8 @@ def run_attacks_for_audit(
         given=given,
         worst_case=found.worst_case(fgsm),
         # Averages over draws are a reason for caution, but not a sign of it.
-        warned=any(warning != RANDOM for warning in (*strongest.warnings, *flags)),
-        draws=RANDOM in strongest.warnings,
+        warned=any(warning != AVERAGED for warning in (*strongest.warnings, *flags)),
+        draws=AVERAGED in strongest.warnings,
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.readable import Readable
@@ -240,24 +239,15 @@ class AuditReport(Readable):
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> AuditReport:
-        """Return the report that `to_dict` wrote.
-
-        Raises:
-            IbrobustError: an older audit wrote it, which did not give these answers.
-        """
-        if "robustness" not in record:
-            raise IbrobustError(
-                f"An older version made this audit and called the model {record.get('verdict')!r}: audit it again."
-            )
-        stored = {field.name: record[field.name] for field in fields(cls) if field.name != "attacks"}
+        """Return the report that `to_dict` wrote."""
         return cls(
             **{
-                **stored,
+                **{field.name: record[field.name] for field in fields(cls)},
                 "claim": Claim(**record["claim"]),
                 "kept": Kept(**record["kept"]),
                 "checks": tuple(Check(**check) for check in record["checks"]),
                 "cost": Cost(**record["cost"]),
-                "attacks": tuple((label, count) for label, count in record.get("attacks", ())),
+                "attacks": tuple((label, count) for label, count in record["attacks"]),
             }
         )
 

@@ -32,12 +32,13 @@ from ibrobust.evaluation.audit.model_checks import (
 )
 from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.subject import FULL, QUICK, DrawAverage, Subject
+from ibrobust.evaluation.audit.subject import FULL, QUICK, Subject
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.predictions import correct_in_batches, count_classes
+from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import check_seed
 from ibrobust.spread import spread_evenly
@@ -138,7 +139,7 @@ def audit(
         first = spread_evenly(targets, batch_size).to(points.device)
         some = points[first]
         determinism = check_determinism(guarded, some)
-        target = guarded if determinism.passed else DrawAverage(guarded, effort.draws)
+        target = guarded if determinism.passed else AveragedDraws(guarded, effort.draws)
         clean = correct_in_batches(target, points, targets, batch_size=batch_size)
         subject = Subject(guarded, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
         part = subject.part(subject.compared)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.losses import AttackLoss
-from ibrobust.evaluation.attacks.pgd import pgd, random_start
+from ibrobust.evaluation.attacks.pgd import pgd
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.seeds import evaluation_seed
 from ibrobust.spread import spread_evenly
@@ -60,19 +61,6 @@ QUICK = Effort(
     radii=(0.5, 2.0),
 )
 FULL = Effort(images=None, steps=50, queries=500, random_draws=100, draws=16)
-
-
-class DrawAverage(nn.Module):
-    """A stochastic model's logits, averaged over draws: its expectation, and so its gradient's (EOT)."""
-
-    def __init__(self, model: nn.Module, draws: int) -> None:
-        super().__init__()
-        self.model = model
-        self.draws = draws
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return mean logits (B, K)."""
-        return torch.stack([self.model(images) for _ in range(self.draws)]).mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -183,7 +171,7 @@ class Subject:
                 epsilon=radius,
                 steps=self.effort.steps if steps is None else steps,
                 loss=loss,
-                start=random_start(points, radius, generator) if move_start else None,
+                start=Ball("Linf", radius).random_point(points, generator) if move_start else None,
                 stop_when_broken=not judged_afterwards,
                 stop_from=stop_from,
             )

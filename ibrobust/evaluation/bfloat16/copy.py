@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.bfloat16.convolution import BFloat16Convolution
 from ibrobust.evaluation.guarded_model import unguard
 from ibrobust.evaluation.model_state import floating_dtypes, random_state
@@ -34,7 +35,7 @@ class LowPrecisionCopy:
         self._taps = taps
 
     def margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return margins (B,), approximately those of the model, the scale (B,) of their rounding errors, and a floor.
+        """Return approximate margins of the label (B,), the scale (B,) of their rounding errors, and a floor.
 
         To first order, a relative error of the convolutions' outputs h changes the margin m by that share of |dm/dh|
         |h|. The scale also contains a tenth of the logits' range, in case the gradient vanishes. The floor (B,) is the
@@ -42,7 +43,7 @@ class LowPrecisionCopy:
         """
         with torch.enable_grad():
             logits = self._graph(images.clone())  # it may work in place, like the model
-            found = margins_of(logits, labels)
+            found = -margin(logits, labels)
             features = [tap.features for tap in self._taps if tap.features is not None]
             gradients = torch.autograd.grad(found.sum(), features)
         products = [
@@ -54,12 +55,6 @@ class LowPrecisionCopy:
         logits = logits.detach()
         scales = torch.stack(products).norm(dim=0) + 0.1 * (logits.amax(dim=1) - logits.amin(dim=1))
         return found.detach(), scales, ROUNDING * logits.abs().amax(dim=1)
-
-
-def margins_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the label's logit minus the largest of the other classes' (B,)."""
-    own = logits.gather(1, labels[:, None])  # (B, 1)
-    return own[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
 def low_precision_copy(model: nn.Module, image: Tensor) -> LowPrecisionCopy | None:

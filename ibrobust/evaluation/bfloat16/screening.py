@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_precision_copy, margins_of
+from ibrobust.evaluation.attacks.losses import margin
+from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_precision_copy
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
 from ibrobust.evaluation.model_state import random_state
 from ibrobust.evaluation.predictions import is_correct
@@ -84,7 +85,7 @@ class Screening:
     def calibrate(self, images: Tensor, labels: Tensor, logits: Tensor) -> bool:
         """Return whether enough errors were measured; if needed, measure them on the clean images (B, C, H, W)."""
         if self._evidence < LEAST_EVIDENCE:
-            exact = margins_of(logits, labels)
+            exact = -margin(logits, labels)
             margins, scales, floors = self._copy.margins(images, labels)
             self._learn(exact, margins, scales)
             self._evidence += len(images)
@@ -163,7 +164,7 @@ class Screening:
 
     def _take(self, row: int, places: Tensor | slice, logits: Tensor, labels: Tensor) -> Tensor:
         """Record the model's logits of the images at `places` and update the error bound; return their margins."""
-        margins = margins_of(logits, labels)
+        margins = -margin(logits, labels)
         self._learn(margins, self._margins[row, places], self._scales[row, places])
         self._correct[row, places] = is_correct(logits, labels)
         self._quotients[row, places] = torch.inf

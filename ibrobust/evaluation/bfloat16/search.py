@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.pgd import loss_gradient, nonfinite_gradient
 from ibrobust.evaluation.bfloat16.copy import NoCopyError, differentiable_copy
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
@@ -79,8 +80,7 @@ def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, 
     return same & near.all(dim=1) & gradient.isfinite().all(dim=1)
 
 
-# (model, images (B, C, H, W), labels (B,)) -> adversarial images (B, C, H, W), and (B,) bool for a NaN gradient.
-BatchAttack = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+BatchAttack = Callable[[nn.Module, Tensor, Tensor], Found]
 
 
 def search_on_copy(
@@ -92,7 +92,7 @@ def search_on_copy(
     These are images that break only the copy, unbroken images on which the two disagree, and images with a NaN gradient
     of the copy alone. Only the model's own answer counts, since the caller evaluates it for the classes.
     """
-    adversarial, unsure = attack(copied, images, labels)
+    adversarial, unsure, _ = attack(copied, images, labels)
     # Rounding can hide a NaN gradient.
     nonfinite = nonfinite_gradient(model, images, labels)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def search_on_copy(
         unsure[rest] = ~agrees(copied, model, adversarial[rest], labels[rest], SAME_BUT_FOR_ROUNDING)
     again = unbroken & unsure | ~adversarial.flatten(1).isfinite().all(dim=1)
     if bool(again.any()):
-        found, without_gradient = attack(model, images[again], labels[again])
+        found, without_gradient, _ = attack(model, images[again], labels[again])
         adversarial[again] = found
         nonfinite[again] |= without_gradient
     return adversarial, nonfinite

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.attacks.losses import margin
+from ibrobust.evaluation.attacks.losses import AttackLoss, margin, towards_by_margin
+from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.ball import Ball
-from ibrobust.evaluation.guarded_model import image_gradient
 from ibrobust.evaluation.predictions import is_correct
 
 MOMENTUM = 0.75  # as in APGD (Croce and Hein 2020)
@@ -25,7 +25,7 @@ def margin_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tenso
     """Return z_t - z_y (B,); without targets, t is the likeliest other class at each step."""
     if targets is None:
         return margin(logits, labels)
-    return _at(logits, targets) - _at(logits, labels)
+    return towards_by_margin(logits, labels, targets)
 
 
 def ratio_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -106,7 +106,7 @@ def climb(
         points, truth = last[active], labels[active]
         aimed = None if targets is None else targets[active]
         if step < steps:
-            gradient, logits = _gradient(model, points, truth, aimed, loss)
+            gradient, _, logits = loss_gradient(model, points, truth, _aimed(loss, aimed))
         else:
             with torch.no_grad():
                 logits = model(points)
@@ -144,20 +144,10 @@ def climb(
     return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached, at_once)
 
 
-def _gradient(
-    model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor | None, loss: AimedLoss
-) -> tuple[Tensor, Tensor]:
-    points = points.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(points)
-        gradient = image_gradient(loss(logits, labels, targets).sum(), points)
-    return gradient, logits.detach()
+def _aimed(loss: AimedLoss, targets: Tensor | None) -> AttackLoss:
+    return lambda logits, labels: loss(logits, labels, targets)
 
 
 def _gaps(logits: Tensor, labels: Tensor) -> Tensor:
-    gaps = logits - _at(logits, labels)[:, None]
+    gaps = logits - logits.gather(1, labels[:, None])
     return gaps.nan_to_num(torch.inf).scatter(1, labels[:, None], -torch.inf)
-
-
-def _at(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes[:, None])[:, 0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.attacks.losses import towards_by_margin
+from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import image_gradient
 from ibrobust.evaluation.model_state import default_dtype
@@ -53,28 +55,24 @@ def follow_boundary(
             active = active[distances[active] <= 1.0 + REACH * (patience / step) ** 2]
         if len(active) == 0:
             break
-        origin, here, own = images[active], points[active].requires_grad_(), labels[active][:, None]
+        origin, here, own = images[active], points[active].requires_grad_(), labels[active]
         with torch.enable_grad():
             logits = model(here)
-            gap = (logits.gather(1, targets[active][:, None]) - logits.gather(1, own))[:, 0]
+            gap = towards_by_margin(logits, own, targets[active])
             normal = image_gradient(gap.sum(), here).flatten(1).float()
         here, gap = here.detach(), gap.detach().float()
         offset = (normal * here.flatten(1)).sum(dim=1) - gap
         both = torch.cat([here.flatten(1), origin.flatten(1)]).float()
         with default_dtype(torch.float32):
             moves = onto(both, normal.repeat(2, 1), offset.float().repeat(2)).reshape(2, *here.shape)
-        lengths = _length(moves.flatten(0, 1), ball.norm).clamp(min=1e-8).reshape(2, -1, 1, 1, 1)
+        lengths = perturbation_size(moves.flatten(0, 1), ball.norm).clamp(min=1e-8).reshape(2, -1, 1, 1, 1)
         pull = (lengths[0] / (lengths[0] + lengths[1])).clamp(max=MOST_PULL)
         here = ((here + OVERSHOOT * moves[0]) * (1 - pull) + (origin + OVERSHOOT * moves[1]) * pull).clamp(0.0, 1.0)
         with torch.no_grad():
-            wrong = ~is_correct(model(here), labels[active])
-        far = _length(here - origin, ball.norm) / ball.epsilon
+            wrong = ~is_correct(model(here), own)
+        far = perturbation_size(here - origin, ball.norm) / ball.epsilon
         nearer = wrong & (far < distances[active])
         nearest[active[nearer]], distances[active[nearer]] = here[nearer], far[nearer]
         points[active] = torch.where(wrong[:, None, None, None], origin + BACK * (here - origin), here)
         active = active[distances[active] > 1.0]
     return nearest, distances
-
-
-def _length(moves: Tensor, norm: str) -> Tensor:
-    return torch.linalg.vector_norm(moves.flatten(1), ord=float("inf") if norm == "Linf" else 2.0, dim=1)

@@ -26,7 +26,7 @@ TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 
 
 @dataclass(frozen=True)
-class Effort:
+class FabEffort:
     """How many images FAB attacks, and towards which classes.
 
     Attributes:
@@ -38,12 +38,10 @@ class Effort:
     targets: range
 
 
-FAB = Effort(one_in=125, targets=range(3))
-MORE_FAB = Effort(one_in=10, targets=range(3))
-# If gradients mislead, FAB goes on to the images further away as long as it breaks some.
-MISLED_FAB = Effort(one_in=10, targets=range(3))
+FAB = FabEffort(one_in=125, targets=range(3))
+MORE_FAB = FabEffort(one_in=10, targets=range(3))
 # Further classes cost twice as much and break few: 2 of 13 images on one model at 4/255, 1 of 193 at 2/255.
-MISLED_FAB_FURTHER = Effort(one_in=50, targets=range(3, 9))
+FAB_FURTHER = FabEffort(one_in=50, targets=range(3, 9))
 # FAB comes near late: on one model a patience of 20 left 39 of 94 images, 50 left 8.
 FAB_STEPS, FAB_PATIENCE = 100, 50
 
@@ -87,7 +85,7 @@ def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
         search.offer(at, search.ball.project(found.to(images), images))
 
 
-def fast_adaptive_boundary(search: Search, *, effort: Effort = FAB, goes_on: bool = False) -> None:
+def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: bool = False) -> None:
     """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it.
 
     With `goes_on`, as many survivors follow as long as more than `TOLERATED` of all images were broken among the last.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -38,7 +38,7 @@ class StageRecord:
             "stage": self.name,
             "attacked": self.attacked,
             "broken": self.broken,
-            **self.cost.to_dict(),
+            **asdict(self.cost),
             "surrogate_forward_images": self.surrogate_cost.forward_images,
             "surrogate_backward_images": self.surrogate_cost.backward_images,
         }

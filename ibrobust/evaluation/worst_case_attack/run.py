@@ -27,7 +27,7 @@ from ibrobust.seeds import check_seed, evaluation_seed
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
-RANDOM = "The model draws random numbers: it was attacked and judged through averages over draws."
+AVERAGED = "The model draws random numbers: it was attacked and judged through averages over draws."
 
 
 def worst_case_attack(
@@ -167,10 +167,11 @@ class _Run:
         misled = by_gradients - len(search.left) > guards.MISLED * int(search.clean.sum())
         found: tuple[str, ...] = ()
         if misled:
-            # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left.
-            by_fab = self._fab(guards.MISLED_FAB, goes_on=True)
+            # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
+            # to the images further away as long as it breaks some.
+            by_fab = self._fab(guards.MORE_FAB, goes_on=True)
             if by_fab > guards.TOLERATED * len(search.images):
-                by_fab += self._fab(guards.MISLED_FAB_FURTHER)
+                by_fab += self._fab(guards.FAB_FURTHER)
                 advice = "" if escalate else ": give escalate=true"
                 found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
@@ -188,9 +189,9 @@ class _Run:
         if escalate:
             self.stage("AutoAttack", self._autoattack)
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
-        return found if search.target is search.model else (RANDOM, *found)
+        return found if search.target is search.model else (AVERAGED, *found)
 
-    def _fab(self, effort: guards.Effort, *, goes_on: bool = False) -> int:
+    def _fab(self, effort: guards.FabEffort, *, goes_on: bool = False) -> int:
         return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, goes_on=goes_on))
 
     def _guards(self, positions: Tensor, queries: int) -> int:

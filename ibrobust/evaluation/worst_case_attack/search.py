@@ -66,9 +66,7 @@ class Search:
         self.broken = torch.zeros_like(self.clean)
         self.reached, self.zero, self.nonfinite = self.broken.clone(), self.broken.clone(), self.broken.clone()
         self.transferred = 0
-        self.clean_margin = logits.gather(1, labels[:, None])[:, 0] - logits.scatter(
-            1, labels[:, None], -torch.inf
-        ).amax(dim=1)
+        self.clean_margin = -margin(logits, labels)
         self.gaps = torch.full_like(logits, -torch.inf)
         self.nearest, self._margins = images.clone(), torch.full_like(self.clean_margin, -torch.inf)
 

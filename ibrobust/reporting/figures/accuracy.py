@@ -20,8 +20,7 @@ from ibrobust.reporting.figures.style import (
     save,
     study_style,
 )
-from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import BOUND
+from ibrobust.reporting.marks import BOUND, DAGGER, UNATTACKED_SHARE
 
 # Larger epsilons are written as decimals.
 MOST_AS_FRACTION = 64 / 255

@@ -9,10 +9,8 @@ from pathlib import Path
 from ibrobust.errors import IbrobustError
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.accuracy import draw_accuracy
-from ibrobust.reporting.figures.series import ROBUST, Panel, arrange, fgsm_lines, robust_lines
+from ibrobust.reporting.figures.series import ROBUST, WORST_CASE, Panel, arrange, fgsm_lines, robust_lines
 from ibrobust.reporting.figures.settings import betas_of
-
-WORST_CASE = "worst case"
 
 
 def attack_panels(records: Sequence[StudyRecord]) -> tuple[Panel, ...]:

@@ -17,7 +17,7 @@ from ibrobust.reporting.figures.settings import (
     variant_names,
     variant_of,
 )
-from ibrobust.reporting.unattacked import UNATTACKED_SHARE
+from ibrobust.reporting.marks import UNATTACKED_SHARE
 
 UNATTACKED = ("zero_gradient_share", "nonfinite_gradient_share")
 # Of an attack, and of the worst case over several: an image counts if it is right without an attack and under it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.attack_lines import AttackLine
-from ibrobust.reporting.upper_bound import BOUND
+from ibrobust.reporting.marks import BOUND
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

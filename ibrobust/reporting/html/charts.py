@@ -12,8 +12,7 @@ from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
 from ibrobust.reporting.figures.style import DOTTED, Look, looks
-from ibrobust.reporting.unattacked import DAGGER
-from ibrobust.reporting.upper_bound import bound_sign
+from ibrobust.reporting.marks import DAGGER, bound_sign
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280

@@ -11,8 +11,7 @@ from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import UNATTACKED, WORST_CASE
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
-from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import bound_sign
+from ibrobust.reporting.marks import DAGGER, UNATTACKED_SHARE, bound_sign
 from ibrobust.verdicts import Verdict, read_verdict
 
 # A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by

@@ -17,8 +17,7 @@ from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WID
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
 from ibrobust.reporting.html.training_curves import training_curves
-from ibrobust.reporting.unattacked import DAGGER, UNATTACKED_SHARE
-from ibrobust.reporting.upper_bound import BOUND, bound_sign
+from ibrobust.reporting.marks import BOUND, DAGGER, UNATTACKED_SHARE, bound_sign
 from ibrobust.verdicts import read_verdict
 
 MOST_CHARTS = 6  # more are folded away

@@ -8,20 +8,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import nn
+from brightness import Brightness
 
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.by_name import read_attack
-
-
-class Brightness(nn.Module):
-    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
-
-    def forward(self, images):
-        score = images.flatten(1).mean(dim=1) - 0.5
-        return torch.stack([score, -score], dim=1)
-
 
 IMAGES = torch.tensor([0.55, 0.45, 0.8]).view(3, 1, 1, 1).expand(3, 1, 2, 2).clone()
 LABELS = torch.tensor([0, 1, 0])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from brightness import Brightness
 from torch import nn
 
 from ibrobust.errors import IbrobustError
@@ -15,14 +16,6 @@ from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
 
 EPSILON = 0.1
-
-
-class Brightness(nn.Module):
-    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
-
-    def forward(self, images):
-        score = images.flatten(1).mean(dim=1) - 0.5
-        return torch.stack([score, -score], dim=1)
 
 
 # Class 0 is bright. Two images lie within 0.1 of the boundary, one beyond, and the last is wrong from the start.

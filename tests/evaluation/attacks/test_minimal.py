@@ -7,20 +7,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from brightness import Brightness
 
 import ibrobust
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import read_attack
 
 EPSILONS = [0.09, 0.11, 0.59, 0.62]
-
-
-class Brightness(nn.Module):
-    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
-
-    def forward(self, images):
-        score = images.flatten(1).mean(dim=1) - 0.5
-        return torch.stack([score, -score], dim=1)
 
 
 # Class 0 is bright. In L2 the boundary is twice the distance of the brightness from 0.5 away; the last image is wrong.
@@ -141,7 +134,7 @@ def test_the_images_of_an_epsilon_are_those_within_it(calls):
 
 
 def run_alone(epsilon):
-    attack = ibrobust.evaluation.attacks.read_attack(to_the_boundary)
+    attack = read_attack(to_the_boundary)
     return attack(Brightness(), IMAGES, LABELS, epsilon=epsilon)
 
 

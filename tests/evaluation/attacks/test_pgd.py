@@ -13,8 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import read_attack
-from ibrobust.evaluation.attacks.pgd import default_step_size, pgd, random_start
+from ibrobust.evaluation.attacks.pgd import default_step_size, pgd
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.ball import Ball
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.05
@@ -84,7 +85,7 @@ def test_an_attack_goes_on_after_a_success_up_to_the_step_from_which_it_stops() 
 
 def test_every_iterate_is_in_the_ball(plain_model: nn.Module, test_data: Data) -> None:
     images, labels = test_data
-    start = random_start(images, EPSILON, torch.Generator().manual_seed(0))
+    start = Ball("Linf", EPSILON).random_point(images, torch.Generator().manual_seed(0))
     assert (start != images).any()
     for points in (
         start,

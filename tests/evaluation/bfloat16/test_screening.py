@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.evaluation import sweep
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.bfloat16 import convolution as bfloat16_convolution
 from ibrobust.evaluation.bfloat16 import copy as low_precision
 from ibrobust.evaluation.bfloat16 import screening
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
-from ibrobust.evaluation.bfloat16.copy import low_precision_copy, margins_of
+from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 from ibrobust.evaluation.bfloat16.screening import Screening
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
@@ -189,7 +190,7 @@ def test_a_model_that_bfloat16_ruins_is_evaluated_itself(test_data: Data, starte
     lowered = low_precision_copy(model.requires_grad_(False), images[:1])
     approximate, _, _ = lowered.margins(images, labels)
     with torch.no_grad():
-        exact = margins_of(model(images), labels)
+        exact = -margin(model(images), labels)
     assert ((approximate > 0) != (exact > 0)).sum() > 20, "the planted defect is none"
     screened, plain = _both(model, images, labels)
     assert screened == plain
@@ -410,7 +411,7 @@ def test_the_copy_is_the_model_but_for_rounding(
     lowered = low_precision_copy(residual, images[:1])
     margins, scales, _ = lowered.margins(images, labels)
     with torch.no_grad():
-        errors = (margins - margins_of(residual(images), labels)).abs()
+        errors = (margins + margin(residual(images), labels)).abs()
     assert errors.max() > 0
     assert (errors / scales).max() < 0.05
     kinds = [type(module).__name__ for module in lowered._graph.modules()]

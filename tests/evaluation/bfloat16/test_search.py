@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.bfloat16 import search as search_copy
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
-from ibrobust.evaluation.bfloat16.copy import differentiable_copy, low_precision_copy, margins_of
+from ibrobust.evaluation.bfloat16.copy import differentiable_copy, low_precision_copy
 from ibrobust.seeds import evaluation_seed
 
 EPSILON = 0.1
@@ -210,7 +211,7 @@ def test_a_net_that_flattens_with_a_view_has_a_copy(
     assert search_copy.search_copy(model, *data) is not None
     margins, _, _ = low_precision_copy(model, data[0][:1]).margins(*data)
     with torch.no_grad():
-        torch.testing.assert_close(margins, margins_of(robust_model(data[0]), data[1]), rtol=0.02, atol=0.2)
+        torch.testing.assert_close(margins, -margin(robust_model(data[0]), data[1]), rtol=0.02, atol=0.2)
     assert capfd.readouterr().err == ""
 
 
