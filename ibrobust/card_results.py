@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.records import is_older_attack, is_older_audit, is_thorough
+from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
 
 Record = Mapping[str, Any]
 KINDS = ("fgsm", "attacks", "audit")
 BENCHMARK = "robustbench"  # begins the keys of RobustBench's benchmark
+CIFAR10_TEST = 10_000  # images
 # What tells the results of attacks apart.
 _PLACE = ("attack", "norm", "epsilon", "total")
 
@@ -40,10 +41,12 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
         yield from ({**result, **elsewhere} for result in record.get("results", ()))
     for key, record in evaluations.items():
         if key.startswith(f"{BENCHMARK} {decoder} ") and isinstance(record, Mapping):
-            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint. The first images are others than the
-            # evenly spaced ones of all other evaluations.
-            is_of_card = own is not None and record.get("dataset_fingerprint") == own
-            first = f", the first {record['total']:,} images" if record.get("first_images") else ""
+            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint; of them it takes the first images,
+            # also where an earlier record does not say so. All other evaluations take evenly spaced ones.
+            fingerprint = record.get("dataset_fingerprint")
+            is_of_card = own is not None and fingerprint == own
+            are_first = record.get("first_images") or (fingerprint is None and record["total"] < CIFAR10_TEST)
+            first = f", the first {record['total']:,} images" if are_first else ""
             yield {
                 "attack": "AutoAttack",
                 "norm": record["threat_model"],
@@ -62,15 +65,18 @@ def is_own(record: Record, own: str | None) -> bool:
 def strictest(results: Sequence[Record]) -> tuple[float, bool]:
     """Return the smallest robust accuracy of several results on the same images, and whether it is an upper bound.
 
-    A bound is what a warning says to be one, or what only an earlier version of an attack found. What a weak attack
-    found alone is exact only if today's version of a thorough one finished without a warning.
+    Results by older rules count only if there are no others: they may be too low, because images with a NaN gradient
+    counted as broken. What a weak attack found alone is exact only if a thorough one finished without a warning.
     """
-    least = min(result["robust_accuracy"] for result in results)
-    thorough = [result for result in results if "verdict" in result or is_thorough(result["attack"])]
+    current = [result for result in results if not _is_older(result)]
+    least = min(result["robust_accuracy"] for result in current or results)
+    if not current:
+        return least, True
+    thorough = [result for result in current if "verdict" in result or is_thorough(result["attack"])]
     found = [result for result in thorough if result["robust_accuracy"] == least]
     if found:
-        return least, any(result.get("upper_bound") for result in found) or all(map(_is_older, found))
-    return least, all(result.get("upper_bound") or _is_older(result) for result in thorough)
+        return least, any(result.get("upper_bound") for result in found)
+    return least, all(result.get("upper_bound") for result in thorough)
 
 
 def _is_older(result: Record) -> bool:
@@ -141,10 +147,29 @@ def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:
 
 
 def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
-    """Return the results of both; a new one replaces that of the same attack, norm, epsilon and number of images."""
+    """Return the results of both; a new one replaces that of the same attack, norm, epsilon and number of images.
+
+    What a worst case over several attacks took from a replaced result by older rules may be too low, so it goes too.
+    """
     measured = {_place(result) for result in new["results"]}
-    kept = [result for result in known.get("results", ()) if _place(result) not in measured]
+    replaced = [each for each in known.get("results", ()) if _place(each) in measured and is_older_attack(each)]
+    kept = [
+        result
+        for result in known.get("results", ())
+        if _place(result) not in measured and not any(_is_over(result, each) for each in replaced)
+    ]
     return {**new, "results": [*kept, *new["results"]]}
+
+
+def _is_over(case: Record, result: Record) -> bool:
+    """Return whether a result is a worst case that another one is part of, at its own or a smaller epsilon."""
+    attacks = case["attack"].removeprefix(WORST_CASE_OF).split(", ")
+    return (
+        case["attack"].startswith(WORST_CASE_OF)
+        and result["attack"] in attacks
+        and (case["norm"], case["total"]) == (result["norm"], result["total"])
+        and case["epsilon"] >= result["epsilon"]
+    )
 
 
 def _place(result: Record) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
-from ibrobust.records import AUDIT_VERSION
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry import (
     add_evaluation,
     copy_model,
@@ -630,6 +630,18 @@ def test_the_result_of_another_attack_epsilon_or_number_of_images_stands_beside_
         add_evaluation("mine", "attacks", "head", {"results": [result]}, digits)
     (found,) = _stored("mine", "attacks").values()
     assert found["head"]["results"] == [*others, {**strong, "robust_accuracy": 0.4}]
+
+
+def test_a_worst_case_goes_with_the_older_result_that_it_was_over():
+    place = {"norm": "Linf", "epsilon": 8 / 255, "total": 100, "robust_accuracy": 0.1}
+    older = {**place, "attack": "PGD", "nonfinite_gradient": 30}
+    over = {**place, "attack": "worst case of PGD, WorstCase", "attack_version": WORST_CASE_VERSION}
+    others = [{**over, "epsilon": 4 / 255}, {**over, "attack": "worst case of FGSM, AutoAttack"}]
+    new = {**place, "attack": "PGD", "robust_accuracy": 0.5}
+    for known, kept in (([older, over, *others], [*others, new]), ([new, over], [over, new])):
+        before = {"attacks": {"head": {"results": known}}}
+        after = with_result(before, "attacks", "head", {"results": [new]}, "mine")
+        assert after["attacks"]["head"]["results"] == kept
 
 
 def test_the_result_on_other_images_does_not_replace_that_on_the_cards_own(classifier, digits):

@@ -309,6 +309,7 @@ def test_robustbenchs_own_layout_is_read_by_robustbench(
     images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 3, 32, 32) / 255  # the first 20, in order
     expected = tiny_model(images).argmax(dim=1).eq(torch.arange(20) % 10).sum()
     assert (result.dataset, result.total, result.clean_correct) == ("cifar10", 20, int(expected))
+    assert result.to_dict()["first_images"] is True
     with pytest.raises(IbrobustError, match="but cifar10 has 150: give `n_examples`, at most 150"):
         rb.benchmark(tiny_model, eps=0.01, n_examples=151, data_dir=tmp_path)
 
