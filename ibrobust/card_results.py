@@ -6,6 +6,7 @@ the kind, and names what else tells results apart: the epsilon of an audit, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,10 +26,30 @@ class WeakerResultError(IbrobustError):
 
 
 def results_in(evaluations: Mapping[str, Any], kind: str, decoder: str) -> Iterator[dict[str, Any]]:
-    """Yield the results of one of `KINDS` of a decoder, on all images that were attacked."""
+    """Yield the results of one of `KINDS` of a decoder, on all images that were attacked.
+
+    Raises:
+        ValueError: one of them has a number that cannot be.
+    """
     for key, records in evaluations.items():
         if key.partition(" ")[0] == kind and (found := (records or {}).get(decoder)):
-            yield found
+            yield _possible(found)
+
+
+def _possible(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result; raise ValueError if one of its accuracies, counts or epsilons cannot be."""
+    total = result.get("total", result.get("n", 1))
+    if not 1 <= total < math.inf:
+        raise ValueError(f"{total} images")
+    for field, value in result.items():
+        is_share = field.endswith("accuracy") or field == "accuracy_under_attack"
+        is_count = field.endswith(("correct", "_gradient"))
+        most = 1 if is_share else total if is_count else math.inf
+        if is_share or is_count or field in ("epsilon", "epsilons"):
+            for number in value if isinstance(value, list) else [value]:
+                if not 0 <= number <= most:
+                    raise ValueError(f"{field} is {number}")
+    return result
 
 
 def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -> Iterator[dict[str, Any]]:
@@ -38,7 +59,7 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
     """
     for record in results_in(evaluations, "attacks", decoder):
         elsewhere = {} if is_own(record, own) else {"dataset": record.get("dataset")}
-        yield from ({**result, **elsewhere} for result in record.get("results", ()))
+        yield from ({**_possible(result), **elsewhere} for result in record.get("results", ()))
     for key, record in evaluations.items():
         if key.startswith(f"{BENCHMARK} {decoder} ") and isinstance(record, Mapping):
             # CIFAR-10's own files, as RobustBench reads them, have no fingerprint; of them it takes the first images,
@@ -47,10 +68,11 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
             is_of_card = own is not None and fingerprint == own
             are_first = record.get("first_images") or (fingerprint is None and record["total"] < CIFAR10_TEST)
             first = f", the first {record['total']:,} images" if are_first else ""
+            numbers = {field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")}
             yield {
                 "attack": "AutoAttack",
                 "norm": record["threat_model"],
-                **{field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")},
+                **_possible(numbers),
                 "accuracy_under_attack": record["robust_accuracy"],
                 "upper_bound": bool(record.get("flags")),
                 **({} if is_of_card and not first else {"dataset": f"{record['dataset']}{first}"}),
@@ -88,7 +110,8 @@ def with_result(
 ) -> dict[str, dict[str, Any]]:
     """Return the evaluations of a card with a new result in it.
 
-    Results of other decoders, attacks, epsilons, images and numbers of images stay.
+    Results of other decoders, attacks, epsilons, images and numbers of images stay. A damaged one in its place, which
+    cannot be compared with it, is replaced.
 
     Args:
         evaluations: of the card.
@@ -102,25 +125,35 @@ def with_result(
     """
     sorted_in = _sorted_in(evaluations, own)
     key = _key(kind, record, own)
-    records = sorted_in.get(key) or {}
+    records = sorted_in.get(key)
+    records = records if isinstance(records, Mapping) else {}
     merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
-    return {**sorted_in, key: {**records, decoder: merge(records.get(decoder) or {}, record)}}
+    try:
+        merged = merge(_possible(records.get(decoder) or {}), record)
+    except WeakerResultError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError):
+        merged = dict(record)
+    return {**sorted_in, key: {**records, decoder: merged}}
 
 
 def _sorted_in(evaluations: Mapping[str, Any], own: str) -> dict[str, Any]:
     """Return the evaluations under today's keys; ibrobust 0.1 had one audit of a decoder, under the kind alone."""
     found: dict[str, Any] = {}
     for key, records in evaluations.items():
-        if key not in KINDS or not all(isinstance(record, Mapping) for record in (records or {}).values()):
+        by_decoder = records or {}
+        is_whole = isinstance(by_decoder, Mapping) and all(isinstance(each, Mapping) for each in by_decoder.values())
+        if key not in KINDS or not is_whole:
             found[key] = records
             continue
-        for decoder, record in (records or {}).items():
+        for decoder, record in by_decoder.items():
             found.setdefault(_key(key, record, own), {})[decoder] = dict(record)
     return found
 
 
 def _key(kind: str, record: Record, own: str) -> str:
-    key = f"{kind} {record['epsilon']:.6g}" if kind == "audit" and "epsilon" in record else kind
+    epsilon = record.get("epsilon")
+    key = f"{kind} {epsilon:.6g}" if kind == "audit" and isinstance(epsilon, int | float) else kind
     return key if is_own(record, own) else f"{key}{images_suffix(record)}"
 
 
@@ -163,17 +196,17 @@ def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
 
 def _is_over(case: Record, result: Record) -> bool:
     """Return whether a result is a worst case that another one is part of, at its own or a smaller epsilon."""
-    attacks = case["attack"].removeprefix(WORST_CASE_OF).split(", ")
+    label = str(case.get("attack"))
     return (
-        case["attack"].startswith(WORST_CASE_OF)
-        and result["attack"] in attacks
+        label.startswith(WORST_CASE_OF)
+        and result["attack"] in label.removeprefix(WORST_CASE_OF).split(", ")
         and (case["norm"], case["total"]) == (result["norm"], result["total"])
         and case["epsilon"] >= result["epsilon"]
     )
 
 
 def _place(result: Record) -> tuple[Any, ...]:
-    return tuple(result[field] for field in _PLACE)
+    return tuple(result.get(field) for field in _PLACE)
 
 
 def _later_audit(known: Record, new: Record) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import ibrobust
 from ibrobust.card_results import with_result
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.home import models_dir
+from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
 from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
@@ -707,6 +708,61 @@ def test_a_new_result_does_not_change_the_evaluations_that_it_is_put_beside():
     after = with_result(before, "audit", "logistic", AUDIT, "mine")
     assert list(after["audit 0.0313725"]) == ["head", "logistic"]
     assert before == {"audit 0.0313725": {"head": AUDIT}}
+
+
+SWEEP = {"total": 100, "clean_correct": 90, "zero_gradient": 0, "nonfinite_gradient": 0}
+SWEEP |= {"epsilons": [0.1], "correct": [50]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "new"),
+    [
+        ("fgsm", {**SWEEP, "correct": []}, {**SWEEP, "epsilons": [0.2]}),
+        ("fgsm", {**SWEEP, "correct": [500]}, {**SWEEP, "epsilons": [0.2]}),
+        ("fgsm", {**SWEEP, "total": "many"}, SWEEP),
+        ("fgsm", {**SWEEP, "total": math.nan}, SWEEP),
+        ("attacks", {"results": [3]}, {"results": []}),
+        ("attacks", "gone", {"results": []}),
+        ("audit", {**AUDIT, "audit_version": "new"}, AUDIT),
+    ],
+)
+def test_a_damaged_result_is_replaced_by_a_new_one(kind, known, new):
+    key = "audit 0.0313725" if kind == "audit" else kind
+    after = with_result({key: {"head": known}}, kind, "head", new, "mine")
+    assert after == {key: {"head": new}}
+
+
+def test_a_damaged_result_elsewhere_in_a_card_stays_as_it_is():
+    before = {"audit": {"head": {**AUDIT, "epsilon": "8/255"}}, "fgsm": [1]}
+    none = {"results": []}
+    assert with_result(before, "attacks", "head", none, "mine") == {**before, "attacks": {"head": none}}
+    damaged = {"attack": "PGD"}
+    after = with_result({"attacks": {"head": {"results": [damaged]}}}, "attacks", "head", {"results": []}, "mine")
+    assert after["attacks"]["head"]["results"] == [damaged]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (
+            "clean_accuracy",
+            {"head": {"correct": 200, "total": 100}},
+            "clean_accuracy.head: 200 of 100 images cannot be",
+        ),
+        ("clean_accuracy", {"resfc": {"correct": 1, "total": 100}}, "of resfc, which is not among the decoders"),
+        ("decoders", ["head", "head"], "the decoders head, head are not all different"),
+        ("training", {"final_terms": {}}, "the final terms have no loss"),
+        ("training", {"epochs_run": 0}, "training.epochs_run"),
+        ("training", {"seconds": math.nan}, "training.seconds"),
+    ],
+)
+def test_numbers_that_no_model_has_are_one_sentence(digits, home, place, value, said):
+    card_file(home, "mine").parent.mkdir(parents=True)
+    fields = yaml.safe_load((zoo_dir() / "cross_entropy-digits.yaml").read_text())
+    fields[place] = {**fields[place], **value} if place == "training" else value
+    card_file(home, "mine").write_text(yaml.safe_dump({**fields, "name": "mine"}))
+    with pytest.raises(IbrobustError, match=rf"is damaged.*{said}.*Restore it"):
+        model_card("mine")
 
 
 def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):

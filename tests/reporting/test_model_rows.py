@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.records import AUDIT_VERSION, SAME_WORST_CASE, WORST_CASE_VERSION, is_older_attack
 from ibrobust.reporting.card_tables import models_table, withstood_table
@@ -264,3 +266,21 @@ def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
     (row,) = model_rows(one, epsilon=EPSILON, size=None)
     assert row.worst_case == 0.25
     assert "AutoAttack on cifar10, the first 4 images" in [line.attack for line in withstood(one)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("fgsm", {"total": 0, "epsilons": [EPSILON], "correct": [0]}),
+        ("fgsm", {"total": 10, "epsilons": [EPSILON], "correct": [20]}),
+        ("attacks", {"results": [{"attack": "WorstCase", "robust_accuracy": float("nan"), "total": 10}]}),
+        ("attacks", {"results": [{"attack": "WorstCase", "robust_accuracy": -0.1, "total": 10}]}),
+        ("audit", {"epsilon": EPSILON, "n": 10, "verdict": "real, honest", "worst_case_accuracy": 1.5}),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_damaged_evaluation(kind: str, record: dict) -> None:
+    one = card()
+    one.evaluations[kind] = {"head": record}
+    for read in (partial(model_rows, epsilon=EPSILON, size=None), withstood):
+        with pytest.raises(IbrobustError, match=r"has an evaluation that cannot be read \(ValueError: "):
+            read(one)
