@@ -46,9 +46,9 @@ class _Loader(yaml.SafeLoader):
         self._values_of: dict[int, int] = {}
 
     # Aliases of aliases make a text of a few lines too large for whatever goes through all values.
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         is_alias, before = self.check_event(yaml.AliasEvent), self._values
-        node: yaml.Node = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         if is_alias:
             # None are known of an alias of what it is part of.
             self._values += self._values_of.get(id(node), MOST_BY_ALIASES + 1)
