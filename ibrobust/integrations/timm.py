@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ibrobust.errors import IbrobustError
 from ibrobust.data.names import NAMED_DATASETS
+from ibrobust.errors import IbrobustError
 from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly, require_timm
 from ibrobust.registry import ModelCard, list_models, load_model, model_card
 
