@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -136,5 +136,5 @@ def _image_shape(model: nn.Module, card: ModelCard) -> tuple[int, tuple[int, int
     if card.architecture is not None:
         return card.architecture.channels, card.architecture.image_size
     side = SIDES.get(card.dataset.name)
-    channels: int = model.encoder.mean.shape[1]
+    channels: int = cast(Any, model).encoder.mean.shape[1]
     return channels, None if side is None else (side, side)
