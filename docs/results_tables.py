@@ -21,24 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from widths import draw_widths, read_widths, widths_rows
+from widths import accuracy_cell, draw_widths, read_widths, widths_rows
 
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.comparison import paired_difference
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.readable import per_cent
-from ibrobust.records import read_study_records
+from ibrobust.records import is_older_attack, is_older_audit, read_study_records
 from ibrobust.reporting.figures.series import WORST_CASE
+from ibrobust.reporting.model_rows import card_verdict
 from ibrobust.study.results import worst_cases
-from ibrobust.verdicts import read_verdict
 
 DOCS = Path(__file__).resolve().parent
 RECORDS = DOCS / "records"
 # What all others are compared with.
 BASELINE = "cross_entropy-w16-s0"
-# Before a worst case of a model whose gradient a guard calls misleading: another attack may break more.
-BOUND = "≤ "
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 L2_EPSILONS = (0.25, 0.5)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
@@ -66,10 +63,17 @@ def worst_of(content: Content, decoder: str, epsilon: float, *, norm: str = "Lin
 
 def worst_cell(case: AttackResult | None) -> str:
     """Return the accuracy in % that a worst case leaves, with a sign if it is an upper bound."""
-    if case is None:
-        return ""
-    # Nothing is below 0, so that a bound of 0 is the value.
-    return (BOUND if case.upper_bound and case.robust_accuracy > 0.0 else "") + percent(case.robust_accuracy, 1)
+    return "" if case is None else accuracy_cell(case.robust_accuracy, is_bound=is_bound(case))
+
+
+def is_bound(case: AttackResult) -> bool:
+    """Return whether another attack, or today's version of this one, may break more images."""
+    return bool(case.robust_accuracy) and (case.upper_bound or is_older_attack(case.summary()))
+
+
+def fgsm_cell(sweep: dict[str, Any] | None, epsilon: float) -> str:
+    """Return the accuracy in % that a sweep leaves, with a sign if it is an upper bound."""
+    return accuracy_cell(swept(sweep, epsilon), is_bound=bool(sweep.get("flags")), digits=2) if sweep else ""
 
 
 def answers_table(known: dict[str, Content]) -> Lines:
@@ -89,17 +93,16 @@ def answer_cells(content: Content, decoder: str) -> list[str]:
     """Return a decoder's cells of the first table, after its name."""
     part = content["decoders"][decoder]
     sweep = part.get("fgsm")
-    cells = [percent(sweep["clean_accuracy"]) if sweep else ""]
+    cells = [accuracy_cell(sweep["clean_accuracy"] if sweep else None, digits=2)]
     for epsilon in EPSILONS:
-        cells += [percent(swept(sweep, epsilon)) if sweep else "", worst_cell(worst_of(content, decoder, epsilon))]
+        cells += [fgsm_cell(sweep, epsilon), worst_cell(worst_of(content, decoder, epsilon))]
     return [*cells, audit_answer(part, EPSILONS[1])]
 
 
 def audit_answer(part: dict[str, Any], epsilon: float) -> str:
     """Return both answers of the audit of a decoder at an epsilon."""
     audit: dict[str, Any] = next((each for each in part["audits"] if each["epsilon"] == epsilon), {})
-    answer = read_verdict(audit.get("verdict", ""))
-    return answer.text if answer else ""
+    return card_verdict(audit).text if audit else ""
 
 
 def audits_table(known: dict[str, Content]) -> Lines:
@@ -107,7 +110,9 @@ def audits_table(known: dict[str, Content]) -> Lines:
     yield from header("model (decoder)", "epsilon", "clean", "FGSM", "worst case", "answer", "checks that failed")
     for name, decoder, part in decoders_of(known):
         for audit in sorted(part["audits"], key=lambda audit: audit["epsilon"]):
-            numbers = (percent(audit[f"{kind}_accuracy"], 1) for kind in ("clean", "fgsm", "worst_case"))
+            may_be_less = audit.get("upper_bound") or is_older_audit(audit)
+            numbers = [accuracy_cell(audit[f"{kind}_accuracy"]) for kind in ("clean", "fgsm")]
+            numbers.append(accuracy_cell(audit["worst_case_accuracy"], is_bound=may_be_less))
             answer, failed = audit_answer(part, audit["epsilon"]), ", ".join(audit["failed"])
             yield row(f"{name} ({decoder})", format_epsilon(audit["epsilon"]), *numbers, answer, failed)
 
@@ -118,7 +123,7 @@ def decoders_table(known: dict[str, Content]) -> Lines:
     yield from header("model", *decoders)
     for name, content in known.items():
         sweeps = [content["decoders"].get(decoder, {}).get("fgsm") for decoder in decoders]
-        yield row(name, *(percent(swept(sweep, EPSILONS[-1])) if sweep else "" for sweep in sweeps))
+        yield row(name, *(fgsm_cell(sweep, EPSILONS[-1]) for sweep in sweeps))
 
 
 def decoder_cases_table(known: dict[str, Content]) -> Lines:
@@ -178,11 +183,9 @@ def mean_table(known: dict[str, Content]) -> Lines:
     for model, of_seeds in seeds_of(known).items():
         for title, accuracy in (("FGSM", _under_fgsm), ("worst case", _in_the_worst_case)):
             of_epsilons = [[accuracy(content, epsilon) for content in of_seeds] for epsilon in EPSILONS]
-            cells = [_mean_and_extremes([share for share in shares if share is not None]) for shares in of_epsilons]
-            # A mean over some of the seeds would stand beside one over all.
-            known_cells = [cell if None not in of_epsilons[i] else "" for i, cell in enumerate(cells)]
-            if any(known_cells):
-                yield row(model, str(len(of_seeds)), title, *known_cells)
+            cells = [_mean_and_extremes(found) for found in of_epsilons]
+            if any(cells):
+                yield row(model, str(len(of_seeds)), title, *cells)
 
 
 def seed_difference_table(known: dict[str, Content]) -> Lines:
@@ -334,11 +337,6 @@ def swept(sweep: dict[str, Any], epsilon: float) -> float | None:
     return dict(zip(sweep["epsilons"], sweep["accuracy"], strict=True)).get(epsilon)
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share in %, or nothing."""
-    return "" if share is None else per_cent(share, digits)
-
-
 def row(*cells: str) -> str:
     """Return a row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
@@ -355,24 +353,39 @@ def _difference(content: Content, baseline: Content, epsilon: float) -> str:
     if one is None or other is None:
         return ""
     difference = paired_difference(one, other)
-    return f"{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
+    sign = difference_sign(is_bound(one), is_bound(other))
+    return f"{sign}{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
 
 
-def _under_fgsm(content: Content, epsilon: float) -> float | None:
+def difference_sign(one_is_bound: bool, other_is_bound: bool) -> str:
+    """Return the sign before the difference of two accuracies: it is at most, at least, or only about this."""
+    if one_is_bound and other_is_bound:
+        return "~ "
+    return "≤ " if one_is_bound else "≥ " if other_is_bound else ""
+
+
+def _under_fgsm(content: Content, epsilon: float) -> tuple[float, bool] | None:
     sweep = content["decoders"][first_decoder(content)].get("fgsm")
-    return swept(sweep, epsilon) if sweep else None
+    share = swept(sweep, epsilon) if sweep else None
+    return None if sweep is None or share is None else (share, bool(sweep.get("flags")))
 
 
-def _in_the_worst_case(content: Content, epsilon: float) -> float | None:
+def _in_the_worst_case(content: Content, epsilon: float) -> tuple[float, bool] | None:
     case = worst_of(content, first_decoder(content), epsilon)
-    return case.robust_accuracy if case is not None else None
+    return (case.robust_accuracy, is_bound(case)) if case is not None else None
 
 
-def _mean_and_extremes(shares: list[float]) -> str:
-    if not shares:
+def _mean_and_extremes(found: list[tuple[float, bool] | None]) -> str:
+    """Return the mean of accuracies, which is an upper bound if one of them is, with the smallest and the largest.
+
+    A mean over some of the seeds alone would stand beside one over all.
+    """
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
         return ""
-    mean = sum(shares) / len(shares)
-    return f"{percent(mean, 1)} ({percent(min(shares), 1)} to {percent(max(shares), 1)})"
+    mean = accuracy_cell(sum(share for share, _ in known) / len(known), is_bound=any(bound for _, bound in known))
+    low, high = (accuracy_cell(share, is_bound=bound) for share, bound in (min(known), max(known)))
+    return f"{mean} ({low} to {high})"
 
 
 def _two_errors(contents: list[Content], baseline: list[Content], epsilon: float) -> str:
@@ -384,7 +397,8 @@ def _two_errors(contents: list[Content], baseline: list[Content], epsilon: float
     per_image = one.mean(axis=0) - other.mean(axis=0)  # (images,)
     of_images = per_image.std(ddof=1) / np.sqrt(len(per_image))
     of_seeds = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (one, other)))
-    return f"{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
+    sign = difference_sign(*(any(is_bound(case) for case in group if case) for group in cases))
+    return f"{sign}{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
 
 
 if __name__ == "__main__":

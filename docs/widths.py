@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.reporting.figures.style import grid_of_axes, legend_below, name_panels, save, study_style
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
@@ -56,9 +57,15 @@ def read_widths(*files: Path) -> list[Network]:
                 network = found.setdefault(new.name, new)
                 epsilon = next(each for each in EPSILONS if abs(each - float(line["epsilon"])) < 1e-5)
                 network.fgsm[epsilon], network.left[epsilon] = int(line["fgsm"]), int(line["left"])
-                if line["upper_bound"] == "1" and int(line["left"]):
+                if line["upper_bound"] == "1":
                     network.bounds.add(epsilon)
     return sorted(found.values(), key=lambda network: (network.objective, network.width))
+
+
+def accuracy_cell(share: float | None, *, is_bound: bool = False, digits: int = 1) -> str:
+    """Return an accuracy in % as every table shows it, with a sign if it is an upper bound; nothing if it is None."""
+    # Nothing is below 0, so that a bound of 0 is the value.
+    return "" if share is None else f"{'≤ ' if is_bound and share else ''}{per_cent(share, digits)}"
 
 
 def widths_rows(networks: list[Network]) -> Iterator[list[str]]:
@@ -69,9 +76,9 @@ def widths_rows(networks: list[Network]) -> Iterator[list[str]]:
         cells = []
         for epsilon in EPSILONS:
             for counts in (network.fgsm, network.left):
-                sign = "≤ " if counts is network.left and epsilon in network.bounds else ""
-                cells.append(f"{sign}{100 * counts[epsilon] / network.images:.1f}" if epsilon in counts else "")
-        yield [f"{network.name} ({network.decoder})", f"{100 * network.clean / network.images:.1f}", *cells]
+                share = counts[epsilon] / network.images if epsilon in counts else None
+                cells.append(accuracy_cell(share, is_bound=counts is network.left and epsilon in network.bounds))
+        yield [f"{network.name} ({network.decoder})", accuracy_cell(network.clean / network.images), *cells]
 
 
 def draw_widths(networks: list[Network], out: Path) -> list[Path]:

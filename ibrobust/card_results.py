@@ -6,15 +6,17 @@ the kind, and names what else tells results apart: the epsilon of an audit, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.records import is_older_attack, is_older_audit, is_thorough
+from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
 
 Record = Mapping[str, Any]
 KINDS = ("fgsm", "attacks", "audit")
 BENCHMARK = "robustbench"  # begins the keys of RobustBench's benchmark
+CIFAR10_TEST = 10_000  # images
 # What tells the results of attacks apart.
 _PLACE = ("attack", "norm", "epsilon", "total")
 
@@ -24,10 +26,30 @@ class WeakerResultError(IbrobustError):
 
 
 def results_in(evaluations: Mapping[str, Any], kind: str, decoder: str) -> Iterator[dict[str, Any]]:
-    """Yield the results of one of `KINDS` of a decoder, on all images that were attacked."""
+    """Yield the results of one of `KINDS` of a decoder, on all images that were attacked.
+
+    Raises:
+        ValueError: one of them has a number that cannot be.
+    """
     for key, records in evaluations.items():
         if key.partition(" ")[0] == kind and (found := (records or {}).get(decoder)):
-            yield found
+            yield _possible(found)
+
+
+def _possible(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result; raise ValueError if one of its accuracies, counts or epsilons cannot be."""
+    total = result.get("total", result.get("n", 1))
+    if not 1 <= total < math.inf:
+        raise ValueError(f"{total} images")
+    for field, value in result.items():
+        is_share = field.endswith("accuracy") or field == "accuracy_under_attack"
+        is_count = field.endswith(("correct", "_gradient"))
+        most = 1 if is_share else total if is_count else math.inf
+        if is_share or is_count or field in ("epsilon", "epsilons"):
+            for number in value if isinstance(value, list) else [value]:
+                if not 0 <= number <= most:
+                    raise ValueError(f"{field} is {number}")
+    return result
 
 
 def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -> Iterator[dict[str, Any]]:
@@ -37,17 +59,20 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
     """
     for record in results_in(evaluations, "attacks", decoder):
         elsewhere = {} if is_own(record, own) else {"dataset": record.get("dataset")}
-        yield from ({**result, **elsewhere} for result in record.get("results", ()))
+        yield from ({**_possible(result), **elsewhere} for result in record.get("results", ()))
     for key, record in evaluations.items():
         if key.startswith(f"{BENCHMARK} {decoder} ") and isinstance(record, Mapping):
-            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint. The first images are others than the
-            # evenly spaced ones of all other evaluations.
-            is_of_card = own is not None and record.get("dataset_fingerprint") == own
-            first = f", the first {record['total']:,} images" if record.get("first_images") else ""
+            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint; of them it takes the first images,
+            # also where an earlier record does not say so. All other evaluations take evenly spaced ones.
+            fingerprint = record.get("dataset_fingerprint")
+            is_of_card = own is not None and fingerprint == own
+            are_first = record.get("first_images") or (fingerprint is None and record["total"] < CIFAR10_TEST)
+            first = f", the first {record['total']:,} images" if are_first else ""
+            numbers = {field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")}
             yield {
                 "attack": "AutoAttack",
                 "norm": record["threat_model"],
-                **{field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")},
+                **_possible(numbers),
                 "accuracy_under_attack": record["robust_accuracy"],
                 "upper_bound": bool(record.get("flags")),
                 **({} if is_of_card and not first else {"dataset": f"{record['dataset']}{first}"}),
@@ -62,15 +87,18 @@ def is_own(record: Record, own: str | None) -> bool:
 def strictest(results: Sequence[Record]) -> tuple[float, bool]:
     """Return the smallest robust accuracy of several results on the same images, and whether it is an upper bound.
 
-    A bound is what a warning says to be one, or what only an earlier version of an attack found. What a weak attack
-    found alone is exact only if today's version of a thorough one finished without a warning.
+    Results by older rules count only if there are no others: they may be too low, because images with a NaN gradient
+    counted as broken. What a weak attack found alone is exact only if a thorough one finished without a warning.
     """
-    least = min(result["robust_accuracy"] for result in results)
-    thorough = [result for result in results if "verdict" in result or is_thorough(result["attack"])]
+    current = [result for result in results if not _is_older(result)]
+    least = min(result["robust_accuracy"] for result in current or results)
+    if not current:
+        return least, True
+    thorough = [result for result in current if "verdict" in result or is_thorough(result["attack"])]
     found = [result for result in thorough if result["robust_accuracy"] == least]
     if found:
-        return least, any(result.get("upper_bound") for result in found) or all(map(_is_older, found))
-    return least, all(result.get("upper_bound") or _is_older(result) for result in thorough)
+        return least, any(result.get("upper_bound") for result in found)
+    return least, all(result.get("upper_bound") for result in thorough)
 
 
 def _is_older(result: Record) -> bool:
@@ -82,7 +110,8 @@ def with_result(
 ) -> dict[str, dict[str, Any]]:
     """Return the evaluations of a card with a new result in it.
 
-    Results of other decoders, attacks, epsilons, images and numbers of images stay.
+    Results of other decoders, attacks, epsilons, images and numbers of images stay. A damaged one in its place, which
+    cannot be compared with it, is replaced.
 
     Args:
         evaluations: of the card.
@@ -95,13 +124,21 @@ def with_result(
         WeakerResultError: the card holds a stronger one in its place.
     """
     key = _key(kind, record, own)
-    records = evaluations.get(key) or {}
+    records = evaluations.get(key)
+    records = records if isinstance(records, Mapping) else {}
     merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
-    return {**evaluations, key: {**records, decoder: merge(records.get(decoder) or {}, record)}}
+    try:
+        merged = merge(_possible(records.get(decoder) or {}), record)
+    except WeakerResultError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError):
+        merged = dict(record)
+    return {**evaluations, key: {**records, decoder: merged}}
 
 
 def _key(kind: str, record: Record, own: str) -> str:
-    key = f"{kind} {record['epsilon']:.6g}" if kind == "audit" and "epsilon" in record else kind
+    epsilon = record.get("epsilon")
+    key = f"{kind} {epsilon:.6g}" if kind == "audit" and isinstance(epsilon, int | float) else kind
     return key if is_own(record, own) else f"{key}{images_suffix(record)}"
 
 
@@ -128,14 +165,33 @@ def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:
 
 
 def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
-    """Return the results of both; a new one replaces that of the same attack, norm, epsilon and number of images."""
+    """Return the results of both; a new one replaces that of the same attack, norm, epsilon and number of images.
+
+    What a worst case over several attacks took from a replaced result by older rules may be too low, so it goes too.
+    """
     measured = {_place(result) for result in new["results"]}
-    kept = [result for result in known.get("results", ()) if _place(result) not in measured]
+    replaced = [each for each in known.get("results", ()) if _place(each) in measured and is_older_attack(each)]
+    kept = [
+        result
+        for result in known.get("results", ())
+        if _place(result) not in measured and not any(_is_over(result, each) for each in replaced)
+    ]
     return {**new, "results": [*kept, *new["results"]]}
 
 
+def _is_over(case: Record, result: Record) -> bool:
+    """Return whether a result is a worst case that another one is part of, at its own or a smaller epsilon."""
+    label = str(case.get("attack"))
+    return (
+        label.startswith(WORST_CASE_OF)
+        and result["attack"] in label.removeprefix(WORST_CASE_OF).split(", ")
+        and (case["norm"], case["total"]) == (result["norm"], result["total"])
+        and case["epsilon"] >= result["epsilon"]
+    )
+
+
 def _place(result: Record) -> tuple[Any, ...]:
-    return tuple(result[field] for field in _PLACE)
+    return tuple(result.get(field) for field in _PLACE)
 
 
 def _later_audit(known: Record, new: Record) -> dict[str, Any]:

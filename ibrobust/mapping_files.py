@@ -10,6 +10,8 @@ import yaml
 
 from ibrobust.errors import IbrobustError
 
+MOST_BY_ALIASES = 100_000  # values of a file that has aliases
+
 
 def read_mapping_file(path: Path, what: str) -> Any:
     """Return the content of a YAML file, or of a JSON file if `path` ends in ``.json``.
@@ -36,7 +38,26 @@ def read_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that rejects equal keys; PyYAML's own keeps the last one."""
+    """A loader that rejects equal keys, of which PyYAML's own keeps the last one, and aliases of very many values."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._values = 0  # so far, each alias counted as all that it stands for
+        self._values_of: dict[int, int] = {}
+
+    # Aliases of aliases make a text of a few lines too large for whatever goes through all values.
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        is_alias, before = self.check_event(yaml.AliasEvent), self._values
+        node = super().compose_node(parent, index)
+        if is_alias:
+            # None are known of an alias of what it is part of.
+            self._values += self._values_of.get(id(node), MOST_BY_ALIASES + 1)
+            if self._values > MOST_BY_ALIASES:
+                raise yaml.YAMLError(f"its aliases (*) stand for more than {MOST_BY_ALIASES:,} values: write them out")
+        else:
+            self._values += 1
+            self._values_of[id(node)] = self._values - before
+        return node
 
     # Here, before merging: a key that is merged into a mapping (<<) may be given again.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -44,6 +44,20 @@ def test_everything_else_is_what_pyyaml_makes_of_it(text: str) -> None:
     assert read_yaml(text) == yaml.safe_load(text)
 
 
+def test_aliases_that_stand_for_very_many_values_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    path = tmp_path / "x.yaml"
+    for text in ("\n".join(lines), "a: &a [*a]", "a: &a {b: {c: *a}}"):
+        path.write_text(text)
+        with pytest.raises(
+            IbrobustError, match=r"^The model card .* its aliases \(\*\) stand for more than 100,000 val"
+        ):
+            read_mapping_file(path, "model card")
+    path.write_text("\n".join(lines[:3]))
+    assert len(read_mapping_file(path, "model card")["a2"]) == 10
+
+
 @pytest.mark.parametrize("name", ["x.yaml", "x.json"])
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', "{", "[" * 100_000, '{"a": "\udce9"}', "{a: 2001-13-45}"])
 def test_what_cannot_be_read_is_one_sentence_that_names_the_file(tmp_path: Path, name: str, text: str) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.home import zoo_dir
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry.card import read_card
 from ibrobust.study.results import card_evaluations
 from ibrobust.study.write_records import rows_of_models, write_records
@@ -49,6 +51,53 @@ def test_the_results_have_every_row_that_the_records_give_and_no_other(tables):
     assert len(shown) > 100
     assert sorted(given - shown) == []
     assert sorted(shown - given) == []
+
+
+def _bounded(tables, model: str, right: str, *flags: str, version: int = WORST_CASE_VERSION) -> dict:
+    """The results of a model with one worst case at the smallest epsilon, a sweep and an audit, all with the flags."""
+    epsilon = tables.EPSILONS[0]
+    correct = tuple(each == "1" for each in right * (tables.IMAGES // len(right)))
+    case = AttackResult(
+        "WorstCase", "Linf", epsilon, (True,) * tables.IMAGES, correct, 0, 0, flags, attack_version=version
+    )
+    sweep = {"epsilons": [epsilon, tables.EPSILONS[-1]], "accuracy": [0.5, 0.4], "clean_accuracy": 1.0, "flags": flags}
+    audit = {"epsilon": tables.EPSILONS[1], "clean_accuracy": 1.0, "fgsm_accuracy": 0.5, "worst_case_accuracy": 0.3}
+    audit |= {"verdict": "real, honest", "failed": [], "upper_bound": bool(flags), "audit_version": AUDIT_VERSION}
+    part = {"fgsm": sweep, "attacks": [case.to_dict()], "audits": [audit]}
+    return {"model": model, "decoders": {"head": part}}
+
+
+def test_every_table_marks_what_is_an_upper_bound(tables):
+    baseline = tables.BASELINE.removesuffix("0")
+    names = [f"{baseline}{seed}" for seed in (0, 1)] + [f"new-w16-s{seed}" for seed in (0, 1)]
+    known = {name: _bounded(tables, name, "10") for name in names}
+    marked = known | {names[3]: _bounded(tables, names[3], "1110", "a guard")}
+
+    def last(table, content):
+        return [cell.strip() for cell in list(table(content))[-1].strip("|").split("|")]
+
+    assert last(tables.answers_table, marked)[2:4] == ["≤ 50.00", "≤ 75.0"]
+    assert last(tables.decoders_table, marked)[-1] == "≤ 40.00"
+    assert last(tables.audits_table, marked)[4] == "≤ 30.0"
+    assert last(tables.difference_table, marked)[1].startswith("≤ +25.0 +- ")
+    assert last(tables.mean_table, marked)[3] == "≤ 62.5 (50.0 to ≤ 75.0)"
+    assert last(tables.seed_difference_table, marked)[1].startswith("≤ +12.5 +- ")
+    of_all = [tables.answers_table, tables.decoders_table, tables.audits_table, tables.difference_table]
+    of_all += [tables.mean_table, tables.seed_difference_table]
+    assert "≤" not in "".join(line for table in of_all for line in table(known))
+    # The baseline's is the bound, then both.
+    other = known | {names[0]: _bounded(tables, names[0], "1110", "a guard")}
+    assert last(tables.difference_table, other)[1].startswith("≥ -25.0")
+    assert last(tables.seed_difference_table, {**other, names[3]: marked[names[3]]})[1].startswith("~ +0.0")
+
+
+def test_what_older_rules_left_is_an_upper_bound_in_the_tables(tables):
+    older = _bounded(tables, "old-w16-s0", "10", version=1)
+    audit = older["decoders"]["head"]["audits"][0]
+    audit["audit_version"] = AUDIT_VERSION - 1
+    assert tables.answer_cells(older, "head")[2] == "≤ 50.0"
+    assert tables.answer_cells(older, "head")[-1] == "older audit: real, honest"
+    assert " ≤ 30.0 " in list(tables.audits_table({"old-w16-s0": older}))[-1]
 
 
 @pytest.mark.parametrize("study", ["zoo", "zoo-lossless"])

@@ -9,6 +9,7 @@ import typer
 
 from ibrobust.cli.options import DataDir
 from ibrobust.errors import IbrobustError
+from ibrobust.readable import per_cent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -185,5 +186,5 @@ def _numbers(option: str, written: str | None) -> list[float]:
 
 
 def _tell(card: Any) -> None:
-    scores = ", ".join(f"{100 * record.accuracy:.2f}% with {kind}" for kind, record in card.clean_accuracy.items())
+    scores = ", ".join(f"{per_cent(record.accuracy, 2)}% with {kind}" for kind, record in card.clean_accuracy.items())
     typer.echo(f"Added {card.name}, clean accuracy on {card.dataset.name}: {scores}")

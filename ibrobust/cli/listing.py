@@ -80,8 +80,10 @@ def show(
     from ibrobust.registry.catalog import weights_size
     from ibrobust.reporting.card_tables import facts_table, withstood_table
     from ibrobust.reporting.model_rows import audit_sentences, withstood
+    from ibrobust.training.quick_checks import without_effect
 
-    print_table(facts_table(card, size=weights_size(card)))
+    unused = without_effect(card.recipe.objective) if card.recipe is not None else ()
+    print_table(facts_table(card, size=weights_size(card), unused=unused))
     print_table(withstood_table(card, withstood(card)))
     for sentence in audit_sentences(card):
         Console().print(sentence, markup=False, highlight=False)

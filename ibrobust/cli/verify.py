@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, Device
+from ibrobust.readable import per_cent
 
 
 def verify(
@@ -54,8 +55,8 @@ def verify(
     typer.echo(
         f"{model} on {record.total} images, {record.attack} at "
         f"{format_epsilon(record.epsilon, norm=record.norm)} in {record.norm}: "
-        f"{found.clean_correct / record.total:.2%} correct without an attack, at most "
-        f"{found.robust_accuracy:.2%} under it"
+        f"{per_cent(found.clean_correct / record.total, 2)}% correct without an attack, at most "
+        f"{per_cent(found.robust_accuracy, 2)}% under it"
     )
     if found.outside:
         typer.echo(f"Not counted: {_images(found.outside)} beyond epsilon or outside [0, 1].")
@@ -67,7 +68,8 @@ def verify(
         typer.echo(
             f"For {_images(found.otherwise)}, this model and the record disagree about the class without an attack."
         )
-    typer.echo(f"The record says {record.robust_accuracy:.2%}: {'confirmed' if found.holds else 'not confirmed'}.")
+    said = per_cent(record.robust_accuracy, 2)
+    typer.echo(f"The record says {said}%: {'confirmed' if found.holds else 'not confirmed'}.")
     if not found.holds:
         raise typer.Exit(1)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import check_exported
+from ibrobust.readable import per_cent
 from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_model
 from ibrobust.registry.card import check_name, read_card
@@ -30,9 +31,12 @@ from ibrobust.registry.store import pack_weights, read_model, read_weights, refu
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
+WRITTEN = "<!-- Written by ibrobust, which replaces this page with each model: remove this line to keep it. -->"
 README = """---
 {{ card_data }}
 ---
+
+{{ written }}
 
 # {{ name }}
 
@@ -83,8 +87,9 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
     def generate_model_card(self, **fields: Any) -> HubReadme:
         """Return the README of the repository."""
         card = self.record
-        accuracies = [f"{kind} {100 * record.accuracy:.2f}%" for kind, record in card.clean_accuracy.items()]
+        accuracies = [f"{kind} {per_cent(record.accuracy, 2)}%" for kind, record in card.clean_accuracy.items()]
         own = {
+            "written": WRITTEN,
             "name": card.name,
             "description": card.description,
             "dataset": card.dataset.name,
@@ -95,6 +100,10 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         return super().generate_model_card(**{**own, **fields})
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        readme = save_directory / "README.md"
+        # The mixin keeps a page that is there, also that of another model.
+        if readme.is_file() and WRITTEN in readme.read_text(encoding="utf-8", errors="replace"):
+            readme.unlink()
         write_tensors(save_directory / WEIGHTS, self.tensors)
         weights = self.record.weights.model_copy(update={"file": WEIGHTS})
         fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")

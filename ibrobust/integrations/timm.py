@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly, require_timm
-from ibrobust.registry import list_models, load_model, model_card
+from ibrobust.registry import ModelCard, list_models, load_model, model_card
 
 require_timm()
 with imported_quietly():
@@ -23,6 +24,7 @@ with suppress(IbrobustError):  # an error is reported at download; local models 
     adapt_timm()
 
 DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}  # RobustBench's, by number of classes
+SIDES = {**dict.fromkeys(NAMED_DATASETS, 32), "mnist": 28}  # of the images of a data set
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 
 # timm appends every factory's name to its module's __all__, so ours get their own module.
@@ -114,15 +116,25 @@ def _load(full_name: str, num_classes: int | None) -> nn.Module:
             f"with {classes} classes."
         )
     model = load_model(names[0])
-    architecture = model_card(names[0]).architecture
-    size = (architecture.channels, *architecture.image_size) if architecture else (3, 32, 32)
-    # What timm's own code reads from a model; the normalisation is inside ours.
+    channels, size = _image_shape(model, model_card(names[0]))
+    # What timm's own code reads from a model; the normalisation is inside ours, and the images are as they were stored.
     config = {
         "architecture": full_name,
         "num_classes": classes,
-        "input_size": size,
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
+        **({"input_size": (channels, *size)} if size is not None else {}),
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
     }
     vars(model).update(num_classes=classes, pretrained_cfg=config, default_cfg=config)
     return model
+
+
+def _image_shape(model: nn.Module, card: ModelCard) -> tuple[int, tuple[int, int] | None]:
+    """Return the channels and (H, W) of the images that a model was trained on; None if its card does not say."""
+    if card.architecture is not None:
+        return card.architecture.channels, card.architecture.image_size
+    side = SIDES.get(card.dataset.name)
+    channels: int = cast(Any, model).encoder.mean.shape[1]
+    return channels, None if side is None else (side, side)

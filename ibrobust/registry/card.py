@@ -63,13 +63,19 @@ class WeightsRecord(_Record):
 class TrainingRecord(_Record):
     """The actual training, which may differ from the recipe's request."""
 
-    epochs_run: int
-    seconds: float
+    epochs_run: Annotated[int, Field(ge=1)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     images_per_second: float
     final_terms: Annotated[dict[str, float], Field(description="means over the last epoch, in nats")]
     created: Annotated[str, Field(description="UTC, ISO 8601")]
     hardware: str
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> TrainingRecord:
+        if "loss" not in self.final_terms:
+            raise ValueError("the final terms have no loss")
+        return self
 
 
 class AccuracyRecord(Readable, _Record):
@@ -77,6 +83,12 @@ class AccuracyRecord(Readable, _Record):
 
     correct: Annotated[int, Field(ge=0)]
     total: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> AccuracyRecord:
+        if self.correct > self.total:
+            raise ValueError(f"{self.correct} of {self.total} images cannot be correct")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -164,6 +176,14 @@ class ModelCard(Readable, _Record):
                 raise ValueError(f"there is neither an architecture nor {missing[0]}")
         return fields
 
+    @model_validator(mode="after")
+    def _check_decoders(self) -> ModelCard:
+        if len(set(self.decoders)) < len(self.decoders):
+            raise ValueError(f"the decoders {', '.join(self.decoders)} are not all different")
+        if unknown := sorted(set(self.clean_accuracy) - set(self.decoders)):
+            raise ValueError(f"there is a clean accuracy of {unknown[0]}, which is not among the decoders")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_the_other_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = write(self)
@@ -213,9 +233,10 @@ def read_card(path: Path) -> ModelCard:
         return ModelCard.model_validate(fields, context=STORED)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
+        place = f" at {'.'.join(map(str, fault['loc']))}" if fault["loc"] else ""
         raise IbrobustError(
-            f"The model card {str(path)!r} is damaged at {place}: {fault['msg']}. Restore it or train the model again."
+            f"The model card {str(path)!r} is damaged{place}: {fault['msg'].removeprefix('Value error, ')}. Restore it "
+            "or train the model again."
         ) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -93,8 +93,11 @@ def presets_table(presets: Sequence[Any]) -> Table:
     return table
 
 
-def facts_table(card: Any, *, size: int | None) -> Table:
-    """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes)."""
+def facts_table(card: Any, *, size: int | None, unused: Collection[str] = ()) -> Table:
+    """Return the content of a card except its results: recipe, data, training, weights (of `size` bytes).
+
+    Of beta and noise it leaves out those in `unused`, which had no effect on the training.
+    """
     table = Table(
         title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
     )
@@ -105,14 +108,19 @@ def facts_table(card: Any, *, size: int | None) -> Table:
     if recipe is None:
         table.add_row("recipe", "none: the model was registered from outside")
     else:
-        table.add_row("objective", f"{recipe.objective}, beta {recipe.beta:g}, noise {'on' if recipe.noise else 'off'}")
-        encoder = f"ResNet18 of width {recipe.width}, {recipe.latent_dim} latent dimensions"
-        table.add_row("encoder", encoder + (", fixed power" if recipe.fixed_power else ""))
+        settings = {"beta": f"beta {recipe.beta:g}", "noise": f"noise {'on' if recipe.noise else 'off'}"}
+        used = (text for field, text in settings.items() if field not in unused)
+        table.add_row("objective", ", ".join((recipe.objective, *used)))
         table.add_row(
             "training",
             f"{recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
             f"{recipe.schedule}, augmentation {recipe.augment}, seed {recipe.seed}",
         )
+    if card.architecture is not None:
+        table.add_row("network", f"built by {card.architecture.factory}")
+    else:
+        encoder = f"ResNet18 of width {card.width}, {card.latent_dim} latent dimensions"
+        table.add_row("encoder", encoder + (", fixed power" if card.fixed_power else ""))
     table.add_row("decoders", ", ".join(card.decoders))
     table.add_row(
         "data",

@@ -67,7 +67,7 @@ def readable_evaluations(card: Any) -> Iterator[None]:
     """Turn what a damaged evaluation of a card leads to into one sentence: cards are also written by hand."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise IbrobustError(
             f"The card of {card.name!r} has an evaluation that cannot be read ({type(error).__name__}: {error}): "
             "remove it from the card, and evaluate the model again."

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
+from ibrobust.readable import per_cent
 from ibrobust.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -97,5 +98,5 @@ def accuracy_table(card: Any) -> Table:
     table.add_column("decoder")
     table.add_column("accuracy %", justify="right")
     for decoder, record in card.clean_accuracy.items():
-        table.add_row(decoder, f"{100 * record.accuracy:.2f}")
+        table.add_row(decoder, per_cent(record.accuracy, 2))
     return table

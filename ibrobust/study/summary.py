@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ibrobust.home import runs_dir
+from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, list_models, model_card
+from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand, is_its_card
 from ibrobust.study.results import is_outdated, read_results
 from ibrobust.study.spec import Study
 from ibrobust.study.state import read_state
 from ibrobust.study.write_records import cell_folder
+from ibrobust.training.build import unused_fields
 from ibrobust.training.metrics_log import read_records
+from ibrobust.training.recipe import Recipe
 
 OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
 # Of a line of a training's metrics: everything but its terms, which are in nats.
@@ -31,7 +35,7 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
         is_old = card is not None and is_outdated(results, card.weights.sha256, None)
         facts = model_facts(card) if card is not None and not is_old else {}
         if cell.recipe is not None:
-            facts["recipe"] = cell.recipe.model_dump(mode="json")
+            facts["recipe"] = _settings(cell.recipe)
         if results:
             facts["dataset"] = results["dataset"]
             facts["examples"] = results.get("examples")
@@ -54,9 +58,19 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "status": "done",
         "dataset": card.dataset.name,
-        "recipe": card.recipe.model_dump(mode="json") if card.recipe is not None else {},
+        "recipe": _settings(card.recipe, card.architecture),
         "versions": dict(training.versions) if training else {},
         "hardware": training.hardware if training else "",
         "seconds": training.seconds if training else None,
         "training": epochs if is_of_it else [],
     }
+
+
+def _settings(recipe: Recipe | None, architecture: ArchitectureRecord | None = None) -> dict[str, Any]:
+    """Return what a model is built with, and the settings of its recipe that had an effect."""
+    built = {"factory": architecture.factory} if architecture is not None else {}
+    if recipe is None:
+        return built
+    of_encoder = {"width", "latent_dim", "fixed_power"} if built else set()
+    unused = unused_fields(objective_class(recipe.objective))
+    return {**built, **recipe.model_dump(mode="json", exclude=unused | of_encoder)}

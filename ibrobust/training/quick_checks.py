@@ -11,6 +11,8 @@ from ibrobust.errors import IbrobustError
 from ibrobust.suggestions import suggestion
 
 OWN_OBJECTIVES = ("adversarial", "ceb", "cross_entropy", "dib", "dvib", "knn_ib", "soft_ib")
+# Which of beta and noise they do not use, as their classes say.
+_UNUSED = {"adversarial": ("beta", "noise"), "ceb": ("noise",), "cross_entropy": ("beta", "noise"), "dvib": ("noise",)}
 # accelerate's.
 TRACKERS = (
     "aim",
@@ -41,6 +43,19 @@ def check_objective(name: str, options: Collection[str] = ()) -> None:
             f"The objective {name!r} takes no objective_options ({', '.join(options)}), which are for objectives of "
             "other packages: leave them out, or name one of those."
         )
+
+
+def without_effect(objective: str) -> Collection[str]:
+    """Return which of the settings beta and noise an objective does not use; it may need torch for other packages'."""
+    if objective in OWN_OBJECTIVES:
+        return _UNUSED.get(objective, ())
+    from ibrobust.objectives import objective_class
+    from ibrobust.training.build import unused_fields
+
+    try:
+        return unused_fields(objective_class(objective)) & {"beta", "noise"}
+    except IbrobustError:  # its package is not installed
+        return ()
 
 
 def check_tracker(log_with: str | None) -> None:

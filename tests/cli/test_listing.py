@@ -6,9 +6,13 @@ import json
 
 import pytest
 import yaml
+from rich.console import Console
 
 from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import add_evaluation, list_models, model_card
+from ibrobust.registry.card import ArchitectureRecord
+from ibrobust.reporting.card_tables import facts_table
+from ibrobust.study.summary import model_facts
 
 LONG = "PGD:loss=margin,steps=50"
 FGSM = {"epsilons": [2 / 255, 8 / 255], "correct": [36, 9], "clean_correct": 40, "total": 360}
@@ -104,6 +108,29 @@ def test_show_is_for_people_and_yaml_for_programs(run, evaluated):
     raw = run("show", evaluated, "--yaml").stdout
     assert raw == model_card(evaluated).to_text()
     assert yaml.safe_load(raw)["name"] == evaluated
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [("cross_entropy-digits", "cross_entropy"), ("knn_ib-digits", "knn_ib, beta 0.03, noise on")],
+)
+def test_show_names_only_settings_that_the_training_had(run, model, objective):
+    (shown,) = (line.split(maxsplit=1)[1] for line in run("show", model).stdout.splitlines() if "objective " in line)
+    assert shown.strip() == objective
+
+
+def test_a_network_that_is_not_ibrobusts_is_shown_by_what_builds_it(digits):
+    architecture = ArchitectureRecord(factory="my_nets:linear", channels=1, image_size=(8, 8))
+    one = model_card("cross_entropy-digits").model_copy(update={"architecture": architecture})
+    console = Console(width=100)
+    with console.capture() as text:
+        console.print(facts_table(one, size=None))
+    assert "built by my_nets:linear" in text.get()
+    assert "ResNet18" not in text.get()
+    recipe = model_facts(one)["recipe"]
+    assert recipe["factory"] == "my_nets:linear"
+    assert not {"width", "latent_dim", "beta", "noise", "memory_size"} & set(recipe)
+    assert model_facts(one.model_copy(update={"recipe": None}))["recipe"] == {"factory": "my_nets:linear"}
 
 
 @pytest.mark.parametrize(

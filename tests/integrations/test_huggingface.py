@@ -16,7 +16,8 @@ from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.huggingface import HubModel, add_pretrained, hub_model, load_pretrained, save_pretrained
 from ibrobust.models import Encoder, ImageClassifier
-from ibrobust.registry import list_models, load_model, model_card, register_model
+from ibrobust.registry import copy_model, list_models, load_model, model_card, register_model
+from ibrobust.registry.card import AccuracyRecord
 from ibrobust.registry.store import card_paths, read_weights
 
 
@@ -65,6 +66,25 @@ def test_the_folder_holds_what_the_hub_expects(folder: Path, registered: str) ->
     assert readme.startswith("---\nlibrary_name: ibrobust\n")
     assert registered in readme
     assert json.loads((folder / "config.json").read_text())["name"] == registered
+
+
+def test_a_folder_gets_the_readme_of_the_model_that_is_saved_to_it_unless_it_is_the_users_own(
+    folder: Path, registered: str
+) -> None:
+    copy_model(registered, "another")
+    save_pretrained("another", folder)
+    text = (folder / "README.md").read_text()
+    assert "# another\n" in text
+    assert f"# {registered}\n" not in text
+    (folder / "README.md").write_text("My own words.")
+    save_pretrained(registered, folder)
+    assert (folder / "README.md").read_text() == "My own words."
+
+
+def test_a_readme_rounds_halves_up(registered: str) -> None:
+    score = AccuracyRecord(correct=5, total=160)  # 3.125%
+    card = model_card(registered).model_copy(update={"clean_accuracy": {"head": score}})
+    assert "Clean accuracy: head 3.13%." in str(HubModel(card, {}).generate_model_card())
 
 
 def test_a_folder_that_was_moved_can_be_loaded_without_the_registry(
@@ -135,7 +155,7 @@ def test_a_config_cannot_point_outside_its_folder(folder: Path, tmp_path: Path) 
         ({"record": {"a": 1}}, "damaged at record"),
         ({"tensors": [1]}, "damaged at tensors"),
         ({"width": 8}, "do not fit"),
-        ({"decoders": ["resfc"]}, "do not fit"),
+        ({"decoders": ["resfc"], "clean_accuracy": {}}, "do not fit"),
     ],
 )
 def test_a_config_that_is_no_card_of_these_weights_is_refused(

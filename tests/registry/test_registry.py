@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -13,10 +14,10 @@ import ibrobust
 from ibrobust.card_results import with_result
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.home import models_dir
+from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
-from ibrobust.records import AUDIT_VERSION
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry import (
     add_evaluation,
     copy_model,
@@ -632,6 +633,18 @@ def test_the_result_of_another_attack_epsilon_or_number_of_images_stands_beside_
     assert found["head"]["results"] == [*others, {**strong, "robust_accuracy": 0.4}]
 
 
+def test_a_worst_case_goes_with_the_older_result_that_it_was_over():
+    place = {"norm": "Linf", "epsilon": 8 / 255, "total": 100, "robust_accuracy": 0.1}
+    older = {**place, "attack": "PGD", "nonfinite_gradient": 30}
+    over = {**place, "attack": "worst case of PGD, WorstCase", "attack_version": WORST_CASE_VERSION}
+    others = [{**over, "epsilon": 4 / 255}, {**over, "attack": "worst case of FGSM, AutoAttack"}]
+    new = {**place, "attack": "PGD", "robust_accuracy": 0.5}
+    for known, kept in (([older, over, *others], [*others, new]), ([new, over], [over, new])):
+        before = {"attacks": {"head": {"results": known}}}
+        after = with_result(before, "attacks", "head", {"results": [new]}, "mine")
+        assert after["attacks"]["head"]["results"] == kept
+
+
 def test_the_result_on_other_images_does_not_replace_that_on_the_cards_own(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     result = {**SUMMARY, "attack": "WorstCase", "epsilon": 8 / 255}
@@ -695,6 +708,61 @@ def test_a_new_result_does_not_change_the_evaluations_that_it_is_put_beside():
     after = with_result(before, "audit", "logistic", AUDIT, "mine")
     assert list(after["audit 0.0313725"]) == ["head", "logistic"]
     assert before == {"audit 0.0313725": {"head": AUDIT}}
+
+
+SWEEP = {"total": 100, "clean_correct": 90, "zero_gradient": 0, "nonfinite_gradient": 0}
+SWEEP |= {"epsilons": [0.1], "correct": [50]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "new"),
+    [
+        ("fgsm", {**SWEEP, "correct": []}, {**SWEEP, "epsilons": [0.2]}),
+        ("fgsm", {**SWEEP, "correct": [500]}, {**SWEEP, "epsilons": [0.2]}),
+        ("fgsm", {**SWEEP, "total": "many"}, SWEEP),
+        ("fgsm", {**SWEEP, "total": math.nan}, SWEEP),
+        ("attacks", {"results": [3]}, {"results": []}),
+        ("attacks", "gone", {"results": []}),
+        ("audit", {**AUDIT, "audit_version": "new"}, AUDIT),
+    ],
+)
+def test_a_damaged_result_is_replaced_by_a_new_one(kind, known, new):
+    key = "audit 0.0313725" if kind == "audit" else kind
+    after = with_result({key: {"head": known}}, kind, "head", new, "mine")
+    assert after == {key: {"head": new}}
+
+
+def test_a_damaged_result_elsewhere_in_a_card_stays_as_it_is():
+    before = {"audit": {"head": {**AUDIT, "epsilon": "8/255"}}, "fgsm": [1]}
+    none = {"results": []}
+    assert with_result(before, "attacks", "head", none, "mine") == {**before, "attacks": {"head": none}}
+    damaged = {"attack": "PGD"}
+    after = with_result({"attacks": {"head": {"results": [damaged]}}}, "attacks", "head", {"results": []}, "mine")
+    assert after["attacks"]["head"]["results"] == [damaged]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (
+            "clean_accuracy",
+            {"head": {"correct": 200, "total": 100}},
+            "clean_accuracy.head: 200 of 100 images cannot be",
+        ),
+        ("clean_accuracy", {"resfc": {"correct": 1, "total": 100}}, "of resfc, which is not among the decoders"),
+        ("decoders", ["head", "head"], "the decoders head, head are not all different"),
+        ("training", {"final_terms": {}}, "the final terms have no loss"),
+        ("training", {"epochs_run": 0}, "training.epochs_run"),
+        ("training", {"seconds": math.nan}, "training.seconds"),
+    ],
+)
+def test_numbers_that_no_model_has_are_one_sentence(digits, home, place, value, said):
+    card_file(home, "mine").parent.mkdir(parents=True)
+    fields = yaml.safe_load((zoo_dir() / "cross_entropy-digits.yaml").read_text())
+    fields[place] = {**fields[place], **value} if place == "training" else value
+    card_file(home, "mine").write_text(yaml.safe_dump({**fields, "name": "mine"}))
+    with pytest.raises(IbrobustError, match=rf"is damaged.*{said}.*Restore it"):
+        model_card("mine")
 
 
 def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.records import AUDIT_VERSION, SAME_WORST_CASE, WORST_CASE_VERSION, is_older_attack
 from ibrobust.reporting.card_tables import models_table, withstood_table
@@ -228,6 +230,33 @@ def test_results_that_counted_nan_gradients_as_broken_are_older_ones() -> None:
     assert not is_older_attack({**result, "attack_version": WORST_CASE_VERSION})
 
 
+def test_a_result_by_older_rules_counts_only_if_there_is_no_other() -> None:
+    few, most = (False,) * 4, (True, True, True, False)
+    # The older PGD counted images with a NaN gradient as broken.
+    older = AttackResult("PGD", "Linf", EPSILON, (True,) * 4, few, 3, 0)
+    together = AttackResult("worst case of PGD, WorstCase", "Linf", EPSILON, (True,) * 4, few, 3, 0, attack_version=2)
+    current = AttackResult("WorstCase", "Linf", EPSILON, (True,) * 4, most, 0, 0, attack_version=WORST_CASE_VERSION)
+    (row,) = model_rows(card(older, together, current), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.upper_bound) == (0.75, False)
+    audit = {"epsilon": EPSILON, "worst_case_accuracy": 0.0, "n": 4, "verdict": "x", "audit_version": 1}
+    (row,) = model_rows(card(current, audit=audit), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.upper_bound) == (0.75, False)
+    (row,) = model_rows(card(older, together), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.upper_bound) == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("total", "shown"), [(1000, "AutoAttack on cifar10, the first 1,000 images"), (10000, "AutoAttack on cifar10")]
+)
+def test_an_earlier_record_of_cifar10s_own_files_is_of_the_first_images(total: int, shown: str) -> None:
+    one = card()
+    one.dataset.fingerprint = "mine"
+    record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": total, "dataset": "cifar10"}
+    record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "dataset_fingerprint": None, "first_images": False}
+    one.evaluations["robustbench head Linf 0.0313725"] = record
+    assert [line.attack for line in withstood(one)] == [shown]
+
+
 def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
     one = card(attacked("WorstCase"))
     one.dataset.fingerprint = "mine"
@@ -237,3 +266,21 @@ def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
     (row,) = model_rows(one, epsilon=EPSILON, size=None)
     assert row.worst_case == 0.25
     assert "AutoAttack on cifar10, the first 4 images" in [line.attack for line in withstood(one)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("fgsm", {"total": 0, "epsilons": [EPSILON], "correct": [0]}),
+        ("fgsm", {"total": 10, "epsilons": [EPSILON], "correct": [20]}),
+        ("attacks", {"results": [{"attack": "WorstCase", "robust_accuracy": float("nan"), "total": 10}]}),
+        ("attacks", {"results": [{"attack": "WorstCase", "robust_accuracy": -0.1, "total": 10}]}),
+        ("audit", {"epsilon": EPSILON, "n": 10, "verdict": "real, honest", "worst_case_accuracy": 1.5}),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_damaged_evaluation(kind: str, record: dict) -> None:
+    one = card()
+    one.evaluations[kind] = {"head": record}
+    for read in (partial(model_rows, epsilon=EPSILON, size=None), withstood):
+        with pytest.raises(IbrobustError, match=r"has an evaluation that cannot be read \(ValueError: "):
+            read(one)

@@ -16,7 +16,7 @@ from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
 from ibrobust.reporting.figures.generalization import beta_places, draw_generalization, generalization_errors
 from ibrobust.reporting.figures.information_plane import fading, trajectories
-from ibrobust.reporting.figures.series import Line, arrange, fgsm_panels, make_point
+from ibrobust.reporting.figures.series import Line, arrange, fgsm_lines, fgsm_panels, make_point, robust_lines
 from ibrobust.reporting.figures.settings import Setting, averaged_over, hidden_settings
 from ibrobust.reporting.figures.style import (
     COLUMN_WIDTH,
@@ -271,6 +271,26 @@ def test_a_line_of_an_attack_is_of_one_number_of_images(attacked_rows, write_rec
     assert after == before
 
 
+def _with_a_seed_on_few_images(rows, attack):
+    """Some rows, those of seed 1 under an attack on 50 images, with an accuracy of 0.99."""
+    changed = []
+    for row in rows:
+        few = row["seed"] == 1 and (row.get("attack") == attack or row["quantity"] == "clean_accuracy")
+        value = row["value"] if row["quantity"].endswith("share") else 0.99
+        changed.append({**row, "num_images": 50, "value": value} if few else row)
+    return changed
+
+
+@pytest.mark.parametrize("attack", ["FGSM", "worst case"])
+def test_a_mean_is_over_the_seeds_on_the_most_images_of_the_line(
+    study_rows, write_records, attack, tmp_path, monkeypatch
+):
+    records = read_study_records(write_records(_with_a_seed_on_few_images(study_rows, attack)))
+    lines = fgsm_lines(records) if attack == "FGSM" else robust_lines(records)[attack]
+    assert {point.cells for line in lines for point in line.points if point.x} == {1}
+    assert {line.images for line in lines} == {1000 if attack == "FGSM" else 500}
+
+
 def test_upper_bounds_are_marked_in_the_figure_of_attacks(attacked_rows, write_records, tmp_path, monkeypatch):
     attacked = [row for row in attacked_rows if row.get("attack") == "AutoAttack"]
     attacked[0]["upper_bound"] = True
@@ -320,6 +340,11 @@ def test_a_trajectory_has_the_epochs_that_all_of_its_seeds_have(study_rows, writ
     for found in trajectories(read_study_records(write_records(rows))):
         assert found.epochs == (1, 5, 10)
         assert [point.cells for point in found.entropy] == [2, 2, 2]
+
+
+def test_the_noise_floor_is_averaged_as_its_trajectory_is(study_rows, write_records):
+    rows = [{**row, "value": -12.0 - row["seed"]} if row["quantity"] == "noise_floor" else row for row in study_rows]
+    assert {each.floor for each in trajectories(read_study_records(write_records(rows)))} == {-12.5}
 
 
 def test_trajectories_fade_towards_the_first_epoch():
@@ -380,6 +405,31 @@ def test_no_two_lines_of_a_panel_look_alike(records):
     assert len(without_colour) == len(settings) == 14
     assert {look.colour for s, look in found.items() if s.beta is None} == {"#000000"}
     assert {look.dashes for s, look in found.items() if s.dropconnect} == {"--"}
+
+
+def test_no_two_baselines_look_alike():
+    settings = [
+        Setting(name, None, None, 0.0, 0.0, width, 20, "") for width in range(8) for name in ("a", "adversarial")
+    ]
+    for count in (8, 16):
+        found = looks(settings[:count], [])
+        assert len({(look.colour, look.dashes, look.marker) for look in found.values()}) == count
+
+
+def test_no_two_baselines_of_the_generalization_figure_look_alike(study_rows, write_records, tmp_path, monkeypatch):
+    legends = []
+    legend = "ibrobust.reporting.figures.generalization.legend_below"
+    monkeypatch.setattr(legend, lambda figure, entries, note: legends.append(entries))
+    plain = [row for row in study_rows if row["quantity"] == "test_accuracy"]
+    more = [
+        {**row, "cell": f"{row['cell']}-{name}", "objective": name}
+        for row in plain
+        for name in ("a", "b", "c")
+        if row["objective"] == "cross_entropy"
+    ]
+    draw_generalization(read_study_records(write_records([*plain, *more])), tmp_path)
+    lines = [entry for entry in legends[0].values() if entry.get_marker() == "None"]
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(lines) == 8
 
 
 def test_labels_do_not_overlap():

@@ -472,7 +472,8 @@ def test_a_finished_cell_keeps_its_records_if_its_name_was_given_to_a_model_of_a
     assert [(state.status, state.error) for state in run_study(study)] == [("done", "")]
     assert (study.folder / "records.csv").read_text() == before
     (shown,) = report_cells(study)
-    assert (shown["status"], shown["recipe"]) == ("done", cell.recipe.model_dump(mode="json"))
+    assert shown["status"] == "done"
+    assert shown["recipe"].items() <= cell.recipe.model_dump(mode="json").items()
 
 
 def test_an_unknown_cell(make_study):

@@ -8,7 +8,8 @@ import pytest
 
 import ibrobust
 from ibrobust.objectives import list_objectives, objective_class
-from ibrobust.training.quick_checks import OWN_OBJECTIVES, TRACKERS, check_tracker
+from ibrobust.training.build import unused_fields
+from ibrobust.training.quick_checks import OWN_OBJECTIVES, TRACKERS, check_tracker, without_effect
 
 RECIPE = ibrobust.Recipe(dataset="no-such-folder")
 
@@ -43,3 +44,8 @@ def test_the_names_of_objectives_are_those_that_ibrobust_registers():
 def test_tensorboard_may_be_tensorboardx(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "tensorboardX" else None)
     check_tracker("tensorboard")
+
+
+@pytest.mark.parametrize("name", OWN_OBJECTIVES)
+def test_the_settings_without_effect_are_those_of_the_class(name):
+    assert set(without_effect(name)) == unused_fields(objective_class(name)) & {"beta", "noise"}

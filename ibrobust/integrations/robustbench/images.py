@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ibrobust.card_results import CIFAR10_TEST
 from ibrobust.data import Dataset, load_dataset, to_unit_range
 from ibrobust.data.names import NAMED_DATASETS
 from ibrobust.errors import IbrobustError
@@ -124,4 +125,5 @@ def _from_cifar10(folder: Path, count: int | None) -> BenchmarkImages:
             f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded there ({error}): give a folder that "
             f"holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as `data_dir`."
         ) from error
-    return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels)
+    are_first = count is not None and count < CIFAR10_TEST
+    return BenchmarkImages("cifar10", CIFAR10_CLASSES, images, labels, are_first=are_first)

@@ -160,7 +160,7 @@ def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
 
 
 def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
-    images = sorted({record.num_images for record in shown if record.num_images is not None})
+    images = sorted({line.images for panel in panels for line in panel.lines if line.images is not None})
     points = [point for panel in panels for line in panel.lines for point in line.points]
     parts = [f"n = {' to '.join(f'{count:,}' for count in dict.fromkeys((images[0], images[-1])))}"] if images else []
     if mean := averaged_over([point.cells for point in points], shown):

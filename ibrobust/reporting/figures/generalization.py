@@ -24,10 +24,12 @@ from ibrobust.reporting.figures.settings import (
 )
 from ibrobust.reporting.figures.style import (
     DOTTED,
+    LIGHTEST,
     NOTE,
     baseline_colour,
     grid_of_axes,
     legend_below,
+    lighter,
     name_panels,
     save,
     study_style,
@@ -92,8 +94,8 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
         settings = [setting for setting, _ in baselines]
         entries |= _noise_entries(errors)
         for place, variant in zip(places, variants, strict=True):
-            shown = {key: point for key, point in baselines.items() if fits(key[0], variant, settings)}
-            _draw_baselines(place.axes, shown, entries)
+            shown = {key for key in baselines if fits(key[0], variant, settings)}
+            _draw_baselines(place.axes, baselines, shown, entries)
         # The margin that matplotlib leaves is a share of the values' range, but the axis starts at 0.
         highest = max(place.axes.dataLim.ymax for place in places)
         for place in places:
@@ -168,13 +170,22 @@ def _baselines(errors: dict[tuple[Setting, str], Point]) -> dict[tuple[Setting, 
     return dict(sorted(chosen.items(), key=lambda item: (order(item[0][0]), item[0][1])))
 
 
-def _draw_baselines(axes: Any, baselines: dict[tuple[Setting, str], Point], entries: dict[str, Any]) -> None:
+def _draw_baselines(
+    axes: Any,
+    baselines: dict[tuple[Setting, str], Point],
+    shown: set[tuple[Setting, str]],
+    entries: dict[str, Any],
+) -> None:
+    """Draw those of the figure's baselines that a panel shows; no two look alike, as all share one legend."""
     from matplotlib.lines import Line2D
 
+    most = max((len(baselines) - 1) // len(BASELINE_DASHES), 1)
     names = told_apart(setting for setting, _ in baselines)
     for index, ((setting, decoder), point) in enumerate(baselines.items()):
-        dashes = BASELINE_DASHES[index % len(BASELINE_DASHES)]
-        colour = baseline_colour(setting)
+        if (setting, decoder) not in shown:
+            continue
+        again, place = divmod(index, len(BASELINE_DASHES))
+        dashes, colour = BASELINE_DASHES[place], lighter(baseline_colour(setting), LIGHTEST * again / most)
         axes.axhline(point.mean, color=colour, linestyle=dashes, linewidth=1.0)
         if point.cells > 1:
             axes.axhspan(point.low, point.high, color=colour, alpha=0.1, linewidth=0)

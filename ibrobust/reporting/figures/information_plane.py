@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ibrobust.errors import IbrobustError
@@ -46,7 +47,7 @@ class Trajectory:
         epochs: rising.
         residual: the residual information I[X;Y|Z] at each epoch, in nats; `x` of each point is the epoch.
         entropy: H[Z] at each epoch, in nats.
-        floor: the estimate of H[Z] for noise alone, in nats; None if it is not recorded.
+        floor: the estimate of H[Z] for noise alone, in nats, averaged likewise; None if it is not recorded.
     """
 
     setting: Setting
@@ -59,7 +60,7 @@ class Trajectory:
 def trajectories(records: Iterable[StudyRecord]) -> tuple[Trajectory, ...]:
     """Return a trajectory for each setting, over the epochs at which all of its cells have both quantities."""
     values: dict[Setting, dict[str, dict[str, dict[int, float]]]] = {}
-    floors: dict[Setting, float] = {}
+    floors: dict[Setting, dict[tuple[str, int], float]] = {}
     for record in records:
         if record.epoch is None:
             continue
@@ -68,7 +69,7 @@ def trajectories(records: Iterable[StudyRecord]) -> tuple[Trajectory, ...]:
             of_cell = values.setdefault(setting, {}).setdefault(record.cell, {"entropy": {}, "label_information": {}})
             of_cell[record.quantity][record.epoch] = record.value
         elif record.quantity == "noise_floor":
-            floors[setting] = record.value
+            floors.setdefault(setting, {})[record.cell, record.epoch] = record.value
     found = []
     for setting, cells in values.items():
         common = set.intersection(*(set(both["entropy"]) & set(both["label_information"]) for both in cells.values()))
@@ -78,7 +79,9 @@ def trajectories(records: Iterable[StudyRecord]) -> tuple[Trajectory, ...]:
                 tuple(make_point(epoch, [both[quantity][epoch] for both in cells.values()]) for epoch in epochs)
                 for quantity in ("entropy", "label_information")
             )
-            found.append(Trajectory(setting, epochs, residual, entropy, floors.get(setting)))
+            of_cells = floors.get(setting, {}).values()
+            floor = fmean(of_cells) if of_cells else None
+            found.append(Trajectory(setting, epochs, residual, entropy, floor))
     return tuple(found)
 
 

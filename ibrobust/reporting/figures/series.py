@@ -56,12 +56,14 @@ class Line:
         points: by rising x.
         unattacked: the largest share in [0, 1], over the cells, of images that FGSM did not change, because their
             gradient was zero or not finite; None if unknown.
+        images: number of images of each of its values under attack; None if unknown.
     """
 
     setting: Setting
     decoder: str
     points: tuple[Point, ...]
     unattacked: float | None = None
+    images: int | None = None
 
     @property
     def is_masked(self) -> bool:
@@ -97,7 +99,7 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
 
 
 def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
-    """Return accuracy under FGSM against epsilon: a line for each setting and decoder.
+    """Return accuracy under FGSM against epsilon: a line for each setting and decoder, over its cells on most images.
 
     The accuracy without an attack is the point at epsilon 0, if it was measured on as many images as the attack.
     """
@@ -106,7 +108,8 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
     images: dict[tuple[str, str], set[int | None]] = {}
     shares: dict[tuple[Setting, str], dict[str, float]] = {}
     bounds: dict[tuple[Setting, str], set[float]] = {}
-    for record in sweep_records(records):
+    swept, most = _on_most_images(sweep_records(records))
+    for record in swept:
         key = (setting_of(record), record.decoder)
         if record.quantity == "accuracy" and record.epsilon is not None:
             values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
@@ -126,6 +129,7 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
             decoder,
             _points(by_epsilon, bounds.get((setting, decoder), ())),
             max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
+            most["FGSM", setting, decoder],
         )
         for (setting, decoder), by_epsilon in values.items()
     ]
@@ -134,9 +138,9 @@ def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     """Return robust accuracy against epsilon in L-infinity, by attack: a line for each setting and decoder.
 
-    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. If an attack on a
-    cell was run on several numbers of images, the line is that of the most. Clean accuracy on as many images is the
-    point at epsilon 0.
+    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. If an attack on the
+    cells of a line was run on several numbers of images, the line is that of the most. Clean accuracy on as many images
+    is the point at epsilon 0.
     """
     records = tuple(records)
     clean = {
@@ -146,14 +150,11 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
     }
     values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
     bounds: dict[tuple[str, Setting, str], set[float]] = {}
-    robust = [record for record in records if record.quantity in ROBUST and record.norm in ("", "Linf")]
-    most: dict[tuple[str, str, str], int] = {}
+    robust, most = _on_most_images(
+        record for record in records if record.quantity in ROBUST and record.norm in ("", "Linf")
+    )
     for record in robust:
-        of_line = (record.cell, record.decoder, record.attack)
-        most[of_line] = max(most.get(of_line, 0), record.num_images or 0)
-    for record in robust:
-        is_of_most = (record.num_images or 0) == most[record.cell, record.decoder, record.attack]
-        if record.epsilon is not None and is_of_most:
+        if record.epsilon is not None:
             by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
             by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
             if record.upper_bound and record.value:  # nothing is below 0
@@ -164,11 +165,33 @@ def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
         values = {attack: lines for attack, lines in values.items() if not attack.startswith("WorstCase")}
     return {
         attack: [
-            Line(setting, decoder, _points(by_epsilon, bounds.get((attack, setting, decoder), ())))
+            Line(
+                setting,
+                decoder,
+                _points(by_epsilon, bounds.get((attack, setting, decoder), ())),
+                images=most[attack, setting, decoder],
+            )
             for (setting, decoder), by_epsilon in lines.items()
         ]
         for attack, lines in values.items()
     }
+
+
+def _on_most_images(
+    records: Iterable[StudyRecord],
+) -> tuple[list[StudyRecord], dict[tuple[str, Setting, str], int | None]]:
+    """Return the records that are on the most images of their line, and this number by attack, setting and decoder.
+
+    A mean over cells with other numbers of images would be of no images.
+    """
+    of_lines: dict[tuple[str, Setting, str], list[StudyRecord]] = {}
+    for record in records:
+        of_lines.setdefault((record.attack, setting_of(record), record.decoder), []).append(record)
+    most = {
+        line: max((record.num_images for record in found if record.num_images is not None), default=None)
+        for line, found in of_lines.items()
+    }
+    return [record for line, found in of_lines.items() for record in found if record.num_images == most[line]], most
 
 
 def _points(by_epsilon: dict[float, dict[str, float]], bounds: Collection[float] = ()) -> tuple[Point, ...]:

@@ -22,6 +22,7 @@ PANEL_HEIGHT = 2.25
 BASELINE = "#000000"
 # A baseline too, but the robust one: no reader should take it for cross-entropy.
 ADVERSARIAL = "#008a64"
+LIGHTEST = 0.65  # the share of the way to white that a line on paper may be moved
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
 BASELINE_MARKERS = "XP*8H"
@@ -70,6 +71,12 @@ def baseline_colour(setting: Setting) -> str:
     return ADVERSARIAL if setting.objective == "adversarial" else BASELINE
 
 
+def lighter(colour: str, share: float) -> str:
+    """Return a colour #rrggbb, moved by a share of the way to white."""
+    parts = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
 def beta_colours(betas: Sequence[float]) -> dict[float, str]:
     """Return a colour for each beta, ordered by lightness, which is visible in grey and to colour-blind readers.
 
@@ -115,7 +122,8 @@ def _apart(places: Sequence[float], *, gap: float) -> list[float]:
 def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, Look]:
     """Return a look for each setting: colour and marker by beta, dotted without noise, see `baseline_colour`.
 
-    A baseline with DropConnect is dashed, one with dropout dash-dotted.
+    A baseline with DropConnect is dashed, one with dropout dash-dotted. Baselines after as many as there are markers
+    are lighter, so that no two look alike.
     """
     colours = beta_colours(betas)
     baselines = list(dict.fromkeys(setting for setting in settings if setting.is_baseline))
@@ -123,8 +131,10 @@ def looks(settings: Sequence[Setting], betas: Sequence[float]) -> dict[Setting, 
     for setting in settings:
         if setting.beta is None:
             dashes = "--" if setting.dropconnect else "-." if setting.dropout else "-"
-            marker = BASELINE_MARKERS[baselines.index(setting) % len(BASELINE_MARKERS)]
-            found[setting] = Look(baseline_colour(setting), dashes, marker)
+            again, place = divmod(baselines.index(setting), len(BASELINE_MARKERS))
+            most = max((len(baselines) - 1) // len(BASELINE_MARKERS), 1)
+            colour = lighter(baseline_colour(setting), LIGHTEST * again / most)
+            found[setting] = Look(colour, dashes, BASELINE_MARKERS[place])
         else:
             marker = BETA_MARKERS[betas.index(setting.beta) % len(BETA_MARKERS)]
             found[setting] = Look(colours[setting.beta], DOTTED if setting.noise is False else "-", marker)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.attack_lines import AttackLine
+from ibrobust.reporting.figures.style import BASELINE, LIGHTEST, lighter
 from ibrobust.reporting.marks import BOUND
 
 if TYPE_CHECKING:
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, suitable for colour-blind readers, then Tol's muted one.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MORE_COLOURS = ("#332288", "#999933", "#882255", "#117733", "#CC6677", "#88CCEE", "#AA4499", "#44AA99", "#DDCC77")
-# For cross-entropy: black, as in the paper.
-BASELINE_COLOURS = ("black", "#707070", "#A8A8A8")
 MARKERS = "osD^vP"
-BASELINE_MARKERS = "x+*"
+# For cross-entropy, which is black, as in the paper, or grey.
+BASELINE_MARKERS = "x+*1234"
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1, 4, 1)))
 # If FGSM could not attack some images, whatever the attack's own style.
 UNATTACKED_DASHES = ":"
@@ -94,15 +94,17 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
 
 
 def _looks(models: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
-    """Return a colour and a marker for each model, given with whether it is a baseline."""
+    """Return a colour and a marker for each model, given with whether it is a baseline; no two have one colour."""
     found: dict[str, tuple[str, str]] = {}
     for is_baseline in (True, False):
-        colours = BASELINE_COLOURS if is_baseline else PALETTE + MORE_COLOURS
+        colours = (BASELINE,) if is_baseline else PALETTE + MORE_COLOURS
         markers = BASELINE_MARKERS if is_baseline else MARKERS
         names = [model for model, baseline in models.items() if baseline == is_baseline]
-        found |= {
-            model: (colours[place % len(colours)], markers[place % len(markers)]) for place, model in enumerate(names)
-        }
+        most = max((len(names) - 1) // len(colours), 1)
+        for number, model in enumerate(names):
+            again, place = divmod(number, len(colours))
+            colour = lighter(colours[place], LIGHTEST * again / most)
+            found[model] = (colour, markers[(place + again) % len(markers)])
     return found
 
 

@@ -147,6 +147,8 @@ def _reading(line: Line, point: Point) -> str:
     text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {_sign(point)}{per_cent(point.mean)}%"
     if point.cells > 1:
         text += f" ({per_cent(point.low)} to {per_cent(point.high)} in {point.cells} cells)"
+    if line.images is not None:
+        text += f", n = {line.images:,}"
     if line.is_masked:
         text += f" {DAGGER} {line.unattacked:.0%} of the images were not attacked"
     return text

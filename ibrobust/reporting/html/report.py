@@ -12,6 +12,7 @@ from typing import Any
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
@@ -146,7 +147,7 @@ def _number(record: StudyRecord) -> dict[str, str]:
         "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=record.norm or "Linf"),
         "epoch": "" if record.epoch is None else str(record.epoch),
         "value": bound_sign(record.value, is_bound=bool(record.upper_bound))
-        + (f"{100 * record.value:.2f}%" if is_share else f"{record.value:.4g}"),
+        + (f"{per_cent(record.value, 2)}%" if is_share else f"{record.value:.4g}"),
         "images": "" if record.num_images is None else f"{record.num_images:,}",
         "verdict": verdict.text if (verdict := read_verdict(record.verdict)) else "",
     }

@@ -13,6 +13,7 @@ from typing import Any
 import pyautoattack
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import ibrobust.integrations.robustbench.run_benchmark as rb
@@ -20,7 +21,7 @@ from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.robustbench.environment import imported_quietly
 from ibrobust.integrations.robustbench.images import CIFAR10_CLASSES, benchmark_images
-from ibrobust.models import ImageClassifier
+from ibrobust.models import Encoder, ImageClassifier
 from ibrobust.registry import load_model, model_card, register_model
 from ibrobust.training.recipe import Recipe
 
@@ -86,6 +87,25 @@ def test_it_appears_in_the_listings(registered: str) -> None:
     listing = model_dicts[BenchmarkDataset.cifar_10][ThreatModel.Linf]
     assert registered in listing
     assert isinstance(listing[registered]["model"](), ImageClassifier)
+
+
+def test_timms_own_transform_of_a_registered_model_leaves_the_images_as_they_are(registered: str) -> None:
+    rb.register()
+    model = timm.create_model("digits_net_b0.03_cifar10_linf", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    image = (255 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))).byte()
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    assert torch.equal(transform(picture), image / 255)
+
+
+def test_timm_is_told_the_channels_and_the_size_of_the_images_or_no_size(home: Path) -> None:
+    digits = load_dataset("digits")
+    grey = Dataset("grey", digits.class_names, *(Split(s.images[:, :1], s.labels) for s in (digits.train, digits.test)))
+    encoder = Encoder(width=2, latent_dim=8, mean=(0.5,), std=(0.5,))
+    register_model("grey", ImageClassifier(encoder, nn.Linear(8, 10)), dataset=grey)
+    rb.register()
+    config = timm.create_model("grey_cifar10_linf", pretrained=True).pretrained_cfg
+    assert (len(config["mean"]), len(config["std"]), "input_size" in config) == (1, 1, False)
 
 
 def test_a_model_trained_after_registration_needs_no_second_factory(
@@ -309,6 +329,7 @@ def test_robustbenchs_own_layout_is_read_by_robustbench(
     images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 3, 32, 32) / 255  # the first 20, in order
     expected = tiny_model(images).argmax(dim=1).eq(torch.arange(20) % 10).sum()
     assert (result.dataset, result.total, result.clean_correct) == ("cifar10", 20, int(expected))
+    assert result.to_dict()["first_images"] is True
     with pytest.raises(IbrobustError, match="but cifar10 has 150: give `n_examples`, at most 150"):
         rb.benchmark(tiny_model, eps=0.01, n_examples=151, data_dir=tmp_path)
 
