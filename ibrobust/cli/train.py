@@ -56,6 +56,7 @@ def _train(
 
     Presets: {presets}.
     """
+    typed = _assigned(recipe_fields, set_ or [])
     final = _merged(preset, recipe, recipe_fields, set_ or [])
     title = name if name is not None else final.default_name()
     _check_names(final, title, overwrite=overwrite, log_with=log_with, device=device)
@@ -66,8 +67,10 @@ def _train(
     from rich.console import Console
 
     from ibrobust import processes, registry
+    from ibrobust.training.build import refuse_unused
     from ibrobust.training.run_dir import unfinished_runs
 
+    refuse_unused(final.given_only(typed))  # also beside a file with every field, of which not all were meant
     console = Console(stderr=True, quiet=not processes.is_main())
     try:
         card = registry.train(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ibrobust.data.arrays import images_of, labels_of, numbered_classes
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import NO_TRAINING
+from ibrobust.data.names import NO_TRAINING, refuse_shared
 from ibrobust.errors import IbrobustError
 
 # The keys of images and labels of a half; its own name comes first, as in train_images. MedMNIST's files and Keras's
@@ -33,12 +33,13 @@ def load_array_file(path: Path, *, train: str | None = None, test: str | None = 
 
     Args:
         path: of the file.
-        train: start of the keys of the training images, by default "train"; "none" leaves them out.
+        train: start of the keys of the training images, by default "train" if these are not the test images; "none"
+            leaves them out.
         test: start of the keys of the test images, by default "test", or "val" if there are no test images.
 
     Raises:
-        IbrobustError: the file cannot be read, a key is missing, ``images`` stand beside ``val_images`` so that either
-            may be the test images, or the content is not of that form.
+        IbrobustError: the file cannot be read, a key is missing, both halves have the same keys, ``images`` stand
+            beside ``val_images`` so that either may be the test images, or the content is not of that form.
     """
     try:
         with _opened(path) as (keys, read, listed):
@@ -83,7 +84,9 @@ def _pairs(path: Path, keys: Collection[str], train: str | None, test: str | Non
             )
         if found is not None and found[1] not in keys:
             raise IbrobustError(f"The file {str(path)!r} has {found[0]} and no {found[1]}: add them.")
-        if found is not None:
+        if found is not None and found in halves.values():
+            refuse_shared(str(path), chosen)
+        elif found is not None:
             halves[half] = found
     return halves
 

@@ -49,6 +49,8 @@ def images_and_labels_of(source: Any, what: str) -> tuple[Tensor, Tensor]:
 def images_of(values: Any, what: str) -> Tensor:
     """Return images as (N, C, H, W) uint8 in [0, 255].
 
+    They are a copy, so that a change of the values does not change them.
+
     Args:
         values: an array or a tensor, or a list of either or of Pillow's images: uint8 in [0, 255], or floats in [0, 1],
             which are rounded to 8 bits as in an image file. Of shape (N, H, W), (N, C, H, W) or (N, H, W, C), where C
@@ -85,7 +87,8 @@ def _stacked(values: Any, what: str) -> Tensor:
                 raise IbrobustError(f"The {what} images have several shapes ({few}): bring all images to one size.")
             return torch.stack(parts) if parts else torch.empty(0)
         if isinstance(values, Tensor):
-            return values.detach().cpu()
+            # Floats are converted anyway; the caller may go on to change what is not.
+            return values.detach().to("cpu", copy=values.dtype == torch.uint8)
         array = np.asarray(values)
         if array.dtype == np.uint16:
             raise IbrobustError(f"The {what} images have 16 bits: give uint8, as (images // 256).astype('uint8').")
@@ -125,7 +128,7 @@ def _eight_bits(images: Tensor, what: str) -> Tensor:
 
 
 def labels_of(values: Any, count: int, what: str) -> Tensor:
-    """Return labels as (N,) int64.
+    """Return labels as (N,) int64, which are a copy.
 
     Args:
         values: an array, a tensor or a list of whole numbers from 0, of shape (N,) or (N, 1).
@@ -138,7 +141,9 @@ def labels_of(values: Any, count: int, what: str) -> Tensor:
     try:
         if isinstance(values, (list, tuple)):
             values = [value.item() if isinstance(value, (Tensor, np.generic)) else value for value in values]
-        labels = values.detach().cpu() if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+        labels = (
+            values.detach().to("cpu", copy=True) if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise IbrobustError(
             f"The {what} labels cannot be read as numbers ({' '.join(str(error).split())}): give whole numbers from 0."

@@ -10,7 +10,7 @@ import numpy as np
 
 from ibrobust.data.arrays import distinct, labels_of, numbered_classes
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import HUGGING_FACE, NO_TRAINING, needs_datasets
+from ibrobust.data.names import HUGGING_FACE, NO_TRAINING, needs_datasets, refuse_shared
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
@@ -30,15 +30,16 @@ def load_hugging_face(
 
     Args:
         name: OWNER/NAME on the Hub.
-        train: the split of the training images, by default "train"; "none" leaves them out.
+        train: the split of the training images, by default "train" if it is not that of the test images; "none"
+            leaves them out.
         test: the split of the test images, by default "test", or "validation" if there is no such split.
         size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         options: config of the data set, and the columns image and label if they cannot be told from their types.
         progress: called with (images done, total images) while pictures are decoded.
 
     Raises:
-        IbrobustError: the package is missing, the data set is missing or cannot be downloaded, or its images and labels
-            cannot be told.
+        IbrobustError: the package is missing, the data set is missing or cannot be downloaded, its images and labels
+            cannot be told, or one split is named for both halves.
     """
     options = dict(options or {})
     splits = _splits(name, options.get("config"))
@@ -48,6 +49,9 @@ def load_hugging_face(
             f"The data set hf:{name} has the splits {', '.join(splits)}: name the one to attack, as in "
             f"hf:{name}:test={next(iter(splits), 'NAME')}."
         )
+    if halves["train"] == halves["test"]:
+        refuse_shared(f"hf:{name}", train)
+        halves["train"] = None
     rows = {half: splits[split] for half, split in halves.items() if split is not None}
     image, label = _columns(name, rows["test"].features, options)
     told = Counter(progress, sum(len(half) for half in rows.values()))

@@ -14,7 +14,7 @@ import torch
 
 from ibrobust.atomic import write_tensors
 from ibrobust.data.dataset import Dataset, Split, no_images
-from ibrobust.data.names import FORMS, NO_TRAINING
+from ibrobust.data.names import FORMS, NO_TRAINING, refuse_shared
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
 
@@ -56,15 +56,16 @@ def load_image_folder(
     Args:
         root: folder with ``train/<class>/*`` and ``test/<class>/*``, or ``val``, all images of one size. Without a
             folder of training images there are none.
-        train: the folder of the training images, by default one of TRAIN_FOLDERS; "none" leaves them out.
+        train: the folder of the training images, by default one of TRAIN_FOLDERS that does not hold the test images;
+            "none" leaves them out.
         test: the folder of the test images, by default the first of TEST_FOLDERS that exists; ``.`` is `root` itself.
         size: of the images after scaling and cutting them, see `one_tensor`; by default all must have one size.
         cache: folder for the decoded tensors; no cache if None, and a warning if it cannot be written.
         progress: called with (images decoded, total images).
 
     Raises:
-        IbrobustError: a folder is missing, empty or cannot be read, train and test have different classes, or a file is
-            not an image, has pixels without a known range, or differs in size from the others.
+        IbrobustError: a folder is missing, empty or cannot be read, train and test are one folder or have different
+            classes, or a file is not an image, has pixels without a known range, or differs in size from the others.
     """
     try:
         listing = _list_files(root, train, test)
@@ -94,6 +95,9 @@ def _list_files(root: Path, train: str | None, test: str | None) -> _Listing:
     if not root.is_dir():
         raise IbrobustError(f"The data set {str(root)!r} is neither a known name nor a folder or file: give {FORMS}.")
     folders = {"train": _half(root, train, TRAIN_FOLDERS), "test": _half(root, test, TEST_FOLDERS)}
+    if folders["train"] and folders["test"] and (root / folders["train"]).samefile(root / folders["test"]):
+        refuse_shared(str(root), train)
+        folders["train"] = None
     classes = {half: _class_folders(root, name) for half, name in folders.items() if name is not None}
     if "test" not in classes:
         raise IbrobustError(

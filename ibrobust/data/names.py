@@ -40,7 +40,7 @@ HALVES = {
     "OxfordIIITPet": ("trainval", "test"),
     "PCAM": ("train", "test"),
     "Places365": ("train-standard", "val"),
-    "QMNIST": FLAG,
+    "QMNIST": ("train", "test"),
     "RenderedSST2": ("train", "test"),
     "STL10": ("train", "test"),
     "SVHN": ("train", "test"),
@@ -97,6 +97,15 @@ def check_exists(spec: str) -> None:
     if name.startswith(HUGGING_FACE) and "datasets" not in sys.modules and find_spec("datasets") is None:
         raise needs_datasets(name)
     _check_options(spec, name, options)
+
+
+def refuse_shared(spec: str, train: str | None) -> None:
+    """Raise IbrobustError if the half `train`, which has test images, was asked for; by default it is left out."""
+    if train is not None:
+        raise IbrobustError(
+            f"The training images {train!r} of {spec!r} are test images as well: name another half as train or as "
+            "test, or leave the training images out with train=none."
+        )
 
 
 def needs_datasets(name: str, why: str = "") -> IbrobustError:

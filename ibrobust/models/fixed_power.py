@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-# Share of a new batch in the running statistics, as in batch normalisation.
+# Least share of a new batch in the running statistics, as in batch normalisation.
 MOMENTUM = 0.1
 
 
@@ -15,7 +17,7 @@ class FixedPower(nn.Module):
     z = (h - mean(h)) / sqrt(mean over batch and dimensions of (h - mean(h))^2). Unlike batch normalisation it has one
     scale for all dimensions, so an objective can choose how many of them to use; only the ratio of the signal's power
     to the noise is fixed. In evaluation mode the running statistics of training are used, and each image is encoded on
-    its own.
+    its own. They are the mean over the first ten batches, and then follow the batches with a momentum of 0.1.
 
     Args:
         latent_dim: D.
@@ -23,11 +25,13 @@ class FixedPower(nn.Module):
 
     running_mean: Tensor
     running_power: Tensor
+    num_batches: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.register_buffer("running_mean", torch.zeros(latent_dim))
         self.register_buffer("running_power", torch.ones(()))
+        self.register_buffer("num_batches", torch.zeros((), dtype=torch.long))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return latents (B, D) of zero mean and unit mean square over a training batch."""
@@ -39,6 +43,14 @@ class FixedPower(nn.Module):
         centred = latents - mean
         power = centred.square().mean()
         with torch.no_grad():
-            self.running_mean.lerp_(mean, MOMENTUM)
-            self.running_power.lerp_(power, MOMENTUM)
+            self.num_batches.add_(1)
+            # The initial values are of no batch, so they get no weight.
+            weight = self.num_batches.to(power.dtype).reciprocal().clamp(min=MOMENTUM)
+            self.running_mean.lerp_(mean, weight)
+            self.running_power.lerp_(power, weight)
         return centred * (power + torch.finfo(power.dtype).tiny).rsqrt()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Models of earlier versions have no such number, and their statistics are of many batches.
+        state_dict.setdefault(f"{prefix}num_batches", torch.tensor(round(1 / MOMENTUM)))
+        super()._load_from_state_dict(state_dict, prefix, *args)

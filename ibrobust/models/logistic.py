@@ -22,11 +22,11 @@ def fit_logistic(latents: Tensor, labels: Tensor, num_classes: int) -> LogisticD
 
     Args:
         latents: (N, D) clean latents.
-        labels: (N,) int64, every class present.
+        labels: (N,) int64 in [0, C), every class present.
         num_classes: C.
 
     Raises:
-        IbrobustError: a class has no latents.
+        IbrobustError: a label is not in [0, C), or a class has no latents.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -34,7 +34,12 @@ def fit_logistic(latents: Tensor, labels: Tensor, num_classes: int) -> LogisticD
     mean = points.mean(dim=0)
     scale = points.std(dim=0, correction=0)
     scale[scale == 0] = 1.0  # a constant latent has no information, but must not make the others NaN
-    present = torch.unique(labels).numel()
+    classes = torch.unique(labels).tolist()
+    if outside := [label for label in classes if not 0 <= label < num_classes]:
+        raise IbrobustError(
+            f"A label is {outside[0]}, and there are {num_classes} classes: give labels from 0 to {num_classes - 1}."
+        )
+    present = len(classes)
     if present != num_classes:
         raise IbrobustError(f"Only {present} of {num_classes} classes have training images: every class needs some.")
     fitted = LogisticRegression(max_iter=MAX_ITERATIONS).fit(((points - mean) / scale).numpy(), labels.cpu().numpy())

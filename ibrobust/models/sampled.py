@@ -46,7 +46,8 @@ class SampledClassifier(ImageClassifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return log-probabilities (B, C) in nats of images (B, 3, H, W) in [0, 1]."""
-        mean, log_std = self.encoder(images).float().chunk(2, dim=1)  # (B, D) each
+        precise = torch.promote_types(self.draws.dtype, torch.float32)
+        mean, log_std = self.encoder(images).to(precise).chunk(2, dim=1)  # (B, D) each
         latents = mean + log_std.exp() * self.draws  # (S, B, D)
-        logits = self.decoder(latents.flatten(0, 1)).float().unflatten(0, latents.shape[:2])  # (S, B, C)
+        logits = self.decoder(latents.flatten(0, 1)).to(precise).unflatten(0, latents.shape[:2])  # (S, B, C)
         return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(latents))

@@ -55,7 +55,14 @@ class TwoLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 2)."""
-        logit = self.model(images).view(-1, 1)
+        output = self.model(images)
+        try:  # torch.fx does not follow a comparison of shapes
+            logit = output.reshape(images.shape[0], 1)
+        except RuntimeError as error:
+            raise IbrobustError(
+                f"The model gives {tuple(output.shape)} for {len(images)} images, not one logit each: leave out "
+                "two_logits, or give a model with a single output."
+            ) from error
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
@@ -121,7 +128,8 @@ def two_logits(model: nn.Module) -> nn.Module:
     """Return a classifier of the classes 0 and 1 from one with a single logit, which is positive for class 1.
 
     Args:
-        model: images (B, C, H, W) -> logits (B,) or (B, 1), before any sigmoid.
+        model: images (B, C, H, W) -> logits (B,) or (B, 1), before any sigmoid. A call that gives another number of
+            them raises IbrobustError.
 
     Examples:
         >>> import ibrobust

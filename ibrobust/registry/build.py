@@ -94,7 +94,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     dtypes = {key: tensor.dtype for key, tensor in module.state_dict().items()}
     module.load_state_dict(weights, assign=True)
     for key, dtype in dtypes.items():
-        if weights[key].dtype != dtype:
+        if key in weights and weights[key].dtype != dtype:
             raise RuntimeError(f"{key} is of {weights[key].dtype}, not {dtype}")
 
 

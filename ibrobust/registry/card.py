@@ -69,6 +69,9 @@ class TrainingRecord(_Record):
     final_terms: Annotated[dict[str, float], Field(description="means over the last epoch, in nats")]
     created: Annotated[str, Field(description="UTC, ISO 8601")]
     hardware: str
+    precision: Annotated[
+        str | None, Field(description="no, bf16 or fp16, which auto in the recipe stood for; None in older cards")
+    ] = None
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -76,6 +79,11 @@ class TrainingRecord(_Record):
         if "loss" not in self.final_terms:
             raise ValueError("the final terms have no loss")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_precision(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        return {key: value for key, value in fields.items() if key != "precision" or value is not None}
 
 
 class AccuracyRecord(Readable, _Record):

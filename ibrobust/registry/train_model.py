@@ -321,5 +321,6 @@ def _training_record(trained: TrainedEncoder) -> TrainingRecord:
         final_terms={key: value for key, value in last.items() if key not in described},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hardware=hardware(device.type),
+        precision=trained.precision,
         versions=library_versions(),
     )

@@ -19,8 +19,17 @@ from ibrobust.training.recipe import Recipe
 WRAPPED = "module."
 
 
-def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_with: str | None) -> Any:
+def build_accelerator(
+    recipe: Recipe, run_dir: Path, *, device: str | None, log_with: str | None, precision: str | None = None
+) -> Any:
     """Return an `accelerate.Accelerator`; processes of one launch are connected afterwards.
+
+    Args:
+        recipe: of the run.
+        run_dir: its folder.
+        device: see `train_encoder`.
+        log_with: see `train_encoder`.
+        precision: with which the run began; by default the recipe's on this device.
 
     Raises:
         IbrobustError: the device or the tracker is not available.
@@ -36,7 +45,7 @@ def build_accelerator(recipe: Recipe, run_dir: Path, *, device: str | None, log_
     # accelerate keeps one state per process and refuses a second with another precision; a study trains several models.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        mixed_precision=precision_of(recipe, cpu=cpu or not torch.cuda.is_available()),
+        mixed_precision=precision or precision_of(recipe, cpu=cpu or not torch.cuda.is_available()),
         cpu=cpu,
         log_with=log_with,
         project_dir=str(run_dir),

@@ -14,6 +14,8 @@ from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 
 IMAGES = "images.json"
+RECIPE = "recipe.yaml"
+PRECISION = "precision.json"
 
 
 def unfinished_runs() -> list[str]:
@@ -22,19 +24,32 @@ def unfinished_runs() -> list[str]:
     return [folder.name for folder in folders if latest_checkpoint(folder / "checkpoints")]
 
 
-def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, resume: bool) -> None:
+def precision_before(run_dir: Path) -> str | None:
+    """Return the precision with which the run in a folder began, or None if there is no run or no record of it.
+
+    On another device `auto` may mean another precision, but a run has one.
+    """
+    try:
+        precision: str = json.loads((run_dir / PRECISION).read_text(encoding="utf-8"))["mixed_precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return precision if (run_dir / RECIPE).is_file() else None
+
+
+def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> None:
     """Start a new folder, or keep it if `resume` is set and it has this recipe.
 
     Args:
         run_dir: the folder.
         recipe: of the run.
         fingerprint: of its images.
+        precision: of the training: no, bf16 or fp16.
         resume: keep its content.
 
     Raises:
         IbrobustError: it should be resumed but has another recipe or other images.
     """
-    stored = run_dir / "recipe.yaml"
+    stored = run_dir / RECIPE
     found = resume and stored.is_file()
     if found:
         _refuse_difference(run_dir, Recipe.from_yaml(stored), recipe)
@@ -43,6 +58,7 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, resume: 
     if not found and processes.is_main():
         shutil.rmtree(run_dir, ignore_errors=True)
         write_text(run_dir / IMAGES, json.dumps({"fingerprint": fingerprint}) + "\n")
+        write_text(run_dir / PRECISION, json.dumps({"mixed_precision": precision}) + "\n")
         recipe.to_yaml(stored)  # last: it makes the folder one that can be resumed
     processes.wait()
 

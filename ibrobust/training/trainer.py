@@ -30,7 +30,7 @@ from ibrobust.training.build import build_modules, build_optimizer, check_fit
 from ibrobust.training.checkpoint import latest_checkpoint, new_checkpoint
 from ibrobust.training.metrics_log import keep_epochs, read_records
 from ibrobust.training.recipe import Recipe
-from ibrobust.training.run_dir import prepare_run_dir
+from ibrobust.training.run_dir import precision_before, prepare_run_dir
 from ibrobust.training.schedule import LearningRateSchedule
 from ibrobust.training.step import TrainingStep
 
@@ -77,12 +77,14 @@ class TrainedEncoder:
         objective: with its head, if it has one.
         history: one record per epoch, as in the run's metrics file.
         seconds: time spent in training, over all sittings.
+        precision: of the training: no, bf16 or fp16.
     """
 
     encoder: Encoder
     objective: Objective
     history: list[dict[str, Any]]
     seconds: float
+    precision: str
 
 
 def train_encoder(
@@ -108,7 +110,8 @@ def train_encoder(
         dataset: images; those of the training split are used, and no others.
         run_dir: folder for the run's recipe, metrics and checkpoints.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default what accelerate finds.
-        resume: continue from the newest checkpoint in `run_dir`, or from the beginning if there is none.
+        resume: continue from the newest checkpoint in `run_dir`, or from the beginning if there is none, in the
+            precision with which the run began.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
         initial_encoder: weights to start from, as of `Encoder.state_dict`; by default drawn anew.
         on_progress: called after every few steps.
@@ -119,9 +122,10 @@ def train_encoder(
         IbrobustError: the recipe does not fit the data set or the number of processes, the device or tracker is not
             available, `run_dir` holds another run, or the loss is not finite.
     """
-    accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with)
+    before = precision_before(run_dir) if resume else None
+    accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with, precision=before)
     check_fit(recipe, dataset, processes=processes.count())
-    prepare_run_dir(run_dir, recipe, dataset.fingerprint, resume=resume)
+    prepare_run_dir(run_dir, recipe, dataset.fingerprint, precision=accelerator.mixed_precision, resume=resume)
     if not processes.is_main():
         on_progress = on_epoch = None
     # The caller's random state is not changed; a seed sets the generators of all GPUs.
@@ -204,7 +208,8 @@ def _run(
     for tracker in accelerator.trackers:
         tracker.finish()
     processes.wait()  # for the metrics of the last epoch
-    return TrainedEncoder(encoder.eval(), objective.eval(), read_records(metrics), total_seconds)
+    history, precision = read_records(metrics), accelerator.mixed_precision
+    return TrainedEncoder(encoder.eval(), objective.eval(), history, total_seconds, precision)
 
 
 def build_step(

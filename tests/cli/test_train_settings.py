@@ -77,3 +77,32 @@ def test_a_recipe_file_sets_only_what_it_names(preset, given, expected, tmp_path
     file.write_text("width: 8\nepochs: 2\n")
     recipe = _merged(preset, file, given, [])
     assert {name: getattr(recipe, name) for name in expected} == expected
+
+
+@pytest.fixture
+def full(tmp_path, monkeypatch) -> str:
+    """A recipe file that ibrobust wrote, with fields that its objective does not use; a training is refused."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise IbrobustError("The training would begin.")
+
+    monkeypatch.setattr("ibrobust.registry.train", refuse)
+    recipe = Recipe.preset("soft_w16").model_copy(update={"objective": "cross_entropy", "dataset": "digits"})
+    recipe.to_yaml(tmp_path / "full.yaml")
+    return str(tmp_path / "full.yaml")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--epsilon", "4/255"], "does not use epsilon, so 4/255 would have no effect"),
+        (["--set", "num_neighbors=7"], "does not use num_neighbors, so 7 would have no effect"),
+        (["--no-noise"], "does not use noise, so False would have no effect"),
+        (["--width", "2"], "The training would begin."),
+        ([], "The training would begin."),
+    ],
+)
+def test_beside_a_full_recipe_file_what_is_typed_must_have_an_effect(run, full, typed, message):
+    done = run("train", "--recipe", full, *typed)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())

@@ -63,6 +63,19 @@ def test_another_half_by_its_name(tmp_path):
     assert len(load_dataset(f"{tmp_path / 'b.npz'}:train=none").train) == 0
 
 
+@pytest.mark.parametrize("train", ["test", "val"])
+def test_the_test_images_are_no_training_images(tmp_path, train):
+    halves = ("train", train)
+    arrays = {f"{half}_images": RGB for half in halves} | {f"{half}_labels": LABELS for half in halves}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(
+        IbrobustError, match=f"training images '{train}' of .*a.npz' are test images as well.*train=none"
+    ):
+        load_dataset(f"{tmp_path / 'a.npz'}:train={train}")
+    data = load_dataset(f"{tmp_path / 'a.npz'}:test=train")  # to attack the training images
+    assert (len(data.train), len(data.test)) == (0, 4)
+
+
 ODD = np.array([{"a": 1}], dtype=object)
 
 

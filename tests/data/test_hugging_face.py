@@ -82,6 +82,19 @@ def test_images_classes_and_splits_are_found(hub):
     assert len(load_dataset("hf:me/pets:train=none").train) == 0
 
 
+def test_the_test_images_are_no_training_images(hub):
+    given, _ = hub
+    features = {"image": Image(), "label": ClassLabel(["cat", "dog"])}
+    half = Table(features, {"image": pictures(2), "label": [0, 1]})
+    given["me/pets"] = {"train": half, "test": half}
+    with pytest.raises(
+        IbrobustError, match="training images 'test' of 'hf:me/pets' are test images as well.*train=non"
+    ):
+        load_dataset("hf:me/pets:train=test")
+    data = load_dataset("hf:me/pets:test=train")  # to attack the training images
+    assert (len(data.train), len(data.test)) == (0, 2)
+
+
 def test_grey_pictures_stay_grey_and_numbers_are_classes(hub):
     given, calls = hub
     table = Table({"image": Image(), "label": Value()}, {"image": pictures(3, mode="L"), "label": [0, 2, 1]})

@@ -267,6 +267,17 @@ def test_halves_by_their_names(tree):
         load_dataset(f"{tree}:test=dev")
 
 
+@pytest.mark.parametrize("train", ["test", "./test", "same"])
+def test_the_test_images_are_no_training_images(tree, train):
+    (tree / "same").symlink_to("test", target_is_directory=True)
+    with pytest.raises(
+        IbrobustError, match=f"training images '{train}' of .*pets' are test images as well.*train=none"
+    ):
+        load_dataset(f"{tree}:train={train}")
+    data = load_dataset(f"{tree}:test=train")  # to attack the training images
+    assert (len(data.train), len(data.test)) == (0, 6)
+
+
 def test_training_images_can_be_left_out(tree):
     data = load_dataset(f"{tree}:train=none")
     assert (len(data.train), len(data.test)) == (0, 4)

@@ -55,6 +55,17 @@ def test_every_form_gives_the_same_images_and_labels(given):
     assert (data.name, len(data.train), data.source) == ("mine", 0, None)
 
 
+@pytest.mark.parametrize("ordered", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_what_the_caller_does_with_the_images_afterwards_changes_nothing(ordered, kind):
+    images, labels = PIXELS.clone() if ordered == "NCHW" else PIXELS.permute(0, 2, 3, 1).clone(), LABELS.clone()
+    data = Dataset.of((images, labels) if kind == "tensors" else (images.numpy(), labels.numpy()))
+    images.zero_()
+    labels.zero_()
+    assert torch.equal(data.test.images, PIXELS)
+    assert torch.equal(data.test.labels, LABELS)
+
+
 def test_training_and_test_images_of_other_classes_are_refused():
     class Fewer(Pictures):
         classes = ("ant", "cow")

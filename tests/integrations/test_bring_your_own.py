@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from ibrobust import (
     run_attacks,
     two_logits,
 )
+from ibrobust.data import torchvision_sets
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.robustbench.environment import imported_quietly
 
@@ -66,7 +68,8 @@ def torchvision_files(tmp_path: Path) -> Dataset:
     for half in ("train", "t10k"):
         (raw / f"{half}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 8, 32, 32) + RGB[:, 0].tobytes())
         (raw / f"{half}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 8) + bytes(LABELS.tolist()))
-    return load_dataset("mnist", data_dir=tmp_path)
+    with patch.dict(torchvision_sets._COUNTS, MNIST={"True": 8, "False": 8}):
+        return load_dataset("mnist", data_dir=tmp_path)
 
 
 def in_memory(tmp_path: Path) -> Dataset:

@@ -133,6 +133,12 @@ def test_a_missing_class_is_refused_by_logistic_regression():
         fit_logistic(torch.rand(6, 2), torch.arange(2).repeat(3), 3)
 
 
+@pytest.mark.parametrize(("labels", "outside"), [([0, 2, 4], 4), ([-1, 0, 1], -1)])
+def test_a_label_that_is_no_class_is_refused_by_logistic_regression(labels, outside):
+    with pytest.raises(IbrobustError, match=f"A label is {outside}, and there are 3 classes: give labels from 0 to 2"):
+        fit_logistic(torch.rand(6, 2), torch.tensor(labels).repeat(2), 3)
+
+
 def test_resfc_has_the_papers_layers():
     decoder = ResFCDecoder(256, 10)
     kinds = [type(module).__name__ for module in decoder.modules() if not list(module.children())]

@@ -29,6 +29,37 @@ def test_evaluation_uses_the_statistics_of_training(latents):
     torch.testing.assert_close(layer.eval()(latents), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("batches", [1, 3, 10])
+def test_the_initial_statistics_have_no_weight(latents, batches):
+    layer = FixedPower(6).train()
+    parts = latents[: 40 * batches].split(40)
+    for part in parts:
+        layer(part)
+    means = torch.stack([part.mean(0) for part in parts])
+    powers = torch.stack([(part - part.mean(0)).square().mean() for part in parts])
+    torch.testing.assert_close(layer.running_mean, means.mean(0))
+    torch.testing.assert_close(layer.running_power, powers.mean())
+
+
+def test_later_batches_have_a_tenth_each(latents):
+    layer = FixedPower(6).train()
+    for _ in range(10):
+        layer(latents)
+    before = layer.running_mean.clone()
+    layer(latents + 1)
+    torch.testing.assert_close(layer.running_mean, before + 0.1)
+
+
+def test_statistics_that_were_stored_without_a_number_of_batches_are_of_many(latents):
+    layer = FixedPower(6).train()
+    layer(latents)
+    stored = {name: tensor for name, tensor in layer.state_dict().items() if name != "num_batches"}
+    later = FixedPower(6).train()
+    later.load_state_dict(stored)
+    later(latents + 1)
+    torch.testing.assert_close(later.running_mean, layer.running_mean + 0.1)
+
+
 def test_evaluation_encodes_each_image_on_its_own(latents):
     layer = FixedPower(6).eval()
     assert torch.equal(layer(latents)[3:4], layer(latents[3:4]))

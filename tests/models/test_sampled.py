@@ -70,3 +70,9 @@ def test_no_samples_are_refused():
 def test_an_encoder_of_points_is_refused():
     with pytest.raises(IbrobustError, match="3 outputs"):
         SampledClassifier(Encoder(width=2, latent_dim=3), nn.Linear(1, 3))
+
+
+def test_a_model_in_float64_has_logits_in_float64():
+    logits = small(3).double()(IMAGES.double())
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), small(3)(IMAGES))

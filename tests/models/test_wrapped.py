@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ibrobust import IbrobustError, fgsm_sweep, normalized, resized
+from ibrobust import IbrobustError, fgsm_sweep, normalized, resized, two_logits
+from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 
 
 def test_images_are_scaled_inside_the_model_and_attacked_outside():
@@ -43,3 +44,15 @@ def test_a_size_that_is_none(size):
 def test_it_goes_around_a_normalisation():
     model = resized(normalized(nn.Flatten(), [0.5], [0.5]), 2)
     assert model(torch.ones(1, 1, 4, 4)).tolist() == [[1.0] * 4]
+
+
+def test_a_model_with_two_logits_has_no_single_one():
+    model = two_logits(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
+    with pytest.raises(IbrobustError, match=r"gives \(4, 2\) for 4 images, not one logit each: leave out two_logits"):
+        model(torch.rand(4, 3, 1, 1))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_model_with_one_logit_has_a_bfloat16_copy(flat):
+    inner = nn.Sequential(nn.Conv2d(3, 1, 4), nn.Flatten(0 if flat else 1))
+    assert low_precision_copy(two_logits(inner).eval(), torch.rand(1, 3, 4, 4)) is not None

@@ -115,6 +115,7 @@ def test_the_card_says_how_the_model_was_made(digits):
     assert card.recipe == TINY.model_copy(update={"memory_size": 200})  # as much as 400 images allow
     assert card.dataset.fingerprint == digits.fingerprint
     assert card.training.epochs_run == 1
+    assert card.training.precision in ("no", "bf16")
     assert card.training.versions["torch"] == torch.__version__.partition("+")[0]
     assert set(card.training.final_terms) == {"loss", "soft H[Z|Y]", "soft H[Z]", "H[Z|Y]", "H[Z]"}
 
@@ -147,6 +148,7 @@ def test_a_finished_run_leaves_metrics_and_no_checkpoints(home):
     assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == [
         "images.json",
         "metrics.jsonl",
+        "precision.json",
         "recipe.yaml",
     ]
 

@@ -14,7 +14,7 @@ import torch
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder
-from ibrobust.training import trainer
+from ibrobust.training import accelerator, trainer
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.schedule import LearningRateSchedule
@@ -128,11 +128,11 @@ def test_a_compiled_encoder_has_the_same_loss_and_gradient(tiny_recipe, digits, 
     losses, gradients = [], []
     for compiled in (False, True):
         recipe = tiny_recipe.model_copy(update={"compile": compiled, "objective": "cross_entropy"})
-        accelerator = build_accelerator(recipe, tmp_path, device="cpu", log_with=None)
-        bare, step, _, _ = trainer.build_step(recipe, digits, accelerator)
+        made = build_accelerator(recipe, tmp_path, device="cpu", log_with=None)
+        bare, step, _, _ = trainer.build_step(recipe, digits, made)
         bare.double().train()
         total, _ = step(to_unit_range(digits.train.images[:100]).double(), digits.train.labels[:100])
-        accelerator.backward(total)
+        made.backward(total)
         losses.append(total.item())
         gradients.append(bare.encoder.conv1.weight.grad)
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
@@ -150,6 +150,26 @@ def test_noise_and_entropies_are_in_float32_under_autocast(tiny_recipe, digits, 
     bare.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
     step.train()(to_unit_range(digits.train.images[:100]), digits.train.labels[:100])
     assert seen == [torch.float32, torch.float32]
+
+
+def test_a_run_is_resumed_in_the_precision_in_which_it_began(tiny_recipe, digits, tmp_path, monkeypatch):
+    recipe = tiny_recipe.model_copy(update={"mixed_precision": "auto"})
+    monkeypatch.setattr(accelerator, "precision_of", lambda *_, **__: "bf16")
+    whole = train_encoder(recipe, digits, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train_encoder(recipe, digits, tmp_path / "cut", on_progress=stop_in(2))
+    monkeypatch.setattr(accelerator, "precision_of", lambda *_, **__: "no")  # as on another machine
+    resumed = train_encoder(recipe, digits, tmp_path / "cut", resume=True)
+    assert_same_weights(whole.encoder, resumed.encoder)
+    assert (whole.precision, resumed.precision) == ("bf16", "bf16")
+    assert train_encoder(recipe.model_copy(update={"epochs": 1}), digits, tmp_path / "cut").precision == "no"
+
+
+def test_a_run_without_a_record_of_its_precision_is_resumed(tiny_recipe, digits, tmp_path):
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
+    (tmp_path / "precision.json").unlink()
+    assert train_encoder(tiny_recipe, digits, tmp_path, resume=True).precision == "no"
 
 
 def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits, tmp_path):
