@@ -26,8 +26,9 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
 
     The epoch has N // batch_size batches. If batch_size is not a multiple of the number of classes C, the remaining
     places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C. Each
-    class is used in a random order without repetition; a class smaller than its share starts again. C counts the
-    classes that have images.
+    class is used in a random order without repetition; a class smaller than its share starts again, in another order.
+    No batch has an image twice unless it has more places for a class than that has images. C counts the classes that
+    have images.
 
     Args:
         labels: (N,) int64.
@@ -51,12 +52,24 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
         counts += ranks < extra
     columns = []
     for place, label in enumerate(classes):
-        members = torch.nonzero(labels == label).flatten()
-        needed = int(counts[:, place].sum())
-        rounds = -(-needed // len(members))
-        order = torch.cat([members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)])
-        columns.append(order[:needed].split(counts[:, place].tolist()))
+        columns.append(_in_rounds(torch.nonzero(labels == label).flatten(), counts[:, place].tolist(), generator))
     return torch.stack([torch.cat([column[batch] for column in columns]) for batch in range(num_batches)])
+
+
+def _in_rounds(members: Tensor, shares: list[int], generator: torch.Generator) -> list[Tensor]:
+    """Return a class's images (share,) in each batch: every image once in random order, then again in another order."""
+    parts = []
+    left = members[:0]
+    for share in shares:
+        part, left = left[:share], left[share:]
+        while len(part) < share:
+            order = members[torch.randperm(len(members), generator=generator)]
+            used = torch.isin(order, part)
+            order = torch.cat([order[~used], order[used]])  # what the batch has already comes last
+            missing = share - len(part)
+            part, left = torch.cat([part, order[:missing]]), order[missing:]
+        parts.append(part)
+    return parts
 
 
 def check_batch_size(num_images: int, batch_size: int) -> None:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ibrobust.estimators.others import of_other_images, other_points
+
 # A squared distance in product form, |a|^2 + |b|^2 - 2 a.b in float64, is rounded by less than this share of
 # |a|^2 + |b|^2. Closer points cannot be distinguished: they count as that far apart and get no gradient.
 ROUNDING = 1e-14
@@ -20,14 +22,19 @@ def batch_knn_entropies(
     overall_neighbors: int,
     average: bool = False,
     memory: tuple[Tensor, Tensor] | None = None,
+    images: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the Kozachenko-Leonenko estimates of H[Z | Y] and H[Z], two scalars in nats.
 
     Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch. Points of a memory are
     neighbours too: the mean over i stays over the batch, r_k(i) is the distance to the k-th nearest among N - 1 + M
-    points, and N + M takes the place of N in psi(N). If fewer than k neighbours exist, as in the first steps, all of
-    them are used, with their number for k. All distances come from one float64 matrix (N, N + M), so the neighbours
-    are exact and the host never waits for a GPU.
+    points, and N + M takes the place of N in psi(N). Points of the same image are not neighbours: N - 1 + M then is the
+    number of points of other images. All distances come from one float64 matrix (N, N + M), so the neighbours are exact
+    and the host never waits for a GPU.
+
+    While the memory has empty places, as in the first steps, a point with fewer than k neighbours uses all of them,
+    with their number for k. So does a point that has fewer only because some others are of its image. In any other case
+    the estimate is then NaN.
 
     Args:
         z: (N, D) points, float; the batch.
@@ -37,6 +44,7 @@ def batch_knn_entropies(
         average: the mean of the estimates for 1..k instead of that for k.
         memory: (M, D) further points, which get no gradient, and their (M,) labels; points with a negative label are
             ignored.
+        images: (N + M,) integers, the image that each point of the batch and the memory is of; by default all differ.
     """
     with torch.autocast(z.device.type, enabled=False):
         points = z.double()
@@ -50,14 +58,17 @@ def batch_knn_entropies(
         sums = norms[: len(z), None] + norms  # (N, N + M)
         least = (ROUNDING * sums.detach()).clamp(min=torch.finfo(sums.dtype).tiny)  # also where all points coincide
         squared = torch.maximum(sums - 2.0 * points @ neighbors.T, least)
-        counts = (their_labels >= 0).expand(len(z), -1).clone()
-        counts.diagonal().fill_(False)  # no point is its own neighbour
-        same = counts & (labels[:, None] == their_labels)
+        others = other_points(labels, their_labels)
+        counts = of_other_images(others, images)
+        same = labels[:, None] == their_labels
         dim = z.shape[1]
-        within = _estimate(squared, same, within_neighbors, dim=dim, average=average)
+        within = _estimate(squared, counts & same, within_neighbors, dim=dim, average=average)
         overall = _estimate(squared, counts, overall_neighbors, dim=dim, average=average)
+        is_full = (their_labels[len(z) :] >= 0).all()
+        few_within = is_full & ((others & same).sum(dim=1) < within_neighbors).any()
+        few_overall = is_full & (others.sum(dim=1) < overall_neighbors).any()
         dtype = z.dtype if z.dtype == torch.float64 else torch.float32
-        return within.to(dtype), overall.to(dtype)
+        return within.where(~few_within, math.nan).to(dtype), overall.where(~few_overall, math.nan).to(dtype)
 
 
 def _estimate(squared: Tensor, counts: Tensor, num_neighbors: int, *, dim: int, average: bool) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators.arguments import Labels, as_labels, as_points
+from ibrobust.estimators.others import of_other_images, other_points
 
 # The rounding error of a squared distance by products, in eps of |a|^2 + |b|^2: 1e-6 of that in float32.
 ROUNDING = 8.0
@@ -21,6 +22,7 @@ def soft_entropies(
     sharpness: float,
     class_sharpness: float = 0.0,
     memory: tuple[Tensor, Tensor] | None = None,
+    images: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return surrogates of H[Z | Y] and H[Z], two scalars that fall and rise with them; not entropies in nats.
 
@@ -37,7 +39,8 @@ def soft_entropies(
 
     Every point of the batch is a neighbour, so the gradient of one step reaches all pairs: points are drawn to all of
     their class, and pushed away from all others in proportion to their nearness. Points of a memory are neighbours too,
-    so that an entropy is estimated from more points than a batch holds; the means over i stay over the batch.
+    so that an entropy is estimated from more points than a batch holds; the means over i stay over the batch. Points of
+    the same image are no neighbours of each other.
 
     Distances are by matrix products, for speed. Their rounding is relative to |a|^2 + |b|^2 about the batch's median,
     so a squared distance below 1e-6 of that (8 eps of the computing dtype) counts as that, and has no gradient: points
@@ -51,6 +54,7 @@ def soft_entropies(
         class_sharpness: s >= 0.
         memory: (M, D) further points, which get no gradient, and their (M,) labels; points with a negative label are
             ignored.
+        images: (N + M,) integers, the image that each point of the batch and the memory is of; by default all differ.
 
     Raises:
         IbrobustError: tau is not positive and finite, s is negative or not finite, z is not (N, D) floats, or labels
@@ -85,9 +89,7 @@ def soft_entropies(
         limits = torch.finfo(points.dtype)
         smallest = (ROUNDING * limits.eps * sums.detach()).clamp_(min=limits.tiny)
         logs = torch.where(squared > smallest, squared, smallest).log()
-        counts = torch.ones_like(squared, dtype=torch.bool)
-        counts[:, count:] = their_labels[count:] >= 0
-        counts.diagonal().fill_(False)  # no point is its own neighbour
+        counts = of_other_images(other_points(labels, their_labels), images)
         same = (labels[:, None] == their_labels) & counts
         within = _power_mean_log(logs, same, class_sharpness)  # (N,)
         present = same.any(dim=1)

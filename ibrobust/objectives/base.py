@@ -38,15 +38,20 @@ class Objective(nn.Module):
         options: names of the recipe fields for the constructor.
         outputs_per_latent: number of encoder outputs per latent dimension: 1 for point latents, 2 if the encoder gives
             the mean and log standard deviation of a Gaussian.
+        needs: options without effect while another one is 0 or None, with that one.
         adds_noise: whether the trainer adds zero-entropy noise before this objective.
+        knows_images: whether `forward` also takes ``images``, (B,) int64, the index of each image in the training
+            split. An objective that compares the latents with each other can then tell copies of an image.
         head: the decoder (B, latent_dim) -> logits (B, num_classes) that is trained with the encoder, or
             None if the objective has none and decoders are fitted afterwards.
         progress: completed share of the training, for objectives that change during training.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[Mapping[str, str]] = MappingProxyType({})
     outputs_per_latent: ClassVar[int] = 1
     adds_noise: ClassVar[bool] = False
+    knows_images: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

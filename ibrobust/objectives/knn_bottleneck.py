@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
@@ -11,7 +14,7 @@ from ibrobust.estimators.batch_entropy import batch_knn_entropies
 from ibrobust.estimators.entropy import check_class_sizes
 from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.objectives.base import Loss, Objective
-from ibrobust.objectives.memory import LatentMemory
+from ibrobust.objectives.memory import EMPTY, LatentMemory
 from ibrobust.objectives.soft_bottleneck import warmed_up
 
 
@@ -51,7 +54,11 @@ class KnnBottleneck(Objective):
         "class_sharpness",
         "memory_size",
     )
+    needs: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"neighbor_fall": "first_neighbors", "neighbor_sharpness": "soft_share", "class_sharpness": "soft_share"}
+    )
     adds_noise: ClassVar[bool] = True
+    knows_images: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -106,12 +113,14 @@ class KnnBottleneck(Objective):
         done = min(1.0, (self.progress - self.soft_share) / self.neighbor_fall) if self.neighbor_fall else 1.0
         return max(end, round(start ** (1.0 - done) * end**done))
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+    def forward(self, latents: Tensor, labels: Tensor, images: Tensor | None = None) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``H[Z|Y]`` and ``H[Z]`` in nats.
 
-        While the surrogate is minimised, the terms are ``soft H[Z|Y]`` and ``soft H[Z]``.
+        While the surrogate is minimised, the terms are ``soft H[Z|Y]`` and ``soft H[Z]``. Latents of the same image,
+        by the indices `images` (B,), are no neighbours of each other; by default all differ.
         """
         memory = self.memory.contents()
+        every_image = self.memory.images_with(images)
         if self.progress < self.soft_share:
             names = ("soft H[Z|Y]", "soft H[Z]")
             within, overall = soft_entropies(
@@ -120,12 +129,15 @@ class KnnBottleneck(Objective):
                 sharpness=self.neighbor_sharpness,
                 class_sharpness=self.class_sharpness,
                 memory=memory,
+                images=every_image,
             )
         else:
             names = ("H[Z|Y]", "H[Z]")
             k = self.neighbors_now()
-            if not self.memory.size and not labels.is_cuda:  # reading labels on a GPU would delay every step
-                check_class_sizes(labels, k)
+            if not labels.is_cuda:  # reading labels on a GPU would delay every step; the loss is NaN there instead
+                held = labels if memory is None else torch.cat([labels, memory[1]])
+                if int(held.min()) > EMPTY:
+                    check_class_sizes(held, k)
             within, overall = batch_knn_entropies(
                 latents,
                 labels,
@@ -133,8 +145,9 @@ class KnnBottleneck(Objective):
                 overall_neighbors=max(1, round(self.neighbor_ratio * k)),
                 average=self.average_neighbors,
                 memory=memory,
+                images=every_image,
             )
         if self.training:
-            self.memory.remember(latents, labels)
+            self.memory.remember(latents, labels, images)
         beta = warmed_up(self.beta, self.beta_warm_up, self.progress)
         return Loss(within + (beta - 1.0) * overall, dict(zip(names, (within, overall), strict=True)))

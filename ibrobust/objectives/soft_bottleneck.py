@@ -35,6 +35,7 @@ class SoftBottleneck(Objective):
         "memory_size",
     )
     adds_noise: ClassVar[bool] = True
+    knows_images: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -59,10 +60,11 @@ class SoftBottleneck(Objective):
         """Where the warm-up of beta ends."""
         return self.beta_warm_up
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Loss:
+    def forward(self, latents: Tensor, labels: Tensor, images: Tensor | None = None) -> Loss:
         """Return the loss of noisy latents (B, D) with labels (B,); terms ``soft H[Z|Y]`` and ``soft H[Z]``.
 
-        The terms are not entropies, so they have other names.
+        The terms are not entropies, so they have other names. Latents of the same image, by the indices `images` (B,),
+        are no neighbours of each other; by default all differ.
         """
         within, overall = soft_entropies(
             latents,
@@ -70,9 +72,10 @@ class SoftBottleneck(Objective):
             sharpness=self.neighbor_sharpness,
             class_sharpness=self.class_sharpness,
             memory=self.memory.contents(),
+            images=self.memory.images_with(images),
         )
         if self.training:
-            self.memory.remember(latents, labels)
+            self.memory.remember(latents, labels, images)
         beta = warmed_up(self.beta, self.beta_warm_up, self.progress)
         return Loss(within + (beta - 1.0) * overall, {"soft H[Z|Y]": within, "soft H[Z]": overall})
 

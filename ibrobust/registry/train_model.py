@@ -39,7 +39,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of, refuse_unused, with_memory_that_fits
+from ibrobust.training.build import build_objective_of, refuse_unused
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
@@ -193,7 +193,6 @@ def _train(
             f"{dataset.name!r} have {dataset.test.images.shape[1]}: give the images in as many channels, or start from "
             "another model."
         )
-    recipe = with_memory_that_fits(recipe, dataset)
     decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
     stage("training")
     trained = train_encoder(

@@ -13,7 +13,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import check_name
 from ibrobust.study.spec import Study
-from ibrobust.training.build import unused_fields
+from ibrobust.training.build import unused_fields, without_effect
 from ibrobust.training.recipe import Recipe
 
 # The recipe's fields that records have columns for.
@@ -96,13 +96,7 @@ def dataset_of(study: Study, cell: Cell) -> str:
 
 def is_its_card(cell: Cell, card: ModelCard) -> bool:
     """Return whether a card with the name of a cell's model is of that model, and not of a training by other recipe."""
-    if cell.recipe is None or card.recipe is None:
-        return cell.recipe is None
-    lowered = card.recipe.memory_size
-    # The training lowers a memory that was not given to what the images allow.
-    if "memory_size" not in cell.recipe.model_fields_set and lowered < cell.recipe.memory_size:
-        return card.recipe == cell.recipe.model_copy(update={"memory_size": lowered})
-    return card.recipe == cell.recipe
+    return cell.recipe is None or card.recipe == cell.recipe
 
 
 def find_cell(study: Study, name: str) -> Cell:
@@ -114,15 +108,17 @@ def find_cell(study: Study, name: str) -> Cell:
 
 
 def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
-    """Return the recipe of a cell, with the defaults of the fields that its objective does not use."""
+    """Return the recipe of a cell, with the defaults of the fields that have no effect."""
     try:
         recipe = Recipe.parse({**study.base, **chosen})
         kind = objective_class(recipe.objective)
     except IbrobustError as error:
         written = ", ".join(f"{field} {value}" for field, value in chosen.items())
         raise IbrobustError(f"The cell of the study {study.name!r} with {written} is invalid. {error}") from error
-    plain = Recipe.model_validate(recipe.model_dump(exclude=unused_fields(kind)))
-    return plain.given_only(recipe.model_fields_set - unused_fields(kind))
+    unused = unused_fields(kind) | without_effect(recipe).keys()
+    plain = Recipe.model_validate(recipe.model_dump(exclude=unused))
+    # Also without the decoder resfc, the information plane has such a network: its units are not refused.
+    return plain.given_only(recipe.model_fields_set - unused - {"resfc_units"})
 
 
 def field_words(field: str, value: Any) -> str:

@@ -20,7 +20,7 @@ from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.train_model import decoders_of
 from ibrobust.study.cells import Cell, dataset_of, expand
 from ibrobust.study.spec import InformationPlane, Study
-from ibrobust.training.build import check_fit, with_memory_that_fits
+from ibrobust.training.build import check_fit
 
 
 def check_study(study: Study) -> None:
@@ -75,7 +75,7 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
 def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
     """Raise IbrobustError if a cell's model could not be built, lacks a decoder, or has too few classes to attack."""
     if cell.recipe is not None:
-        check_fit(with_memory_that_fits(cell.recipe, dataset), dataset)
+        check_fit(cell.recipe, dataset)
         has = decoders_of(cell.recipe, dataset.num_classes)
     elif is_reference(cell.model):
         has = (HEAD,)

@@ -61,38 +61,41 @@ def unused_fields(kind: type[Objective]) -> set[str]:
     return unused if kind.adds_noise else {*unused, "noise"}
 
 
+def without_effect(recipe: Recipe) -> dict[str, str]:
+    """Return the fields that the objective uses, but not beside the recipe's others, each with the one that it needs.
+
+    For example, `neighbor_fall` needs `first_neighbors`.
+    """
+    needs = objective_class(recipe.objective).needs
+    return {field: other for field, other in needs.items() if not getattr(recipe, other)}
+
+
 def refuse_unused(recipe: Recipe) -> None:
-    """Raise IbrobustError if a value was given, other than the default, that the objective does not use.
+    """Raise IbrobustError if a value was given, other than the default, that has no effect.
 
     A recipe that ibrobust wrote has every field, so that not all of them were meant.
     """
     if recipe.model_fields_set >= ALWAYS_WRITTEN:
         return
     plain = Recipe(objective=recipe.objective)
-    for field in sorted(recipe.model_fields_set & unused_fields(objective_class(recipe.objective))):
+    unused, needs = unused_fields(objective_class(recipe.objective)), without_effect(recipe)
+    if "resfc" not in recipe.decoders:
+        needs["resfc_units"] = "the decoder resfc"
+    for field in sorted(recipe.model_fields_set & {*unused, *needs}):
         value = getattr(recipe, field)
         # Whoever gives an epsilon expects adversarial training, also with the default's value.
         if field == "epsilon" or value != getattr(plain, field):
-            users = [name for name in list_objectives() if field not in unused_fields(objective_class(name))]
             shown = format_epsilon(value) if field == "epsilon" else repr(value)
+            if field in unused:
+                users = [name for name in list_objectives() if field not in unused_fields(objective_class(name))]
+                raise IbrobustError(
+                    f"The objective {recipe.objective!r} does not use {field}, so {shown} would have no effect: leave "
+                    f"it out, or choose {', '.join(users)}."
+                )
             raise IbrobustError(
-                f"The objective {recipe.objective!r} does not use {field}, so {shown} would have no effect: leave it "
-                f"out, or choose {', '.join(users)}."
+                f"The recipe does not use {field} without {needs[field]}, so {shown} would have no effect: leave it "
+                f"out, or set {needs[field]}."
             )
-
-
-def with_memory_that_fits(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return the recipe with a smaller memory if its default holds more images than the data set has."""
-    if "memory_size" in recipe.model_fields_set or "memory_size" not in objective_class(recipe.objective).options:
-        return recipe
-    most = max(_distinct_images(recipe, dataset) - recipe.batch_size, 0)
-    return recipe if recipe.memory_size <= most else recipe.model_copy(update={"memory_size": most})
-
-
-def _distinct_images(recipe: Recipe, dataset: Dataset) -> int:
-    """Return the largest number of images that batches and memory can hold without holding one twice."""
-    sizes = dataset.train.labels.unique(return_counts=True)[1]
-    return len(sizes) * int(sizes.min()) if recipe.balanced_batches and len(sizes) else len(dataset.train)
 
 
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
@@ -117,7 +120,7 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             "fixed_power to false, or choose another objective."
         )
     _check_decoders(recipe, dataset)
-    if "num_neighbors" in kind.options or "memory_size" in kind.options:
+    if "num_neighbors" in kind.options:
         _check_neighbors(recipe, dataset)
     if recipe.batch_size % processes:
         raise IbrobustError(
@@ -140,40 +143,48 @@ def _check_decoders(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def _check_neighbors(recipe: Recipe, dataset: Dataset) -> None:
-    """Raise IbrobustError if a class has too few neighbours, or an image would be a neighbour of itself.
+    """Raise IbrobustError if an entropy of the objective has too few neighbours.
 
-    A copy of an image is much nearer than any other image, so that an entropy would be far too small.
+    Or if a batch would hold an image twice and the objective cannot tell: a copy is much nearer than any other image,
+    so that an entropy would be far too small.
     """
-    options, num_classes, batch = objective_class(recipe.objective).options, dataset.num_classes, recipe.batch_size
-    most = max(recipe.num_neighbors, recipe.first_neighbors or 0)
-    has_memory = "memory_size" in options and recipe.memory_size > 0
-    held, what = (recipe.memory_size, "memory") if has_memory else (batch, "batch")
-    distinct = _distinct_images(recipe, dataset)
+    kind, num_classes, batch = objective_class(recipe.objective), dataset.num_classes, recipe.batch_size
     name, size = _smallest_class(dataset)
-    if "num_neighbors" in options and size <= most:
+    most = max(recipe.num_neighbors, (recipe.first_neighbors or 0) if "first_neighbors" in kind.options else 0)
+    memory = recipe.memory_size if "memory_size" in kind.options else 0
+    within_classes = recipe.conditional or "conditional" not in kind.options  # dib estimates one entropy of the two
+    if within_classes and size <= most:
         raise IbrobustError(
             f"The class {name!r} of {dataset.name!r} has {size} training images, too few for {most} neighbours: lower "
             "num_neighbors (and first_neighbors), add images, or leave the class out."
         )
-    if "num_neighbors" in options and held // num_classes <= most:
-        remedy, wanted = "memory_size" if has_memory else "the batch size", (most + 1) * num_classes
-        raising = f"raise {remedy} to {wanted} or more, or " if wanted + batch * has_memory <= distinct else ""
+    held, what, remedy = (memory, "memory", "memory_size") if memory else (batch, "batch", "the batch size")
+    wanted = (most + 1) * num_classes
+    if within_classes and recipe.balanced_batches and held // num_classes <= most:
         raise IbrobustError(
             f"A {what} of {held} has {held // num_classes} images of each of the {num_classes} classes, too "
-            f"few for {most} neighbours in every class: {raising}lower num_neighbors."
+            f"few for {most} neighbours in every class: raise {remedy} to {wanted} or more, or lower num_neighbors."
         )
-    if batch > distinct:
+    expected = held * size / len(dataset.train)
+    if within_classes and not recipe.balanced_batches and expected <= most:
+        raise IbrobustError(
+            f"A {what} of {held} has about {expected:.3g} images of the class {name!r}, too few for {most} neighbours: "
+            f"raise {remedy}, set balanced_batches to true, or lower num_neighbors."
+        )
+    ratio = recipe.neighbor_ratio if "neighbor_ratio" in kind.options else 1.0
+    overall, others = round(ratio * most), min(batch + memory, len(dataset.train)) - 1
+    if overall > others:
+        lower = f"neighbor_ratio (now {ratio:g})" if ratio > 1.0 else "num_neighbors"
+        raise IbrobustError(
+            f"H[Z] would have {overall} neighbours, and the batch and the memory have at most {others} other images: "
+            f"lower {lower}, or raise {remedy}."
+        )
+    distinct = len(dataset.train.labels.unique()) * size
+    if recipe.balanced_batches and not kind.knows_images and batch > distinct:
         raise IbrobustError(
             f"A balanced batch of {batch} would hold an image of the class {name!r} twice, since {dataset.name!r} has "
             f"{size} training images of it, so that an image would be its own neighbour: lower the batch size to "
             f"{distinct} or less, or set balanced_batches to false."
-        )
-    if has_memory and recipe.memory_size + batch > distinct:
-        few = f"{size} training images of the class {name!r}" if recipe.balanced_batches else f"{distinct} images"
-        raise IbrobustError(
-            f"A memory of {recipe.memory_size} and a batch of {batch} would hold an image twice, since "
-            f"{dataset.name!r} has {few}, so that an image would be its own neighbour: lower memory_size to "
-            f"{distinct - batch} or less."
         )
 
 

@@ -147,8 +147,7 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         int,
         Field(
             ge=0,
-            description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib); by default fewer "
-            "for a small data set",
+            description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib)",
         ),
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True

@@ -28,15 +28,19 @@ class TrainingStep(nn.Module):
         self.noise = noise
         self.objective = objective
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images: Tensor, labels: Tensor, indices: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the whole batch, a scalar in nats, and its terms.
 
         Args:
             images: (B / P, 3, H, W) in [0, 1], this process's share of the batch.
             labels: (B / P,) int64.
+            indices: (B / P,) int64, which image of the training split each one is; by default all differ.
         """
         images = self.objective.training_images(images, labels, self._own_latents)
-        loss = self.objective(self._latents(images), gather(labels))
+        known = {"images": gather(indices)} if indices is not None and self.objective.knows_images else {}
+        loss = self.objective(self._latents(images), gather(labels), **known)
         return loss.total, dict(loss.terms)
 
     def _latents(self, images: Tensor) -> Tensor:

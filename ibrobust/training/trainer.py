@@ -22,7 +22,7 @@ from ibrobust.devices import gpus_in_use
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
-from ibrobust.objectives import Objective
+from ibrobust.objectives import Objective, objective_class
 from ibrobust.seeds import derive_seed
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.batch_statistics import use_global_statistics
@@ -266,7 +266,7 @@ def _train_epoch(
         if recipe.augment != "none":
             images = crop_and_flip(images, own_share(offsets[index]), own_share(flips[index]))
         objective.set_progress(((epoch - 1) * steps + index) / (recipe.epochs * steps))
-        total, terms = step(to_unit_range(images), train.labels[batch])
+        total, terms = step(to_unit_range(images), train.labels[batch], batch)
         accelerator.backward(total)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -297,6 +297,11 @@ def _remedy_for_no_number(recipe: Recipe) -> str:
         return (
             f"without noise the latents can collapse onto a point: train with it, or lower beta (now {recipe.beta:g}) "
             f"or the learning rate (now {recipe.learning_rate:g})"
+        )
+    if not recipe.balanced_batches and "num_neighbors" in objective_class(recipe.objective).options:
+        return (
+            f"a class may have had too few images for {recipe.num_neighbors} neighbours: set balanced_batches to true, "
+            f"or lower the learning rate (now {recipe.learning_rate:g})"
         )
     return f"lower the learning rate (now {recipe.learning_rate:g}), or check the images"
 

@@ -50,6 +50,15 @@ def test_a_small_class_is_in_every_batch_all_the_same():
         assert labels[batch].bincount().tolist() == [10, 10]
 
 
+@pytest.mark.parametrize(("small", "batch_size"), [(10, 16), (9, 16), (8, 16), (7, 13)])
+def test_a_class_that_starts_again_is_in_no_batch_twice(small, batch_size):
+    labels = torch.cat([torch.zeros(small, dtype=torch.long), torch.ones(400, dtype=torch.long)])
+    batches = balanced_batches(labels, batch_size, generator())
+    assert all(len(batch.unique()) == batch_size for batch in batches)
+    used = batches.flatten().bincount(minlength=len(labels))[:small]
+    assert int(used.max() - used.min()) <= 1, "every image once, then every image again"
+
+
 @pytest.mark.parametrize("draw", [shuffled_batches, balanced_batches])
 def test_a_seed_gives_the_same_batches_twice(draw):
     labels = torch.arange(5).repeat(20)

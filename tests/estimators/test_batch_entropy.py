@@ -49,13 +49,10 @@ def test_without_a_memory_they_are_the_estimators_of_the_batch(points: Tensor, a
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("k", [2, 5, 40])
 def test_points_of_a_memory_are_neighbours(points: Tensor, average: bool, k: int):
+    # A last, empty place: with a full memory 40 neighbours are too many.
+    memory = (torch.cat([points[10:], points[:1]]), torch.cat([LABELS[10:], torch.tensor([-1])]))
     got = batch_knn_entropies(
-        points[:10],
-        LABELS[:10],
-        within_neighbors=k,
-        overall_neighbors=k,
-        average=average,
-        memory=(points[10:], LABELS[10:]),
+        points[:10], LABELS[:10], within_neighbors=k, overall_neighbors=k, average=average, memory=memory
     )
     of_class = [[j for j in range(24) if LABELS[j] == LABELS[i]] for i in range(24)]
     expected = [
@@ -72,12 +69,52 @@ def test_empty_places_of_a_memory_change_nothing(points: Tensor):
     assert values(points, LABELS, memory=empty, **options) == pytest.approx(plain, rel=1e-12)
 
 
-def test_a_class_of_one_point_is_left_out(points: Tensor):
+def test_a_class_of_one_point_is_left_out_while_the_memory_has_empty_places(points: Tensor):
     labels = LABELS.clone()
     labels[0] = 9
-    within, _ = batch_knn_entropies(points, labels, within_neighbors=3, overall_neighbors=3)
-    rest, _ = batch_knn_entropies(points[1:], labels[1:], within_neighbors=3, overall_neighbors=3)
-    assert float(within) == pytest.approx(float(rest), rel=1e-9)
+    options = {"within_neighbors": 3, "overall_neighbors": 3, "memory": (points[:1], torch.tensor([-1]))}
+    within, _ = values(points, labels, **options)
+    rest, _ = values(points[1:], labels[1:], **options)
+    assert within == pytest.approx(rest, rel=1e-9)
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_points_of_the_same_image_are_not_neighbours(points: Tensor, average: bool, k: int):
+    # A batch of 10 with two copies in itself, and copies of five of its images in the memory, one of them twice.
+    images = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 4, 0, 3, 3, 7, 6, 1, *range(20, 28)])
+    first = torch.tensor([images.tolist().index(image) for image in images])
+    points, labels = points[first] + 1e-5 * points, images % 2  # a copy is near the first one
+    options = {"within_neighbors": k, "overall_neighbors": k, "average": average}
+    got = values(points[:10], labels[:10], memory=(points[10:], labels[10:]), images=images, **options)
+    others = [[j for j in range(24) if images[j] != images[i]] for i in range(24)]
+    of_class = [[j for j in others[i] if labels[j] == labels[i]] for i in range(24)]
+    expected = [slow_estimate(points, 10, of_class, k, average), slow_estimate(points, 10, others, k, average)]
+    assert got == pytest.approx(expected, rel=1e-9)
+
+
+def test_images_that_all_differ_change_no_bit(points: Tensor):
+    options = {"within_neighbors": 3, "overall_neighbors": 4, "memory": (points[10:], LABELS[10:])}
+    plain = values(points[:10], LABELS[:10], **options)
+    assert values(points[:10], LABELS[:10], images=torch.arange(24) + 7, **options) == plain
+
+
+@pytest.mark.parametrize("count", [24, 10])
+def test_too_few_neighbours_give_no_number_as_soon_as_the_memory_is_full(points: Tensor, count: int):
+    memory = (points[count:], LABELS[count:]) if count < 24 else None
+    for k, finite in ((7, True), (8, False)):  # each class has 8 points
+        within, _ = values(points[:count], LABELS[:count], within_neighbors=k, overall_neighbors=3, memory=memory)
+        assert math.isfinite(within) == finite
+    for k, finite in ((23, True), (24, False)):
+        _, overall = values(points[:count], LABELS[:count], within_neighbors=3, overall_neighbors=k, memory=memory)
+        assert math.isfinite(overall) == finite
+
+
+def test_negative_labels_are_classes_of_the_batch(points: Tensor):
+    labels = LABELS - 2
+    within, overall = values(points, labels, within_neighbors=3, overall_neighbors=5)
+    assert within == pytest.approx(float(conditional_knn_entropy(points, labels, 3)), rel=1e-9)
+    assert overall == pytest.approx(float(knn_entropy(points, 5)), rel=1e-9)
 
 
 @pytest.mark.parametrize("average", [False, True])

@@ -164,6 +164,25 @@ def test_points_of_a_memory_are_neighbours(batch):
     assert [float(v) for v in got] == pytest.approx([2.5 * sum(within) / 10, 2.5 * sum(overall) / 10], rel=1e-9)
 
 
+def test_points_of_the_same_image_are_not_neighbours(batch):
+    z, labels = batch
+    images = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 4, 0, 3, 3, 7, 6, 1, *range(20, 28)])
+    within, overall = [], []
+    for i in range(10):
+        squared = {j: float((z[i] - z[j]).square().sum()) for j in range(24) if images[j] != images[i]}
+        same = [math.log(r) for j, r in squared.items() if labels[j] == labels[i]]
+        within.append(sum(same) / len(same))
+        overall.append(-math.log(sum(r**-2.0 for r in squared.values()) / len(squared)) / 2.0)
+    got = soft_entropies(z[:10], labels[:10], sharpness=2.0, memory=(z[10:], labels[10:]), images=images)
+    assert [float(v) for v in got] == pytest.approx([2.5 * sum(within) / 10, 2.5 * sum(overall) / 10], rel=1e-9)
+
+
+def test_images_that_all_differ_change_no_bit(batch):
+    z, labels = batch
+    got, plain = (soft_entropies(z, labels, sharpness=2.0, images=images) for images in (torch.arange(24), None))
+    assert [float(v) for v in got] == [float(v) for v in plain]
+
+
 def test_empty_places_of_a_memory_change_nothing(batch):
     z, labels = batch
     empty = (torch.zeros(7, 5, dtype=torch.float64), torch.full((7,), -1))

@@ -41,7 +41,7 @@ def step_results(recipe: Recipe, dataset: Dataset) -> dict[str, Tensor]:
     for batch in batches[:STEPS]:
         share = own_share(batch)
         optimizer.zero_grad()
-        total, terms = step(to_unit_range(dataset.train.images[share]).double(), dataset.train.labels[share])
+        total, terms = step(to_unit_range(dataset.train.images[share]).double(), dataset.train.labels[share], share)
         accelerator.backward(total)
         gradients = {f"gradient {name}": p.grad.clone() for name, p in bare.named_parameters()}
         optimizer.step()

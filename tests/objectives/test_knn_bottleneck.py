@@ -73,6 +73,35 @@ def test_the_latest_latents_are_neighbours_in_training_alone(latents: Tensor):
         assert float(knn(latents[15:], LABELS[15:]).total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
 
 
+@pytest.mark.parametrize("soft_share", [0.0, 1.0])
+def test_an_earlier_view_of_an_image_is_not_its_neighbour(latents: Tensor, soft_share: float):
+    """The second epoch of 20 images, of which the memory holds all: as if the image's first view were not there."""
+    knn = objective(memory_size=20, soft_share=soft_share)
+    knn.set_progress(0.5)
+    first, second = latents[:20], latents[:20] + 1e-4 * latents[20:]
+    knn(first, LABELS[:20], torch.arange(20))
+    terms = knn(second[:8], LABELS[:8], torch.arange(8)).terms
+    z, labels, expected = torch.cat([first, second]), LABELS[:20].repeat(2), torch.zeros(2)
+    for i in range(8):  # one point at a time, with the points of all other images as its memory
+        others = [j for j in range(28) if j % 20 != i]
+        options = {"memory": (z[others], labels[others])}
+        point = (z[20 + i, None], labels[20 + i, None])
+        if soft_share:
+            each = soft_entropies(*point, sharpness=2.0, class_sharpness=0.5, **options)
+        else:
+            each = batch_knn_entropies(*point, within_neighbors=2, overall_neighbors=2, average=True, **options)
+        expected += torch.stack(each) / 8
+    assert [float(v) for v in terms.values()] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_a_class_that_is_too_small_is_named_once_the_memory_is_full(latents: Tensor):
+    knn = objective(num_neighbors=3, memory_size=10)
+    rare = torch.tensor([0] * 19 + [1])
+    knn(latents[:20], rare)  # the memory is empty: fewer neighbours have to do
+    with pytest.raises(IbrobustError, match="Class 1 has 1 points, too few for 3 neighbours"):
+        knn(latents[20:], rare)
+
+
 def test_a_k_that_would_not_reach_its_end_in_the_training_is_refused():
     with pytest.raises(IbrobustError, match="soft_share 0.75 and neighbor_fall 0.75 are more than 1 together"):
         objective(num_neighbors=2, first_neighbors=4, soft_share=0.75)

@@ -10,6 +10,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.records import COLUMNS
 from ibrobust.registry.card import check_name
 from ibrobust.study.cells import RECORDED, expand, field_words
+from ibrobust.training.build import refuse_unused
 from ibrobust.training.recipe import Recipe
 
 
@@ -32,6 +33,15 @@ def test_an_axis_comes_on_top_of_the_base(make_study):
 def test_a_field_that_the_objective_does_not_use_makes_no_second_cell(make_study):
     study = make_study({"objective": ["knn_ib", "cross_entropy"], "beta": [0.0, 0.1], "noise": [True, False]})
     assert [cell.recipe.objective for cell in expand(study)] == ["knn_ib"] * 4 + ["cross_entropy"]
+
+
+def test_a_field_without_effect_beside_the_others_makes_no_second_cell(make_study):
+    study = make_study({"soft_share": [0.0, 0.5], "class_sharpness": [0.0, 0.5]}, base={"resfc_units": 16})
+    cells = [cell.recipe for cell in expand(study)]
+    assert [(cell.soft_share, cell.class_sharpness) for cell in cells] == [(0.0, 0.5), (0.5, 0.0), (0.5, 0.5)]
+    for cell in cells:
+        refuse_unused(cell)
+        assert cell.resfc_units == 16, "the information plane uses them"
 
 
 def test_cells_that_differ_in_dropconnect_alone_are_two(make_study):

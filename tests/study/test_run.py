@@ -487,17 +487,3 @@ def test_a_study_leaves_the_working_folder_alone(make_study, tmp_path, monkeypat
     monkeypatch.chdir(elsewhere)
     run_study(make_study({"beta": [0.1]}))
     assert os.listdir(elsewhere) == []  # noqa: PTH208
-
-
-def test_a_default_memory_is_lowered_to_what_the_images_allow_and_the_finished_cell_recognises_its_card():
-    base = {"dataset": "digits", "objective": "knn_ib", "epochs": 1, "width": 2, "latent_dim": 4}
-    base["decoders"] = ["logistic"]
-    study = Study.model_validate(
-        {"name": "small", "base": base, "grids": [{"seed": [0]}], "evaluations": {"sweep": {"eps": ["8/255"]}}}
-    )
-    run_study(study)
-    (model,) = list_models("small-*")
-    assert model_card(model).recipe.memory_size < expand(study)[0].recipe.memory_size
-    before = model_card(model).training
-    run_study(study)
-    assert model_card(model).training == before, "it was not trained again"

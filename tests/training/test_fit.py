@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ibrobust.data import Dataset, load_dataset
+from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.training.build import check_fit, refuse_unused, with_memory_that_fits
+from ibrobust.training.build import check_fit, refuse_unused
 from ibrobust.training.recipe import Recipe
 
 
@@ -23,16 +23,8 @@ def knn(**fields) -> Recipe:
 
 
 @pytest.mark.parametrize("objective", ["knn_ib", "soft_ib"])
-def test_a_memory_that_would_hold_an_image_twice_is_refused(objective):
-    check_fit(knn(objective=objective, memory_size=180), images_of(100, 100))
-    with pytest.raises(IbrobustError, match="hold an image twice.*lower memory_size to 180 or less"):
-        check_fit(knn(objective=objective, memory_size=181), images_of(100, 100))
-
-
-def test_a_memory_that_would_hold_an_image_of_a_small_class_twice_is_refused():
-    with pytest.raises(IbrobustError, match="50 training images of the class '1'.*lower memory_size to 80 or less"):
-        check_fit(knn(memory_size=100), images_of(150, 50))
-    check_fit(knn(memory_size=100, balanced_batches=False), images_of(150, 50))
+def test_a_memory_and_a_batch_may_hold_copies_which_are_not_neighbours(objective):
+    check_fit(knn(objective=objective, memory_size=500), images_of(150, 8))
 
 
 def test_a_class_with_too_few_images_for_the_neighbours_is_refused():
@@ -40,25 +32,51 @@ def test_a_class_with_too_few_images_for_the_neighbours_is_refused():
         check_fit(knn(memory_size=0, balanced_batches=False), images_of(150, 3))
 
 
-def test_a_batch_that_would_hold_an_image_twice_is_refused():
+def test_too_few_images_of_a_class_among_batches_that_are_not_balanced_are_refused():
+    plain = {"memory_size": 100, "balanced_batches": False}
+    with pytest.raises(IbrobustError, match="memory of 100 has about 3 images of the class '1'.*balanced_batches to t"):
+        check_fit(knn(**plain), images_of(970, 30))
+    check_fit(knn(**plain), images_of(960, 40))
+    check_fit(knn(**{**plain, "balanced_batches": True}), images_of(970, 30))
+    with pytest.raises(IbrobustError, match="batch of 20 has about 2 images of the class '1'.*raise the batch size"):
+        check_fit(knn(balanced_batches=False, memory_size=0), images_of(90, 10))
+
+
+@pytest.mark.parametrize(
+    ("fields", "counts", "message"),
+    [
+        ({"memory_size": 100, "neighbor_ratio": 39.6}, (500, 500), None),  # 119 of 119 others
+        (
+            {"memory_size": 100, "neighbor_ratio": 40.0},
+            (500, 500),
+            "120 neighbours.*119 other images: lower neighbor",
+        ),
+        ({"memory_size": 500, "neighbor_ratio": 40.0}, (50, 50), "120 neighbours.*99 other images: lower neighbor_r"),
+        ({"memory_size": 500, "neighbor_ratio": 9.0, "first_neighbors": 20}, (50, 50), "180 neighbours"),
+        ({"objective": "dib", "num_neighbors": 20}, (50, 50), "20 neighbours.*19 other images: lower num_neighbors"),
+    ],
+)
+def test_more_neighbours_for_h_of_z_than_there_are_images_are_refused(fields, counts, message):
+    if message is None:
+        check_fit(knn(**fields), images_of(*counts))
+    else:
+        with pytest.raises(IbrobustError, match=message):
+            check_fit(knn(**fields), images_of(*counts))
+
+
+def test_dib_needs_neighbours_in_every_class_for_h_of_z_given_y_alone():
+    recipe = knn(objective="dib", batch_size=125)
+    data = images_of(*[5] * 100)
+    check_fit(recipe, data)
+    with pytest.raises(IbrobustError, match="batch of 125 has 1 images of each of the 100 classes"):
+        check_fit(recipe.model_copy(update={"conditional": True}), data)
+
+
+def test_a_balanced_batch_with_copies_is_refused_if_the_objective_cannot_tell_them():
     with pytest.raises(IbrobustError, match="lower the batch size to 16 or less"):
-        check_fit(knn(memory_size=0), images_of(150, 8))
-    check_fit(Recipe(objective="cross_entropy", batch_size=20), images_of(150, 8))
-
-
-def test_a_memory_that_is_not_given_is_as_large_as_the_images_allow():
-    data, recipe = load_dataset("digits"), Recipe(dataset="digits")
-    fitted = with_memory_that_fits(recipe, data)
-    check_fit(fitted, data)
-    assert fitted == recipe.model_copy(update={"memory_size": 1330 - 125})  # 133 images of the smallest class
-
-
-def test_a_memory_that_is_given_is_not_changed():
-    assert with_memory_that_fits(Recipe(memory_size=2000), load_dataset("digits")).memory_size == 2000
-
-
-def test_a_memory_of_a_preset_counts_as_not_given():
-    assert with_memory_that_fits(Recipe.preset("knn_w16"), load_dataset("digits")).memory_size == 1205
+        check_fit(knn(objective="dib"), images_of(150, 8))
+    check_fit(knn(objective="knn_ib"), images_of(150, 8))
+    check_fit(knn(objective="cross_entropy"), images_of(150, 8))
 
 
 @pytest.mark.parametrize(("decoder", "count"), [("logistic", 0), ("gaussian_mixture", 1)])
@@ -79,6 +97,14 @@ def test_a_class_with_too_few_images_for_a_decoder_is_refused_before_training(de
         ({"objective": "cross_entropy", "epsilon": "8/255"}, "does not use epsilon.*choose adversarial"),
         ({"objective": "cross_entropy", "noise": False}, "does not use noise.*choose dib, knn_ib, soft_ib"),
         ({"objective": "soft_ib", "num_neighbors": 5}, "does not use num_neighbors"),
+        ({"soft_share": 0.0, "neighbor_sharpness": 3.0}, "neighbor_sharpness without soft_share, so 3.0 would have no"),
+        ({"soft_share": 0.0, "class_sharpness": 0.0}, "class_sharpness without soft_share"),
+        ({"soft_share": 0.5, "class_sharpness": 0.0}, None),
+        ({"objective": "soft_ib", "class_sharpness": 0.0}, None),
+        ({"neighbor_fall": 0.1}, "neighbor_fall without first_neighbors.*leave it out, or set first_neighbors"),
+        ({"neighbor_fall": 0.1, "first_neighbors": 99}, None),
+        ({"resfc_units": 64}, "resfc_units without the decoder resfc"),
+        ({"resfc_units": 64, "decoders": ("logistic", "resfc")}, None),
     ],
 )
 def test_a_field_that_the_objective_does_not_use_is_refused(fields, message):

@@ -20,6 +20,7 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"objective": "cross_entropy", "dropconnect": 0.5},
     {"objective": "knn_ib", "soft_share": 0.5},
     {"objective": "knn_ib", "average_neighbors": True, "fixed_power": True},
+    {"objective": "knn_ib", "num_neighbors": 5, "soft_share": 0.0, "memory_size": 512},
     {"objective": "soft_ib", "memory_size": 0},
     {"objective": "soft_ib", "memory_size": 512},
     {"objective": "dvib"},
@@ -44,7 +45,7 @@ def test_a_step_never_waits_for_the_device(fields: dict[str, Any], tmp_path: Pat
 
     def one_step() -> None:
         images = to_unit_range(crop_and_flip(train.images[batch], offsets, flips))
-        total, _ = step(images, train.labels[batch])
+        total, _ = step(images, train.labels[batch], batch)
         accelerator.backward(total)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -87,6 +87,14 @@ def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninte
     assert_same_weights(whole.encoder, resumed.encoder)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_memory_knows_the_image_of_each_latent(tiny_recipe, digits, tmp_path, balanced):
+    recipe = tiny_recipe.model_copy(update={"memory_size": 300, "balanced_batches": balanced, "epochs": 1})
+    memory = train_encoder(recipe, digits, tmp_path).objective.memory
+    assert torch.equal(digits.train.labels[memory.images], memory.labels)
+    assert balanced or len(memory.images.unique()) == 300  # balanced, small classes start again
+
+
 def test_soft_neighbours_need_no_k_in_every_class(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"objective": "soft_ib", "memory_size": 0, "batch_size": 20, "epochs": 1})
     train_encoder(recipe, digits, tmp_path)
@@ -297,6 +305,13 @@ def test_without_noise_the_remedy_for_a_loss_that_is_not_finite_is_noise(tiny_re
     monkeypatch.setattr(trainer, "to_unit_range", lambda images: torch.full(images.shape, float("nan")))
     with pytest.raises(IbrobustError, match="step 1 of epoch 1: without noise .* train with it, or lower beta"):
         train_encoder(tiny_recipe.model_copy(update={"noise": False}), digits, tmp_path)
+
+
+def test_the_remedy_may_be_balanced_batches_if_classes_have_neighbours(tiny_recipe, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "to_unit_range", lambda images: torch.full(images.shape, float("nan")))
+    recipe = tiny_recipe.model_copy(update={"balanced_batches": False})
+    with pytest.raises(IbrobustError, match="too few images for 3 neighbours: set balanced_batches to true"):
+        train_encoder(recipe, digits, tmp_path)
 
 
 def test_a_batch_too_small_for_the_neighbours_is_refused_before_anything_is_written(tiny_recipe, digits, tmp_path):
