@@ -25,7 +25,7 @@ from ibrobust.evaluation.audit.gradient_checks import (
 )
 from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.statistics import more_often
+from ibrobust.evaluation.statistics import more_often
 from ibrobust.evaluation.audit.subject import QUICK, Subject
 from ibrobust.evaluation.guarded_model import guard
 

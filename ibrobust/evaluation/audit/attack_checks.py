@@ -7,7 +7,7 @@ from torch import Tensor
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.audit.attack_runs import AttackRuns
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
-from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, more_often
+from ibrobust.evaluation.statistics import chance_ceiling, exceeds, more_often
 from ibrobust.evaluation.audit.subject import Subject
 
 FEWEST = 2  # images that a comparison of attacks needs to speak against a model

@@ -9,7 +9,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.attacks.losses import LOSSES, margin
 from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, NATS, PINTOR, Check
-from ibrobust.evaluation.audit.statistics import exceeds
+from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.seeds import evaluation_seed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
-from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
+from ibrobust.evaluation.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.grad_mode import grad_mode_distance
 from ibrobust.evaluation.guarded_model import GuardedModel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
 import torch
@@ -108,7 +108,8 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-            search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
+            with clean_draws(seed):
+                search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
         if depends == "batch":
@@ -155,7 +156,7 @@ class _Run:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
-        by_gradients = len(search.left)
+        by_untargeted = len(search.left)
         if surrogate is not None:
             self.stage("surrogate start", lambda: stages.from_surrogate(search, surrogate))
         else:
@@ -164,7 +165,7 @@ class _Run:
         self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         self.stage("last steps", lambda: stages.last_steps(search))
-        misled = by_gradients - len(search.left) > guards.MISLED * int(search.clean.sum())
+        misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left.
@@ -174,7 +175,7 @@ class _Run:
                 advice = "" if escalate else ": give escalate=true"
                 found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
-        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards))
+        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
@@ -184,7 +185,7 @@ class _Run:
             by_guards += self._guards(search.left, more)
         if not misled:
             self._fab(guards.MORE_FAB if fired else guards.FAB)
-        found = (*guards.warnings(search, by_guards=by_guards), *found)
+        found = (*guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted), *found)
         if escalate:
             self.stage("AutoAttack", self._autoattack)
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
@@ -264,6 +265,14 @@ class _Run:
         cost = Cost(0, 0) if other is None else other.cost
         self.records.append(StageRecord(name, len(before), len(fell), counter.cost, cost))
         return len(fell)
+
+
+def clean_draws(seed: int) -> AbstractContextManager[None]:
+    """Return the block in which an attack with this seed judges the images without an attack, on draws of its own.
+
+    An audit judges them on the same draws, so that both find the same images correct.
+    """
+    return isolated_rng(evaluation_seed(seed, "clean"))
 
 
 def judge_of(model: nn.Module, images: Tensor) -> nn.Module:
