@@ -49,12 +49,12 @@ def worst_case_attack(
 
     Each stage attacks the images that earlier stages did not break: the margin from the image; the margin from a better
     start; the ratio loss towards each class through shrinking balls; further steps, slower balls and last steps for
-    images near another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN, or if attacks
-    without a gradient or the surrogate's images break what gradients left, the number is an upper bound. Random
-    restarts, more queries on all that is left and FAB on more images then follow. If better starts and targets break
-    more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then runs on more images,
-    and the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode, parameter gradients and
-    random state are restored afterwards.
+    images near another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN or do not raise
+    the margin, or if attacks without a gradient or the surrogate's images break what gradients left, the number is an
+    upper bound. Random restarts, more queries on all that is left and FAB on more images then follow. If better starts
+    and targets break more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then
+    runs on more images, and the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode,
+    parameter gradients and random state are restored afterwards.
 
     A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
     transformation). An image counts as correct or broken by the mean over 32 draws, and at last a broken one by that
