@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ibrobust.data import Split, load_dataset
 from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.evaluation.audit import AuditReport, audit
-from ibrobust.evaluation.audit.statistics import interval
+from ibrobust.evaluation.statistics import interval
 from ibrobust.registry import load_model
 
 SHIPPED = [f"cross_entropy-w16-s{seed}" for seed in range(3)]

@@ -15,11 +15,11 @@ from ibrobust.errors import IbrobustError
 
 # The number of today's way to audit. Raise it when the same model may get another verdict: an audit in a card that has
 # a lower number, or none, is shown as an older one until it is made again.
-AUDIT_VERSION = 5
+AUDIT_VERSION = 6
 # The same of the worst-case attack. Raise it when the attack may break other images: a study measures them anew, and a
 # run that was interrupted does not resume.
-WORST_CASE_VERSION = 3
-# The earliest version that breaks the same images as today's, if no gradient is NaN or infinite.
+WORST_CASE_VERSION = 4
+# The earliest version that breaks the same images as today's, if no gradient is NaN, infinite or misleading.
 SAME_WORST_CASE = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")

@@ -16,12 +16,12 @@ from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.perturbation import TOLERANCE, is_invalid
 from ibrobust.evaluation.attacks.result import AttackResult
-from ibrobust.evaluation.audit.statistics import exceeds, more_often
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, images_and_labels
 from ibrobust.evaluation.logit_distance import COMPARED, draws_random_numbers
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
 from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.evaluation.statistics import exceeds, more_often
 from ibrobust.evaluation.worst_case_attack import judge_of
 
 _TENSORS = ("images", "adversarial", "labels")

@@ -1,4 +1,4 @@
-"""How far two outputs of a model for the same images are apart, and what else than its image decides a logit."""
+"""How far two outputs of a model for the same images are apart, and what else than its image decides them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ MOVED = 0.05  # as SAME, for half of the images: a bfloat16 model's rounding in 
 _REPEATS, REPEATED = 6, 4
 # If passes draw random numbers that change nothing, they may change something rarely: so many passes look for it.
 MANY_REPEATS = 100
+HALF_LEVEL = 0.5 / 255.0
 
 COMPARED = 32  # images whose logits are computed twice
 BATCH_DEPENDENT = (
@@ -52,13 +53,51 @@ def logit_distances(one: Tensor, other: Tensor) -> Tensor:
     one, other = one.where(both, 0.0), other.where(both, 0.0)
     spread = (one - one.sum(dim=1, keepdim=True) / number).where(both, 0.0).norm(dim=1)
     apart = (one - other).norm(dim=1) - _ROUNDING * one.abs().amax(dim=1)
-    shares = apart.clamp(min=0.0) / (spread + 1e-10)
+    # Logits come as float32: below its smallest normal number, all is rounding.
+    shares = apart.clamp(min=0.0) / spread.clamp(min=torch.finfo(torch.float32).tiny)
     return torch.where(lost, shares.clamp(min=1.0), shares)
+
+
+def slightly_moved(images: Tensor) -> Tensor:
+    """Return images (B, C, H, W) with noise of at most half an 8-bit level: a model may treat clean images apart."""
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    return (images + (2.0 * noise - 1.0) * HALF_LEVEL).clamp(0.0, 1.0)
+
+
+def gradient_distance(model: nn.Module, images: Tensor) -> float:
+    """Return how far two gradients of the same few images are apart, see `logit_distance`; 0 if none can be taken.
+
+    Above `MOVED` is no rounding, not even that of a GPU which sums in any order. The loss is the difference of the two
+    largest logits.
+    """
+
+    def gradient() -> Tensor:
+        points = images[:REPEATED].detach().clone().requires_grad_()
+        two = model(points).topk(2, dim=1).values
+        return torch.autograd.grad((two[:, 0] - two[:, 1]).sum(), points)[0].flatten(1)
+
+    with torch.enable_grad():
+        try:
+            return logit_distance(gradient(), gradient())
+        except Exception:  # an outside model may raise any error; an attack that needs gradients will say so
+            return 0.0
 
 
 @torch.no_grad()
 def logits_depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
-    """Return on what the logits of images (B, C, H, W) depend beside the image: random draws, the batch, or nothing.
+    """Return on what else than the image its logits depend: random draws, the batch, or nothing.
+
+    A model whose gradients alone are random counts as one that draws. The images (B, C, H, W) are looked at as they are
+    and slightly moved, as an attack would move them.
+    """
+    found = [_depend_on(model, points) for points in (images, slightly_moved(images))]
+    if "draws" in found or gradient_distance(model, images) > MOVED:
+        return "draws"
+    return "batch" if "batch" in found else None
+
+
+def _depend_on(model: nn.Module, images: Tensor) -> Literal["draws", "batch"] | None:
+    """Return the same for the logits of exactly these images.
 
     Several passes over a few images show random draws, many if they use a random generator. Two passes over all of them
     show whether there is anything else. In the second one the images come in the opposite order and in two halves, so

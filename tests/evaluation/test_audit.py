@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.audit import AuditReport, audit
 from ibrobust.evaluation.audit.report import BLINDING, SAYINGS, Check, gradient_answer
-from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds, interval, lower_bound
 from ibrobust.evaluation.audit.subject import QUICK
+from ibrobust.evaluation.statistics import chance_ceiling, exceeds, interval, lower_bound
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 EPSILON = 0.06

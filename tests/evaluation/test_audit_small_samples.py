@@ -25,9 +25,9 @@ from ibrobust.evaluation.audit.gradient_checks import (
 )
 from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.statistics import more_often
 from ibrobust.evaluation.audit.subject import QUICK, Subject
 from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.statistics import more_often
 
 pytestmark = pytest.mark.usefixtures("light_audits")
 
@@ -172,18 +172,43 @@ def test_the_interval_of_a_number_claimed_is_the_accuracy_s_over_the_claim():
     assert (kept.share, kept.low, kept.high) == pytest.approx((50 / 256 / 0.47, exact.low / 0.47, exact.high / 0.47))
 
 
-@pytest.mark.parametrize(("left", "total", "passed"), [(1, 96, True), (1, 20, True), (4, 96, False), (1, 1, False)])
+@pytest.mark.parametrize(("left", "total", "passed"), [(1, 96, True), (1, 20, True), (4, 96, False), (1, 1, None)])
 def test_an_image_that_withstands_pgd_without_a_bound_is_one_of_how_many(left, total, passed):
     images, labels = torch.zeros(total, 3, 8, 8), torch.zeros(total, dtype=torch.long)
     found = runs(total, unbounded=~some(left, total))
     assert check_unbounded(subject(None, images, labels), found).passed is passed
 
 
+@pytest.mark.parametrize(
+    ("labels", "clean", "passed"),
+    [
+        ([0] * 80 + [1] * 20, 80, None),  # a constant answer
+        ([0] * 50 + [1] * 50, 100, False),  # an image of the one class breaks those of the other
+        ([0] * 90 + [0] * 10, 90, False),  # a wrong image breaks the others
+    ],
+)
+def test_a_model_of_which_no_other_answer_is_known_may_withstand_pgd_without_a_bound(labels, clean, passed):
+    one = subject(None, torch.zeros(100, 1, 1, 1), torch.tensor(labels), clean=some(clean, 100), num_classes=2)
+    assert check_unbounded(one, runs(100)).passed is passed
+
+
+def test_a_linear_model_that_no_pixel_can_change_is_honest():
+    class Brightness(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            score = 2.0 + images.flatten(1)[:, :1]
+            return torch.cat([score, -score], dim=1)
+
+    images = torch.linspace(0.0, 1.0, 40).reshape(40, 1, 1, 1)
+    report = audit(Brightness(), images, torch.zeros(40, dtype=torch.long), epsilon=0.1, quick=True)
+    assert report.gradient == "honest"
+
+
 @pytest.mark.parametrize(("count", "passed"), [(4, True), (5, False)])
 def test_gradients_are_judged_from_five_images_on(count, passed, plain_model, test_data):
     images, labels = test_data
     cut = Detached(plain_model)
-    assert check_gradient_matches_differences(subject(cut, images[:count], labels[:count])).passed is passed
+    for check in check_gradient_matches_differences(subject(cut, images[:count], labels[:count])):
+        assert check.passed is passed
 
 
 class Saturated(Wrapped):

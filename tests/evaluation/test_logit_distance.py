@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ibrobust
-from ibrobust.evaluation.logit_distance import logit_distance
+from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, ONE_DRAW, batch_flags, logit_distance, logits_depend_on
 from ibrobust.evaluation.worst_case_attack import AVERAGED
 
 LOGITS = torch.tensor([[3.0, 0.0, -3.0], [1.0, -1.0, 0.0]])
@@ -35,6 +35,11 @@ def test_rounding_is_no_distance() -> None:
     shifted = (LOGITS + 2e4).nextafter(torch.tensor(torch.inf))
     assert logit_distance(LOGITS + 2e4, shifted) == 0.0
     assert logit_distance(torch.zeros(2, 3), torch.zeros(2, 3)) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-30])
+def test_tiny_logits_hide_nothing(scale: float) -> None:
+    assert logit_distance(scale * LOGITS, scale * MOVED) == pytest.approx(0.3 / 18**0.5, abs=0.01)
 
 
 class Noisy(nn.Module):
@@ -75,3 +80,55 @@ def test_autoattack_warns_about_such_a_model(model: Noisy) -> None:
     attack = ibrobust.AutoAttack(n_iter=2, n_queries=2)
     (result,) = ibrobust.run_attacks(model, IMAGES, LABELS, attacks=attack, epsilons=0.01)
     assert any('version="rand"' in flag for flag in result.flags)
+
+
+class OffGrid(nn.Module):
+    """Small images -> their numbers as logits. An image that is not of 8 bits gets something more."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits, levels = images.flatten(1), 255.0 * images.detach().flatten(1)
+        moved = ((levels - levels.round()).abs() > 1e-3).any(dim=1, keepdim=True)
+        if self.extra == "noise":
+            return logits + torch.randn_like(logits) * moved
+        return logits + logits.mean(dim=0) * moved if self.extra == "batch" else logits
+
+
+ON_GRID = (255.0 * IMAGES).round() / 255.0
+
+
+@pytest.mark.parametrize(("extra", "flags"), [("noise", (ONE_DRAW,)), ("batch", (BATCH_DEPENDENT,)), ("nothing", ())])
+def test_what_a_model_does_to_attacked_images_alone_is_found(extra: str, flags: tuple[str, ...]) -> None:
+    assert batch_flags(OffGrid(extra), ON_GRID) == flags
+
+
+def test_the_worst_case_attack_averages_a_model_that_is_random_on_attacked_images_alone() -> None:
+    model, labels = OffGrid("noise"), ON_GRID.flatten(1).argmax(dim=1)
+    assert AVERAGED in ibrobust.worst_case_attack(model, ON_GRID, labels, epsilon=0.01, queries=1).warnings
+
+
+class NoisyBackward(nn.Module):
+    """Small images -> four logits, whose backward pass alone is noisy, or fails."""
+
+    def __init__(self, size: float | None) -> None:
+        super().__init__()
+        self.linear, self.size = Noisy(), size
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.clone()
+        if images.requires_grad:
+            images.register_hook(self.noisy)
+        return self.linear.clean(images)
+
+    def noisy(self, gradient: Tensor) -> Tensor:
+        if self.size is None:
+            raise RuntimeError("no backward pass")
+        return gradient * (1.0 + self.size * torch.randn_like(gradient))
+
+
+@pytest.mark.parametrize(("size", "found"), [(1.0, "draws"), (1e-3, None), (0.0, None), (None, None)])
+def test_a_random_backward_pass_is_found_and_rounding_is_none(size: float | None, found: str | None) -> None:
+    assert logits_depend_on(NoisyBackward(size), IMAGES) == found

@@ -14,9 +14,10 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.logit_distance import REPEATED
 from ibrobust.evaluation.model_state import evaluation_mode
 from ibrobust.evaluation.worst_case_attack import guards, stages, worst_case_attack
-from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss
+from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss, ratio_loss
 
 NORMS = ("Linf", "L2")
 
@@ -162,6 +163,104 @@ def test_a_surrogate_s_images_that_break_what_gradients_left_make_the_number_an_
     assert honest.warnings == ()
 
 
+class NarrowForSome(nn.Module):
+    """A linear model of which some images, the bright ones, have a gradient in three numbers alone."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.linear, self.threshold = Linear(10, (3, 12, 12)), threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        narrow = images.detach().clone()
+        narrow[:, 0, 0, :3] = images[:, 0, 0, :3]
+        bright = images.detach().mean(dim=(1, 2, 3), keepdim=True) > self.threshold
+        return self.linear(torch.where(bright, narrow, images))
+
+
+def test_images_that_a_gradient_hides_are_watched_although_they_look_far() -> None:
+    """The bright images are near the boundary and look far away, the others are beyond epsilon and look near."""
+    images = _inner_images(1000, (3, 12, 12))
+    brightness = images.mean(dim=(1, 2, 3))
+    model = NarrowForSome(float(brightness.median()))
+    labels = model(images).argmax(dim=1)
+    distances, bright = model.linear.distances(images, labels, "Linf"), brightness > model.threshold
+    epsilon = float(distances.quantile(0.8))
+    near = (bright & (distances > 0.15 * epsilon) & (distances < 0.3 * epsilon)).nonzero()[:40]
+    far = (~bright & (distances > 1.02 * epsilon) & (distances < 1.4 * epsilon)).nonzero()[:40]
+    some = torch.cat([near, far])[:, 0]
+    images, labels = images[some], labels[some]
+
+    result, honest = (worst_case_attack(each, images, labels, epsilon=epsilon) for each in (model, model.linear))
+
+    assert any(warning.startswith("Attacks without a gradient") for warning in result.warnings)
+    assert honest.warnings == ()
+    assert sum(result.robust_correct) == sum(honest.robust_correct) == len(far)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_margin_that_never_rises_makes_the_number_an_upper_bound(norm: str) -> None:
+    """Attacks without a gradient break none here: each image is nearly epsilon away."""
+    model, images = Backwards(), _inner_images(200, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    distances = model.linear.distances(images, labels, norm)
+    epsilon = float(distances.median())
+    some = (distances > 0.9 * epsilon) & (distances < 1.2 * epsilon)
+    images, labels = images[some], labels[some]
+
+    result, honest = (
+        worst_case_attack(each, images, labels, epsilon=epsilon, norm=norm) for each in (model, model.linear)
+    )
+
+    count = len(images)
+    assert result.warnings[0] == f"For {count} of the {count} images that 20 steps left, the margin never rose."
+    assert honest.warnings == ()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_honest_robust_model_is_no_upper_bound(robust_model, test_data, norm: str) -> None:
+    images, labels = (part[:96] for part in test_data)
+    result = worst_case_attack(robust_model, images, labels, epsilon={"Linf": 0.06, "L2": 0.7}[norm], norm=norm)
+    assert sum(result.robust_correct) > 20
+    assert result.warnings == ()
+
+
+class RuledOut(nn.Module):
+    """A linear model with further classes, of which every logit is -inf."""
+
+    def __init__(self, linear: Linear, further: int) -> None:
+        super().__init__()
+        self.linear, self.further = linear, further
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.linear(images)
+        return torch.cat([logits.new_full((len(logits), self.further), -torch.inf), logits], dim=1)
+
+
+@pytest.mark.parametrize("further", [1, 7, 17])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_classes_that_are_ruled_out_change_nothing(num_classes: int, further: int) -> None:
+    linear, images = Linear(num_classes, (1, 12, 12)), _inner_images(40, (1, 12, 12))
+    labels = linear(images).argmax(dim=1)
+    distances = linear.distances(images, labels, "Linf")
+    epsilon = float(distances.median()) * 1.0001
+    result = worst_case_attack(RuledOut(linear, further), images, labels + further, epsilon=epsilon)
+    assert list(result.robust_correct) == (distances > epsilon).tolist()
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize("finite", [2, 3, 4])
+def test_the_ratio_loss_of_ruled_out_classes_is_that_of_the_others(finite: int) -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0, -2.0]])[:, :finite]
+    every = torch.cat([logits, torch.full((1, 3), -torch.inf)], dim=1)
+    zero, one = torch.tensor([0]), torch.tensor([1])
+    gradients = []
+    for each in (logits, every):
+        each.requires_grad_()
+        gradients.append(torch.autograd.grad(ratio_loss(each, zero, one).sum(), each)[0][:, :finite])
+    assert torch.equal(*gradients)
+    assert bool((gradients[0][:, :2] != 0).all())
+
+
 def test_effort_goes_up_only_where_a_guard_fires():
     images = _inner_images(20, (3, 12, 12))
     model = Quantised()
@@ -245,7 +344,7 @@ def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no
     # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four; FAB steps
     # until it gives up, on a few images towards three classes.
     fab = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE
-    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5) + fab
+    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5) + fab + 2 * REPEATED
 
 
 class Noisy(nn.Module):

@@ -116,19 +116,19 @@ class _Counterexamples:
         for part in which.nonzero()[:, 0].split(self.subject.batch_size):
             if len(part):
                 at = positions[part]
-                labels, model = self.subject.labels[at], self.subject.target
-                out[part] = margin(model(images[part]), labels) > margin(model(self.images[at]), labels)
+                labels, judge = self.subject.labels[at], self.subject.judge
+                out[part] = margin(judge(images[part]), labels) > margin(judge(self.images[at]), labels)
         return out
 
     def worst_case(self, fgsm: Tensor) -> Tensor:
         """Return (N,) bool, which images are broken.
 
         Every attack gave a stochastic model one more chance to be wrong. The counterexample that was found is evaluated
-        once more, on draws that had no part in finding it; FGSM's was evaluated only once.
+        once more, on more draws that had no part in finding it; FGSM's was evaluated only once.
         """
         if not self.subject.stochastic:
             return self.broken
-        return fgsm | self.subject.wrong(self.broken & ~fgsm, self.images)
+        return fgsm | self.subject.wrong(self.broken & ~fgsm, self.images, judge=self.subject.last_judge)
 
 
 def run_attacks_for_audit(
@@ -161,13 +161,14 @@ def run_attacks_for_audit(
         subject.labels,
         epsilon=subject.epsilon,
         surrogate=surrogate,
-        seed=evaluation_seed(subject.seed, "worst case"),
+        seed=subject.attack_seed,
         batch_size=subject.batch_size,
         queries=subject.effort.total_queries,
         progress=False,
     )
     stages = _by_stage(subject, strongest)
     found.add(strongest.adversarial, stages.broken)
+    found.add(subject.images, stages.not_attacked)
     tried = part.survivors(left)
     share = int(tried.sum()) / max(int(left.sum()), 1)
     left = tried
@@ -237,6 +238,7 @@ class _Stages:
     """Which images the worst-case attack broke (N,) bool, and at which stage."""
 
     broken: Tensor
+    not_attacked: Tensor  # (N,) bool, wrong without an attack by other draws: images that a random model may get right
     names: tuple[str, ...]
 
     def of(self, *names: str) -> Tensor:
@@ -245,8 +247,8 @@ class _Stages:
 
 
 def _by_stage(subject: Subject, result: WorstCaseResult) -> _Stages:
-    broken = [was and not still for was, still in zip(result.clean_correct, result.robust_correct, strict=True)]
-    return _Stages(torch.tensor(broken, device=subject.clean.device) & subject.clean, result.broken_by)
+    was, still = (torch.tensor(right).to(subject.clean) for right in (result.clean_correct, result.robust_correct))
+    return _Stages(was & ~still & subject.clean, ~was & subject.clean, result.broken_by)
 
 
 def _fgsm(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:

@@ -6,31 +6,48 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.evaluation.audit.report import CARLINI, CROCE, Check
-from ibrobust.evaluation.audit.statistics import chance_ceiling, exceeds
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.grad_mode import grad_mode_distance
 from ibrobust.evaluation.guarded_model import GuardedModel
-from ibrobust.evaluation.logit_distance import MANY_REPEATS, MOVED, REPEATED, SAME, logit_distance
+from ibrobust.evaluation.logit_distance import (
+    MANY_REPEATS,
+    MOVED,
+    REPEATED,
+    SAME,
+    gradient_distance,
+    logit_distance,
+    slightly_moved,
+)
 from ibrobust.evaluation.model_state import isolated_rng, random_state
+from ibrobust.evaluation.statistics import chance_ceiling, exceeds
 from ibrobust.seeds import evaluation_seed
 
 
 @torch.no_grad()
 def check_determinism(model: nn.Module, images: Tensor) -> Check:
-    """Compare five passes over the same images (B, C, H, W); if they draw random numbers, many passes over a few."""
-    first, state = model(images), random_state(images.device)
-    # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
-    distance = max(logit_distance(first, model(images)) for _ in range(4))
-    if distance <= SAME and random_state(images.device) != state:  # draws that seldom change anything
-        some = images[:REPEATED]
-        once = model(some)
-        distance = max(distance, *(logit_distance(once, model(some)) for _ in range(MANY_REPEATS)))
+    """Compare five passes over the same images (B, C, H, W); if they draw random numbers, many passes over a few.
+
+    The same for the images slightly moved. If all passes agree, compare two gradients of a few images.
+    """
+    distance, allowed = 0.0, SAME
+    meaning = "Passes over the same images give the same logits, so that one pass tells whether an image is broken."
+    for points in (images, slightly_moved(images)):
+        first, state = model(points), random_state(points.device)
+        # A model that gives NaN every time is deterministic; the gradient checks have their say about it.
+        distance = max(distance, *(logit_distance(first, model(points)) for _ in range(4)))
+        if distance <= SAME and random_state(points.device) != state:  # draws that seldom change anything
+            some = points[:REPEATED]
+            once = model(some)
+            distance = max(distance, *(logit_distance(once, model(some)) for _ in range(MANY_REPEATS)))
+    if distance <= SAME and (apart := gradient_distance(model, images)) > MOVED:
+        distance, allowed = apart, MOVED
+        meaning = "Passes over the same images give the same gradients, so that attacks do not follow noise."
     return Check(
         "determinism",
         distance,
-        f"at most {SAME:g}",
-        distance <= SAME,
-        "Passes over the same images give the same logits, so that one pass tells whether an image is broken.",
+        f"at most {allowed:g}",
+        distance <= allowed,
+        meaning,
         CROCE,
         "",
     )

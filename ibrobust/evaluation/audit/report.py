@@ -68,6 +68,7 @@ BLINDING = frozenset(
         "zero_gradient_margin",
         "nonfinite_gradient_margin",
         "gradient_matches_differences",
+        "gradient_explains_most",
         "loss_rises",
         "predictions_stable",
         "black_box_not_stronger",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ibrobust.evaluation.audit.statistics import interval
+from ibrobust.evaluation.statistics import interval
 
 MOST = 0.8  # of the claim: real
 LITTLE = 0.2  # of the claim: not real

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_epsilon
@@ -37,7 +38,8 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
-from ibrobust.evaluation.predictions import correct_in_batches, count_classes
+from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.worst_case_attack.run import clean_draws
 from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import check_seed
@@ -140,8 +142,11 @@ def audit(
         some = points[first]
         determinism = check_determinism(guarded, some)
         target = guarded if determinism.passed else AveragedDraws(guarded, effort.draws)
-        clean = correct_in_batches(target, points, targets, batch_size=batch_size)
-        subject = Subject(guarded, target, points, targets, clean, num_classes, epsilon, effort, batch_size, seed)
+        every = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        subject = Subject(guarded, target, points, targets, every, num_classes, epsilon, effort, batch_size, seed)
+        with clean_draws(subject.attack_seed):
+            clean = ~subject.wrong(every, points)
+        subject = replace(subject, clean=clean)
         part = subject.part(subject.compared)
         checks = [
             determinism,
@@ -156,7 +161,7 @@ def audit(
         report("gradients")
         checks += [
             *check_gradients(part),
-            check_gradient_matches_differences(part),
+            *check_gradient_matches_differences(part),
             check_stable_predictions(part),
             check_saturation(part),
         ]

@@ -12,6 +12,8 @@ from ibrobust.evaluation.attacks.losses import AttackLoss
 from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.predictions import is_correct
+from ibrobust.evaluation.worst_case_attack.run import AGAIN, DRAWS
+from ibrobust.evaluation.worst_case_attack.search import judging
 from ibrobust.seeds import evaluation_seed
 from ibrobust.spread import spread_evenly
 
@@ -27,7 +29,7 @@ class Effort:
         total_queries: of the worst-case attack's Square on all images together, if gradients mislead; None for as many
             as the attack makes by itself.
         random_draws: corners of the ball that random search tries for each image.
-        draws: over which a stochastic model's logits are averaged.
+        draws: over which a stochastic model's logits are averaged for a gradient.
         compared: at most so many of the images, spread evenly, get every check. The others get FGSM, the worst-case
             attack and the caller's own attacks.
         last_step: PGD on cross-entropy stops at a success from this step on.
@@ -69,10 +71,10 @@ class Subject:
 
     Attributes:
         model: as it was given, in evaluation mode.
-        target: what the attacks attack: the model, or its average over draws where it is stochastic.
+        target: what the attacks follow: the model, or its average over draws where it is stochastic.
         images: (N, C, H, W) in [0, 1], on the model's device.
         labels: (N,).
-        clean: (N,) bool, which images the target classifies correctly.
+        clean: (N,) bool, which images the judge finds correct.
         num_classes: K.
         epsilon: radius.
         effort: how hard to try.
@@ -110,6 +112,21 @@ class Subject:
         """Whether the model draws random numbers, so that evaluations of one image may differ."""
         return self.target is not self.model
 
+    @property
+    def judge(self) -> nn.Module:
+        """The judge of images, that of the worst-case attack: the model, or its average over draws."""
+        return judging(self.model, DRAWS) if self.stochastic else self.model
+
+    @property
+    def last_judge(self) -> nn.Module:
+        """The judge over more draws, for images that were broken before."""
+        return judging(self.model, AGAIN * DRAWS) if self.stochastic else self.model
+
+    @property
+    def attack_seed(self) -> int:
+        """Seed of the worst-case attack."""
+        return evaluation_seed(self.seed, "worst case")
+
     def survivors(self, left: Tensor) -> Tensor:
         """Return those of the images in `left` (N,) that the attacks on survivors are tried on, (N,) bool."""
         positions = left.nonzero()[:, 0]
@@ -124,11 +141,11 @@ class Subject:
             yield from positions.split(self.batch_size)
 
     @torch.no_grad()
-    def wrong(self, which: Tensor, images: Tensor) -> Tensor:
-        """Return (N,) bool: of those in `which` (N,), the images (N, C, H, W) that the target misclassifies now."""
-        out = torch.zeros_like(self.clean)
+    def wrong(self, which: Tensor, images: Tensor, *, judge: nn.Module | None = None) -> Tensor:
+        """Return (N,) bool: of those in `which` (N,), the images (N, C, H, W) that the judge finds wrong now."""
+        out, judge = torch.zeros_like(self.clean), self.judge if judge is None else judge
         for indices in self.batches(which):
-            out[indices] = ~is_correct(self.target(images[indices]), self.labels[indices])
+            out[indices] = ~is_correct(judge(images[indices]), self.labels[indices])
         return out
 
     def moved(self, which: Tensor, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -190,7 +207,7 @@ class Attempt:
 
     Attributes:
         images: (N, C, H, W), those that were not attacked unchanged.
-        broken: (N,) bool, the target misclassifies the attacked image.
+        broken: (N,) bool, the attacked image is wrong.
         last_broken: (N,) bool, it misclassifies the attack's last iterate, or the one at which the attack stopped.
         survivor_losses: (steps + 1, M) the loss at every iterate of the M attacked images that are not broken.
     """

@@ -31,13 +31,18 @@ def margin_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tenso
 def ratio_loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Return the margin over z_(1) - (z_(3) + z_(4)) / 2 (B,), the targeted DLR of Croce and Hein 2020.
 
-    With three classes the smallest logit replaces both, and with two classes it is the margin itself.
+    With three classes the smallest logit replaces both, and with two classes it is the margin itself. Classes that a
+    logit of -inf rules out do not count.
     """
     gap = margin_loss(logits, labels, targets)
     if logits.shape[1] < 3:
         return gap
-    ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
-    return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, -1]) / 2.0 + 1e-12)
+    ruled_out = logits == -torch.inf
+    smallest = logits.masked_fill(ruled_out, torch.inf).amin(dim=1, keepdim=True)
+    ordered = torch.where(ruled_out, smallest, logits).topk(min(4, logits.shape[1]), dim=1).values
+    spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, -1]) / 2.0 + 1e-12
+    # With two classes left, the ratio would be constant.
+    return gap / torch.where((~ruled_out).sum(dim=1) < 3, 1.0, spread)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Ascent:
         nonfinite: (B,) bool, a gradient was NaN at some step.
         zero: (B,) bool, the first gradient was exactly zero.
         reached: (B,) bool, the last point is misclassified, in a ball of any size.
+        rose: (B,) bool, the margin was larger at some point than at the start.
         at_once: (B,) bool, the start is misclassified.
     """
 
@@ -64,6 +70,7 @@ class Ascent:
     nonfinite: Tensor
     zero: Tensor
     reached: Tensor
+    rose: Tensor
     at_once: Tensor
 
 
@@ -98,7 +105,7 @@ def climb(
     """
     last, previous, found = start.clone(), start.clone(), start.clone()
     broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    nonfinite, zero, reached, at_once = broken.clone(), broken.clone(), broken.clone(), broken.clone()
+    nonfinite, zero, reached, rose, at_once = (broken.clone() for _ in range(5))
     gaps: Tensor | None = None
     margins = images.new_zeros(len(images))
     active = torch.arange(len(images), device=images.device)
@@ -115,6 +122,9 @@ def climb(
         now = _gaps(logits, truth)
         gaps[active] = torch.maximum(gaps[active], now)
         margins[active] = now.amax(dim=1).to(margins)
+        if step == 0:
+            at_start = margins.clone()
+        rose[active] |= margins[active] > at_start[active]
         wrong = ~is_correct(logits, truth)
         reached[active] = wrong
         if factor <= 1.0:
@@ -141,7 +151,7 @@ def climb(
                 break
     assert gaps is not None
     found[~broken] = last[~broken]
-    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached, at_once)
+    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached, rose, at_once)
 
 
 def _aimed(loss: AimedLoss, targets: Tensor | None) -> AttackLoss:

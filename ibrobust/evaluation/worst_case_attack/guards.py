@@ -10,6 +10,7 @@ from torch import Tensor
 from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.model_state import default_dtype
+from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.random_tiles import random_tiles
 from ibrobust.evaluation.worst_case_attack.search import Search
@@ -23,6 +24,8 @@ MORE_QUERIES = 2000
 # Of the correct images: broken by better starts and targets after the untargeted steps. Beyond it, gradients mislead.
 MISLED = 0.03
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
+# Of what the untargeted steps left, and at least two: images whose margin never rose. No shipped model has any.
+STUCK, FEWEST_STUCK = 0.05, 2
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,18 @@ FAB_STEPS, FAB_PATIENCE = 100, 50
 
 
 def watched(search: Search) -> Tensor:
-    """Return the positions (M,) of the survivors nearest to another class, for a first trial of the guards."""
-    return search.closest(search.left)[: max(LEAST_WATCHED, len(search.images) // WATCHED_ONE_IN)]
+    """Return the positions (M,) of survivors for a first trial of the guards.
+
+    Half of them are those whose margin never rose and then those nearest to another class. The others are spread evenly
+    over the rest: a gradient that misleads makes near images look far away.
+    """
+    survivors = search.closest(search.left)
+    stuck = search.stuck[survivors]
+    survivors = torch.cat([survivors[stuck], survivors[~stuck]])
+    count = min(max(LEAST_WATCHED, len(search.images) // WATCHED_ONE_IN), len(survivors))
+    near, rest = survivors[: count // 2], survivors[count // 2 :]
+    spread = torch.arange(count - len(near), device=rest.device) * len(rest) // max(count - len(near), 1)
+    return torch.cat([near, rest[spread]])
 
 
 def random_corners(search: Search, positions: Tensor, seed: int) -> None:
@@ -99,13 +112,14 @@ def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: 
 
 def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
     for rank in (rank for rank in targets if rank < search.num_classes - 1):
-        for at in search.batches(near[~search.broken[near]]):
+        unbroken = near[~search.broken[near]]
+        for at, classes in search.batches_towards(unbroken, search.ranked(unbroken)[:, rank]):
             images = search.images[at]
             found, _ = follow_boundary(
                 search.target,
                 images,
                 search.labels[at],
-                search.ranked(at)[:, rank],
+                classes,
                 ball=search.ball,
                 steps=FAB_STEPS,
                 patience=FAB_PATIENCE,
@@ -113,8 +127,14 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
             search.offer(at, search.ball.project(found, images))
 
 
-def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:
-    """Return a sentence for each sign that the gradient is misleading."""
+def warnings(search: Search, *, by_guards: int, by_untargeted: int) -> tuple[str, ...]:
+    """Return a sentence for each sign that the gradient is misleading.
+
+    Args:
+        search: after the stages.
+        by_guards: images that attacks without a gradient broke.
+        by_untargeted: images that the untargeted steps left.
+    """
     right = max(int(search.clean.sum()), 1)
     zero, nonfinite = int((search.zero & search.clean).sum()), int((search.nonfinite & search.clean).sum())
     found = []
@@ -122,6 +142,9 @@ def warnings(search: Search, *, by_guards: int) -> tuple[str, ...]:
         found.append(f"The gradient is exactly zero at {zero} of {right} images.")
     if nonfinite:
         found.append(f"A gradient was no number for {nonfinite} of {right} images.")
+    stuck = int((search.stuck & search.clean & ~search.zero & ~search.nonfinite).sum())  # the others are named above
+    if stuck >= FEWEST_STUCK and exceeds(stuck, by_untargeted, STUCK):
+        found.append(f"For {stuck} of the {by_untargeted} images that 20 steps left, the margin never rose.")
     if search.transferred > max(1, 0.01 * right):
         found.append(
             f"Images that break the surrogate broke {search.transferred} of {right} images that the gradient left."

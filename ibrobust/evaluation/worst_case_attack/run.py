@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
 import torch
@@ -49,12 +49,12 @@ def worst_case_attack(
 
     Each stage attacks the images that earlier stages did not break: the margin from the image; the margin from a better
     start; the ratio loss towards each class through shrinking balls; further steps, slower balls and last steps for
-    images near another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN, or if attacks
-    without a gradient or the surrogate's images break what gradients left, the number is an upper bound. Random
-    restarts, more queries on all that is left and FAB on more images then follow. If better starts and targets break
-    more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then runs on more images,
-    and the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode, parameter gradients and
-    random state are restored afterwards.
+    images near another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN or do not raise
+    the margin, or if attacks without a gradient or the surrogate's images break what gradients left, the number is an
+    upper bound. Random restarts, more queries on all that is left and FAB on more images then follow. If better starts
+    and targets break more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then
+    runs on more images, and the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode,
+    parameter gradients and random state are restored afterwards.
 
     A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
     transformation). An image counts as correct or broken by the mean over 32 draws, and at last a broken one by that
@@ -108,7 +108,8 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-            search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
+            with clean_draws(seed):
+                search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
         if depends == "batch":
@@ -155,7 +156,7 @@ class _Run:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
-        by_gradients = len(search.left)
+        by_untargeted = len(search.left)
         if surrogate is not None:
             self.stage("surrogate start", lambda: stages.from_surrogate(search, surrogate))
         else:
@@ -164,7 +165,7 @@ class _Run:
         self.stage("further steps", lambda: stages.further_steps(search))
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         self.stage("last steps", lambda: stages.last_steps(search))
-        misled = by_gradients - len(search.left) > guards.MISLED * int(search.clean.sum())
+        misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
@@ -175,7 +176,7 @@ class _Run:
                 advice = "" if escalate else ": give escalate=true"
                 found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
-        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards))
+        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
@@ -185,7 +186,7 @@ class _Run:
             by_guards += self._guards(search.left, more)
         if not misled:
             self._fab(guards.MORE_FAB if fired else guards.FAB)
-        found = (*guards.warnings(search, by_guards=by_guards), *found)
+        found = (*guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted), *found)
         if escalate:
             self.stage("AutoAttack", self._autoattack)
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
@@ -265,6 +266,14 @@ class _Run:
         cost = Cost(0, 0) if other is None else other.cost
         self.records.append(StageRecord(name, len(before), len(fell), counter.cost, cost))
         return len(fell)
+
+
+def clean_draws(seed: int) -> AbstractContextManager[None]:
+    """Return the block in which an attack with this seed judges the images without an attack, on draws of its own.
+
+    An audit judges them on the same draws, so that both find the same images correct.
+    """
+    return isolated_rng(evaluation_seed(seed, "clean"))
 
 
 def judge_of(model: nn.Module, images: Tensor) -> nn.Module:

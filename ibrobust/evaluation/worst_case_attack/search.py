@@ -44,10 +44,12 @@ class Search:
         clean: (N,) bool, images that are right without an attack.
         broken: (N,) bool, images for which a misclassified point in the ball was found.
         adversarial: (N, C, H, W) those points; the images elsewhere.
-        gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label.
+        gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label, and the lowest finite
+            number at a class that a logit of -inf rules out.
         nearest: (N, C, H, W) among the end points of runs in the ball, the one with the largest margin.
         reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
         zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or a NaN gradient.
+        stuck: (N,) bool, images whose margin the untargeted steps never raised.
         transferred: number of images that the untargeted steps left and the surrogate's images broke as they were.
     """
 
@@ -64,7 +66,7 @@ class Search:
             logits = torch.cat([self.judge(batch) for batch, _ in parts])
         self.clean = is_correct(logits, labels)
         self.broken = torch.zeros_like(self.clean)
-        self.reached, self.zero, self.nonfinite = self.broken.clone(), self.broken.clone(), self.broken.clone()
+        self.reached, self.zero, self.nonfinite, self.stuck = (self.broken.clone() for _ in range(4))
         self.transferred = 0
         self.clean_margin = -margin(logits, labels)
         self.gaps = torch.full_like(logits, -torch.inf)
@@ -85,6 +87,17 @@ class Search:
         for part in positions.split(self.batch_size):
             if len(part):
                 yield part
+
+    def batches_towards(self, positions: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield positions (M,) and target classes (M,) batch by batch, without classes that a logit of -inf rules out.
+
+        An image's margin to such a class has no gradient.
+        """
+        possible = self.gaps[positions, targets] > torch.finfo(self.gaps.dtype).min
+        positions, targets = positions[possible], targets[possible]
+        for at, aims in zip(positions.split(self.batch_size), targets.split(self.batch_size), strict=True):
+            if len(at):
+                yield at, aims
 
     @torch.no_grad()
     def offer(self, positions: Tensor, candidates: Tensor) -> Tensor:

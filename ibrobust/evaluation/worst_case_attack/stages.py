@@ -29,7 +29,7 @@ def untargeted(search: Search) -> None:
     for at in search.batches(search.left):
         images, labels = search.images[at], search.labels[at]
         run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
-        search.zero[at] = run.zero
+        search.zero[at], search.stuck[at] = run.zero, ~run.rose
         search.learn(at, run)
 
 
@@ -67,8 +67,9 @@ def towards_each_class(search: Search) -> None:
     # The runs without a target went towards the nearest class already.
     for rank in (*range(1, min(3, count)), 0, *range(3, count)):
         radii = SHRINKING if rank < FULL_TARGETS else SHRINKING_FOR_FAR_CLASSES
-        for at in search.batches(search.left):
-            _shrink(search, at, radii, ratio_loss, orders[at, rank], start_within=0.6 if rank < 3 else 0.0)
+        left = search.left
+        for at, targets in search.batches_towards(left, orders[left, rank]):
+            _shrink(search, at, radii, ratio_loss, targets, start_within=0.6 if rank < 3 else 0.0)
 
 
 def random_restarts(search: Search, seed: int) -> None:
@@ -94,7 +95,8 @@ def last_steps(search: Search) -> None:
 
 def _continue(search: Search, steps: int, *, within: float) -> None:
     for rank in range(min(2, search.num_classes - 1)):
-        for at in search.batches(search.closest(search.left, within=within)):
+        near = search.closest(search.left, within=within)
+        for at, targets in search.batches_towards(near, search.ranked(near)[:, rank]):
             run = climb(
                 search.target,
                 search.images[at],
@@ -103,7 +105,7 @@ def _continue(search: Search, steps: int, *, within: float) -> None:
                 ball=search.ball,
                 steps=steps,
                 loss=ratio_loss,
-                targets=search.ranked(at)[:, rank],
+                targets=targets,
             )
             search.learn(at, run)
 
@@ -115,8 +117,9 @@ def shrinking_slowly(search: Search) -> None:
     """
     for rank in range(min(2, search.num_classes - 1)):
         near = search.closest(search.left, within=0.3)
-        for at in search.batches(near[search.reached[near]]):
-            _shrink(search, at, SHRINKING_SLOWLY, margin_loss, search.ranked(at)[:, rank])
+        near = near[search.reached[near]]
+        for at, targets in search.batches_towards(near, search.ranked(near)[:, rank]):
+            _shrink(search, at, SHRINKING_SLOWLY, margin_loss, targets)
 
 
 def beyond_the_boundary(search: Search, positions: Tensor) -> None:
