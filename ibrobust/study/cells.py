@@ -95,9 +95,12 @@ def dataset_of(study: Study, cell: Cell) -> str:
 
 
 def is_its_card(cell: Cell, card: ModelCard) -> bool:
-    """Return whether a card with the name of a cell's model is of that model, and not of a training by other recipe."""
-    if cell.recipe is None or card.recipe is None:
-        return cell.recipe is None
+    """Return whether a card may be of a cell's model: for a cell with a recipe, only that of a training by it."""
+    if cell.recipe is None:
+        return True
+    # A module that was registered with a recipe need not be what its training gives.
+    if card.recipe is None or card.architecture is not None or card.training is None:
+        return False
     lowered = card.recipe.memory_size
     # The training lowers a memory that was not given to what the images allow.
     if "memory_size" not in cell.recipe.model_fields_set and lowered < cell.recipe.memory_size:

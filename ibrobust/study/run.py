@@ -25,7 +25,6 @@ from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
 from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
 from ibrobust.training.checkpoint import latest_checkpoint
-from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress
 
 # A state is written this often during training.
@@ -193,13 +192,14 @@ def _trained(
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and not is_its_card(cell, card):
         raise IbrobustError(
-            f"The model {cell.model!r} exists with another recipe: give the study another `name`, or remove the model."
+            f"The model {cell.model!r} exists with another recipe, or was not trained by ibrobust: give the study "
+            "another `name`, or remove the model."
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
     # The model that another training started from may have been replaced since.
     may_share = not wanted and cell.recipe.warm_start is None
-    if card is None and may_share and (twin := _trained_elsewhere(cell.recipe, data_dir)):
+    if card is None and may_share and (twin := _trained_elsewhere(cell, data_dir)):
         reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
@@ -225,15 +225,16 @@ def _trained(
     )
 
 
-def _trained_elsewhere(recipe: Recipe, data_dir: Path | None) -> str | None:
-    """Return the name of an existing model of the same recipe and images, so that studies share models."""
+def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
+    """Return the name of an existing model that the cell's recipe and images gave, so that studies share models."""
+    assert cell.recipe is not None
     for name in list_models():
         try:
             card = model_card(name)
         except IbrobustError:  # damaged, but not part of this study
             continue
-        if card.recipe == recipe:
-            dataset = load_dataset(recipe.dataset, data_dir=data_dir, progress=False)
+        if is_its_card(cell, card):
+            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
             if card.dataset.fingerprint == dataset.fingerprint:
                 return name
     return None
