@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,7 +34,7 @@ from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.scoring import clean_accuracy, unit_batches
-from ibrobust.study.cells import Cell
+from ibrobust.study.cells import Cell, dataset_of, images_of
 from ibrobust.study.examples import adversarial_examples
 from ibrobust.study.information_plane import information_plane, snapshot_path
 from ibrobust.study.results import (
@@ -47,7 +48,7 @@ from ibrobust.study.results import (
     replaced_surrogates,
     rows_of,
 )
-from ibrobust.study.spec import Audit, Entropies, Evaluations
+from ibrobust.study.spec import Audit, Entropies, Study
 
 Stage = Callable[[str], None]
 BATCH = 250
@@ -59,12 +60,11 @@ def state_folder(folder: Path) -> Path:
 
 
 def measure(
-    evaluations: Evaluations,
+    study: Study,
     cell: Cell,
     card: ModelCard | None,
     folder: Path,
     *,
-    dataset: str,
     device: str,
     data_dir: Path | None,
     stage: Stage,
@@ -75,26 +75,21 @@ def measure(
     attacks resume at their last batch.
 
     Args:
-        evaluations: the measurements.
+        study: the measurements, and the images.
         cell: the cell.
         card: of its model; None for a reference.
         folder: of the cell, for results and snapshots.
-        dataset: name or path of the images.
         device: where the model runs.
         data_dir: see `load_dataset`.
         stage: called with a few words when a step begins, and with its progress after a comma.
 
     Raises:
-        IbrobustError: the images differ from the training data of a model that the study trained, they do not fit
-            another model, the model has none of an evaluation's decoders, or an evaluation raises it.
+        IbrobustError: the images are not those of the model's training, or do not fit it, see `images_of`; the model
+            has none of an evaluation's decoders; or an evaluation raises it.
     """
+    evaluations, dataset = study.evaluations, dataset_of(study, cell)
     stage(f"reading {dataset}")
-    data = load_dataset(dataset, data_dir=data_dir, progress=False)
-    if card is not None and cell.recipe is not None and data.fingerprint != card.dataset.fingerprint:
-        raise IbrobustError(
-            f"The images of {dataset!r} are not those that {card.name!r} was trained on: restore them, or remove the "
-            "model."
-        )
+    data = images_of(study, cell, card, load_dataset(dataset, data_dir=data_dir, progress=False))
     models = _models(cell, card, data, device)
     # A reference has no card: its module says whether it is the one that was measured before.
     weights = card.weights.sha256 if card is not None else fingerprint(models[HEAD])
@@ -142,7 +137,10 @@ def measure(
     if any(epsilons):
         if results.content.get("examples", {}).get("epsilon") != max(epsilons):
             results.content.pop("examples", None)
-        results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
+        try:
+            results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
+        except Exception as error:  # a picture for the report, which no number depends on
+            warnings.warn(f"The report has no adversarial images of {cell.name}: {error}", stacklevel=2)
     if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
         planes = results.content.setdefault("information_plane", {})
         for epoch in plane.epochs:

@@ -16,7 +16,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
-from ibrobust.study.cells import Cell, dataset_of, expand, find_cell, is_its_card
+from ibrobust.study.cells import Cell, expand, find_cell, is_its_card
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
@@ -118,7 +118,7 @@ def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
         if card is None and cell.recipe is not None:
             continue  # it would have to be trained again
         # A model that the study trained keeps the results on the images of its training.
-        images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
+        images = fingerprints[cell.name] if cell.recipe is None else None
         results = read_results(folder)
         wanted = {"attacks": study.evaluations.attacks, "audits": study.evaluations.audit}
         has_old = any(has_older(results, kind) for kind, asked in wanted.items() if asked is not None)
@@ -149,11 +149,10 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
         try:
             card = _trained(study, cell, folder, reporter, device=device, data_dir=data_dir)
             rows = measure(
-                study.evaluations,
+                study,
                 cell,
                 card,
                 folder,
-                dataset=dataset_of(study, cell),
                 device=device or default_device(),
                 data_dir=data_dir,
                 stage=reporter.stage,
