@@ -41,12 +41,10 @@ from ibrobust.study.results import (
     RESULTS_FILE,
     Results,
     Row,
-    card_rows,
     forget_older,
     forget_surrogates,
     has_older,
     replaced_surrogates,
-    rows_of,
 )
 from ibrobust.study.spec import Audit, Entropies, Study
 
@@ -68,11 +66,10 @@ def measure(
     device: str,
     data_dir: Path | None,
     stage: Stage,
-) -> list[Row]:
-    """Return the rows of one cell, without the columns that are equal in all its rows.
+) -> None:
+    """Measure what the study asks for of one cell, and store it in the cell's results.
 
-    Every completed evaluation is stored in the cell's results. Those of an earlier call are reused, and interrupted
-    attacks resume at their last batch.
+    Completed evaluations of an earlier call are reused, and interrupted attacks resume at their last batch.
 
     Args:
         study: the measurements, and the images.
@@ -109,7 +106,9 @@ def measure(
             forget_older(results.content, kind)
             results.save()
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
+    others = work.asked["others"]
     if evaluations.train_accuracy:
+        others.append("train_accuracy")
         results.once(results.content, "train_accuracy", work.train_accuracy)
     if evaluations.entropies is not None and all(isinstance(model, ImageClassifier) for model in models.values()):
         wanted = evaluations.entropies
@@ -121,6 +120,7 @@ def measure(
         known = results.content.get("information", {})
         if any(known.get(key) != value for key, value in asked.items()):
             results.content.pop("information", None)
+        others.append("information")
         results.once(results.content, "information", lambda: work.entropies(wanted))
     if (sweep := evaluations.sweep) is not None:
         for name in work.chosen(sweep.decoders, "sweep"):
@@ -139,9 +139,11 @@ def measure(
             results.content.pop("examples", None)
         try:
             results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
+            others.append("examples")
         except Exception as error:  # a picture for the report, which no number depends on
             warnings.warn(f"The report has no adversarial images of {cell.name}: {error}", stacklevel=2)
     if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
+        others.append("information_plane")
         planes = results.content.setdefault("information_plane", {})
         for epoch in plane.epochs:
             at = (cell.recipe, data, plane, snapshot_path(folder, epoch))
@@ -151,10 +153,9 @@ def measure(
                 return [{**row, "epoch": epoch} for row in information_plane(*at, device=torch.device(device))]
 
             results.once(planes, str(epoch), points)
-    # Clean accuracies in a card are those of its own test images.
-    has_own_images = card is not None and card.dataset.fingerprint == data.fingerprint
-    rows = rows_of(work.asked_for(results.content))
-    return [*(card_rows(card) if card is not None and has_own_images else ()), *rows]
+    results.content["card"] = None if card is None else card.model_dump(mode="json", exclude={"evaluations"})
+    results.content["asked"] = work.asked
+    results.save()
 
 
 def _models(cell: Cell, card: ModelCard | None, data: Dataset, device: str) -> dict[str, nn.Module]:
@@ -179,24 +180,7 @@ class _Measuring:
     ) -> None:
         self._cell, self._data, self._results, self._models = cell, data, results, models
         self._state, self._stage = state, stage
-        self._asked_attacks: set[tuple[str, str, float, int]] = set()
-        self._asked_audits: set[tuple[str, float]] = set()
-
-    def asked_for(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return results without attacks and audits that the study asked for earlier, and does not any more.
-
-        Its other cells may lack these, and a worst case over more attacks would be compared with one over fewer.
-        """
-        decoders = {}
-        for name, part in content["decoders"].items():
-            attacks = [
-                each
-                for each in part.get("attacks", ())
-                if (name, each["attack"], each["epsilon"], each["total"]) in self._asked_attacks
-            ]
-            audits = [each for each in part.get("audits", ()) if (name, each["epsilon"]) in self._asked_audits]
-            decoders[name] = {**part, "attacks": attacks, "audits": audits}
-        return {**content, "decoders": decoders}
+        self.asked: dict[str, Any] = {"fgsm": {}, "attacks": [], "audits": [], "others": []}  # see `asked_for`
 
     def chosen(self, decoders: Sequence[str], evaluation: str) -> list[str]:
         """Return the decoders of an evaluation that the model has."""
@@ -245,6 +229,7 @@ class _Measuring:
     def sweep(self, name: str, epsilons: Sequence[float], test: Split) -> None:
         part, model, what = self._results.of(name), self._models[name], f"FGSM sweep {name}"
         known = part.get("fgsm") or {}
+        self.asked["fgsm"][name] = list(epsilons)
         if set(epsilons) <= set(known.get("epsilons", ())) and known["total"] == len(test):
             return
         self._stage(what)
@@ -260,7 +245,7 @@ class _Measuring:
         attack = self._attack(text, self._models[name])
         if attack is None:
             return
-        self._asked_attacks |= {(name, attack.label, epsilon, len(test)) for epsilon in epsilons}
+        self.asked["attacks"] += [[name, attack.label, epsilon, len(test)] for epsilon in epsilons]
         # What the label leaves out, such as the text of a function, may have changed.
         source = {"source": attack.source} if attack.source else {}
         known[:] = [r for r in known if r["attack"] != attack.label or r.get("source") == source.get("source")]
@@ -295,7 +280,7 @@ class _Measuring:
         model, other = self._models[name], wanted.surrogate if wanted.surrogate != self._cell.model else None
         found = [self._attack(text, model) for text in wanted.attacks]
         own = [attack for attack in found if attack is not None]
-        self._asked_audits.add((name, epsilon))
+        self.asked["audits"].append([name, epsilon])
         sources = [attack.source for attack in own]
         asked = {
             "quick": wanted.quick,

@@ -7,10 +7,9 @@ from typing import Any
 from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.study.cells import expand, is_its_card
-from ibrobust.study.results import is_outdated, read_results
+from ibrobust.study.results import asked_for, is_outdated, read_results
 from ibrobust.study.spec import Study
-from ibrobust.study.state import read_state
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.state import cell_folder, read_state
 from ibrobust.training.metrics_log import read_records
 
 OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
@@ -34,7 +33,7 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
             facts["recipe"] = cell.recipe.model_dump(mode="json")
         if results:
             facts["dataset"] = results["dataset"]
-            facts["examples"] = results.get("examples")
+            facts["examples"] = asked_for(results).get("examples") if state.status == "done" else None
         told = {"status": "outdated", "error": OUTDATED} if is_old else {"status": state.status, "error": state.error}
         cells.append({**facts, "name": cell.name, **told})
     return cells

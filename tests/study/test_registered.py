@@ -19,8 +19,9 @@ from ibrobust.study import Study, expand, run_study
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.results import RESULTS_FILE
+from ibrobust.study.state import cell_folder
 from ibrobust.study.summary import report_cells
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.write_records import model_columns
 
 SWEEP = {"sweep": {"eps": ["8/255"], "n_examples": 10}}
 
@@ -116,3 +117,11 @@ def test_a_picture_that_fails_does_not_fail_the_measurements(monkeypatch):
     with pytest.warns(UserWarning, match="no adversarial images of cross_entropy-digits: no picture today"):
         (state,) = run_study(study)
     assert (state.status, state.error) == ("done", "")
+
+
+def test_a_registered_net_and_a_training_of_one_recipe_are_told_apart():
+    trained = model_card("cross_entropy-digits")
+    net = register("net", load_dataset("digits"), recipe=trained.recipe)
+    columns = model_columns({"a": trained, "b": net})
+    assert columns["a"]["setting"] == "architecture ResNet18"
+    assert columns["b"]["setting"] == f"architecture {__name__}:linear pixels=3072"
