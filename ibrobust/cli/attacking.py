@@ -35,8 +35,8 @@ from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.integrations.external_models import load_reference
 from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD, ImageClassifier, resized
-from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card, shipped_models
-from ibrobust.registry.catalog import require_fit, require_shape
+from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
+from ibrobust.registry.catalog import in_its_channels, require_fit, require_shape
 from ibrobust.reporting.attack_lines import AttackedModel
 from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
 from ibrobust.verdicts import Verdict
@@ -113,19 +113,11 @@ def choose_data(
     own = [name for name in names if not is_reference(name)]
     card = model_card(own[0]) if own else None
     if dataset is None:
-        dataset = _training_data(card) if card else FOR_REFERENCES if names else WITHOUT_MODELS
+        dataset = card.images if card else FOR_REFERENCES if names else WITHOUT_MODELS
     if split is not None:
         dataset = with_option(dataset, "test", split)
     data = read_data(dataset, data_dir=data_dir)
-    if card is not None and card.architecture is not None and card.architecture.channels == 1 and data.is_grey:
-        data = data.in_channels(1)
-    return data, dataset
-
-
-def _training_data(card: ModelCard) -> str:
-    if card.recipe is not None:
-        return card.recipe.dataset
-    return card.dataset.source if card.dataset.source is not None else card.dataset.name
+    return data if card is None else in_its_channels(card, data), dataset
 
 
 def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:

@@ -49,7 +49,13 @@ def list_command(
             known = {model: model_card(model) for model in dict.fromkeys(row.model for row in rows)}
             lines = [line for card in known.values() for line in withstood(card) if line.norm == "Linf"]
             stored = sorted({at for line in lines for at in line.accuracy})
-            if stored:
+            if epsilon in stored:
+                typer.echo(
+                    f"Note: Of the attacks stored at {format_epsilon(epsilon)} none is thorough: a worst case needs "
+                    "worst_case or AutoAttack.",
+                    err=True,
+                )
+            elif stored:
                 at = ", ".join(map(format_epsilon, stored))
                 typer.echo(f"Note: Nothing is stored at {format_epsilon(epsilon)}; stored are {at}.", err=True)
     elif not damaged:

@@ -198,6 +198,13 @@ class ModelCard(Readable, _Record):
         other = ("architecture",) if self.architecture is None else ("width", "latent_dim", "encoder_outputs")
         return {key: value for key, value in fields.items() if key not in other}
 
+    @property
+    def images(self) -> str:
+        """The name or path that the model's images are read from again."""
+        if self.recipe is not None:
+            return self.recipe.dataset
+        return self.dataset.source if self.dataset.source is not None else self.dataset.name
+
     def _sentence(self) -> str:
         scores = ", ".join(f"{name} {percent(score.accuracy)}" for name, score in self.clean_accuracy.items())
         made = self.recipe.objective if self.recipe is not None else "registered from outside"

@@ -49,6 +49,13 @@ def weights_size(card: ModelCard) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
+def in_its_channels(card: ModelCard, data: Dataset) -> Dataset:
+    """Return grey images that are stored in three equal channels in one, if the model takes one; others as they are."""
+    if card.architecture is None or card.architecture.channels != 1 or not data.is_grey:
+        return data
+    return data.in_channels(1)
+
+
 def require_fit(card: ModelCard, data: Dataset, *, size: int | None = None) -> None:
     """Raise IbrobustError if a model cannot be evaluated on a data set's images: other classes, or another size.
 

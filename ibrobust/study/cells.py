@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ibrobust.data import Dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import check_name
+from ibrobust.registry.catalog import in_its_channels
 from ibrobust.study.spec import Study
 from ibrobust.training.build import unused_fields, without_effect
 from ibrobust.training.recipe import Recipe
@@ -82,7 +84,7 @@ def expand(study: Study) -> tuple[Cell, ...]:
 
 
 def dataset_of(study: Study, cell: Cell) -> str:
-    """Return the name or path of a cell's data set: the study's, or else that of its stored model's training."""
+    """Return the name or path of a cell's data set: the study's, or else what its stored model's is read from."""
     chosen = cell.recipe.dataset if cell.recipe is not None else study.base.get("dataset")
     if chosen is not None:
         return str(chosen)
@@ -90,13 +92,31 @@ def dataset_of(study: Study, cell: Cell) -> str:
         raise IbrobustError(
             f"The study {study.name!r} has no data set for {cell.model!r}: give base.dataset, or `dataset`."
         )
-    card = model_card(cell.model)
-    return card.recipe.dataset if card.recipe else card.dataset.name
+    return model_card(cell.model).images
+
+
+def images_of(study: Study, cell: Cell, card: ModelCard | None, data: Dataset) -> Dataset:
+    """Return the images of a cell's data set as its model takes them.
+
+    Raises:
+        IbrobustError: they are not those that the model was trained on, and the study does not name others for it.
+    """
+    data = data if card is None else in_its_channels(card, data)
+    names_others = cell.recipe is None and study.base.get("dataset") is not None
+    if card is not None and not names_others and data.fingerprint != card.dataset.fingerprint:
+        remedy = "give others as `dataset`" if cell.recipe is None else "remove the model"
+        raise IbrobustError(
+            f"The images of {data.source!r} are not those that {card.name!r} was trained on: restore them, or {remedy}."
+        )
+    return data
 
 
 def is_its_card(cell: Cell, card: ModelCard) -> bool:
-    """Return whether a card with the name of a cell's model is of that model, and not of a training by other recipe."""
-    return cell.recipe is None or card.recipe == cell.recipe
+    """Return whether a card may be of a cell's model: for a cell with a recipe, only that of a training by it."""
+    # A module that was registered with a recipe need not be what its training gives.
+    return cell.recipe is None or (
+        card.recipe == cell.recipe and card.architecture is None and card.training is not None
+    )
 
 
 def find_cell(study: Study, name: str) -> Cell:

@@ -18,7 +18,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.registry import model_card
 from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.train_model import decoders_of
-from ibrobust.study.cells import Cell, dataset_of, expand
+from ibrobust.study.cells import Cell, dataset_of, expand, images_of
 from ibrobust.study.spec import InformationPlane, Study
 from ibrobust.training.build import check_fit
 
@@ -54,7 +54,7 @@ def check_study(study: Study) -> None:
 
 
 def check_machine(study: Study, *, device: str | None, data_dir: Path | None) -> dict[str, str]:
-    """Return the fingerprints of the data sets, by name.
+    """Return the fingerprint of each cell's images, by its name.
 
     Raise IbrobustError, with the remedy, if the device or a data set is missing or does not fit a cell.
     Reading each data set once also downloads and decodes it, before many processes read it at once.
@@ -67,13 +67,15 @@ def check_machine(study: Study, *, device: str | None, data_dir: Path | None) ->
         dataset = load_dataset(name, data_dir=data_dir)
         for cell in cells:
             if dataset_of(study, cell) == name:
-                _check_cell(study, cell, dataset)
-        fingerprints[name] = dataset.fingerprint
+                fingerprints[cell.name] = _check_cell(study, cell, dataset).fingerprint
     return fingerprints
 
 
-def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
-    """Raise IbrobustError if a cell's model could not be built, lacks a decoder, or has too few classes to attack."""
+def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> Dataset:
+    """Return the images as the cell's model takes them.
+
+    Raise IbrobustError if the model could not be built, lacks a decoder, or has other images or too few classes.
+    """
     if cell.recipe is not None:
         check_fit(cell.recipe, dataset)
         has = decoders_of(cell.recipe, dataset.num_classes)
@@ -81,6 +83,7 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
         has = (HEAD,)
     else:
         card = model_card(cell.model)
+        dataset = images_of(study, cell, card, dataset)
         require_fit(card, dataset)
         has = card.decoders
     sweep, attacks, audit = study.evaluations.sweep, study.evaluations.attacks, study.evaluations.audit
@@ -98,6 +101,7 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> None:
         chosen = read_attack(attack)
         if not isinstance(chosen, SurrogateAttack):  # whose model is loaded later
             chosen.check_fit(channels=dataset.test.images.shape[1], num_classes=dataset.num_classes)
+    return dataset
 
 
 def _check_surrogate(attack: Attack) -> None:

@@ -45,10 +45,10 @@ def adversarial_examples(model: nn.Module, data: Dataset, *, epsilon: float, see
     with torch.no_grad(), evaluation_mode(model):
         before, after = (model(each).argmax(dim=1).tolist() for each in (images, adversarial))
     perturbations = 0.5 + (adversarial - images) / (2 * epsilon)
-    rows = [torch.cat(tuple(each), dim=2) for each in (images, perturbations, adversarial)]  # each (3, H, COUNT * W)
+    rows = [torch.cat(tuple(each), dim=2) for each in (images, perturbations, adversarial)]  # each (C, H, COUNT * W)
     sheet = torch.cat(rows, dim=1).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "PNG", optimize=True)
+    Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(file, "PNG", optimize=True)
     names = data.class_names
     return {
         "attack": ATTACK,

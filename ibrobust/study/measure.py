@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,21 +34,19 @@ from ibrobust.records import AUDIT_VERSION
 from ibrobust.registry import ModelCard, add_evaluation, load_model, model_card
 from ibrobust.registry.catalog import require_fit
 from ibrobust.registry.scoring import clean_accuracy, unit_batches
-from ibrobust.study.cells import Cell
+from ibrobust.study.cells import Cell, dataset_of, images_of
 from ibrobust.study.examples import adversarial_examples
 from ibrobust.study.information_plane import information_plane, snapshot_path
 from ibrobust.study.results import (
     RESULTS_FILE,
     Results,
     Row,
-    card_rows,
     forget_older,
     forget_surrogates,
     has_older,
     replaced_surrogates,
-    rows_of,
 )
-from ibrobust.study.spec import Audit, Entropies, Evaluations
+from ibrobust.study.spec import Audit, Entropies, Study
 
 Stage = Callable[[str], None]
 BATCH = 250
@@ -59,42 +58,35 @@ def state_folder(folder: Path) -> Path:
 
 
 def measure(
-    evaluations: Evaluations,
+    study: Study,
     cell: Cell,
     card: ModelCard | None,
     folder: Path,
     *,
-    dataset: str,
     device: str,
     data_dir: Path | None,
     stage: Stage,
-) -> list[Row]:
-    """Return the rows of one cell, without the columns that are equal in all its rows.
+) -> None:
+    """Measure what the study asks for of one cell, and store it in the cell's results.
 
-    Every completed evaluation is stored in the cell's results. Those of an earlier call are reused, and interrupted
-    attacks resume at their last batch.
+    Completed evaluations of an earlier call are reused, and interrupted attacks resume at their last batch.
 
     Args:
-        evaluations: the measurements.
+        study: the measurements, and the images.
         cell: the cell.
         card: of its model; None for a reference.
         folder: of the cell, for results and snapshots.
-        dataset: name or path of the images.
         device: where the model runs.
         data_dir: see `load_dataset`.
         stage: called with a few words when a step begins, and with its progress after a comma.
 
     Raises:
-        IbrobustError: the images differ from the training data of a model that the study trained, they do not fit
-            another model, the model has none of an evaluation's decoders, or an evaluation raises it.
+        IbrobustError: the images are not those of the model's training, or do not fit it, see `images_of`; the model
+            has none of an evaluation's decoders; or an evaluation raises it.
     """
+    evaluations, dataset = study.evaluations, dataset_of(study, cell)
     stage(f"reading {dataset}")
-    data = load_dataset(dataset, data_dir=data_dir, progress=False)
-    if card is not None and cell.recipe is not None and data.fingerprint != card.dataset.fingerprint:
-        raise IbrobustError(
-            f"The images of {dataset!r} are not those that {card.name!r} was trained on: restore them, or remove the "
-            "model."
-        )
+    data = images_of(study, cell, card, load_dataset(dataset, data_dir=data_dir, progress=False))
     models = _models(cell, card, data, device)
     # A reference has no card: its module says whether it is the one that was measured before.
     weights = card.weights.sha256 if card is not None else fingerprint(models[HEAD])
@@ -114,7 +106,9 @@ def measure(
             forget_older(results.content, kind)
             results.save()
     work = _Measuring(cell, data, results, models, state_folder(folder), stage)
+    others = work.asked["others"]
     if evaluations.train_accuracy:
+        others.append("train_accuracy")
         results.once(results.content, "train_accuracy", work.train_accuracy)
     if evaluations.entropies is not None and all(isinstance(model, ImageClassifier) for model in models.values()):
         wanted = evaluations.entropies
@@ -126,6 +120,7 @@ def measure(
         known = results.content.get("information", {})
         if any(known.get(key) != value for key, value in asked.items()):
             results.content.pop("information", None)
+        others.append("information")
         results.once(results.content, "information", lambda: work.entropies(wanted))
     if (sweep := evaluations.sweep) is not None:
         for name in work.chosen(sweep.decoders, "sweep"):
@@ -142,8 +137,13 @@ def measure(
     if any(epsilons):
         if results.content.get("examples", {}).get("epsilon") != max(epsilons):
             results.content.pop("examples", None)
-        results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
+        try:
+            results.once(results.content, "examples", lambda: work.examples(max(epsilons)))
+            others.append("examples")
+        except Exception as error:  # a picture for the report, which no number depends on
+            warnings.warn(f"The report has no adversarial images of {cell.name}: {error}", stacklevel=2)
     if (plane := evaluations.information_plane) is not None and cell.recipe is not None:
+        others.append("information_plane")
         planes = results.content.setdefault("information_plane", {})
         for epoch in plane.epochs:
             at = (cell.recipe, data, plane, snapshot_path(folder, epoch))
@@ -153,10 +153,9 @@ def measure(
                 return [{**row, "epoch": epoch} for row in information_plane(*at, device=torch.device(device))]
 
             results.once(planes, str(epoch), points)
-    # Clean accuracies in a card are those of its own test images.
-    has_own_images = card is not None and card.dataset.fingerprint == data.fingerprint
-    rows = rows_of(work.asked_for(results.content))
-    return [*(card_rows(card) if card is not None and has_own_images else ()), *rows]
+    results.content["card"] = None if card is None else card.model_dump(mode="json", exclude={"evaluations"})
+    results.content["asked"] = work.asked
+    results.save()
 
 
 def _models(cell: Cell, card: ModelCard | None, data: Dataset, device: str) -> dict[str, nn.Module]:
@@ -181,24 +180,7 @@ class _Measuring:
     ) -> None:
         self._cell, self._data, self._results, self._models = cell, data, results, models
         self._state, self._stage = state, stage
-        self._asked_attacks: set[tuple[str, str, float, int]] = set()
-        self._asked_audits: set[tuple[str, float]] = set()
-
-    def asked_for(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return results without attacks and audits that the study asked for earlier, and does not any more.
-
-        Its other cells may lack these, and a worst case over more attacks would be compared with one over fewer.
-        """
-        decoders = {}
-        for name, part in content["decoders"].items():
-            attacks = [
-                each
-                for each in part.get("attacks", ())
-                if (name, each["attack"], each["epsilon"], each["total"]) in self._asked_attacks
-            ]
-            audits = [each for each in part.get("audits", ()) if (name, each["epsilon"]) in self._asked_audits]
-            decoders[name] = {**part, "attacks": attacks, "audits": audits}
-        return {**content, "decoders": decoders}
+        self.asked: dict[str, Any] = {"fgsm": {}, "attacks": [], "audits": [], "others": []}  # see `asked_for`
 
     def chosen(self, decoders: Sequence[str], evaluation: str) -> list[str]:
         """Return the decoders of an evaluation that the model has."""
@@ -247,6 +229,7 @@ class _Measuring:
     def sweep(self, name: str, epsilons: Sequence[float], test: Split) -> None:
         part, model, what = self._results.of(name), self._models[name], f"FGSM sweep {name}"
         known = part.get("fgsm") or {}
+        self.asked["fgsm"][name] = list(epsilons)
         if set(epsilons) <= set(known.get("epsilons", ())) and known["total"] == len(test):
             return
         self._stage(what)
@@ -262,7 +245,7 @@ class _Measuring:
         attack = self._attack(text, self._models[name])
         if attack is None:
             return
-        self._asked_attacks |= {(name, attack.label, epsilon, len(test)) for epsilon in epsilons}
+        self.asked["attacks"] += [[name, attack.label, epsilon, len(test)] for epsilon in epsilons]
         # What the label leaves out, such as the text of a function, may have changed.
         source = {"source": attack.source} if attack.source else {}
         known[:] = [r for r in known if r["attack"] != attack.label or r.get("source") == source.get("source")]
@@ -297,7 +280,7 @@ class _Measuring:
         model, other = self._models[name], wanted.surrogate if wanted.surrogate != self._cell.model else None
         found = [self._attack(text, model) for text in wanted.attacks]
         own = [attack for attack in found if attack is not None]
-        self._asked_audits.add((name, epsilon))
+        self.asked["audits"].append([name, epsilon])
         sources = [attack.source for attack in own]
         asked = {
             "quick": wanted.quick,

@@ -29,7 +29,8 @@ class Results:
     Its content has `model`, `weights` (their SHA-256; of a reference, the fingerprint of its module), `dataset`,
     `dataset_fingerprint`, `decoders` (by name, each with `fgsm`, `attacks` with a result for every image, and
     `audits`), and `information`, `train_accuracy`, `information_plane`, `examples` and `surrogates` (the SHA-256 of
-    their weights, by name), if they were measured or used.
+    their weights, by name), if they were measured or used. A finished measurement adds `card`, that of the model
+    without evaluations (None for a reference), and `asked`, see `asked_for`.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -67,6 +68,30 @@ def read_results(folder: Path) -> dict[str, Any]:
             f"The results in {str(path)!r} are damaged ({error}): remove the file, and run the study again."
         ) from error
     return found
+
+
+def asked_for(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell's results without those that the study asked for earlier only, by what `asked` lists.
+
+    Other cells may lack these, and a worst case over more attacks would be compared with one over fewer. `asked` has
+    the epsilons of `fgsm` by decoder; `attacks` and `audits`, as [decoder, label, epsilon, images] and [decoder,
+    epsilon]; and `others`, keys of the content.
+    """
+    asked, decoders = content["asked"], {}
+    for name, part in content["decoders"].items():
+        sweep, epsilons = part.get("fgsm") or {}, asked["fgsm"].get(name, ())
+        kept = [place for place, epsilon in enumerate(sweep.get("epsilons", ())) if epsilon in epsilons]
+        swept = {key: [sweep[key][place] for place in kept] for key in ("epsilons", "correct", "accuracy") if kept}
+        decoders[name] = {
+            "fgsm": {**sweep, **swept} if kept else {},
+            "attacks": [
+                each
+                for each in part.get("attacks", ())
+                if [name, each["attack"], each["epsilon"], each["total"]] in asked["attacks"]
+            ],
+            "audits": [each for each in part.get("audits", ()) if [name, each["epsilon"]] in asked["audits"]],
+        }
+    return {"decoders": decoders, **{key: content[key] for key in asked["others"]}}
 
 
 def is_outdated(content: Mapping[str, Any], weights: str | None, images: str | None) -> bool:

@@ -16,16 +16,24 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
-from ibrobust.study.cells import Cell, dataset_of, expand, find_cell, is_its_card
+from ibrobust.study.cells import Cell, expand, find_cell, is_its_card
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
 from ibrobust.study.results import RESULTS_FILE, has_older, is_outdated, read_results
 from ibrobust.study.spec import Study, read_study
-from ibrobust.study.state import CellState, hold, now, read_state, study_states, write_state
-from ibrobust.study.write_records import cell_columns, cell_folder, gather_records, write_records
+from ibrobust.study.state import (
+    CellState,
+    asked_digest,
+    cell_folder,
+    hold,
+    now,
+    read_state,
+    study_states,
+    write_state,
+)
+from ibrobust.study.write_records import gather_records
 from ibrobust.training.checkpoint import latest_checkpoint
-from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress
 
 # A state is written this often during training.
@@ -50,8 +58,6 @@ def prepare_study(study: Study) -> None:
     before = read_study(path)
     if before != study and not study.grids and not before.grids and before.base == study.base:
         write_text(path, study.to_text())
-        for cell in expand(study):
-            (cell_folder(study, cell.name) / "records.csv").unlink(missing_ok=True)
     elif before != study:
         raise IbrobustError(
             f"The folder {str(study.folder)!r} holds another study {study.name!r} ({_difference(before, study)}): run "
@@ -72,7 +78,7 @@ def run_study(
 
     A failed cell stays failed and does not stop the others. Finished cells are skipped, unless their stored model, a
     surrogate or the images of a stored model were replaced since, or the rules of an audit changed. References are not
-    compared: to measure one again, remove ``records.csv`` in the folder of its cell. Partly trained models resume from
+    compared: to measure one again, remove ``state.json`` in the folder of its cell. Partly trained models resume from
     their last checkpoint.
 
     Args:
@@ -89,7 +95,7 @@ def run_study(
     check_study(study)
     fingerprints = check_machine(study, device=device, data_dir=data_dir)
     prepare_study(study)
-    _drop_outdated(study, fingerprints)
+    _reopen_outdated(study, fingerprints)
     wanted = [cell for cell in expand(study) if _is_to_run(read_state(study, cell.name), retry_failed=retry_failed)]
     if launch is not None:
         launch(study, wanted)
@@ -104,31 +110,33 @@ def run_study(
     return study_states(study)
 
 
-def _drop_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
-    """Remove the records of cells whose results are of other weights, surrogates or images than today's.
+def _reopen_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
+    """Let finished cells be measured again whose results are of other weights, surrogates or images than today's.
 
-    Also of those with an audit or a worst-case attack by older rules, if the study has such. The weights of references
+    Also those with an audit or a worst-case attack by older rules, if the study has such. The weights of references
     are not compared, since loading them may take long.
     """
     stored = set(list_models())
     for cell in expand(study):
-        folder = cell_folder(study, cell.name)
+        state = read_state(study, cell.name)
+        if state.status != "done":
+            continue
         card = model_card(cell.model) if cell.model in stored else None
         if card is not None and not is_its_card(cell, card):
             continue  # the cell could not be measured again
         if card is None and cell.recipe is not None:
             continue  # it would have to be trained again
         # A model that the study trained keeps the results on the images of its training.
-        images = fingerprints[dataset_of(study, cell)] if cell.recipe is None else None
-        results = read_results(folder)
+        images = fingerprints[cell.name] if cell.recipe is None else None
+        results = read_results(cell_folder(study, cell.name))
         wanted = {"attacks": study.evaluations.attacks, "audits": study.evaluations.audit}
         has_old = any(has_older(results, kind) for kind, asked in wanted.items() if asked is not None)
         if has_old or is_outdated(results, card.weights.sha256 if card is not None else None, images):
-            (folder / "records.csv").unlink(missing_ok=True)
+            write_state(study, replace(state, asked=""))
 
 
 def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Path | None = None) -> None:
-    """Train or resume one cell, evaluate it and write its records; continue an interrupted call.
+    """Train or resume one cell, and evaluate it; continue an interrupted call.
 
     Args:
         study: of the cell.
@@ -143,25 +151,22 @@ def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Pa
     cell = find_cell(study, name)
     with hold(study, name):
         folder = cell_folder(study, name)
-        if (folder / "records.csv").is_file():
+        if read_state(study, name).status == "done":
             _drop_what_is_used(folder)
             return
         reporter = _Reporter(study, cell)
         try:
             card = _trained(study, cell, folder, reporter, device=device, data_dir=data_dir)
-            rows = measure(
-                study.evaluations,
+            measure(
+                study,
                 cell,
                 card,
                 folder,
-                dataset=dataset_of(study, cell),
                 device=device or default_device(),
                 data_dir=data_dir,
                 stage=reporter.stage,
             )
-            common = cell_columns(study, cell)
-            write_records(folder / "records.csv", ({**common, **row} for row in rows))
-            reporter.write(status="done", stage="", seconds_left=None)
+            reporter.write(status="done", stage="", seconds_left=None, asked=asked_digest(study))
         except KeyboardInterrupt:
             reporter.write(status="interrupted", seconds_left=None)
             raise
@@ -193,13 +198,14 @@ def _trained(
     card = model_card(cell.model) if list_models(cell.model) else None
     if card is not None and not is_its_card(cell, card):
         raise IbrobustError(
-            f"The model {cell.model!r} exists with another recipe: give the study another `name`, or remove the model."
+            f"The model {cell.model!r} exists with another recipe, or was not trained by ibrobust: give the study "
+            "another `name`, or remove the model."
         )
     plane = study.evaluations.information_plane
     wanted = plane.epochs if plane else ()
     # The model that another training started from may have been replaced since.
     may_share = not wanted and cell.recipe.warm_start is None
-    if card is None and may_share and (twin := _trained_elsewhere(cell.recipe, data_dir)):
+    if card is None and may_share and (twin := _trained_elsewhere(cell, data_dir)):
         reporter.stage(f"reusing {twin}")
         return copy_model(twin, cell.model)
     done = cell.recipe.epochs if card is not None else _epochs_done(cell)
@@ -225,15 +231,16 @@ def _trained(
     )
 
 
-def _trained_elsewhere(recipe: Recipe, data_dir: Path | None) -> str | None:
-    """Return the name of an existing model of the same recipe and images, so that studies share models."""
+def _trained_elsewhere(cell: Cell, data_dir: Path | None) -> str | None:
+    """Return the name of an existing model that the cell's recipe and images gave, so that studies share models."""
+    assert cell.recipe is not None
     for name in list_models():
         try:
             card = model_card(name)
         except IbrobustError:  # damaged, but not part of this study
             continue
-        if card.recipe == recipe:
-            dataset = load_dataset(recipe.dataset, data_dir=data_dir, progress=False)
+        if is_its_card(cell, card):
+            dataset = load_dataset(cell.recipe.dataset, data_dir=data_dir, progress=False)
             if card.dataset.fingerprint == dataset.fingerprint:
                 return name
     return None

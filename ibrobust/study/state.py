@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -15,8 +16,8 @@ from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.locking import is_locked, locked
 from ibrobust.study.cells import expand
+from ibrobust.study.results import RESULTS_FILE
 from ibrobust.study.spec import Study
-from ibrobust.study.write_records import cell_folder
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
 
@@ -34,6 +35,7 @@ class CellState:
         seconds_left: of training, None if unknown.
         error: one sentence, of a failed cell.
         process: host and process that run it, or ran it.
+        asked: of a cell that is done, `asked_digest` of the study that it was measured for.
         started: UTC, ISO 8601.
         updated: UTC, ISO 8601.
     """
@@ -46,8 +48,21 @@ class CellState:
     seconds_left: float | None = None
     error: str = ""
     process: str = ""
+    asked: str = ""
     started: str = ""
     updated: str = ""
+
+
+def asked_digest(study: Study) -> str:
+    """Return the SHA-256 (hex) of what a study asks to be measured, and on which images."""
+    # Without defaults, so that a later version with another option asks for the same.
+    asked = study.model_dump_json(include={"evaluations": True, "base": {"dataset"}}, exclude_defaults=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def cell_folder(study: Study, cell: str) -> Path:
+    """Return the folder of a cell's state, snapshots and results."""
+    return study.folder / "cells" / cell
 
 
 def write_state(study: Study, state: CellState) -> None:
@@ -62,7 +77,7 @@ def study_states(study: Study) -> list[CellState]:
 
 
 def read_state(study: Study, cell: str) -> CellState:
-    """Return a cell's state: that of its file, unless the records or the lock show otherwise."""
+    """Return a cell's state: that of its file, unless the lock or what the study asks for now show otherwise."""
     folder = cell_folder(study, cell)
     path = folder / "state.json"
     try:
@@ -73,12 +88,11 @@ def read_state(study: Study, cell: str) -> CellState:
         raise IbrobustError(
             f"The state {str(path)!r} cannot be read ({error}): remove it and run the study again."
         ) from error
-    if (folder / "records.csv").is_file():
-        return replace(state, status="done", stage="", seconds_left=None, error="")
-    # A cell whose records were removed is run again.
-    if state.status == "done" or (state.status == "running" and not is_locked(_lock(folder))):
-        return replace(state, status="interrupted", seconds_left=None)
-    return state
+    if state.status == "done":
+        is_so = state.asked == asked_digest(study) and (folder / RESULTS_FILE).is_file()
+    else:
+        is_so = state.status != "running" or is_locked(_lock(folder))
+    return state if is_so else replace(state, status="interrupted", seconds_left=None)
 
 
 def hold(study: Study, cell: str) -> AbstractContextManager[None]:

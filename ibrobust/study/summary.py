@@ -9,10 +9,9 @@ from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand, is_its_card
-from ibrobust.study.results import is_outdated, read_results
+from ibrobust.study.results import asked_for, is_outdated, read_results
 from ibrobust.study.spec import Study
-from ibrobust.study.state import read_state
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.state import cell_folder, read_state
 from ibrobust.training.build import unused_fields
 from ibrobust.training.metrics_log import read_records
 from ibrobust.training.recipe import Recipe
@@ -38,7 +37,7 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
             facts["recipe"] = _settings(cell.recipe)
         if results:
             facts["dataset"] = results["dataset"]
-            facts["examples"] = results.get("examples")
+            facts["examples"] = asked_for(results).get("examples") if state.status == "done" else None
         told = {"status": "outdated", "error": OUTDATED} if is_old else {"status": state.status, "error": state.error}
         cells.append({**facts, "name": cell.name, **told})
     return cells

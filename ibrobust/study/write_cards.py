@@ -11,7 +11,7 @@ from ibrobust.registry import add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
 from ibrobust.study.results import card_evaluations, is_outdated, read_results
 from ibrobust.study.spec import Study
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.state import cell_folder
 
 
 def study_results(study: Study) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +14,77 @@ from ibrobust.atomic import write_text
 from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
-from ibrobust.registry import model_card
-from ibrobust.study.cells import Cell, expand, field_words
-from ibrobust.study.results import card_rows, read_results, rows_of
+from ibrobust.registry import ModelCard, model_card
+from ibrobust.registry.card import ArchitectureRecord
+from ibrobust.study.cells import expand, field_words
+from ibrobust.study.results import asked_for, card_rows, read_results, rows_of
 from ibrobust.study.spec import Study
+from ibrobust.study.state import cell_folder, study_states
 from ibrobust.training.build import unused_fields
-from ibrobust.training.recipe import Recipe
+from ibrobust.training.recipe import STORED, Recipe
 
 
-def cell_columns(study: Study, cell: Cell) -> dict[str, Any]:
-    """Return the columns that are equal in all rows of a cell; None means not applicable, an empty field."""
-    common = {"study": study.name, "cell": cell.name, "model": cell.model}
-    if cell.recipe is not None:
-        columns = {**recipe_columns(cell.recipe), "setting": cell.setting}
-    else:
-        columns = model_columns(study.models)[cell.model]
-    if study.models and study.grids:
-        # A trained cell may equal a stored model in all columns.
-        columns["setting"] = ", ".join(dict.fromkeys(filter(None, (columns["setting"], _among_all(study, cell.model)))))
-    return {**common, **columns}
+def cell_columns(study: Study, cards: Mapping[str, ModelCard | None]) -> dict[str, dict[str, Any]]:
+    """Return the columns that are equal in all rows of a cell, by its name; None means not applicable, an empty field.
 
-
-def _among_all(study: Study, model: str) -> str:
-    """Return what distinguishes a cell's model from all others of the study, trained and stored."""
-    recipes: dict[str, Recipe | None] = {}
-    for cell in expand(study):
-        recipes[cell.model] = cell.recipe
-        if cell.recipe is None and not is_reference(cell.model):
-            recipes[cell.model] = model_card(cell.model).recipe
-    # A model without a recipe has its name from elsewhere.
-    return settings_of(recipes)[model] if recipes[model] is not None else ""
+    Args:
+        study: of the cells.
+        cards: of the measured cells' models, by the cell's name; None for a reference.
+    """
+    cells = {cell.name: cell for cell in expand(study) if cell.name in cards}
+    of_models = model_columns({cell.model: cards[name] for name, cell in cells.items()})
+    columns = {}
+    for name, cell in cells.items():
+        known = of_models[cell.model]
+        if cell.recipe is not None:
+            # A trained cell may equal a stored model in all columns.
+            told = (cell.setting, known["setting"] if study.models else "")
+            known = {**recipe_columns(cell.recipe), "setting": ", ".join(dict.fromkeys(filter(None, told)))}
+        columns[name] = {"study": study.name, "cell": name, "model": cell.model, **known}
+    return columns
 
 
 def rows_of_models(title: str, results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the rows of some models' results (by name or reference), as a study of that title has them."""
-    columns = model_columns(results)
+    cards = {model: None if is_reference(model) else model_card(model) for model in results}
+    columns = model_columns(cards)
     for model, content in results.items():
-        card = None if is_reference(model) else model_card(model)
-        has_own_images = card is not None and content.get("dataset_fingerprint") in (None, card.dataset.fingerprint)
-        for row in (*(card_rows(card) if card is not None and has_own_images else ()), *rows_of(content)):
+        for row in _rows(cards[model], content.get("dataset_fingerprint"), content):
             yield {"study": title, "cell": model, "model": model, **columns[model], **row}
 
 
-def model_columns(models: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _rows(card: ModelCard | None, images: str | None, content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a card, if the images (their fingerprint) are its own, and of the results on these images."""
+    if card is not None and images in (None, card.dataset.fingerprint):
+        yield from card_rows(card)
+    yield from rows_of(content)
+
+
+def model_columns(cards: Mapping[str, ModelCard | None]) -> dict[str, dict[str, Any]]:
     """Return the columns of each model's training, with what distinguishes it from the other models."""
-    cards = {model: None if is_reference(model) else model_card(model) for model in models}
     recipes = {model: card.recipe if card is not None else None for model, card in cards.items()}
     images = {model: card.dataset for model, card in cards.items() if card is not None}
     versions = {(data.name, data.fingerprint) for data in images.values()}
     several = {name for name, count in Counter(name for name, _ in versions).items() if count > 1}
-    named = {
-        model: f"{data.name} {data.fingerprint[:8]}" if data.name in several else data.name
-        for model, data in images.items()
+    further = {
+        model: {
+            "images": f"{card.dataset.name} {card.dataset.fingerprint[:8]}"
+            if card.dataset.name in several
+            else card.dataset.name,
+            "architecture": _architecture_words(card.architecture),
+        }
+        for model, card in cards.items()
+        if card is not None
     }
-    settings = settings_of(recipes, named)
+    settings = settings_of(recipes, further)
     return {model: {**recipe_columns(recipe), "setting": settings[model]} for model, recipe in recipes.items()}
+
+
+def _architecture_words(architecture: ArchitectureRecord | None) -> str:
+    """Return what builds a registered model, with its arguments; the encoder of ibrobust is a ResNet18."""
+    if architecture is None:
+        return "ResNet18"
+    return " ".join([architecture.factory, *(f"{key}={value}" for key, value in architecture.arguments.items())])
 
 
 def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
@@ -88,7 +104,9 @@ def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
     }
 
 
-def settings_of(recipes: Mapping[str, Recipe | None], images: Mapping[str, str] | None = None) -> dict[str, str]:
+def settings_of(
+    recipes: Mapping[str, Recipe | None], further: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str]:
     """Return, for each model, what distinguishes it from others whose columns are equal, except for the seed.
 
     Figures average over the seed: models with other seeds must be equal in all else to be one line. Where two models of
@@ -97,17 +115,16 @@ def settings_of(recipes: Mapping[str, Recipe | None], images: Mapping[str, str] 
 
     Args:
         recipes: by model.
-        images: name of the training images, by model.
+        further: what else may distinguish a model, such as its ``images``, by model.
     """
-    images = images or {}
+    further = further or {}
     settings = {name: "" if recipe is not None else name for name, recipe in recipes.items()}
     known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     for objective in {recipe.objective for recipe in known.values()}:
         alike = {name: recipe for name, recipe in known.items() if recipe.objective == objective}
         ignored = {"dataset", "decoders", "seed", *unused_fields(objective_class(objective))}
         compared = {
-            name: {"images": images.get(name, ""), **recipe.model_dump(exclude=ignored)}
-            for name, recipe in alike.items()
+            name: {**further.get(name, {}), **recipe.model_dump(exclude=ignored)} for name, recipe in alike.items()
         }
         telling = {
             field: None
@@ -132,42 +149,24 @@ def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def gather_records(study: Study) -> Path:
-    """Write the records of all finished cells into the study's own file; return its path."""
-    rows: list[dict[str, Any]] = []
-    for path in finished_records(study):
-        with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-        rows += _completed(found, path.parent)
+    """Write the records of all finished cells into the study's file; return its path.
+
+    They are made from the cells' results, by today's rules and with what the study asks for now.
+    """
+    done = [state.cell for state in study_states(study) if state.status == "done"]
+    results = {name: read_results(cell_folder(study, name)) for name in done}
+    cards = {name: _measured_card(content) for name, content in results.items()}
+    columns = cell_columns(study, cards)
+    rows = (
+        {**columns[name], **row}
+        for name, content in results.items()
+        for row in _rows(cards[name], content["dataset_fingerprint"], asked_for(content))
+    )
     target = study.folder / "records.csv"
     write_records(target, rows)
     return target
 
 
-def _completed(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Return rows with the verdict, norm and upper bound that today's rules give the cell's results.
-
-    The rows may have been written before records had these, or before the rules of audits changed.
-    """
-    results = read_results(folder)
-    known = {_place(row): row for row in rows_of(results)} if results else {}
-    columns = ("verdict", "norm", "upper_bound")
-    return [
-        {**row, **{key: value for key, value in known.get(_place(row), {}).items() if key in columns}} for row in rows
-    ]
-
-
-def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
-    columns = ("decoder", "attack", "epsilon", "quantity", "num_images")
-    values = (row.get(column) for column in columns)
-    return tuple("" if value is None else str(value) for value in values)
-
-
-def finished_records(study: Study) -> Sequence[Path]:
-    """Return the record files of the finished cells, in the order of the cells."""
-    paths = [cell_folder(study, cell.name) / "records.csv" for cell in expand(study)]
-    return [path for path in paths if path.is_file()]
-
-
-def cell_folder(study: Study, cell: str) -> Path:
-    """Return the folder of a cell's state, snapshots and records."""
-    return study.folder / "cells" / cell
+def _measured_card(content: Mapping[str, Any]) -> ModelCard | None:
+    """Return the card of the model that was measured, which may be replaced or removed by now."""
+    return None if content["card"] is None else ModelCard.model_validate(content["card"], context=STORED)

@@ -60,6 +60,13 @@ def test_an_epsilon_at_which_nothing_is_stored_is_noted_with_those_that_are(run,
     assert run("list", evaluated, "--eps", "2/255").stderr == ""
 
 
+def test_attacks_that_are_not_thorough_are_noted_as_no_worst_case(run, mine, digits):
+    place = {"norm": "Linf", "total": 100, "epsilon": 8 / 255, "clean_accuracy": 0.1, "accuracy_under_attack": 0.1}
+    add_evaluation(mine, "attacks", "head", {"results": [{**place, "attack": LONG, "robust_accuracy": 0.1}]}, digits)
+    note = "Note: Of the attacks stored at 8/255 none is thorough: a worst case needs worst_case or AutoAttack.\n"
+    assert run("list", mine).stderr == note
+
+
 def test_json_has_every_model_and_decoder(run, evaluated):
     rows = json.loads(run("list", "--json").stdout)
     expected = [(name, decoder) for name in list_models() for decoder in model_card(name).decoders]

@@ -26,14 +26,15 @@ from ibrobust.home import models_dir
 from ibrobust.records import SAME_WORST_CASE, WORST_CASE_VERSION
 from ibrobust.registry import add_evaluation, copy_model, load_model, model_card
 from ibrobust.registry.card import read_card
-from ibrobust.study import Study, expand, load_study, prepare_study, run_study, study_states
+from ibrobust.study import Study, expand, gather_records, load_study, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.examples import COUNT, adversarial_examples
 from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_card, rows_of
+from ibrobust.study.state import cell_folder
 from ibrobust.study.summary import report_cells
 from ibrobust.study.write_cards import study_results, write_cards
-from ibrobust.study.write_records import cell_columns, cell_folder, settings_of
+from ibrobust.study.write_records import cell_columns, settings_of
 
 COMPARED = ("objective", "beta", "noise", "dropout", "dropconnect", "width", "epochs")
 ATTACKS = ["PGD:steps=2", {"attack": "PGD:norm=L2,steps=3", "eps": [0.5, 1.0]}]
@@ -210,7 +211,7 @@ def test_the_results_of_other_weights_are_not_reused():
     for part in stored["decoders"].values():
         part["fgsm"]["correct"] = [0, 0]
     path.write_text(json.dumps({**stored, "weights": "0" * 64}))
-    (path.parent / "records.csv").unlink()
+    (path.parent / "state.json").unlink()
     run_study(study)
     again = json.loads(path.read_text())
     assert again["weights"] == weights
@@ -325,7 +326,7 @@ def test_the_results_of_a_reference_that_is_another_module_now_are_not_reused(mo
     before = json.loads(path.read_text())
     again = torch.manual_seed
     monkeypatch.setattr(torch, "manual_seed", lambda seed: again(seed + 1))
-    (path.parent / "records.csv").unlink()
+    (path.parent / "state.json").unlink()
     run_study(study)
     after = json.loads(path.read_text())
     assert after["weights"] != before["weights"]
@@ -362,6 +363,69 @@ def test_a_study_has_no_result_that_it_does_not_ask_for_any_more():
         attacked[attacked.model == name][["attack", "quantity", "value"]].to_numpy().tolist() for name in study.models
     )
     assert one == other
+
+
+def test_sweeps_and_examples_that_are_not_asked_for_any_more_are_not_shown(monkeypatch):
+    monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 4)
+    wide = {"eps": ["8/255", "16/255"], "n_examples": 20}
+    run_study(study_of("knn_ib-digits", evaluations={"sweep": wide, "entropies": {"n_examples": 120}}))
+    study = study_of("knn_ib-digits", evaluations={"sweep": {**wide, "eps": ["8/255"], "decoders": ["logistic"]}})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    assert set(table[table.attack == "FGSM"].decoder) == {"logistic"}
+    assert list(table[table.quantity == "accuracy"].epsilon) == [8 / 255]
+    assert not set(table.quantity) & {"entropy", "mutual_information"}
+    (cell,) = report_cells(study)
+    assert cell["examples"]["epsilon"] == 8 / 255
+    study = study_of("knn_ib-digits", evaluations={"attacks": {**SMALL["attacks"], "eps": [0], "attacks": ["FGSM"]}})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    assert set(table.epsilon.dropna()) == {0}
+    (cell,) = report_cells(study)
+    assert cell["examples"] is None
+
+
+def test_an_exact_worst_case_is_no_bound_because_of_an_attack_that_is_not_asked_for():
+    def asking(*attacks: str) -> Study:
+        wanted = {"attacks": list(attacks), "eps": ["8/255"], "n_examples": 4}
+        return study_of(f"{__name__}:Dark", evaluations={"attacks": wanted})
+
+    study = asking("PGD:steps=1")
+    run_study(asking("PGD:steps=1", "worst_case"))
+    path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
+    stored = json.loads(path.read_text())
+    for each in stored["decoders"]["head"]["attacks"]:
+        if each["attack"] == "WorstCase":
+            each["flags"] = ["The gradient is exactly zero."]
+            each["upper_bound"] = True
+    path.write_text(json.dumps(stored))
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    assert table[table.quantity == "worst_case_accuracy"].upper_bound.isna().all()
+    assert len(table[table.quantity == "worst_case_accuracy"]) == 1
+
+
+def test_what_was_measured_for_an_earlier_study_file_is_not_done():
+    before = study_of("cross_entropy-digits", evaluations={"sweep": SMALL["sweep"]})
+    run_study(before)
+    more = study_of("cross_entropy-digits", evaluations=SMALL)
+    prepare_study(more)  # and the process was killed
+    assert [state.status for state in study_states(more)] == ["interrupted"]
+    run_cell(before, "cross_entropy-digits")  # of a process that started with the earlier file
+    assert [state.status for state in study_states(more)] == ["interrupted"]
+    assert [state.status for state in run_study(more)] == ["done"]
+    assert "PGD:steps=2" in set(pd.read_csv(more.folder / "records.csv").attack)
+
+
+def test_the_records_of_a_replaced_model_are_those_of_the_measured_one():
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine", evaluations={"sweep": SMALL["sweep"]})
+    run_study(study)
+    before = (study.folder / "records.csv").read_text()
+    replace_model("mine", "knn_ib-digits")
+    assert gather_records(study).read_text() == before
+    (models_dir() / "mine.yaml").unlink()
+    assert gather_records(study).read_text() == before
 
 
 UNCHANGED, DARKENED = "images", "(images - epsilon).clamp(0)"
@@ -551,16 +615,22 @@ def test_models_and_grids_stand_side_by_side(make_study):
     assert list(dict.fromkeys(table.model)) == ["tiny-knn_ib", "cross_entropy-digits"]
 
 
-def test_a_trained_cell_is_told_apart_from_a_stored_model_of_the_same_columns(make_study):
-    stored = model_card("cross_entropy-digits").recipe
-    same = {name: getattr(stored, name) for name in ("width", "epochs", "dropout", "dropconnect")}
-    grid = {"objective": ["cross_entropy"], "seed": [7], "learning_rate": [0.5]}
-    study = make_study(grid, models=["cross_entropy-digits"], base=same, evaluations={"sweep": EVALUATIONS["sweep"]})
-    columns = [cell_columns(study, cell) for cell in expand(study)]
-    trained, given = ({key: value for key, value in one.items() if key in COMPARED} for one in columns)
-    assert trained == given
-    assert "learning rate" in columns[0]["setting"]
-    assert columns[0]["setting"] != columns[1]["setting"]
+@pytest.mark.parametrize("difference", ["learning rate", "images"])
+def test_a_trained_cell_is_told_apart_from_a_stored_model_of_the_same_columns(make_study, difference):
+    card = model_card("cross_entropy-digits")
+    recipe = card.recipe.model_dump(mode="json", exclude_defaults=True)
+    base = {key: value for key, value in recipe.items() if key != "dataset"}
+    changed = {"learning_rate": [0.5]} if difference == "learning rate" else {}
+    study = make_study({"seed": [7], **changed}, models=["cross_entropy-digits"], base=base)
+    trained, given = expand(study)
+    images = card.dataset.model_copy(update={"name": "others"}) if difference == "images" else card.dataset
+    known = {trained.name: card.model_copy(update={"recipe": trained.recipe, "dataset": images}), given.name: card}
+    columns = cell_columns(study, known)
+    one, other = ({key: columns[cell.name][key] for key in COMPARED} for cell in (trained, given))
+    assert one == other
+    assert difference in columns[trained.name]["setting"]
+    assert difference in columns[given.name]["setting"]
+    assert columns[trained.name]["setting"] != columns[given.name]["setting"]
 
 
 @pytest.mark.parametrize(
@@ -596,8 +666,10 @@ def test_models_of_other_seeds_are_one_line_only_if_all_else_is_equal():
     other_rate = one.model_copy(update={"seed": 1, "learning_rate": 0.5})
     assert settings_of({"a": one, "b": other_rate}) == {"a": "learning rate 0.01", "b": "learning rate 0.5"}
     other_seed = one.model_copy(update={"seed": 1})
-    assert settings_of({"a": one, "b": other_seed}, {"a": "x", "b": "x"}) == {"a": "", "b": ""}
-    assert settings_of({"a": one, "b": other_seed}, {"a": "x", "b": "y"}) == {"a": "images x", "b": "images y"}
+    assert settings_of({"a": one, "b": other_seed}, {"a": {"images": "x"}, "b": {"images": "x"}}) == {"a": "", "b": ""}
+    for what in ("images", "architecture"):
+        found = settings_of({"a": one, "b": other_seed}, {"a": {what: "x"}, "b": {what: "y"}})
+        assert found == {"a": f"{what} x", "b": f"{what} y"}
     # A field that the objective does not use makes no difference.
     plain = model_card("cross_entropy-w16-s0").recipe
     assert set(settings_of({"a": plain, "b": plain.model_copy(update={"seed": 1, "memory_size": 7})}).values()) == {""}

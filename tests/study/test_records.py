@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 
@@ -11,22 +10,41 @@ import pandas as pd
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.records import AUDIT_VERSION, COLUMNS, read_study_records
-from ibrobust.study import expand, gather_records
+from ibrobust.study import CellState, expand, gather_records, study_states
 from ibrobust.study.results import RESULTS_FILE, rows_of, worst_cases
-from ibrobust.study.write_records import cell_columns, cell_folder, write_records
+from ibrobust.study.state import asked_digest, cell_folder, write_state
+from ibrobust.study.write_records import write_records
+
+
+def finish(study, cell, content):
+    """Store results of a cell, all of which the study asks for, and that it is done."""
+    asked = {
+        "fgsm": {name: part["fgsm"]["epsilons"] for name, part in content["decoders"].items() if part.get("fgsm")},
+        "attacks": [
+            [name, each["attack"], each["epsilon"], each["total"]]
+            for name, part in content["decoders"].items()
+            for each in part.get("attacks", ())
+        ],
+        "audits": [
+            [name, each["epsilon"]] for name, part in content["decoders"].items() for each in part.get("audits", ())
+        ],
+        "others": sorted({*content} - {"decoders"}),
+    }
+    folder = cell_folder(study, cell.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"model": cell.model, "dataset_fingerprint": "0" * 64, "card": None, "asked": asked}
+    (folder / RESULTS_FILE).write_text(json.dumps({**about, **content}))
+    write_state(study, CellState(cell.name, "done", asked=asked_digest(study)))
 
 
 def test_pandas_reads_every_value_back(make_study):
     study = make_study({"objective": ["knn_ib"], "beta": [0.03], "noise": [False]}, {"objective": ["cross_entropy"]})
     knn, entropy = expand(study)
-    of_knn = [
-        {"decoder": "logistic", "quantity": "test_accuracy", "value": 1 / 3, "num_images": 360},
-        {"epoch": 2, "quantity": "entropy", "value": -12.5},
-    ]
-    of_entropy = [{"decoder": "head", "epsilon": 8 / 255, "attack": "FGSM", "quantity": "accuracy", "value": math.nan}]
-    for cell, rows in ((knn, of_knn), (entropy, of_entropy)):
-        common = cell_columns(study, cell)
-        write_records(cell_folder(study, cell.name) / "records.csv", [{**common, **row} for row in rows])
+    plane = {"2": [{"epoch": 2, "quantity": "entropy", "value": -12.5}]}
+    accuracy = {"logistic": {"correct": 120, "total": 360}}
+    finish(study, knn, {"decoders": {}, "train_accuracy": accuracy, "information_plane": plane})
+    audit = {"epsilon": 8 / 255, "worst_case_accuracy": math.nan, "n": 4, "verdict": "undecided, honest"}
+    finish(study, entropy, {"decoders": {"head": {"audits": [audit]}}})
     path = gather_records(study)
 
     table = pd.read_csv(path)
@@ -44,15 +62,14 @@ def test_pandas_reads_every_value_back(make_study):
     assert [(record.cell, record.epoch, record.num_images) for record in read_study_records(path)] == [
         (knn.name, None, 360),
         (knn.name, 2, None),
-        (entropy.name, None, None),
+        (entropy.name, None, 4),
     ]
 
 
 def test_records_hold_the_cells_that_are_done_and_no_others(make_study):
     study = make_study({"beta": [0.1, 0.2, 0.3]})
     for cell in (expand(study)[2], expand(study)[0]):
-        row = {**cell_columns(study, cell), "quantity": "final_loss", "value": 1.0}
-        write_records(cell_folder(study, cell.name) / "records.csv", [row])
+        finish(study, cell, {"decoders": {}, "train_accuracy": {"logistic": {"correct": 1, "total": 2}}})
     assert list(pd.read_csv(gather_records(study)).beta) == [0.1, 0.3]
 
 
@@ -91,48 +108,20 @@ def test_fgsm_of_a_model_that_depends_on_the_batch_is_an_upper_bound_in_the_reco
     assert bounds() == [None, None]
 
 
-def test_records_from_before_there_were_upper_bounds_get_them_from_the_results(make_study):
-    study, folder = _study_with_old_records(make_study, _content())
-    (cell,) = expand(study)
-    new = folder / "new.csv"
-    write_records(new, [{**cell_columns(study, cell), **row} for row in rows_of(_content())])
-    (folder / RESULTS_FILE).write_text(json.dumps(_content()))
-    assert gather_records(study).read_text() == new.read_text()
-    assert ",Linf,True" in new.read_text()
-
-
-def _study_with_old_records(make_study, content):
-    """Return a study of one finished cell with records from before norms and upper bounds, and the cell's folder."""
+def test_records_have_the_verdict_of_todays_rules(make_study):
     study = make_study({"beta": [0.1]})
-    (cell,) = expand(study)
-    folder = cell_folder(study, cell.name)
-    write_records(folder / "records.csv", [{**cell_columns(study, cell), **row} for row in rows_of(content)])
-    with (folder / "records.csv").open(newline="") as file:
-        lines = [line[:-2] for line in csv.reader(file)]
-    with (folder / "records.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    return study, folder
-
-
-def test_old_records_get_the_verdict_of_the_results(make_study):
-    study, folder = _study_with_old_records(make_study, _content(audit_version=AUDIT_VERSION))
-    (folder / RESULTS_FILE).write_text(json.dumps(_content(audit_version=AUDIT_VERSION - 1)))
+    finish(study, expand(study)[0], _content(audit_version=AUDIT_VERSION - 1))
     verdicts = [record.verdict for record in read_study_records(gather_records(study)) if record.verdict]
     assert verdicts == ["older audit: undecided, honest"]
 
 
-def test_old_records_get_norms_at_epsilon_zero(make_study):
-    content = {"decoders": {"head": {"fgsm": SweepResult((0.0,), (3,), 3, 0, 0, 4).to_dict()}}}
-    study, folder = _study_with_old_records(make_study, content)
-    (folder / RESULTS_FILE).write_text(json.dumps(content))
-    assert [r.norm for r in read_study_records(gather_records(study)) if r.quantity == "accuracy"] == ["Linf"]
-
-
-def test_old_records_without_results_stay_as_they_are(make_study):
-    study, _ = _study_with_old_records(make_study, _content())
-    records = read_study_records(gather_records(study))
-    assert [record.value for record in records] == [row["value"] for row in rows_of(_content())]
-    assert {(record.norm, record.upper_bound) for record in records} == {("", None)}
+def test_a_done_cell_is_not_done_without_its_results(make_study):
+    study = make_study({"beta": [0.1]})
+    (cell,) = expand(study)
+    finish(study, cell, _content())
+    assert [state.status for state in study_states(study)] == ["done"]
+    (cell_folder(study, cell.name) / RESULTS_FILE).unlink()
+    assert [state.status for state in study_states(study)] == ["interrupted"]
 
 
 def test_a_thorough_attack_alone_in_a_card_is_the_worst_case():

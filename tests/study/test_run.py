@@ -20,12 +20,11 @@ from ibrobust.errors import IbrobustError
 from ibrobust.estimators import latent_information
 from ibrobust.home import models_dir, runs_dir
 from ibrobust.registry import copy_model, list_models, load_model, model_card
-from ibrobust.study import Study, expand, prepare_study, run_cell, run_study, study_states
+from ibrobust.study import Study, expand, gather_records, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
-from ibrobust.study.state import hold
+from ibrobust.study.state import cell_folder, hold
 from ibrobust.study.summary import report_cells
-from ibrobust.study.write_records import cell_folder
 
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
 EVALUATIONS = {
@@ -108,7 +107,6 @@ def test_a_study_measures_everything_it_names(make_study):
         assert of_cell[of_cell.quantity == "worst_case_accuracy"].value.item() <= attacks.min()
     # What the records were made from is gone, the models stay.
     assert sorted(path.name for path in cell_folder(study, expand(study)[0].name).iterdir()) == [
-        "records.csv",
         "results.json",
         "state.json",
     ]
@@ -119,7 +117,7 @@ def test_a_finished_cell_is_not_touched_again(make_study, trained_epochs):
     study = make_study({"beta": [0.1]}, evaluations={"information_plane": {"epochs": [1], "n_examples": 120}})
     run_study(study)
     (cell,) = expand(study)
-    records = cell_folder(study, cell.name) / "records.csv"
+    records = cell_folder(study, cell.name) / "results.json"
     before = (records.stat().st_mtime_ns, records.stat().st_ino)
     assert trained_epochs == [(cell.name, 1)]
     run_study(study, retry_failed=True)
@@ -301,8 +299,8 @@ def test_a_study_that_was_killed_in_training_goes_on_from_the_checkpoint(study, 
 
     whole = study.model_copy(update={"name": "whole"})
     run_cell(whole, second.name)
-    found = numbers(cell_folder(study, second.name) / "records.csv")
-    expected = numbers(cell_folder(whole, second.name) / "records.csv")
+    found, expected = (numbers(gather_records(each)) for each in (study, whole))
+    found = found[found.cell == second.name].reset_index(drop=True)
     varying = ["study", "model"]
     pd.testing.assert_frame_equal(found.drop(columns=varying), expected.drop(columns=varying), check_exact=True)
 
@@ -454,11 +452,11 @@ def test_someone_elses_model_of_the_same_name_is_not_replaced(make_study):
     (cell,) = expand(study)
     run_study(make_study({"beta": [0.1]}, base={"seed": 5}))
     weights = sorted(models_dir().iterdir())
-    for path in (study.folder / "study.yaml", cell_folder(study, cell.name) / "records.csv"):
+    for path in (study.folder / "study.yaml", cell_folder(study, cell.name) / "state.json"):
         path.unlink()
     (state,) = run_study(study)
     assert state.status == "failed"
-    assert "another recipe" in state.error
+    assert "another recipe, or was not trained by ibrobust" in state.error
     assert sorted(models_dir().iterdir()) == weights
 
 

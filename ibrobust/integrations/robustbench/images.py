@@ -88,7 +88,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
 
 def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> BenchmarkImages:
     """Return the images that a model was trained on, from where its card says, or downloaded to `folder`."""
-    spec = card.recipe.dataset if card.recipe is not None else card.dataset.source or card.dataset.name
+    spec = card.images
     remedy = (
         f"give a folder that holds {CIFAR10_FOLDER}, or an image folder with train/<class>/* and test/<class>/*, as"
     )

@@ -17,8 +17,7 @@ import torch
 from ibrobust.study.cells import Cell
 from ibrobust.study.run import Launcher
 from ibrobust.study.spec import Study
-from ibrobust.study.state import read_state, write_state
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.state import cell_folder, read_state, write_state
 
 SECONDS_BETWEEN_LOOKS = 0.1
 

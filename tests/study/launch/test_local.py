@@ -14,10 +14,10 @@ import pytest
 import torch
 from launching import is_alive, meanwhile, process_of, states, statuses, wait_until
 
-from ibrobust.study import expand, prepare_study, run_cell, run_study
+from ibrobust.study import expand, gather_records, prepare_study, run_cell, run_study
 from ibrobust.study.launch import local as module
 from ibrobust.study.launch.local import local_launcher
-from ibrobust.study.write_records import cell_folder
+from ibrobust.study.state import cell_folder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes under /proc")
 
@@ -56,7 +56,8 @@ CELLS = (
 
 def numbers(study, cell: str) -> pd.DataFrame:
     """Return the records of a cell that do not depend on the time of day."""
-    table = pd.read_csv(cell_folder(study, cell) / "records.csv")
+    table = pd.read_csv(gather_records(study))
+    table = table[table.cell == cell]
     return table[table.quantity != "seconds_per_epoch"].reset_index(drop=True)
 
 
