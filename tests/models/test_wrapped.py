@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibrobust import IbrobustError, fgsm_sweep, normalized, resized
+from ibrobust import IbrobustError, fgsm_sweep, load_model, normalized, resized
 
 
 def test_images_are_scaled_inside_the_model_and_attacked_outside():
@@ -43,3 +43,19 @@ def test_a_size_that_is_none(size):
 def test_it_goes_around_a_normalisation():
     model = resized(normalized(nn.Flatten(), [0.5], [0.5]), 2)
     assert model(torch.ones(1, 1, 4, 4)).tolist() == [[1.0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [((2, 1, 32, 32), "images.expand(-1, 3, -1, -1)"), ((2, 32, 32, 3), "images.permute(0, 3, 1, 2)")],
+)
+def test_a_model_refuses_images_of_other_channels(shape, remedy):
+    channels_repeat = normalized(nn.Flatten(), [0.5, 0.4, 0.3], [0.2, 0.2, 0.2])
+    for model in (load_model("knn_ib-digits"), channels_repeat):
+        with pytest.raises(IbrobustError) as refused:
+            fgsm_sweep(model, torch.rand(*shape), [0, 1], 0.1)
+        assert f"give it {remedy}." in str(refused.value)
+
+
+def test_a_single_mean_is_for_all_channels():
+    assert normalized(nn.Flatten(), [0.5], [0.5])(torch.ones(1, 3, 1, 1)).tolist() == [[1.0, 1.0, 1.0]]
