@@ -74,6 +74,15 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(target: Path, content: object) -> None:
+    """Write `content` to `target` as JSON, atomically; print it if `target` is `STDOUT`."""
+    text = json.dumps(content, indent=2)
+    if target == STDOUT:
+        print(text)
+    else:
+        write_text(target, text + "\n")
+
+
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line of JSON; it is on the disk when this returns. A kill leaves at most an incomplete last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
