@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,20 @@ if TYPE_CHECKING:
 
 from ibrobust.errors import IbrobustError
 
+# Standard output, where a command that writes JSON takes it for a file.
+STDOUT = Path("-")
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` for writing; rename it to `target` on success.
 
     If the block raises, nothing is left behind. The folder is created if missing.
+
+    Raises:
+        OSError: it cannot be written; the error names `target`.
     """
+    made = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
@@ -35,8 +43,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         flush_to_disk(target.parent)
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # something else is in it
+                target.parent.rmdir()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
+            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+        raise
 
 
 @contextmanager
@@ -60,6 +74,15 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(target: Path, content: object) -> None:
+    """Write `content` to `target` as JSON, atomically; print it if `target` is `STDOUT`."""
+    text = json.dumps(content, indent=2)
+    if target == STDOUT:
+        print(text)
+    else:
+        write_text(target, text + "\n")
+
+
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line of JSON; it is on the disk when this returns. A kill leaves at most an incomplete last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,19 +101,30 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapp
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:  # its own name for a full disk
-            raise OSError(errno.EIO, str(error), str(target)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code), str(target)) from error
 
 
-def require_writable(target: Path) -> None:
+def require_writable(target: Path, *, stdout: bool = False) -> None:
     """Raise if `target` could not be written, so that no hours of work are lost.
+
+    Args:
+        target: of which at most the last folder may be missing.
+        stdout: whether it may be `STDOUT`.
 
     Raises:
         IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; or its folder
             cannot be made or written.
     """
+    if target == STDOUT:
+        if stdout:
+            return
+        raise IbrobustError("'-' is the standard output, which only --json can use: give the name of a file to write.")
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no ordinary file"
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
+    made = not target.parent.exists()
     require_folder(target.parent)
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -100,16 +134,21 @@ def require_writable(target: Path) -> None:
         ) from error
     os.close(handle)
     Path(name).unlink()
+    if made:
+        target.parent.rmdir()
 
 
 def require_folder(folder: Path) -> None:
     """Make a folder if it is missing.
 
     Raises:
-        IbrobustError: it cannot be made.
+        IbrobustError: it cannot be made, or the folder above it is missing: then its name is probably mistyped.
     """
+    above = folder.absolute().parent
+    if not above.exists():
+        raise IbrobustError(f"The folder {str(above)!r} does not exist: create it, or correct {str(folder)!r}.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:  # a file has its name, or the name of a folder above it; or permission is missing
         why = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
         raise IbrobustError(f"The folder {str(folder)!r} cannot be made ({why}): choose another folder.") from error

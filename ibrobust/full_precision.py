@@ -1,4 +1,4 @@
-"""Computing in the precision of the tensors, although the machine would use a shorter one for speed."""
+"""Computing in the precision of the tensors, and in float32, whatever torch is set to."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def full_precision() -> Iterator[None]:
             _blocks -= 1
             if _blocks == 0:
                 _restore()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new floating tensors of this dtype in the block, whatever torch's default dtype is.
+
+    ibrobust's models are in float32. Attack libraries mix tensors of the default dtype with float32 images, so they
+    fail if the default is float64.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _switch_off() -> Callable[[], None]:

@@ -46,6 +46,26 @@ def test_a_folder_appears_whole(tmp_path):
     assert (tmp_path / "folder" / "file").read_text() == "all"
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error (os error 28)")])
+def test_a_full_disk_names_the_file_and_leaves_no_folder(tmp_path, monkeypatch, error):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    target = tmp_path / "new" / "images.safetensors"
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        write_tensors(target, {"x": torch.ones(2)})
+    assert (failed.value.errno, failed.value.filename) == (28, str(target))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path):
+    with pytest.raises(IbrobustError, match=r"nope' does not exist: create it, or correct .*nope/new'"):
+        require_writable(tmp_path / "nope" / "new" / "x.json")
+    require_writable(tmp_path / "new" / "x.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
     require_writable(tmp_path / "file.txt")
     assert list(tmp_path.iterdir()) == []

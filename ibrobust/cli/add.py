@@ -150,7 +150,8 @@ def _state(path: Path | None) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
+        why = "it is no safetensors file" if isinstance(error, SafetensorError) else str(error)
+        raise _unreadable(path, why) from error
 
 
 def _unreadable(weights: Path, why: str) -> IbrobustError:

@@ -73,7 +73,7 @@ def attack_command(
     ] = None,
 ) -> None:
     """Attack models at every epsilon and print the table."""
-    from ibrobust.atomic import require_folder, require_writable
+    from ibrobust.atomic import STDOUT, require_folder, require_writable
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import parse_epsilons, small_radii
     from ibrobust.errors import IbrobustError
@@ -85,9 +85,11 @@ def attack_command(
         figure_format(figure)
     if save_images and (len(models or []) != 1 or len(attack or []) != 1 or len(epsilons) != 1 or state):
         raise IbrobustError("--save-images needs one model, one --attack and one epsilon, and no --state.")
+    if save_images and save_images.suffix != ".safetensors":
+        raise IbrobustError(f"--save-images writes safetensors: end the name {str(save_images)!r} in .safetensors.")
     for wanted in (json_file, figure, save_images):
         if wanted:
-            require_writable(wanted)
+            require_writable(wanted, stdout=wanted is json_file)
     if json_file and figure and json_file.resolve() == figure.resolve():
         raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
     check_models(models or [], decoder or [])
@@ -109,7 +111,7 @@ def attack_command(
         sweep_models,
         with_surrogates,
     )
-    from ibrobust.cli.printing import print_table
+    from ibrobust.cli.printing import print_table, tell_written
     from ibrobust.reporting.attack_lines import attack_lines
     from ibrobust.reporting.attack_table import attack_table
     from ibrobust.reporting.json_results import write_attacked
@@ -154,7 +156,8 @@ def attack_command(
         if store:
             notes += [store_attacked(model, data) for model in attacked] if resize is None else [NOT_STORED]
     finally:
-        print_table(attack_table(lines, dataset=data.name, note=note))
+        print_table(attack_table(lines, dataset=data.name, note=note), stderr=json_file == STDOUT)
+    tell_written(json_file, figure, save_images)
     _tell(errors, notes)
 
 

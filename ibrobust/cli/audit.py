@@ -54,7 +54,7 @@ def audit(
     The answers come first, then every check behind them. They are stored in the card of a stored model and shown by
     ibrobust attack.
     """
-    from ibrobust.atomic import require_writable
+    from ibrobust.atomic import STDOUT, require_writable
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import read_epsilon
     from ibrobust.errors import IbrobustError
@@ -63,7 +63,7 @@ def audit(
     if claim is not None and not 0.0 < claim <= 1.0:
         raise IbrobustError(f"The claim {claim:g} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
     if json_file:
-        require_writable(json_file)
+        require_writable(json_file, stdout=True)
     check_models([model], decoder or [])
     check_names(
         attacks=attack or [],
@@ -90,7 +90,7 @@ def audit(
         store_audit,
         with_surrogates,
     )
-    from ibrobust.cli.printing import print_table
+    from ibrobust.cli.printing import print_table, tell_written
     from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table, failures_table
 
@@ -120,14 +120,18 @@ def audit(
         refusal = None
         # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
-            if json_file:
+            if json_file and (json_file != STDOUT or target is targets[-1]):  # one object
                 write_audits(
                     json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint, resize=resize
                 )
             refusal = store_audit(target, report, data) if resize is None else NOT_STORED
         finally:
-            print_table(audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note))
+            print_table(
+                audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note),
+                stderr=json_file == STDOUT,
+            )
             if report.failed:
-                print_table(failures_table(report))
+                print_table(failures_table(report), stderr=json_file == STDOUT)
         if refusal:
             typer.echo(refusal, err=True)
+    tell_written(json_file)

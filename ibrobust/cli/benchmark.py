@@ -39,9 +39,7 @@ def benchmark(
 
     On a CPU, AutoAttack takes minutes for tens of images. With --state, an interrupted run can be resumed.
     """
-    import json
-
-    from ibrobust.atomic import require_writable, write_text
+    from ibrobust.atomic import STDOUT, require_writable, write_json
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.epsilon import read_epsilon, small_radii
     from ibrobust.errors import IbrobustError
@@ -52,9 +50,10 @@ def benchmark(
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
     epsilon = read_epsilon(eps, norm=threat_model)
-    for wanted in (json_file, state):
-        if wanted:
-            require_writable(wanted)
+    if json_file:
+        require_writable(json_file, stdout=True)
+    if state:
+        require_writable(state)
     outside = is_reference(model)
     check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)
@@ -64,6 +63,7 @@ def benchmark(
     from rich.markup import escape
 
     from ibrobust.cli.matching import CIFAR10
+    from ibrobust.cli.printing import tell_written
     from ibrobust.devices import check_device, default_device
     from ibrobust.integrations.external_models import load_reference
     from ibrobust.integrations.robustbench import run_benchmark as robustbench
@@ -90,7 +90,7 @@ def benchmark(
         )
     try:  # files first, so that they exist even if printing fails
         if json_file:
-            write_text(json_file, json.dumps(result.to_dict(), indent=2) + "\n")
+            write_json(json_file, result.to_dict())
         if not outside:
             _store(result, errors)
     finally:
@@ -100,10 +100,11 @@ def benchmark(
             note = f"; trained on {CIFAR10.get(own.name, own.name)}"
         elif own is not None and result.dataset_fingerprint not in (None, own.fingerprint):
             note = f"; trained on other images of {own.name}"
-        _report(result, note=note)
+        _report(result, note=note, stderr=json_file == STDOUT)
+    tell_written(json_file)
 
 
-def _report(result: BenchmarkResult, *, note: str) -> None:
+def _report(result: BenchmarkResult, *, note: str, stderr: bool) -> None:
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.attack_lines import AttackLine
     from ibrobust.reporting.attack_table import attack_table
@@ -119,7 +120,7 @@ def _report(result: BenchmarkResult, *, note: str) -> None:
         warnings=result.flags,
     )
     how = f"RobustBench's benchmark, standard AutoAttack, {result.threat_model}, seed {result.seed}{note}"
-    print_table(attack_table([line], dataset=result.dataset, note=how))
+    print_table(attack_table([line], dataset=result.dataset, note=how), stderr=stderr)
 
 
 def _store(result: BenchmarkResult, errors: Console) -> None:

@@ -32,13 +32,13 @@ def entropy(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """Estimate H[Z], H[Z|Y], I[Y;Z] and H[Y|Z] of the test images' latents, in nats."""
-    from ibrobust.atomic import require_writable
+    from ibrobust.atomic import STDOUT, require_writable
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.errors import IbrobustError
     from ibrobust.integrations.references import is_reference
 
     if json_file:
-        require_writable(json_file)
+        require_writable(json_file, stdout=True)
     for name in filter(is_reference, models):
         raise IbrobustError(f"{name!r} is not a stored model, so its latents are unknown: name a stored model.")
     check_models(models)
@@ -49,7 +49,7 @@ def entropy(
     from rich.console import Console
 
     from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models
-    from ibrobust.cli.printing import print_table
+    from ibrobust.cli.printing import print_table, tell_written
     from ibrobust.devices import default_device
     from ibrobust.estimators.latent_information import latent_information
     from ibrobust.models import ImageClassifier, Resized, encode_in_batches, resized
@@ -84,4 +84,5 @@ def entropy(
             write_entropies(json_file, records, data.name, data.fingerprint)
     finally:
         note = caption_note(targets)
-        print_table(entropy_table(records, dataset=data.name, note=note))
+        print_table(entropy_table(records, dataset=data.name, note=note), stderr=json_file == STDOUT)
+    tell_written(json_file)

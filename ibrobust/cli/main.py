@@ -5,8 +5,11 @@ Nothing here imports torch: `ibrobust --help` answers at once. A command's own f
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -33,11 +36,13 @@ from ibrobust.cli.flags import in_flags
 from ibrobust.cli.streams import accept_any_text
 from ibrobust.errors import IbrobustError
 from ibrobust.faults import complaint
+from ibrobust.home import HOME_VARIABLE, home
 
 # click's, which newer versions of typer hold within themselves.
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="ibrobust",
@@ -83,7 +88,9 @@ def main() -> NoReturn:
     """Run the command line; exit with 0, with 2 if the user's input cannot be used, with 130 if interrupted."""
     accept_any_text()
     try:
-        code = app(standalone_mode=False)  # otherwise typer prints errors in a box
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            code = app(standalone_mode=False)  # otherwise typer prints errors in a box
     except UsageError as error:
         _fail(_usage(error))
     except typer.Abort:
@@ -95,7 +102,9 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        _fail(_os_error(error))
+    if code == INTERRUPTED:
+        _tell_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -110,6 +119,37 @@ def _usage(error: Any) -> str:
     if not said or error.ctx is None:
         return said
     return f"{said}{'' if said[-1] in '.?' else '.'} {error.ctx.command_path} --help shows what it takes."
+
+
+def _os_error(error: OSError) -> str:
+    """Return one sentence on a file that cannot be read or written, with the remedy."""
+    why = error.strerror or str(error)
+    if not error.filename:
+        return f"{why}."
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    verb = "written" if full or error.errno == errno.EROFS else "read or written"
+    remedy = "free space on that disk, or choose another" if full else "choose another place"
+    if Path(os.fsdecode(error.filename)).is_relative_to(home()):
+        place = "on another disk" if full else "that you can write to"
+        remedy = f"{'free space on that disk, or ' if full else ''}set {HOME_VARIABLE} to a folder {place}"
+    return f"{os.fsdecode(error.filename)!r} cannot be {verb} ({why}): {remedy}."
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    if processes.is_main():
+        typer.echo(f"Warning: {message}", err=True)
+
+
+def _tell_interrupted() -> None:
+    command = sys.argv[1]
+    if command in ("train", "study"):  # they have told it themselves
+        return
+    said = "Interrupted."
+    if command in ("attack", "benchmark"):
+        kept = any(argument.partition("=")[0] == "--state" for argument in sys.argv)
+        place = "FOLDER" if command == "attack" else "FILE"
+        said = f"Interrupted: {'the same command resumes' if kept else f'--state {place} lets the next run resume'}."
+    typer.echo(said, err=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -9,24 +9,28 @@ from copy import copy
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ibrobust import __version__
+from ibrobust.atomic import STDOUT
 
 # Wider than any table; what a table would need if nothing held it back.
 UNBOUNDED = 10_000
 
 
-def print_table(table: Table) -> None:
-    """Print a table on stdout, in the width of the terminal or in the width it needs if that is larger.
+def print_table(table: Table, *, stderr: bool = False) -> None:
+    """Print a table on stdout or stderr, in the width of the terminal or in the width it needs if that is larger.
 
     rich would shorten the cells of a table that is too wide, numbers included. A terminal that is too narrow breaks the
     lines instead. Text is broken into lines to fit a terminal, but not in a pipe or a file, where programs read it and
     rich would take 80 columns.
     """
-    plain = partial(Console, markup=False, emoji=False)  # names of data sets and files may have brackets and colons
+    plain = partial(
+        Console, markup=False, emoji=False, stderr=stderr
+    )  # names of data sets and files may have brackets and colons
     console = plain()
     narrowest = copy(table)
     # rich does not break a word to make a column narrow, although such a column breaks it to fit.
@@ -40,6 +44,13 @@ def print_table(table: Table) -> None:
     if needed > console.width:
         console = plain(width=needed)
     console.print(table)
+
+
+def tell_written(*files: Path | None) -> None:
+    """Print the path of each file that was written, on stderr."""
+    for file in files:
+        if file is not None and file != STDOUT:
+            Console(stderr=True).print(f"Wrote {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 def made_now() -> str:

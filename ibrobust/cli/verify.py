@@ -21,7 +21,8 @@ def verify(
 ) -> None:
     """Classify saved adversarial images with a model, and compare the result of each with the record in the file.
 
-    The exit code is 1 if the images do not confirm the record.
+    The exit code is 1 if the images do not confirm the record. For another model than the record's this is a test of
+    transfer: it says how many images that model still classifies correctly.
     """
     from ibrobust.cli.request import check_models, check_names
     from ibrobust.errors import IbrobustError
@@ -55,11 +56,17 @@ def verify(
     typer.echo(
         f"{model} on {record.total} images, {record.attack} at "
         f"{format_epsilon(record.epsilon, norm=record.norm)} in {record.norm}: "
-        f"{per_cent(found.clean_correct / record.total, 2)}% correct without an attack, at most "
-        f"{per_cent(found.robust_accuracy, 2)}% under it"
+        f"{per_cent(found.clean_correct / record.total, 2)}% correct without an attack, "
+        f"{'at most ' if found.robust_correct else ''}{per_cent(found.robust_accuracy, 2)}% under it"
     )
     if found.outside:
         typer.echo(f"Not counted: {_images(found.outside)} beyond epsilon or outside [0, 1].")
+    if found.model not in ("", model):
+        typer.echo(
+            f"The images were made for {found.model}, so this is a test of transfer: {model} still classifies "
+            f"{found.robust_correct} of {record.total} images correctly."
+        )
+        return
     if found.unconfirmed:
         typer.echo(f"Correct under attack here, but not in the record: {_images(found.unconfirmed)}.")
     if found.refuted:

@@ -46,6 +46,7 @@ class Verification:
         gained: images that are right without an attack here and not in the record.
         lost: images that are right without an attack in the record and not here.
         random: whether the model draws random numbers.
+        model: of the record, as its user named it; empty if the file does not say it.
     """
 
     record: AttackResult
@@ -57,6 +58,7 @@ class Verification:
     gained: int
     lost: int
     random: bool
+    model: str = ""
 
     @property
     def robust_accuracy(self) -> float:
@@ -113,12 +115,13 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
     batch_size = check_batch_size(batch_size)
     try:
         with safe_open(str(path), framework="pt") as file:
-            record = AttackResult.from_dict(json.loads(file.metadata()["record"]))
+            metadata = file.metadata() or {}
+            record = AttackResult.from_dict(json.loads(metadata["record"]))
             images, adversarial, labels = (file.get_tensor(name) for name in _TENSORS)
         if adversarial.shape != images.shape or record.total != len(images) or record.norm not in TOLERANCE:
             raise ValueError("its parts do not belong together")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
+        why = "it is no safetensors file" if isinstance(error, SafetensorError) else " ".join(str(error).split())
         raise IbrobustError(
             f"{str(path)!r} holds no adversarial images with a record ({why}): give a file written by ibrobust attack "
             "--save-images."
@@ -154,4 +157,5 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
         gained=int((clean & ~clean_claimed).sum()),
         lost=int((~clean & clean_claimed).sum()),
         random=random,
+        model=metadata.get("model", ""),
     )

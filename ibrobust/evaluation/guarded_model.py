@@ -10,12 +10,12 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.logit_distance import COMPARED, draws_random_numbers
 from ibrobust.evaluation.model_state import (
     attack_dtype,
-    default_dtype,
     floating_dtypes,
     isolated_rng,
     set_evaluation_mode,
 )
 from ibrobust.evaluation.predictions import check_logits
+from ibrobust.full_precision import default_dtype
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
 _NO_NUMPY = "numpy() on Tensor that requires grad"
@@ -41,12 +41,13 @@ class GuardedModel(nn.Module):
             gradients.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
+            hint = f"; ibrobust.load_model({model!r}) loads a stored one" if isinstance(model, str) else ""
             raise IbrobustError(
                 f"The model is a {type(model).__name__}: a torch.nn.Module is needed, which may call it in its "
-                "forward pass."
+                f"forward pass{hint}."
             )
         tensors = (*model.parameters(), *model.buffers())
         if any(is_lazy(tensor) for tensor in tensors):
@@ -119,9 +120,11 @@ class GuardedModel(nn.Module):
 
     @staticmethod
     def _refusal(images: Tensor, error: Exception) -> IbrobustError:
+        remedy = "give it a batch that it takes, or correct its forward pass"
+        if images.dim() == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            remedy = "the channels come second, so give images.permute(0, 3, 1, 2)"
         return IbrobustError(
-            f"The model cannot classify images of shape {tuple(images.shape)} ({_words(error)}): give it a batch that "
-            "it takes, or correct its forward pass."
+            f"The model cannot classify images of shape {tuple(images.shape)} ({_words(error)}): {remedy}."
         )
 
     def _logits(self, images: Tensor, dtype: torch.dtype) -> Tensor:

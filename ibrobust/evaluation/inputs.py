@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ibrobust.errors import IbrobustError
 from ibrobust.seeds import whole_number
@@ -25,11 +26,25 @@ def images_and_labels(images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Ten
     Raises:
         IbrobustError: they are not of that form, see `check_images_and_labels`.
     """
+    _refuse_collection(images)
     images, labels = _as_tensor(images, "images"), _as_tensor(labels, "labels")
     if not labels.is_floating_point() and labels.dtype != torch.bool:
         labels = labels.long()  # torch has no minimum of uint16 and similar types
     check_images_and_labels(images, labels)
     return images, labels
+
+
+def _refuse_collection(images: Any) -> None:
+    """Raise IbrobustError for a data set or a loader in the place of its images."""
+    if isinstance(images, (DataLoader, Dataset)):
+        remedy = "give the .images and .labels of ibrobust.Dataset.of(it).test"
+    elif hasattr(images, "test"):
+        remedy = "give its .test.images and .test.labels"
+    elif hasattr(images, "images") and hasattr(images, "labels"):
+        remedy = "give its .images and .labels"
+    else:
+        return
+    raise IbrobustError(f"The images are a {type(images).__name__}, which holds images and labels: {remedy}.")
 
 
 def _as_tensor(values: ArrayLike, what: str) -> Tensor:
@@ -65,8 +80,13 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
         return
     if not images.is_floating_point():
         raise IbrobustError(f"The images have dtype {images.dtype}: floats in [0, 1] or uint8 are needed.")
+    if bad := int(images.isnan().flatten(1).any(dim=1).sum()):
+        raise IbrobustError(
+            f"{bad} of {len(images)} images have pixels that are NaN: leave these images out, or correct how they are "
+            "read."
+        )
     low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):  # NaN fails as well
+    if not (low >= 0.0 and high <= 1.0):
         raise IbrobustError(
             f"The images range from {low:g} to {high:g}: values in [0, 1] are needed. Put a normalisation "
             "inside the model with ibrobust.normalized(model, mean, std)."

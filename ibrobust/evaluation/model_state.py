@@ -81,20 +81,6 @@ def set_evaluation_mode(model: nn.Module) -> None:
 
 
 @contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make new floating tensors of this dtype in the block.
-
-    Attack libraries mix tensors of torch's default dtype with float32 images, so they fail if the default is float64.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
     """Seed the global generators of torch (every device), NumPy and Python in the block; restore them afterwards.
 

@@ -24,6 +24,11 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
 
 
+def is_distribution(outputs: Tensor) -> Tensor:
+    """Return (B,) bool: the outputs (B, K) are numbers in [0, 1] that sum to 1, so probabilities and no logits."""
+    return ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)
+
+
 _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positive for class 1"
 _LOGITS_INSIDE = "ibrobust.logits_of(model) takes them out of such an output"
 

@@ -17,6 +17,7 @@ from ibrobust.evaluation.attacks.pgd import nonfinite_flags
 from ibrobust.evaluation.bfloat16.screening import Screening, start_screening
 from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import guard, image_gradient
+from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
@@ -218,6 +219,7 @@ def fgsm_sweep(
         clean, zero, nonfinite = torch.zeros(3, len(images), dtype=torch.bool, device=device)
         correct = torch.zeros(len(epsilons), len(images), dtype=torch.bool, device=device)
         count_classes(guarded, unit_range(images[:1], reference), labels)
+        warn_of_mistakes(guarded, images, labels, batch_size=batch_size)
         some = unit_range(images[:batch_size], reference)
         flags = (*batch_flags(guarded, some), *grad_mode_flags(guarded, some))
         attack = FGSMSweep(guarded, epsilons)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.models.channels import require_channels
 from ibrobust.models.fixed_power import FixedPower
+
+torch.fx.wrap("require_channels")
 
 # Up to this width the CPU's convolutions run faster in channels_last, above it in the default format. On CUDA
 # channels_last suits the tensor cores at every width.
@@ -93,6 +97,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return latents (B, latent_dim) of images (B, 3, H, W) in [0, 1]."""
+        require_channels(images, self.mean.shape[1])
         x = (images - self.mean) / self.std
         x = F.relu(self.bn1(self.conv1(x)))  # (B, width, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 8 * width, H / 8, W / 8)

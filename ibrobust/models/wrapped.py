@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.models.channels import require_channels
+
+torch.fx.wrap("require_channels")
 
 
 class Normalized(nn.Module):
@@ -28,6 +32,8 @@ class Normalized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's output."""
+        if self.mean.shape[1] > 1:  # a single mean is for all channels
+            require_channels(images, self.mean.shape[1])
         output: Tensor = self.model((images - self.mean) / self.std)
         return output
 

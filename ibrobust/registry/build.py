@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier, build_decoder
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.outside import build_outside
@@ -28,6 +29,7 @@ def build_model(
     return build_outside(card, weights, decoder=decoder, num_samples=num_samples, device=device, trust=trust)
 
 
+@default_dtype(torch.float32)
 def build_classifier(
     card: ModelCard,
     weights: Mapping[str, Tensor],

@@ -97,7 +97,6 @@ def write_export(
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
     weights, content = pack_weights(name, tensors)
     exported = portable_card(card).model_copy(update={**update, "weights": weights})
-    folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / weights.file) as temporary:
         temporary.write_bytes(content)
     write_text(folder / f"{name}.yaml", exported.to_text())  # last: it names the weights

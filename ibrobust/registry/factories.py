@@ -23,6 +23,7 @@ from torch import nn
 
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 from ibrobust.function_names import folder_of_module, function_by_name, short_reason
 from ibrobust.home import factories_dir
 from ibrobust.registry.card import ArchitectureRecord
@@ -77,6 +78,7 @@ def allow(architecture: ArchitectureRecord) -> None:
     write_text(_record_path(architecture), json.dumps(record, indent=2) + "\n")
 
 
+@default_dtype(torch.float32)
 def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.Module:
     """Return the module from an allowed factory, with weights that the caller replaces.
 

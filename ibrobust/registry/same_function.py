@@ -42,6 +42,7 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
     # Half noise: off the grid of 8 bits, where a model that rounds its images would show nothing.
     images = (images + torch.rand(images.shape, generator=generator, dtype=torch.float64)) / 2
     direction = torch.randn(len(images), dataset.num_classes, generator=generator, dtype=torch.float64)
+    require_classes(model, dataset)
     try:
         given = _logits_and_gradient(model, images, direction)
     # Whatever the caller's own forward pass does.
@@ -59,6 +60,21 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
                 f"The {type(model).__name__} cannot be stored: what would be loaded has other {what} (by up to "
                 f"{difference:.2g}, their largest is {size:.2g}); {remedy}"
             )
+
+
+def require_classes(model: nn.Module, dataset: Dataset) -> None:
+    """Raise IbrobustError if the model's number of outputs is not the data set's number of classes."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = copy.deepcopy(model).cpu().eval()(to_unit_range(dataset.test.images[:2]))
+        shape = tuple(output.shape)
+    except Exception:  # whatever the caller's own forward pass does; the comparison reports it
+        return
+    if len(shape) == 2 and shape[1] != dataset.num_classes:
+        raise IbrobustError(
+            f"The model has {shape[1]} output{'' if shape[1] == 1 else 's'}, but {dataset.name} has "
+            f"{dataset.num_classes} classes: give one output for each class, or the model's own data set."
+        )
 
 
 def probe(model: nn.Module, *, channels: int, image_size: tuple[int, int], num_classes: int) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.data.names import MEMORY
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 from ibrobust.home import runs_dir
 from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
@@ -106,6 +107,7 @@ def train(
     with (
         locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext(),
         _shown(recipe, name, progress, on_progress, on_stage) as (on_progress, on_stage),
+        default_dtype(torch.float32),
     ):
         return _train(
             recipe,

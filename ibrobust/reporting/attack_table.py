@@ -113,14 +113,14 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
     if len({line.model for line in lines}) > 1:
         best = "* best of its column" if len({line.attack for line in lines}) == 1 else "* best under this attack"
         if any(line.is_refuted for line in lines):
-            best += "; under attack not among models that an audit calls not real or not honest"
+            best += "; in the columns under attack, models that an audit calls not real or not honest are left out"
         parts.append(best)
     if any(line.is_worst_case for line in lines):
         parts.append("worst case: image by image")
     if note:
         parts.append(note)
     if any(line.counts_all_correct for line in lines):
-        parts.append("images that only FGSM makes right are counted")
+        parts.append("an image that is wrong without the attack but right under FGSM counts as right")
     only_by_attack = max(line.only_by_attack for line in lines)
     if only_by_attack > 0:
         parts.append(

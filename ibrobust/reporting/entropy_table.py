@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ibrobust.atomic import write_text
+from ibrobust.atomic import write_json
 
 COLUMNS = {
     "H[Z]": "entropy",
@@ -53,4 +52,4 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, not
 def write_entropies(path: Path, records: Mapping[str, Mapping[str, Any]], data_name: str, fingerprint: str) -> None:
     """Write one object with the data set and one record per model to `path`."""
     content = {"dataset": {"name": data_name, "fingerprint": fingerprint}, "models": dict(records)}
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_json(path, content)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibrobust.atomic import write_text
+from ibrobust.atomic import write_json
 from ibrobust.evaluation.attacks.result import AttackResult
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def write_attacked(
             kind = "attacks" if isinstance(result, AttackResult) else "sweeps"
             record = {"model": model.model, "decoder": model.decoder, **result.to_dict()}
             content.setdefault(kind, []).append(record)
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_json(path, content)
 
 
 def write_audits(
@@ -43,7 +42,7 @@ def write_audits(
         "model": model,
         "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
     }
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_json(path, content)
 
 
 def _dataset(name: str, fingerprint: str, resize: int | None) -> dict[str, object]:

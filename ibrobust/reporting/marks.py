@@ -6,7 +6,7 @@ BOUND = "≤"
 DAGGER = "†"
 # Above this share of images with an exactly zero gradient, the accuracy under FGSM is marked.
 UNATTACKED_SHARE = 0.01
-NO_SIGN = f"{DAGGER} no sign of robustness: FGSM did not change more than {UNATTACKED_SHARE:.0%} of the images"
+NO_SIGN = f"{DAGGER} no sign of robustness: for more than {UNATTACKED_SHARE:.0%} of the images, FGSM changed nothing"
 
 
 def bound_sign(value: float | None, *, is_bound: bool) -> str:

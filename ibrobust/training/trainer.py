@@ -20,6 +20,7 @@ from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
 from ibrobust.data.batches import balanced_batches, shuffled_batches
 from ibrobust.devices import gpus_in_use
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
 from ibrobust.objectives import Objective, objective_class
@@ -129,7 +130,7 @@ def train_encoder(
     if not processes.is_main():
         on_progress = on_epoch = None
     # The caller's random state is not changed; a seed sets the generators of all GPUs.
-    with torch.random.fork_rng(devices=gpus_in_use()):
+    with torch.random.fork_rng(devices=gpus_in_use()), default_dtype(torch.float32):
         return _run(
             recipe,
             dataset,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -74,7 +77,7 @@ def test_letters_that_an_encoding_lacks_are_replaced_and_columns_stay_in_line(ru
     ],
 )
 def test_the_files_are_there_although_printing_fails(run, mine, tmp_path, monkeypatch, arguments, files):
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no paper")
 
     monkeypatch.setattr("ibrobust.cli.printing.print_table", broken)
@@ -92,7 +95,63 @@ def test_the_table_is_printed_although_a_file_cannot_be_written(run, mine, monke
     finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "results.json")
     assert finished.returncode == 2
     assert "mine (head)" in finished.stdout
-    assert "No space left on device: results.json" in finished.stderr
+    assert finished.stderr == (
+        "Error: 'results.json' cannot be written (No space left on device): free space on that disk, or choose another."
+        "\n"
+    )
+
+
+def test_a_home_on_a_full_or_read_only_disk_names_its_variable(run, mine, home, monkeypatch):
+    for number, said in ((28, "free space on that disk, or set IBROBUST_HOME"), (30, "set IBROBUST_HOME to a folder")):
+
+        def broken(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number), str(home / "models" / "x.yaml"))
+
+        monkeypatch.setattr("ibrobust.reporting.json_results.write_attacked", broken)
+        finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "results.json")
+        assert f"cannot be written ({os.strerror(number)}): {said}" in finished.stderr
+
+
+def test_json_on_standard_output_has_the_table_on_standard_error(run, mine):
+    for command in (
+        ("attack", mine),
+        ("audit", mine, "--quick", "--decoder", "all"),
+        ("attack", mine, "--attack", "FGSM"),
+    ):
+        finished = run(*command, "--eps", "2/255", "--n-examples", "9", "--json", "-")
+        assert json.loads(finished.stdout)["dataset"]["name"] == "digits"
+        assert "digits" in finished.stderr
+        assert not Path("-").exists()
+
+
+def test_a_command_says_which_files_it_wrote(run, mine):
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "new/a.json", "--figure", "a.png")
+    assert "Wrote new/a.json\nWrote a.png\n" in finished.stderr
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_without_source_code(run, mine, monkeypatch):
+    def warns(*_: object, **__: object) -> None:
+        warnings.warn("beware", stacklevel=1)
+
+    monkeypatch.setattr("ibrobust.reporting.json_results.write_attacked", warns)
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "a.json")
+    assert "\nWarning: beware\n" in f"\n{finished.stderr}"
+    assert ".py" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [((), "--state FOLDER lets the next run resume."), (("--state", "kept"), "the same command resumes.")],
+)
+def test_an_interrupted_attack_says_how_to_resume(run, mine, monkeypatch, state, said):
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ibrobust.cli.attacking.run_attacks", stopped)
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--attack", "FGSM", *state)
+    assert finished.returncode == 130
+    assert finished.stderr.strip() == f"Interrupted: {said}"
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.PDF", b"%PDF"), ("a.svg", b"<?xml")])
@@ -128,6 +187,11 @@ def no_work(monkeypatch):
         (("attack", "mine", "--figure", "a"), "end its name in .png, .pdf or .svg"),
         (("attack", "mine", "--json", "a.svg", "--figure", "./a.svg"), "both name 'a.svg'"),
         (("attack", "mine", "--attack", "PGD", "--state", "file"), "file"),
+        (("attack", "mine", "--json", "nope/new/a.json"), "create it, or correct 'nope/new'"),
+        (("attack", "mine", "--figure", "-"), "end its name in .png"),
+        (("attack", "mine", "--attack", "PGD", "--eps", "0", "--save-images", "a.npz"), "in .safetensors"),
+        (("attack", "mine", "--attack", "PGD", "--eps", "0", "--save-images", "-"), "in .safetensors"),
+        (("benchmark", "mine", "--state", "-"), "'-' is the standard output"),
         (("audit", "mine", "--json", "."), "is a folder"),
         (("entropy", "mine", "--json", "."), "is a folder"),
         (("benchmark", "mine", "--json", "."), "is a folder"),

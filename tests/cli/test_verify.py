@@ -40,6 +40,25 @@ def test_saved_images_show_the_robust_accuracy_and_changed_ones_do_not(run, mine
     assert ": not confirmed" in refuted.stdout
 
 
+def test_the_images_of_another_model_are_a_test_of_transfer(run, mine):
+    run("attack", mine, "--eps", "0.9", "--n-examples", "30", "--attack", "FGSM", "--save-images", "i.safetensors")
+    other = run("verify", "i.safetensors", "knn_ib-digits")
+    assert other.returncode == 0, other.stdout
+    assert "made for mine, so this is a test of transfer: knn_ib-digits still classifies" in other.stdout
+    assert "of 30 images correctly." in other.stdout
+    assert "confirmed" not in other.stdout
+    own = run("verify", "i.safetensors", mine)
+    assert ": confirmed" in own.stdout
+    assert "at most 0.00%" not in own.stdout
+
+
+def test_a_file_of_another_kind_is_told_plainly(run, mine, tmp_path):
+    (tmp_path / "elsewhere" / "x.safetensors").write_bytes(b"no tensors at all")
+    finished = run("verify", "x.safetensors", mine)
+    assert finished.returncode == 2
+    assert "'x.safetensors' holds no adversarial images with a record (it is no safetensors file)" in finished.stderr
+
+
 def test_what_cannot_be_saved_or_verified_is_said(run, mine, tmp_path):
     save = ("--attack", "FGSM", "--save-images", "images.safetensors")
     two = run("attack", mine, "--eps", "1/255,2/255", *save)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
+from ibrobust.full_precision import default_dtype
 
 IMAGES = torch.rand(6, 3, 10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 LABELS = torch.arange(6) % 5

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
 from ibrobust.evaluation.sweep import fgsm_sweep
@@ -28,7 +31,7 @@ def test_both_ends_of_the_range_are_in_it() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (float("nan"), "range from nan"),
+        (float("nan"), "1 of 2 images have pixels that are NaN"),
         (float("inf"), "to inf"),
         (-1e-6, "range from -1e-06"),
         (1.001, "normalisation"),
@@ -69,6 +72,30 @@ def test_images_of_another_form_are_refused(images: torch.Tensor, message: str) 
 def test_labels_of_another_form_are_refused(labels: torch.Tensor, message: str) -> None:
     with pytest.raises(IbrobustError, match=message):
         check_images_and_labels(IMAGES, labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "remedy"),
+    [
+        (load_dataset("digits"), "a Dataset, which holds images and labels: give its .test.images and .test.labels."),
+        (load_dataset("digits").test, "a Split, which holds images and labels: give its .images and .labels."),
+        (DataLoader(TensorDataset(IMAGES, LABELS)), "give the .images and .labels of ibrobust.Dataset.of(it).test."),
+    ],
+)
+def test_a_data_set_in_the_place_of_images_is_refused(images, remedy) -> None:
+    with pytest.raises(IbrobustError) as refused:
+        fgsm_sweep(nn.Flatten(), images, LABELS, 0.1)
+    assert str(refused.value).endswith(remedy)
+
+
+def test_images_with_their_channels_last_are_told(plain_model) -> None:
+    with pytest.raises(IbrobustError, match=r"\(1, 16, 16, 3\).*channels come second.*images.permute\(0, 3, 1, 2\)"):
+        fgsm_sweep(plain_model.features, torch.rand(2, 16, 16, 3), LABELS, 0.1)
+
+
+def test_a_name_in_the_place_of_a_model_is_told_how_to_load_it() -> None:
+    with pytest.raises(IbrobustError, match=r"The model is a str: .*ibrobust.load_model\('knn_ib-digits'\)"):
+        fgsm_sweep("knn_ib-digits", IMAGES, LABELS, 0.1)
 
 
 @pytest.mark.parametrize("size", [0, -5])

@@ -196,7 +196,7 @@ def _image(**options: object) -> Tensor:
         ({"images": _image()[0]}, "shape"),
         ({"images": _image() + 2}, "range from 2 to 2"),
         ({"images": _image() - 0.1}, "range from -0.1"),
-        ({"images": _image() * float("nan")}, "range from nan"),
+        ({"images": _image() * float("nan")}, "pixels that are NaN"),
         ({"images": _image(dtype=torch.int32)}, "dtype"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "labels have shape"),
         ({"labels": torch.zeros(2)}, "labels have shape"),

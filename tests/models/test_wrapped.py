@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibrobust import IbrobustError, fgsm_sweep, normalized, resized, two_logits
+from ibrobust import IbrobustError, fgsm_sweep, load_model, normalized, resized, two_logits
 from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 
 
@@ -56,3 +56,19 @@ def test_a_model_with_two_logits_has_no_single_one():
 def test_a_model_with_one_logit_has_a_bfloat16_copy(flat):
     inner = nn.Sequential(nn.Conv2d(3, 1, 4), nn.Flatten(0 if flat else 1))
     assert low_precision_copy(two_logits(inner).eval(), torch.rand(1, 3, 4, 4)) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [((2, 1, 32, 32), "images.expand(-1, 3, -1, -1)"), ((2, 32, 32, 3), "images.permute(0, 3, 1, 2)")],
+)
+def test_a_model_refuses_images_of_other_channels(shape, remedy):
+    channels_repeat = normalized(nn.Flatten(), [0.5, 0.4, 0.3], [0.2, 0.2, 0.2])
+    for model in (load_model("knn_ib-digits"), channels_repeat):
+        with pytest.raises(IbrobustError) as refused:
+            fgsm_sweep(model, torch.rand(*shape), [0, 1], 0.1)
+        assert f"give it {remedy}." in str(refused.value)
+
+
+def test_a_single_mean_is_for_all_channels():
+    assert normalized(nn.Flatten(), [0.5], [0.5])(torch.ones(1, 3, 1, 1)).tolist() == [[1.0, 1.0, 1.0]]

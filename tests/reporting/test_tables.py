@@ -92,7 +92,7 @@ def test_an_audit_says_nothing_about_another_norm():
 def test_the_caption_says_which_models_have_no_star_under_attack():
     models = [under(name, ("CW", 8 / 255, left), verdict=said) for name, left, said in TWO]
     printed = " ".join(text(*models).split())
-    assert "* best of its column; under attack not among models that an audit calls not real or not honest" in printed
+    assert "in the columns under attack, models that an audit calls not real or not honest are left out" in printed
 
 
 @pytest.mark.parametrize("verdict", ["real, honest", "partly real, honest", "undecided, honest", "sound"])

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.function_attack import AttackFunction
 
 
+# The modules of the base classes of other packages' attacks, whose calls have other arguments than ours.
+_BASES = ("torchattacks.attack", "foolbox.attacks.base")
+
+
 def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
     """Return an attack in the form that `run_attacks` works with.
 
@@ -47,6 +51,14 @@ def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
         return attack()
     from ibrobust.evaluation.attacks.function_attack import FORM, function_attack
 
+    kind = attack if isinstance(attack, type) else type(attack)
+    library = next((base.__module__.partition(".")[0] for base in kind.__mro__ if base.__module__ in _BASES), None)
+    if library is not None:
+        name = f"{FOOLBOX}:{kind.__name__}" if library == FOOLBOX else kind.__name__
+        raise IbrobustError(
+            f"The attack is {kind.__name__} of {library} itself: give its name with its options as text, such as "
+            f"{name!r}, or a function, {FORM}."
+        )
     if not callable(attack):
         raise IbrobustError(f"A {type(attack).__name__} is no attack: give a name or a function, {FORM}.")
     return function_attack(attack)

@@ -29,6 +29,7 @@ from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.bfloat16.search import COMPARED_IMAGES, search_copy
 from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
+from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
@@ -131,6 +132,7 @@ def run_attacks(
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for attack in chosen:
             attack.check_fit(channels=images.shape[1], num_classes=num_classes)
+        warn_of_mistakes(guarded, images, labels, batch_size=batch_size)
         log = AttackLog()
         if path is not None:
             settings |= data_digests(model, images, labels)

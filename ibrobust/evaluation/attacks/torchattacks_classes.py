@@ -18,7 +18,8 @@ from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positiv
 from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.text_form import RADIUS_OPTIONS, Value
 from ibrobust.evaluation.guarded_model import LibraryModel
-from ibrobust.evaluation.model_state import default_dtype, model_device
+from ibrobust.evaluation.model_state import model_device
+from ibrobust.full_precision import default_dtype
 
 _NORMS = {
     **dict.fromkeys(("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"), "L2"),

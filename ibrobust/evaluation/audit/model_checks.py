@@ -19,6 +19,7 @@ from ibrobust.evaluation.logit_distance import (
     slightly_moved,
 )
 from ibrobust.evaluation.model_state import isolated_rng, random_state
+from ibrobust.evaluation.predictions import is_distribution
 from ibrobust.evaluation.statistics import chance_ceiling, exceeds
 from ibrobust.seeds import evaluation_seed
 
@@ -56,8 +57,7 @@ def check_determinism(model: nn.Module, images: Tensor) -> Check:
 @torch.no_grad()
 def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
     """Count the images (B, C, H, W) whose outputs are a probability distribution."""
-    outputs = model(images)
-    distribution = ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)
+    distribution = is_distribution(model(images))
     share = float(distribution.float().mean())
     return Check(
         "logits_not_probabilities",

@@ -208,10 +208,12 @@ class AuditReport(Readable):
     def detail(self) -> str:
         """The counts and the interval behind the headline, and what attacks of the caller's own added."""
         own = "".join(f" {label} broke {count} images that all others had left." for label, count in self.attacks)
+        share = f"{self.kept.share:.0%} of the claim (95% interval {self.kept.low:.0%} to {self.kept.high:.0%})"
+        if self.claim.accuracy == 0.0:
+            share = f"and so does {self.claim.source}: there is no claim to test"
         return (
-            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {self.kept.share:.0%} of the claim "
-            f"(95% interval {self.kept.low:.0%} to {self.kept.high:.0%}); without an attack {self.clean_accuracy:.1%} "
-            f"are right.{own}"
+            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {share}; without an attack "
+            f"{self.clean_accuracy:.1%} are right.{own}"
         )
 
     def _sentence(self) -> str:

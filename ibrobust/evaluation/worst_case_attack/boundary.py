@@ -9,8 +9,8 @@ from ibrobust.evaluation.attacks.losses import towards_by_margin
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import image_gradient
-from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.predictions import is_correct
+from ibrobust.full_precision import default_dtype
 
 OVERSHOOT = 1.05
 BACK = 0.9  # after a misclassified point, the way from the image is shortened to this share

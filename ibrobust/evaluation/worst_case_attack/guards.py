@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ibrobust.evaluation.attacks.autoattack import square_takes
 from ibrobust.evaluation.guarded_model import LibraryModel
-from ibrobust.evaluation.model_state import default_dtype
 from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.random_tiles import random_tiles
 from ibrobust.evaluation.worst_case_attack.search import Search
+from ibrobust.full_precision import default_dtype
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16

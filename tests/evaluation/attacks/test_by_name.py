@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from pydantic.fields import FieldInfo
 
+import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack
 from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
@@ -213,3 +215,15 @@ def test_a_sentence_has_single_spaces(text: str) -> None:
     with pytest.raises(IbrobustError) as caught:
         read_attack(text)
     assert "  " not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "written"),
+    [("torchattacks", "CW", "'CW'"), ("foolbox.attacks", "LInfFMNAttack", "'foolbox:LInf")],
+)
+def test_an_attack_of_another_package_itself_is_refused(library, name, written):
+    attack = getattr(pytest.importorskip(library), name)
+    model = ibrobust.load_model("knn_ib-digits")
+    for given in (attack, attack(model) if library == "torchattacks" else attack()):
+        with pytest.raises(IbrobustError, match=f"give its name with its options as text, such as {written}"):
+            ibrobust.run_attacks(model, torch.rand(2, 3, 32, 32), [0, 1], attacks=given, epsilons=0.1)

@@ -1,0 +1,52 @@
+"""Warnings of what is probably a mistake, of every evaluation that has no check of its own for it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from ibrobust import fgsm_sweep, run_attacks
+
+GUESSES = "which is not better than guessing one of 10 classes"
+
+
+def attacked(model, images, labels):
+    run_attacks(model, images, labels, attacks="FGSM", epsilons=0.01)
+
+
+def swept(model, images, labels):
+    fgsm_sweep(model, images, labels, 0.01)
+
+
+@pytest.mark.parametrize("evaluate", [attacked, swept])
+def test_labels_that_are_off_by_one(evaluate, plain_model, test_data):
+    images, labels = test_data[0][:300], (test_data[1][:300] + 1) % 10
+    with pytest.warns(UserWarning, match=GUESSES) as found:
+        evaluate(plain_model, images, labels)
+    assert [warning.filename for warning in found] == [__file__]
+
+
+@pytest.mark.parametrize("evaluate", [attacked, swept])
+def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
+    model = nn.Sequential(plain_model, nn.Softmax(dim=1))
+    with pytest.warns(UserWarning, match="outputs are probabilities.*remove the softmax"):
+        evaluate(model, test_data[0][:5], test_data[1][:5])
+
+
+@pytest.mark.parametrize("count", [19, 300])
+def test_an_honest_model_and_a_small_sample_give_no_warning(count, plain_model, test_data):
+    images, labels = test_data[0][:count], test_data[1][:count]
+    wrong = (labels + 1) % 10 if count < 20 else labels
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swept(plain_model, images, wrong)
+        attacked(plain_model, images, wrong)
+
+
+def test_looking_changes_no_random_number(plain_model, test_data):
+    state = torch.get_rng_state()
+    swept(nn.Sequential(nn.Dropout(), plain_model), test_data[0][:30], test_data[1][:30])
+    assert torch.equal(torch.get_rng_state(), state)
