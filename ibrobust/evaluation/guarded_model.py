@@ -41,7 +41,7 @@ class GuardedModel(nn.Module):
             gradients.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: object) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             hint = f"; ibrobust.load_model({model!r}) loads a stored one" if isinstance(model, str) else ""
