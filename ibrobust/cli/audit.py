@@ -35,7 +35,10 @@ def audit(
         ),
     ] = None,
     n_examples: Annotated[
-        int | None, typer.Option(min=1, help="Number of test images, spread evenly over the split. By default all.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of test images, spread evenly over the split. By default all; with --quick, 256."
+        ),
     ] = None,
     surrogate: Annotated[
         str | None,

@@ -89,7 +89,7 @@ def main() -> NoReturn:
     accept_any_text()
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             code = app(standalone_mode=False)  # otherwise typer prints errors in a box
     except UsageError as error:
         _fail(_usage(error))

@@ -130,8 +130,8 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
     caption = "; ".join(parts)
     if any(line.is_marked for line in lines):
         caption += (
-            f"\n{DAGGER} not a sign of robustness: for more than {UNATTACKED_SHARE:.0%} of the images, FGSM changed nothing, "
-            "because their gradient is zero or not finite"
+            f"\n{DAGGER} not a sign of robustness: for more than {UNATTACKED_SHARE:.0%} of the images, FGSM changed "
+            "nothing, because their gradient is zero or not finite"
         )
     warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
     if warnings:

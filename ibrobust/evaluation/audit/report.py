@@ -212,8 +212,8 @@ class AuditReport(Readable):
         if self.claim.accuracy == 0.0:
             share = f"and so does {self.claim.source}: there is no claim to test"
         return (
-            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {share}; without an attack {self.clean_accuracy:.1%} "
-            f"are right.{own}"
+            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {share}; without an attack "
+            f"{self.clean_accuracy:.1%} are right.{own}"
         )
 
     def _sentence(self) -> str:

@@ -29,10 +29,10 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
     undecided, attacked by FGSM alone, not real, not audited but 0% in the worst case at the largest epsilon), then of
     falling accuracy in the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon
-    down, then on clean images and in L2. Exact numbers come before upper bounds. The best of a column is among the numbers on the most images of a data set. If FGSM did not
-    change more than 1% of the images, its accuracies have a dagger and are never the best of their column; neither
-    is any accuracy under attack of a model whose audit says that its robustness is not real or that its gradient is
-    not honest, nor an upper bound, which is marked.
+    down, then on clean images and in L2. Exact numbers come before upper bounds. The best of a column is among the
+    numbers on the most images of a data set. If FGSM did not change more than 1% of the images, its accuracies have a
+    dagger and are never the best of their column; neither is any accuracy under attack of a model whose audit says that
+    its robustness is not real or that its gradient is not honest, nor an upper bound, which is marked.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
