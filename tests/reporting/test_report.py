@@ -1,6 +1,4 @@
-from __future__ from dataclasses import replace
-
-import annotations
+from __future__ import annotations
 
 import base64
 import math
@@ -9,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
