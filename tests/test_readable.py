@@ -55,6 +55,11 @@ SHOWN = [
 ]
 
 
+def test_an_audit_of_a_model_that_fgsm_leaves_nothing_of_has_no_claim_to_test():
+    detail = replace(AUDIT, claim=Claim(0.0, "FGSM", 0), fgsm_correct=0, worst_case_correct=0).detail
+    assert detail.startswith("The worst case leaves 0 of 4 images, and so does FGSM: there is no claim to test;")
+
+
 class Cells(HTMLParser):
     """The text of a page, without its tags."""
 

@@ -23,7 +23,8 @@ def attack_command(
     eps: Annotated[
         str,
         typer.Option(
-            help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255. In L2 also above 1."
+            help="Epsilons in [0, 1] pixel scale, separated by commas: 0.01,0.03 or 2/255,8/255. For L2 "
+            "attacks, values above 1 are allowed."
         ),
     ] = "1/255,2/255,4/255,8/255",
     attack: Annotated[
@@ -38,8 +39,8 @@ def attack_command(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help=f"{FORMS}. By default the first stored model's own; cifar10-jpeg, that of the shipped models, if no "
-            "model is named; cifar10 if all models are of other packages."
+            help=f"{FORMS}. Default: the data set of the first stored model you name. Without model names: "
+            "cifar10-jpeg. If all are of other packages: cifar10."
         ),
     ] = None,
     decoder: Annotated[
@@ -50,7 +51,7 @@ def attack_command(
     resize: Resize = None,
     n_examples: NExamples = None,
     batch_size: BatchSize = 250,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers of --attack.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks given with --attack.")] = 0,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder for the progress of --attack; the same command resumes from it."),

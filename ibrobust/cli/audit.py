@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
+from ibrobust.cli.options import BatchSize, DataDir, Device, Resize, Split
 from ibrobust.data.names import FORMS
 
 
@@ -28,7 +28,12 @@ def audit(
     ] = None,
     split: Split = None,
     resize: Resize = None,
-    n_examples: NExamples = None,
+    n_examples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of test images, spread evenly over the split. By default all; with --quick, 256."
+        ),
+    ] = None,
     surrogate: Annotated[
         str | None,
         typer.Option(

@@ -42,9 +42,10 @@ def report(
     if not counts[dataset or ""]:
         of_data = f" of the data set {dataset!r}" if dataset is not None else ""
         raise IbrobustError(f"No model{of_data} matches {pattern!r}: ibrobust list shows all.")
-    others = [f"{name} ({count})" for name, count in counts.items() if name != dataset]
-    if others:
-        typer.echo(f"Note: left out were models of {', '.join(others)}: choose with --dataset.", err=True)
+    for name, count in counts.items():
+        if name != dataset:
+            models, them = ("model", "it") if count == 1 else ("models", "them")
+            typer.echo(f"Note: {count} {models} of {name} left out: add --dataset {name} to see {them}.", err=True)
     cards = [card for card in cards if card.dataset.name == dataset]
     images = {card.name: card.dataset.name for card in cards}
     if len({card.dataset.fingerprint for card in cards}) > 1:

@@ -55,7 +55,7 @@ def load_array_file(path: Path, *, train: str | None = None, test: str | None = 
         ) from error
     splits = {}
     for half, (images_key, labels_key) in pairs.items():
-        what = f"{path.name}: {images_key}"
+        what = f"{path.name} {half}"
         images = images_of(arrays[images_key], what)
         splits[half] = Split(images, labels_of(arrays[labels_key], len(images), what))
     class_names = names if names is not None else numbered_classes(half.labels for half in splits.values())

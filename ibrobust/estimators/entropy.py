@@ -131,7 +131,8 @@ def check_class_sizes(labels: Tensor, num_neighbors: int) -> None:
         return
     smallest = int(counts.argmin())
     raise IbrobustError(
-        f"Class {int(classes[smallest])} has {int(counts[smallest])} points, too few for {num_neighbors} neighbours: "
+        f"Class {int(classes[smallest])} has {int(counts[smallest])} "
+        f"point{'' if int(counts[smallest]) == 1 else 's'}, too few for {num_neighbors} neighbours: "
         "raise the batch size, balance the batches, or lower num_neighbors."
     )
 

@@ -44,11 +44,7 @@ class GuardedModel(nn.Module):
     def __init__(self, model: object) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
-            hint = f"; ibrobust.load_model({model!r}) loads a stored one" if isinstance(model, str) else ""
-            raise IbrobustError(
-                f"The model is a {type(model).__name__}: a torch.nn.Module is needed, which may call it in its "
-                f"forward pass{hint}."
-            )
+            raise _no_module(model)
         tensors = (*model.parameters(), *model.buffers())
         if any(is_lazy(tensor) for tensor in tensors):
             raise IbrobustError("The model has parameters that are not initialised yet: call it on some images first.")
@@ -143,6 +139,14 @@ class GuardedModel(nn.Module):
             logits = logits.double()  # votes and other counts, exactly
         self._half_logits = logits.dtype.itemsize < 4
         return logits.to(images.device, torch.promote_types(logits.dtype, torch.float32))
+
+
+def _no_module(given: object) -> IbrobustError:
+    hint = f"; ibrobust.load_model({given!r}) loads a stored one" if isinstance(given, str) else ""
+    return IbrobustError(
+        f"The model is a {type(given).__name__}: a torch.nn.Module is needed, which may call it in its forward "
+        f"pass{hint}."
+    )
 
 
 class LibraryModel(GuardedModel):

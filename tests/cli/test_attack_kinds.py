@@ -105,7 +105,7 @@ def test_attacks_of_an_installed_package(attack, plugin):
         ("broken", "The attack 'broken' (a_plugin:missing) cannot be imported (AttributeError"),
         ("Twice:step=2", "The attack Twice has no option 'step': did you mean steps"),
         ("my_attacks:odd", "cannot be called as attack(model, images, labels, *, epsilon, seed)"),
-        ("my_attacks:too_far", "beyond epsilon"),
+        ("my_attacks:too_far", "more than epsilon"),
         ("my_attacks:absent", "'my_attacks' has no 'absent'"),
         ("foolbox:LinfPDG", "foolbox has no attack 'LinfPDG': did you mean LinfPGD"),
         ("transfer:knn_ib-digit", "did you mean knn_ib-digits"),

@@ -84,7 +84,7 @@ ODD = np.array([{"a": 1}], dtype=object)
     [
         ({"pictures": RGB, "labels": LABELS}, "has no test_images: it holds labels, pictures, and test_images with"),
         ({"images": RGB}, "has images and no labels"),
-        ({"images": RGB, "labels": LABELS[:3]}, "4 a.npz: images images and 3 labels"),
+        ({"images": RGB, "labels": LABELS[:3]}, "4 a.npz test images and 3 labels"),
         ({"images": RGB * 2.0, "labels": LABELS}, r"floats from \d+ to \d+, not in \[0, 1\]"),
         ({"images": RGB * 1.0, "labels": LABELS}, "divide them by 255"),
         ({"images": RGB / 255 - 0.5, "labels": LABELS}, "before any normalisation"),
@@ -93,7 +93,7 @@ ODD = np.array([{"a": 1}], dtype=object)
         ({"images": RGB.astype(np.int64), "labels": LABELS}, "dtype int64: give uint8"),
         ({"images": np.concatenate([RGB, RGB[..., :1]], axis=3), "labels": LABELS}, "the fourth channel.*transparency"),
         ({"images": RGB[0, 0], "labels": LABELS[:1]}, r"have the shape \(6, 3\)"),
-        ({"images": RGB[:0], "labels": LABELS[:0]}, "There are no a.npz: images images"),
+        ({"images": RGB[:0], "labels": LABELS[:0]}, "There are no a.npz test images"),
         ({"images": RGB, "labels": LABELS + 1}, "The labels go from 1 to 3, and classes are counted from 0"),
         ({"images": RGB, "labels": LABELS + 1, "class_names": np.array(NAMES)}, "labels from 1 to 3, but there are 3"),
         ({"images": RGB, "labels": LABELS - 1}, "labels from -1 to 1"),

@@ -126,7 +126,7 @@ def test_coinciding_points_of_each_class_tell_everything():
         (torch.zeros(5, 2), torch.zeros(4).long(), 1, "labels have shape"),
         (torch.zeros(5, 2), torch.zeros(5), 1, "integers are needed"),
         (torch.zeros(5, 2), torch.zeros(5).long(), 0, "num_neighbors is 0"),
-        (torch.zeros(5, 2), torch.tensor([0, 0, 0, 0, 1]), 1, "Class 1 has 1 points"),
+        (torch.zeros(5, 2), torch.tensor([0, 0, 0, 0, 1]), 1, "Class 1 has 1 point,"),
     ],
 )
 def test_bad_input_is_refused(z: Tensor, labels: Tensor, k: int, message: str):

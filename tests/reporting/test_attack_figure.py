@@ -72,7 +72,7 @@ def test_the_axis_ends_at_the_largest_epsilon(norm, epsilon, end):
 def test_a_norm_has_a_panel_of_its_own():
     model = AttackedModel("m", "head", (result("PGD", 0.1, 3), result("PGD:norm=L2", 0.1, 3, "L2")))
     panels = attack_figure(attack_lines(model), dataset="digits").axes
-    assert [axes.get_xlabel() for axes in panels] == ["ε (of 255)", "ε (L2)"]
+    assert [axes.get_xlabel() for axes in panels] == ["ε × 255", "ε (L2)"]
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")])

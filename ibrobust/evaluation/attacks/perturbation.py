@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 
 # The most that is tolerated beyond epsilon, at any epsilon.
@@ -38,9 +39,10 @@ def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, 
     size = perturbation_size(adversarial - images, norm)  # (B,)
     outside = _is_too_large(size, images, norm=norm, epsilon=epsilon)
     if bool(outside.any()):
+        what = "pixels by" if norm == "Linf" else f"an image in {norm} by"
         raise IbrobustError(
-            f"{label} went to {float(size[outside].max()):.6g} in {norm}, beyond epsilon {epsilon:.6g}: "
-            "its result is not counted. Leave this attack out."
+            f"{label} changed {what} up to {float(size[outside].max()):.6g}, more than epsilon "
+            f"{format_epsilon(epsilon, norm=norm)}: clip its result, or leave it out."
         )
     beyond = _is_beyond(adversarial)
     if bool(beyond.any()):

@@ -81,12 +81,16 @@ def unknown_name(name: str) -> str:
     """Return a sentence on an attack that does not exist, with similar names."""
     plugins = "".join(f", {point.name} of {point.module.partition('.')[0]}" for point in attack_plugins())
     rule = (
-        f"choose {', '.join(OWN_NAMES)}{plugins}, a torchattacks class by its name, {TRANSFER}:MODEL, "
-        f"{FOOLBOX}:NAME, {ADV_LIB}:NAME, or a function of yours, package.module:function."
+        f"choose {', '.join(map(_as_in_help, OWN_NAMES))}{plugins}, a torchattacks class by its name, "
+        f"{TRANSFER}:MODEL, {FOOLBOX}:NAME, {ADV_LIB}:NAME, or a function of yours, package.module:function."
     )
     if not torchattacks_names():
         rule += " torchattacks is not installed: python -m pip install torchattacks."
-    return f"Unknown attack {name!r}: {remedy(name, known_names(), rule)}"
+    return f"Unknown attack {name!r}: {remedy(name, [_as_in_help(known) for known in known_names()], rule)}"
+
+
+def _as_in_help(name: str) -> str:
+    return "worst_case" if name == "WorstCase" else name
 
 
 def no_option(name: str, key: str, options: tuple[str, ...]) -> str:

@@ -137,7 +137,7 @@ def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) 
             for epsilon in line.bounds:
                 at = (scale * epsilon, 100 * line.points[epsilon])
                 axes.annotate(BOUND, at, (0, 3), textcoords="offset points", ha="center", color=line.colour)
-        axes.set_xlabel("ε (of 255)" if scale == 255 else f"ε ({norm})")
+        axes.set_xlabel("ε × 255" if scale == 255 else f"ε ({norm})")
         axes.set_xlim(0, 1.02 * scale * largest if largest else 1)
         axes.set_ylim(0, 100)
         axes.set_title(title if len(panels) == 1 else f"{title}, {norm}")

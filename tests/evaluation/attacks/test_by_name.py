@@ -64,6 +64,7 @@ def test_torchattacks_classes_are_known() -> None:
     ("text", "message"),
     [
         ("PDG", "did you mean PGD"),
+        ("wrost_case", "did you mean worst_case\\? Choose FGSM, PGD, AutoAttack, worst_case, a"),
         ("", "Unknown attack ''"),
         ("PGD:step=5", "did you mean steps\\? It takes"),
         ("PGD:steps", "'steps' has no value: write steps=VALUE"),

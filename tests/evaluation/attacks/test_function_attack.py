@@ -100,8 +100,8 @@ def returning(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda images, epsilon: images - 1.01 * epsilon, "beyond epsilon 0.1"),
-        (lambda images, epsilon: images - 0.95, r"beyond epsilon"),
+        (lambda images, epsilon: images - 1.01 * epsilon, "more than epsilon 0.1"),
+        (lambda images, epsilon: images - 0.95, r"more than epsilon"),
         (lambda images, epsilon: images / 0, "NaN or infinite pixels for 3 images"),
         (lambda images, epsilon: images[:1], r"gave torch.float32 of \(1, 1, 2, 2\), but floats of \(3, 1, 2, 2\)"),
         (lambda images, epsilon: images.long(), "gave torch.int64"),

@@ -138,7 +138,7 @@ def test_a_result_outside_the_ball_is_an_error(
             return (images + 1.5 * self.eps).clamp(0, 1)
 
     monkeypatch.setattr(torchattacks, "BIM", Cheat)
-    with pytest.raises(IbrobustError, match="beyond epsilon 0.1"):
+    with pytest.raises(IbrobustError, match="more than epsilon 0.1"):
         _one(plain_model, data, "BIM")
 
 
