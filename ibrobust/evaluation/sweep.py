@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +27,26 @@ from ibrobust.evaluation.predictions import count_classes, is_correct
 from ibrobust.live_line import following
 from ibrobust.readable import Readable, percent
 from ibrobust.seeds import check_seed, evaluation_seed
+
+try:
+    from torchattacks.attack import Attack
+except ModuleNotFoundError:
+
+    class Attack:  # type: ignore[no-redef]
+        """What `FGSMSweep` uses of torchattacks' base class, if it is not installed."""
+
+        def __init__(self, name: str, model: nn.Module) -> None:
+            self.attack, self.model = name, model
+
+        def set_device(self, device: torch.device) -> None:
+            self.device = device
+
+        def get_logits(self, images: Tensor) -> Tensor:
+            return self.model(images)
+
+        def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+            return self.forward(images, labels)  # type: ignore[attr-defined]
+
 
 MOST_SHOWN = 4  # epsilons in one line
 
@@ -113,7 +135,7 @@ class SweepResult(Readable):
         )
 
 
-class FGSMSweep:
+class FGSMSweep(Attack):  # type: ignore[misc]
     """FGSM (Goodfellow et al. 2015) at several epsilons.
 
     The sign of the gradient does not depend on epsilon: x' = clip(x + epsilon * sign(grad)). One gradient serves
@@ -121,13 +143,16 @@ class FGSMSweep:
     computes in half precision.
 
     Args:
-        model: images in [0, 1] -> logits, in evaluation mode.
+        model: images in [0, 1] -> logits.
         epsilons: in [0, 1] pixel scale.
     """
 
     def __init__(self, model: nn.Module, epsilons: Sequence[float]) -> None:
-        self.model, self.device = guard(model), model_device(model)
+        with redirect_stdout(io.StringIO()):  # it prints if a model has no parameters that show its device
+            super().__init__("FGSMSweep", guard(model))
+        self.set_device(model_device(model))
         self.epsilons = tuple(epsilons)
+        self.supported_mode = ["default"]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient (B, C, H, W) of the batch's mean cross-entropy, and the clean logits (B, K).
@@ -137,7 +162,7 @@ class FGSMSweep:
         images = self._points(images).clone().requires_grad_()
         labels = labels.to(self.device)
         with torch.enable_grad():
-            logits = self.model(images)
+            logits = self.get_logits(images)
             # The mean over the batch, as in torchattacks: dividing by the batch size can turn the smallest gradients
             # into zeros, and in float32 these must be the same images here.
             reduction = "sum" if self.model.in_half_precision else "mean"
@@ -153,7 +178,7 @@ class FGSMSweep:
         half = images.dtype in (torch.float16, torch.bfloat16)
         return images.detach().to(self.device, torch.float32 if half else images.dtype)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return adversarial images (K, B, C, H, W) in [0, 1], one batch for each of the K epsilons."""
         gradient, _ = self.gradient(images, labels)
         return torch.stack([self.perturb(images, gradient, epsilon) for epsilon in self.epsilons])
