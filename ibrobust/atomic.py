@@ -120,7 +120,7 @@ def require_writable(target: Path, *, stdout: bool = False) -> None:
     if target == STDOUT:
         if stdout:
             return
-        raise IbrobustError("'-' is the standard output, which only --json can use: give the name of a file to write.")
+        raise IbrobustError("'-' is the standard output, which takes JSON only: give the name of a file to write.")
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no ordinary file"
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
