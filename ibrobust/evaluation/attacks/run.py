@@ -132,12 +132,13 @@ def run_attacks(
         num_classes = count_classes(guarded, unit_range(images[:1], reference), labels)
         for attack in chosen:
             attack.check_fit(channels=images.shape[1], num_classes=num_classes)
-        warn_of_mistakes(guarded, images, labels, batch_size=batch_size)
         log = AttackLog()
         if path is not None:
             settings |= data_digests(model, images, labels)
             some = unit_range(some_images(images), reference)
             log = AttackLog(path, settings, behaviour(guarded, some), surrogates=_surrogates(chosen, some))
+        if log.is_empty:  # a run that is resumed has warned already
+            warn_of_mistakes(guarded, images, labels, batch_size=batch_size)
         copied = None
         if any(attack.searches_on_copy for attack in chosen):
             copied = _copy_to_search(guarded, images, labels)

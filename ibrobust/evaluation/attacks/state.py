@@ -71,6 +71,11 @@ class AttackLog:
         except OSError as error:
             raise IbrobustError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the file held no finished step when it was read."""
+        return not self._finished
+
     def step(
         self,
         key: Mapping[str, Any],
