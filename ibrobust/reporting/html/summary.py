@@ -68,7 +68,7 @@ def _most_robust(records: Sequence[StudyRecord], datasets: Mapping[str, str]) ->
 
 
 def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
-    refuted, sentences = _refuted(records), []
+    refuted = _refuted(records)
     for quantity, what in (
         ("audit_worst_case_accuracy", "the audit's worst case"),
         ("worst_case_accuracy", "the worst case over attacks"),
@@ -92,19 +92,18 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
             and (record.cell, record.decoder) not in refuted
             and not record.upper_bound
         ]
-        among = "among models whose audit says real or partly real, and honest"
+        among = "without models that an audit calls not real or not honest"
         if any(record.upper_bound for record in found if record.epsilon == largest):
             among += "; upper bounds (≤) are left out"
         if not contenders:
             continue
         best = max(contenders, key=lambda record: record.value)
         interval = _interval(best)
-        sentence = (
+        return (
             f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
             f"{percent(best.value)}{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
         )
-        sentences.append((best.num_images or 0, sentence))
-    return max(sentences, key=lambda pair: pair[0], default=(0, ""))[1]  # the one on the most images
+    return ""
 
 
 def _interval(record: StudyRecord) -> str:
