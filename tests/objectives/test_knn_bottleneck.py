@@ -98,7 +98,7 @@ def test_a_class_that_is_too_small_is_named_once_the_memory_is_full(latents: Ten
     knn = objective(num_neighbors=3, memory_size=10)
     rare = torch.tensor([0] * 19 + [1])
     knn(latents[:20], rare)  # the memory is empty: fewer neighbours have to do
-    with pytest.raises(IbrobustError, match="Class 1 has 1 points, too few for 3 neighbours"):
+    with pytest.raises(IbrobustError, match="Class 1 has 1 point, too few for 3 neighbours"):
         knn(latents[20:], rare)
 
 

@@ -262,7 +262,7 @@ def test_a_state_that_contradicts_itself_is_refused(
     path = tmp_path / "state.jsonl"
     short = {"version": "custom", "attacks_to_run": ["apgd-ce", "square"]}
     with pytest.raises(KeyboardInterrupt):
-        ours(Interrupting(tiny_model, 50), **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
+        ours(Interrupting(tiny_model, 60), **short).run_standard_evaluation(*digits_images, bs=8, state_path=path)
     lines = lines_of(path)
     number = next(number for number, line in enumerate(lines) if line.get("part") == part)
     lines[number][key] = value
