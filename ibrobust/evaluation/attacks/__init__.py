@@ -7,8 +7,52 @@ from typing import TYPE_CHECKING
 from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from ibrobust.evaluation.attacks.attack import NamedAttack
+    from ibrobust.evaluation.attacks.attack import Attack, NamedAttack
+    from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+    from ibrobust.evaluation.attacks.comparison import PairedDifference, paired_difference
+    from ibrobust.evaluation.attacks.function_attack import FunctionAttack
+    from ibrobust.evaluation.attacks.over_attacks import worst_case
+    from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
+    from ibrobust.evaluation.attacks.result import AttackResult
+    from ibrobust.evaluation.attacks.run import run_attacks
+    from ibrobust.evaluation.attacks.surrogate import Transfer
 
-__all__ = ["NamedAttack"]
+_HOMES = {
+    "FGSM": "ibrobust.evaluation.attacks.own_attacks",
+    "NamedAttack": "ibrobust.evaluation.attacks.attack",
+    "PGD": "ibrobust.evaluation.attacks.own_attacks",
+    "Attack": "ibrobust.evaluation.attacks.attack",
+    "AttackResult": "ibrobust.evaluation.attacks.result",
+    "AutoAttack": "ibrobust.evaluation.attacks.own_attacks",
+    "FunctionAttack": "ibrobust.evaluation.attacks.function_attack",
+    "PairedDifference": "ibrobust.evaluation.attacks.comparison",
+    "Transfer": "ibrobust.evaluation.attacks.surrogate",
+    "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
+    "create_attack": "ibrobust.evaluation.attacks.by_name",
+    "list_attacks": "ibrobust.evaluation.attacks.by_name",
+    "paired_difference": "ibrobust.evaluation.attacks.comparison",
+    "read_attack": "ibrobust.evaluation.attacks.by_name",
+    "run_attacks": "ibrobust.evaluation.attacks.run",
+    "worst_case": "ibrobust.evaluation.attacks.over_attacks",
+}
 
-__getattr__, __dir__ = lazy_names(__name__, {"NamedAttack": "ibrobust.evaluation.attacks.attack"})
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "AutoAttack",
+    "FunctionAttack",
+    "NamedAttack",
+    "PairedDifference",
+    "Transfer",
+    "WorstCase",
+    "create_attack",
+    "list_attacks",
+    "paired_difference",
+    "read_attack",
+    "run_attacks",
+    "worst_case",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -12,6 +12,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
+import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
@@ -428,3 +429,13 @@ def test_what_an_attack_on_single_draws_leaves_is_an_upper_bound(attack, noise):
     (result,) = run_attacks(NoisyPixel(noise), *BRIGHT, attacks=chosen, epsilons=0.05)
     assert (ONE_DRAW in result.flags) is (noise > 0)
     assert result.upper_bound is (noise > 0)
+
+
+def test_scripts_import_from_the_folders_of_attacks_and_training() -> None:
+    from ibrobust.evaluation import attacks
+    from ibrobust.training import Recipe, train_encoder
+
+    assert attacks.run_attacks is run_attacks
+    assert all(getattr(attacks, name) is not None for name in attacks.__all__)
+    assert Recipe is ibrobust.Recipe
+    assert callable(train_encoder)
