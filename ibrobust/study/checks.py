@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ibrobust.data import Dataset, load_dataset
@@ -42,6 +43,12 @@ def check_study(study: Study) -> None:
             _check_surrogate(chosen)
             for epsilon in run.eps:
                 check_epsilon(epsilon, norm=chosen.norm)
+            for pattern in run.cells:
+                if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+                    raise IbrobustError(
+                        f"The attack {run.attack!r} is for the cells {pattern!r}, but no cell is called like this: use "
+                        f"a pattern of names such as {cells[0].name!r}."
+                    )
     if (wanted := study.evaluations.audit) is not None:
         if wanted.surrogate is not None:
             model_card(wanted.surrogate)
@@ -87,7 +94,7 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> Dataset:
         require_fit(card, dataset)
         has = card.decoders
     sweep, attacks, audit = study.evaluations.sweep, study.evaluations.attacks, study.evaluations.audit
-    runs = attacks.runs if attacks is not None else ()
+    runs = [run for run in attacks.runs if run.is_for(cell.name)] if attacks is not None else []
     asked = {f"attack {run.attack!r}": run.decoders or () for run in runs}
     asked |= {"evaluation 'sweep'": sweep.decoders} if sweep is not None else {}
     asked |= {"evaluation 'audit'": audit.decoders} if audit is not None else {}

@@ -126,7 +126,7 @@ def measure(
         for name in work.chosen(sweep.decoders, "sweep"):
             work.sweep(name, sweep.eps, data.test.subset(sweep.n_examples))
     if (attacks := evaluations.attacks) is not None:
-        for run in attacks.runs:
+        for run in (each for each in attacks.runs if each.is_for(cell.name)):
             for name in work.chosen(run.decoders or (), "attacks"):
                 work.attack(name, run.attack, run.eps, data.test.subset(attacks.n_examples))
     if evaluations.audit is not None:

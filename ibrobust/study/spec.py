@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -58,13 +59,20 @@ def _several(given: Any) -> Any:
 
 
 class AttackAt(_Part):
-    """An attack with epsilons of its own, such as those of another norm, and perhaps on other decoders."""
+    """An attack with epsilons of its own, such as those of another norm, and perhaps on other decoders or some cells."""
 
     attack: str
     eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
     decoders: Annotated[
         Decoders | None, Field(description="decoders to attack; by default those of the evaluation")
     ] = None
+    cells: Annotated[
+        tuple[str, ...], Field(description="shell patterns of the names of the cells to attack; by default all")
+    ] = ()
+
+    def is_for(self, cell: str) -> bool:
+        """Return whether the cell of this name is attacked."""
+        return not self.cells or any(fnmatchcase(cell, pattern) for pattern in self.cells)
 
 
 class Attacks(_Part):

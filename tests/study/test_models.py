@@ -130,6 +130,22 @@ def test_an_attack_may_have_decoders_of_its_own():
     }
 
 
+def test_an_attack_may_be_for_some_cells():
+    cells = {"attack": "PGD:steps=2", "eps": [0.1], "cells": ["knn_*", "nobody", "*Dark"]}
+    wanted = {"attacks": ["PGD:steps=1", cells], "eps": [0.1], "n_examples": 5, "decoders": ["default"]}
+    names = ("cross_entropy-digits", "knn_ib-digits", f"{__name__}:Dark")
+    study = study_of(*names, evaluations={"attacks": wanted})
+    with pytest.raises(IbrobustError, match="no cell is called like this: use a pattern of names such as 'cross_entr"):
+        run_study(study)
+    assert not study.folder.exists()
+    cells["cells"].remove("nobody")
+    study = study_of(*names, evaluations={"attacks": wanted})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    assert set(table[table.attack == "PGD:steps=1"].cell) == {cell.name for cell in expand(study)}
+    assert set(table[table.attack == "PGD:steps=2"].cell) == {"knn_ib-digits", f"{__name__}-Dark"}
+
+
 def test_an_attack_on_a_decoder_that_a_model_lacks_is_refused_before_anything_runs():
     attack = {"attack": "PGD:steps=1", "eps": [0.1], "decoders": ["resfc"]}
     study = study_of("cross_entropy-digits", evaluations={"attacks": {"attacks": [attack], "decoders": ["head"]}})
