@@ -59,7 +59,7 @@ def _several(given: Any) -> Any:
 
 
 class AttackAt(_Part):
-    """An attack with epsilons of its own, such as those of another norm, and perhaps on other decoders or some cells."""
+    """An attack with epsilons of its own, such as those of another norm, for some decoders or cells."""
 
     attack: str
     eps: Annotated[tuple[Radius, ...], Field(min_length=1)]
