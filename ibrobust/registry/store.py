@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SECONDS_FOR_A_NAME = 10.0
-
-# Shipped models by the names that they had before the surrogate that trained them had its own name.
-RENAMED = {
-    f"knn_ib-{rest}": f"soft_ib-{rest}"
-    for rest in (
-        *("w16-s0", "w16-s1", "w16-s2", "no_noise-w16-s0"),
-        *("beta0.01-w16-s0", "beta0.03-w16-s0", "beta0.1-w16-s0"),
-    )
-}
 
 
 def card_paths() -> dict[str, Path]:
@@ -66,7 +57,7 @@ def model_card(name: str) -> ModelCard:
         16
     """
     path = find_card(name)
-    return _named(read_card(path), _current(name, card_paths()))
+    return _named(read_card(path), name)
 
 
 def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
@@ -77,7 +68,6 @@ def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
     """
     path = find_card(name)
     card = read_card(path)
-    name = _current(name, card_paths())
     while True:
         try:
             return _named(card, name), read_weights(card, path)
@@ -85,11 +75,6 @@ def read_model(name: str) -> tuple[ModelCard, dict[str, Tensor]]:
             before, card = card, read_card(path)
             if card.weights == before.weights:  # they have not been replaced since the card was read
                 raise
-
-
-def _current(name: str, paths: Collection[str]) -> str:
-    # The user's own model of an old name comes first.
-    return name if name in paths else RENAMED.get(name, name)
 
 
 def _named(card: ModelCard, name: str) -> ModelCard:
@@ -172,8 +157,8 @@ def find_card(name: str) -> Path:
     # Twice, since a folder listed while a card is replaced may lack that card.
     for _ in range(2):
         paths = card_paths()
-        if (found := _current(name, paths)) in paths:
-            return paths[found]
+        if name in paths:
+            return paths[name]
     rule = "ibrobust list shows all." if paths else "no model is stored yet; train one with ibrobust train."
     hint = suggestion(name, paths, rule)
     raise IbrobustError(f"Unknown model {name!r}: {hint}")

@@ -10,7 +10,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, build_head
 from ibrobust.objectives import Objective, build_objective, list_objectives, objective_class
-from ibrobust.training.recipe import ALWAYS_WRITTEN, Recipe
+from ibrobust.training.recipe import Recipe
 
 
 def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
@@ -75,7 +75,7 @@ def refuse_unused(recipe: Recipe) -> None:
 
     A recipe that ibrobust wrote has every field, so that not all of them were meant.
     """
-    if recipe.model_fields_set >= ALWAYS_WRITTEN:
+    if recipe.model_fields_set >= set(Recipe.model_fields):
         return
     plain = Recipe(objective=recipe.objective)
     unused, needs = unused_fields(objective_class(recipe.objective)), without_effect(recipe)

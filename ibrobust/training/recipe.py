@@ -71,20 +71,6 @@ BEST_WITH: dict[str, dict[str, Any]] = {
 # What a recipe file says to its readers, see `ibrobust.training.presets`: no field of the recipe.
 ABOUT = "about"
 
-# The defaults from before soft_ib had its own name, of the fields that have others now.
-BEFORE: dict[str, Any] = {
-    "class_sharpness": 0.0,
-    "memory_size": 0,
-    "soft_share": 0.0,
-    "neighbor_ratio": 1.0,
-    "num_neighbors": 3,
-    "average_neighbors": False,
-    "fixed_power": False,
-}
-# Fields that every recipe of that time has, since it was written whole: nobody types all of them.
-ALWAYS_WRITTEN = {"objective", "neighbor_sharpness", "width", "latent_dim", "epochs", "batch_size", "optimizer"}
-ALWAYS_WRITTEN |= {"learning_rate", "weight_decay", "schedule", "seed"}
-
 
 class _OneSentence(type(BaseModel)):  # type: ignore[misc]
     """Let `Recipe(...)` raise IbrobustError. An `__init__` would take the context from `model_validate`."""
@@ -209,26 +195,14 @@ class Recipe(BaseModel, metaclass=_OneSentence):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        """Fill omitted fields with the best settings of their objective, and update old recipes.
+    def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fill omitted fields with the best settings of their objective.
 
         `model_fields_set` then holds what was given, without what was filled in.
-
-        soft_ib used to be knn_ib with a neighbour sharpness, null for none. Recipes of that time have no share of the
-        training for it. Only in a card is such a recipe with a number old: elsewhere knn_ib is what was asked for.
         """
         if not isinstance(fields, dict):
             return handler(fields)
         given = set(fields)
-        is_old = fields.get("neighbor_sharpness", 0) is None or (
-            info.context == STORED and set(fields) >= ALWAYS_WRITTEN
-        )
-        if is_old and "soft_share" not in fields:
-            fields = {**BEFORE, **fields}
-            if fields["neighbor_sharpness"] is None:
-                del fields["neighbor_sharpness"]
-            elif fields.get("objective", "knn_ib") == "knn_ib":
-                fields["objective"] = "soft_ib"
         objective = fields.get("objective", "knn_ib")
         best = BEST_WITH.get(objective, {}) if isinstance(objective, str) else {}
         recipe = handler({**best, **fields})

@@ -17,9 +17,9 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 from ibrobust.home import zoo_dir
-from ibrobust.registry import copy_model, load_model, model_card
+from ibrobust.registry import load_model, model_card
 from ibrobust.registry.card import read_card
-from ibrobust.registry.store import RENAMED, read_weights
+from ibrobust.registry.store import read_weights
 
 # The folder of the CIFAR-10 images that most of the zoo's models were trained on; the others come with ibrobust.
 IMAGES = "IBROBUST_CIFAR10_IMAGES"
@@ -105,14 +105,3 @@ def test_loading_imports_neither_the_compiler_nor_the_training() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("old", sorted(RENAMED))
-def test_a_shipped_model_answers_to_its_old_name_and_says_its_new_one(old: str):
-    assert model_card(old) == model_card(RENAMED[old])
-    assert model_card(old).name == RENAMED[old]
-
-
-def test_a_model_of_ones_own_with_an_old_name_comes_first():
-    copy_model("cross_entropy-w16-s0", "knn_ib-w16-s0")
-    assert model_card("knn_ib-w16-s0").recipe.objective == "cross_entropy"

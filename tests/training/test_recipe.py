@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import recipes_dir
-from ibrobust.training.recipe import STORED, Recipe, preset_names, read_fields
+from ibrobust.training.recipe import Recipe, preset_names, read_fields
 
 
 def test_the_defaults_are_those_of_the_best_preset_at_the_papers_width():
@@ -23,27 +23,6 @@ def test_other_objectives_keep_the_plain_defaults():
 def test_what_is_given_comes_before_what_the_objective_trains_best_with():
     recipe = Recipe.parse({"num_neighbors": 3, "soft_share": 0.0})
     assert (recipe.num_neighbors, recipe.soft_share, recipe.memory_size) == (3, 0.0, 2000)
-
-
-# What every recipe held that was written before soft_ib had its own name.
-OLD = {"objective": "knn_ib", "num_neighbors": 3, "width": 16, "latent_dim": 128, "epochs": 20, "batch_size": 125}
-OLD |= {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 1e-4, "schedule": "one_cycle", "seed": 0}
-
-
-def test_the_surrogate_of_an_old_recipe_is_called_by_its_name():
-    recipe = Recipe.model_validate({**OLD, "neighbor_sharpness": 2.0, "class_sharpness": 0.5}, context=STORED)
-    assert (recipe.objective, recipe.class_sharpness, recipe.memory_size) == ("soft_ib", 0.5, 0)
-
-
-def test_a_recipe_that_is_not_of_a_card_keeps_its_objective():
-    recipe = Recipe.parse({**OLD, "neighbor_sharpness": 2.0})
-    assert (recipe.objective, recipe.soft_share) == ("knn_ib", 0.75)
-
-
-def test_the_estimator_of_an_old_recipe_is_trained_as_it_was():
-    recipe = Recipe.parse({**OLD, "neighbor_sharpness": None, "num_neighbors": 5})
-    assert (recipe.objective, recipe.num_neighbors, recipe.average_neighbors) == ("knn_ib", 5, False)
-    assert (recipe.soft_share, recipe.memory_size, recipe.neighbor_ratio) == (0.0, 0, 1.0)
 
 
 @pytest.mark.parametrize("objective", ["knn_ib", "soft_ib"])
