@@ -146,6 +146,16 @@ def test_a_shipped_card_carries_what_was_measured(path: Path, tables):
     assert card.evaluations == card_evaluations(content)
 
 
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_a_shipped_card_holds_one_clean_accuracy_per_decoder(path: Path):
+    """The sweep counts the images that are right without an attack once more, with the weights that ship."""
+    card = read_card(path)
+    swept = card.evaluations["fgsm"]
+    assert {name: record.correct for name, record in card.clean_accuracy.items()} == {
+        name: swept[name]["clean_correct"] for name in card.clean_accuracy
+    }
+
+
 def test_the_estimators_accuracies_are_those_of_the_records():
     """docs/trials.md, the table of the trainings through the estimator."""
     with (CHECKOUT / "docs" / "records" / "estimator-accuracy.csv").open(encoding="utf-8") as file:
