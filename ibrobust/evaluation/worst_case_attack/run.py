@@ -203,7 +203,8 @@ class _Run:
             lambda: guards.random_corners(search, positions, evaluation_seed(self.seed, "random corners", queries)),
         )
         broken += self.stage(
-            "Square", lambda: guards.square(search, positions, evaluation_seed(self.seed, "Square", queries), queries)
+            "Square",
+            lambda: guards.search_by_square(search, positions, evaluation_seed(self.seed, "Square", queries), queries),
         )
         return broken
 
