@@ -128,6 +128,7 @@ def worst_case_attack(
         escalated=escalate,
         seed=seed,
         adversarial=search.adversarial,
+        nonfinite_gradient=tuple((search.nonfinite & search.clean).tolist()),
     )
 
 
