@@ -10,7 +10,7 @@ from torch import Tensor
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.model_state import isolated_rng, model_reference
-from ibrobust.evaluation.predictions import is_correct, is_distribution
+from ibrobust.evaluation.predictions import guessing_accuracy, is_correct, is_distribution
 from ibrobust.spread import spread_evenly
 
 LOOKED_AT = 256  # images
@@ -31,11 +31,13 @@ def warn_of_mistakes(model: GuardedModel, images: Tensor, labels: Tensor, *, bat
         outputs = torch.cat([model(unit_range(batch, reference)) for batch in images[some].split(batch_size)])
     targets = labels[some.to(labels.device)].to(outputs.device).long()
     total, classes, correct = len(outputs), outputs.shape[1], int(is_correct(outputs, targets).sum())
-    if total >= FEWEST and correct * classes <= total:
+    # A user may attack the images of one class alone, which a constant answer would all have right.
+    chance = guessing_accuracy(targets, classes) if bool((targets != targets[0]).any()) else 1.0 / classes
+    if total >= FEWEST and correct / total <= chance:
         warnings.warn(
             f"{correct} of {total} images are classified correctly without an attack, which is not better than "
-            f"guessing one of {classes} classes: check that the labels start at 0 and are in the order of the model's "
-            "classes, and that the model gets its images as in training.",
+            f"guessing one of {classes} classes, or the most frequent one: check that the labels start at 0 and are in "
+            "the order of the model's classes, and that the model gets its images as in training.",
             stacklevel=3,
         )
     if float(is_distribution(outputs).float().mean()) > 0.5:

@@ -24,6 +24,11 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
 
 
+def guessing_accuracy(labels: Tensor, num_classes: int) -> float:
+    """Return the accuracy in (0, 1] of a guesser: the share of the most frequent of the labels (N,), at least 1 / K."""
+    return max(float(labels.bincount().max()) / len(labels), 1.0 / num_classes)
+
+
 def is_distribution(outputs: Tensor) -> Tensor:
     """Return (B,) bool: the outputs (B, K) are numbers in [0, 1] that sum to 1, so probabilities and no logits."""
     return ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)

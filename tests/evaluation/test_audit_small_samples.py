@@ -72,7 +72,8 @@ def test_one_image_with_a_cut_gradient_is_not_honest(plain_model, test_data):
         (1, 1, 10, None),
         (0, 1, 10, None),
         (2, 3, 10, None),  # a guesser gets two of three in 3 of 100 trials
-        (3, 3, 10, True),
+        (3, 3, 10, None),  # a guesser of one of the three labels in 4 of 100
+        (5, 5, 10, True),
         (10, 100, 10, False),
         (60, 100, 10, True),
         (48, 96, 2, False),
@@ -80,7 +81,7 @@ def test_one_image_with_a_cut_gradient_is_not_honest(plain_model, test_data):
     ],
 )
 def test_clean_accuracy_is_judged_where_there_are_images_enough(correct, total, classes, passed):
-    images, labels = torch.zeros(total, 3, 8, 8), torch.zeros(total, dtype=torch.long)
+    images, labels = torch.zeros(total, 3, 8, 8), torch.arange(total) % classes
     clean = some(correct, total)
     assert check_clean_accuracy(subject(None, images, labels, clean=clean, num_classes=classes)).passed is passed
 
@@ -149,7 +150,7 @@ def test_a_rough_margin_is_unstable(count, passed, plain_model, test_data):
 )
 def test_the_robustness_is_what_the_worst_case_leaves_of_the_claim(correct, total, claimed, upper_bound, answer):
     kept = share_kept(Claim(claimed / total, "FGSM", claimed), correct, total)
-    assert is_it_real(kept, correct, total, num_classes=10, upper_bound=upper_bound) == answer
+    assert is_it_real(kept, correct, total, chance=0.1, upper_bound=upper_bound) == answer
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,31 @@ def test_the_robustness_is_what_the_worst_case_leaves_of_the_claim(correct, tota
 )
 def test_an_accuracy_that_is_at_most_chance_is_not_real(left, total, num_classes, claimed, answer):
     kept = share_kept(Claim(claimed / total, "FGSM", claimed), left, total)
-    assert is_it_real(kept, left, total, num_classes=num_classes, upper_bound=True) == answer
+    assert is_it_real(kept, left, total, chance=1 / num_classes, upper_bound=True) == answer
+
+
+class Constant(torch.nn.Module):
+    """Class 0 by a bias that always wins; the gradient is exact."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 2.0 + 0.01 * images.flatten(1).sum(dim=1)
+        return torch.stack([score, -score], dim=1)
+
+
+@pytest.mark.parametrize(("rare", "correct"), [(13, 115), (64, 64), (0, 128)])
+def test_a_constant_answer_is_no_robustness_however_frequent_its_class_is(rare, correct):
+    images = torch.rand(128, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    report = audit(Constant(), images, (~some(128 - rare, 128)).long(), epsilon=8 / 255, quick=True)
+    assert report.worst_case_correct == report.clean_correct == correct
+    assert (report.robustness, report.gradient) == ("undecided", "honest")
+    assert "not better than guessing" in report.headline or correct == 64  # half of them might be too few
+    assert ("clean_accuracy" in {check.name for check in report.failed}) == (rare > 0)
+
+
+def test_better_than_the_most_frequent_label_is_better_than_guessing():
+    kept = share_kept(Claim(0.99, "FGSM", 990), 980, 1000)
+    assert is_it_real(kept, 980, 1000, chance=0.9, upper_bound=False) == "real"
+    assert is_it_real(kept, 980, 1000, chance=0.98, upper_bound=False) == "undecided"
 
 
 def test_the_interval_of_a_number_claimed_is_the_accuracy_s_over_the_claim():

@@ -30,6 +30,19 @@ def test_labels_that_are_off_by_one(evaluate, plain_model, test_data):
 
 
 @pytest.mark.parametrize("evaluate", [attacked, swept])
+def test_a_constant_answer_to_unequal_classes(evaluate, test_data):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([2.0, 0.0])
+    labels = (torch.arange(100) % 10 == 0).long()
+    with pytest.warns(UserWarning, match="^90 of 100 images .* not better than guessing"):
+        evaluate(model, test_data[0][:100], labels)
+    with warnings.catch_warnings():  # the images of one class alone
+        warnings.simplefilter("error")
+        evaluate(model, test_data[0][:100], torch.zeros(100, dtype=torch.long))
+
+
+@pytest.mark.parametrize("evaluate", [attacked, swept])
 def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
     model = nn.Sequential(plain_model, nn.Softmax(dim=1))
     with pytest.warns(UserWarning, match="outputs are probabilities.*remove the softmax"):

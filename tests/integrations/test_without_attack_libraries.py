@@ -36,6 +36,7 @@ from ibrobust.cli.main import main
 for arguments, code in (
     (["attack", "knn_ib-digits", "--n-examples", "8", "--eps", "8/255"], 0),
     (["attack", "knn_ib-digits", "--n-examples", "8", "--eps", "8/255", "--attack", "PGD:steps=2"], 0),
+    (["audit", "cross_entropy-digits", "--n-examples", "8", "--eps", "1/255", "--quick"], 0),
     (["attack", "knn_ib-digits", "--n-examples", "8", "--attack", "CW"], 2),
     (["benchmark", "knn_ib-digits", "--n-examples", "8"], 2),
     (["attack", "robustbench:Standard", "--dataset", "digits", "--n-examples", "8"], 2),
@@ -62,7 +63,8 @@ def test_everything_but_their_own_attacks_zoo_and_benchmark_works(finished):
 
 
 def test_where_they_are_needed_one_sentence_names_the_command(finished):
-    no_attack, no_benchmark, no_zoo, no_timm = finished.stderr.strip().splitlines()
+    note, no_attack, no_benchmark, no_zoo, no_timm = finished.stderr.strip().splitlines()
+    assert note.startswith("Note: The model 'cross_entropy-digits'")  # of the audit
     assert no_attack.startswith("Error: Unknown attack 'CW'")
     assert "python -m pip install torchattacks" in no_attack
     assert no_benchmark == "Error: RobustBench is not installed: pip install robustbench."

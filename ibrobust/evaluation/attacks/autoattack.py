@@ -24,9 +24,10 @@ from ibrobust.evaluation.attacks.perturbation import check_result
 from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
 from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog
+from ibrobust.evaluation.attacks.watched_model import SOME_NONFINITE, WatchedModel
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.grad_mode import grad_mode_flags
-from ibrobust.evaluation.guarded_model import GuardedModel, LibraryModel
+from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
 from ibrobust.evaluation.model_state import isolated_rng, model_device, model_reference
@@ -55,7 +56,7 @@ class AutoAttackOutcome:
     Attributes:
         clean_correct: (N,) bool, images that are classified correctly without an attack.
         robust_correct: (N,) bool, those that no attack broke.
-        nonfinite: (N,) bool, images with a NaN or infinite gradient: only Square can change them.
+        nonfinite: (N,) bool, images for which a gradient was NaN or infinite, at the image or during an attack.
         predictions: (N,) int64, the classes of the adversarial images, or of the images if no attack succeeded.
         adversarial: (N, C, H, W) in [0, 1], the images if no attack succeeded; None if they are not kept.
         flags: warnings of AutoAttack's checks; with any warning, the robust accuracy is not reliable.
@@ -105,7 +106,7 @@ def autoattack(
 
     def suite(of: nn.Module) -> Any:
         device = model_device(model)
-        made = AutoAttack(LibraryModel(of), norm=norm, eps=epsilon, version=version, device=device, seed=seed)
+        made = AutoAttack(WatchedModel(of), norm=norm, eps=epsilon, version=version, device=device, seed=seed)
         made.apgd.n_iter = made.apgd_targeted.n_iter = made.fab.n_iter = n_iter
         made.apgd.n_iter_orig = made.apgd_targeted.n_iter_orig = n_iter
         made.square.n_queries = n_queries
@@ -138,7 +139,7 @@ def run_suite(
 
     Args:
         model: decides whether an image is broken; in evaluation mode, behind a guard.
-        suite: pyautoattack's AutoAttack of this model.
+        suite: pyautoattack's AutoAttack of this model in a `WatchedModel`.
         images: (N, C, H, W) floats in [0, 1] or uint8 in [0, 255], on any device.
         labels: (N,).
         batch_size: images per batch.
@@ -209,8 +210,6 @@ class _Run:
             self.classify(number, at, gradients=parts != ["square"])
         accuracies = {"clean": _share(self.clean)}
         say(f"initial accuracy: {accuracies['clean']:.2%}")
-        for flag in nonfinite_flags(int(self.nonfinite.sum())):
-            self.messages.warning(flag)
         for done, part in enumerate(parts):
             if not self.left.any():
                 say("no image remains to be attacked")
@@ -229,6 +228,8 @@ class _Run:
             accuracies[part] = _share(self.left)
             seconds = time.monotonic() - started
             say(f"robust accuracy after {part.upper()}: {accuracies[part]:.2%} (total time {seconds:.1f} s)")
+        for flag in nonfinite_flags(int(self.nonfinite.sum())):
+            self.messages.warning(flag)
         checks.check_square_sr(accuracies, logger=self.messages)
         say(f"robust accuracy: {_share(self.robust):.2%}")
         robust = _bits(self.robust)
@@ -330,10 +331,16 @@ class _Run:
 
         def work() -> dict[str, Any]:
             images, labels = self.batch(at)
+            watched: WatchedModel = self.suite.model
+            watched.watch(len(at))
             found = self.search(part, images, labels)
             # A NaN gradient may have made the image itself NaN.
-            lost = self.nonfinite[at].to(found.device) & ~found.flatten(1).isfinite().all(dim=1)
+            failed = bool(watched.failed_anywhere)
+            lost = ~found.flatten(1).isfinite().all(dim=1) & (self.nonfinite[at].to(found.device) | failed)
             found = torch.where(lost[:, None, None, None], images, found)
+            nonfinite = watched.failed | lost
+            if failed and not bool(nonfinite.any()) and SOME_NONFINITE not in self.messages.flags:
+                self.messages.warning(SOME_NONFINITE)
             with torch.no_grad():
                 logits = self.model(found)
                 # A stochastic model is judged on draws that had no part in the choice.
@@ -341,6 +348,7 @@ class _Run:
             wrong = ~is_correct(logits, labels)
             check_result(part, found[wrong], images[wrong], norm=self.suite.norm, epsilon=self.suite.epsilon)
             return {
+                "nonfinite": _bits(nonfinite),
                 "wrong": _bits(wrong),
                 "attacked": _bits(robust[wrong]),
                 "predictions": logits[wrong].argmax(dim=1).tolist(),
@@ -349,10 +357,12 @@ class _Run:
 
         def valid(line: dict[str, Any]) -> bool:
             count = line["wrong"].count("1")
-            whole = are_bits(line["wrong"], len(at)) and are_bits(line["attacked"], count)
+            whole = all(are_bits(line[name], len(at)) for name in ("wrong", "nonfinite"))
+            whole = whole and are_bits(line["attacked"], count)
             return whole and self.are_classes(line["predictions"], count)
 
         fields = self.step(part, number, work, valid)
+        self.nonfinite[at] |= _tensor(fields["nonfinite"])
         broken = at[_tensor(fields["wrong"])]
         self.left[broken] = False
         self.robust[broken] = _tensor(fields["attacked"])

@@ -51,11 +51,11 @@ def attack_batch(
 
     with isolated_rng(seed), torch.enable_grad():
         if copied is not None and attack.searches_on_copy:
-            adversarial, nonfinite = search_on_copy(find, guard(copied), model, images, labels)
+            adversarial, nonfinite, warnings = search_on_copy(find, guard(copied), model, images, labels)
         else:
             adversarial, nonfinite, warnings = find(model, images, labels)
-            if flags is not None:
-                flags += warnings
+        if flags is not None:
+            flags += warnings
     adversarial = adversarial.detach()
     if attack.minimal:
         within = epsilon + tolerance(attack.norm, epsilon, images[0].numel())

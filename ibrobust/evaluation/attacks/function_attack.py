@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack, with_options
+from ibrobust.evaluation.attacks.attack import Attack, Found, with_options
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.option_types import NORMS
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
-from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.evaluation.attacks.watched_model import WatchedModel, judged_by_gradients
 from ibrobust.function_names import short_reason
 
 FORM = "attack(model, images, labels, *, epsilon, seed)"
@@ -65,31 +64,21 @@ class FunctionAttack(Attack):
         """SHA-256 of the function and its values, so that a run is not resumed with another one."""
         return fingerprint(self.function)
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the function's result on copies of the images, and (B,) bool for images with a NaN gradient.
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return the function's result on copies of the images; see `judged_by_gradients` for the warnings.
 
         Raises:
             IbrobustError: the function fails, does not return images of this shape, or returns NaN pixels although the
-                gradients of the model are finite.
+                gradients of the model are finite and not zero.
         """
-        nonfinite = nonfinite_gradient(model, images, labels)
-        adversarial = self._run(model, images, labels, epsilon=math.inf if self.minimal else epsilon, seed=seed)
-        lost = ~adversarial.flatten(1).isfinite().all(dim=1) & ~nonfinite
-        if bool(lost.any()):
-            raise IbrobustError(
-                f"The attack {self.label} gave NaN or infinite pixels for {int(lost.sum())} images, although the "
-                "model's gradients are finite: its result is not counted. Correct it, or leave it out."
-            )
-        return adversarial, nonfinite
+        watched = WatchedModel(model, len(images))
+        adversarial = self._run(watched, images, labels, epsilon=math.inf if self.minimal else epsilon, seed=seed)
+        return judged_by_gradients(watched, adversarial, images, labels, label=self.label)
 
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
         options: dict[str, Any] = dict(self.options)
         try:
-            given = self.function(
-                LibraryModel(model), images.clone(), labels.clone(), epsilon=epsilon, seed=seed, **options
-            )
+            given = self.function(model, images.clone(), labels.clone(), epsilon=epsilon, seed=seed, **options)
         except (MemoryError, torch.cuda.OutOfMemoryError, IbrobustError):
             raise
         except Exception as error:  # whatever it does

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult
 
 
-# A gradient of exactly zero gives these attacks no direction; of more than this share of the images, it is a warning.
-LARGEST_ZERO_SHARE = 0.01
-ZERO_GRADIENT = "The gradient is exactly zero at many images, where this attack has no direction."
-
-
 class FGSM(NamedAttack):
     """One step of epsilon along the sign of the gradient (Goodfellow et al. 2015), in L-infinity.
 
@@ -50,7 +45,7 @@ class FGSM(NamedAttack):
 
     def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
         """Return the images after the step, and a warning if many gradients are exactly zero."""
-        from ibrobust.evaluation.attacks.pgd import pgd
+        from ibrobust.evaluation.attacks.pgd import pgd, zero_gradient_flags
 
         del seed  # nothing in it is random
         run = pgd(
@@ -63,7 +58,7 @@ class FGSM(NamedAttack):
             loss=self.loss,
             stop_when_broken=False,
         )
-        return Found(run.last, run.nonfinite, _zero_gradient(run.zero))
+        return Found(run.last, run.nonfinite, zero_gradient_flags(run.zero))
 
 
 class PGD(NamedAttack):
@@ -114,7 +109,7 @@ class PGD(NamedAttack):
         """
         import torch
 
-        from ibrobust.evaluation.attacks.pgd import pgd, target_classes
+        from ibrobust.evaluation.attacks.pgd import pgd, target_classes, zero_gradient_flags
         from ibrobust.evaluation.ball import Ball
         from ibrobust.evaluation.guarded_model import guard
 
@@ -147,15 +142,11 @@ class PGD(NamedAttack):
             found, broken = (run.last, run.last_broken) if is_random else (run.adversarial, run.broken)
             adversarial = found if attempt == 0 else adversarial.index_copy(0, left, found)
             nonfinite[left] |= run.nonfinite
-            flags = _zero_gradient(run.zero) if attempt == 0 else flags
+            flags = zero_gradient_flags(run.zero) if attempt == 0 else flags
             left = left[~broken]
             if len(left) == 0:
                 break
         return Found(adversarial, nonfinite, flags)
-
-
-def _zero_gradient(zero: Tensor) -> tuple[str, ...]:
-    return (ZERO_GRADIENT,) if float(zero.float().mean()) > LARGEST_ZERO_SHARE else ()
 
 
 class AutoAttack(NamedAttack):
@@ -241,10 +232,11 @@ class WorstCase(SurrogateAttack):
 
     def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
         """Return images, adversarial if a stage succeeded, and the warnings of `WorstCaseResult`."""
-        from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
+        import torch
 
         result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images))
-        return Found(result.adversarial, nonfinite_gradient(model, images, labels), result.warnings)
+        nonfinite = torch.tensor(result.nonfinite_gradient, device=result.adversarial.device)
+        return Found(result.adversarial, nonfinite, result.warnings)
 
     def run(
         self,

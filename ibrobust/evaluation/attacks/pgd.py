@@ -12,6 +12,10 @@ from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.predictions import is_correct
 
+# A gradient of exactly zero gives attacks no direction; of more than this share of the images, it is a warning.
+LARGEST_ZERO_SHARE = 0.01
+ZERO_GRADIENT = "The gradient is exactly zero at many images, where this attack has no direction."
+
 
 @dataclass(frozen=True)
 class PGDResult:
@@ -66,6 +70,11 @@ def nonfinite_flags(count: int) -> tuple[str, ...]:
         return ()
     images, them = ("1 image", "it") if count == 1 else (f"{count} images", "them")
     return (f"The gradient of {images} is NaN or infinite: an attack that follows it could not change {them}.",)
+
+
+def zero_gradient_flags(zero: Tensor) -> tuple[str, ...]:
+    """Return a warning if the gradient of many images, those in `zero` (B,), is exactly zero."""
+    return (ZERO_GRADIENT,) if float(zero.float().mean()) > LARGEST_ZERO_SHARE else ()
 
 
 def default_step_size(epsilon: float, steps: int) -> float:

@@ -20,11 +20,12 @@ class AttackResult(Readable):
         epsilon: radius in that norm.
         clean_correct: for each image, whether it is classified correctly without an attack.
         attacked_correct: the same under attack. If an attack skips images that are already wrong, they stay wrong.
-        nonfinite_gradient: images with a NaN or infinite gradient, which an attack cannot follow.
+        nonfinite_gradient: images for which a gradient was NaN or infinite, at the image or at a step of the attack.
         seed: of the evaluation.
         flags: warnings, one sentence each. AutoAttack and WorstCase warn if other attacks may break more
             images; every attack warns if the model's logits depend on the other images of a batch, on random draws or
-            on whether a gradient is taken, and every attack that follows a gradient if it is NaN or infinite.
+            on whether a gradient is taken, and every attack that follows a gradient if it is NaN or infinite,
+            or zero at many images.
         minimal_norm: for attacks that search for the smallest perturbation, its size for each image; 0 if the image is
             already wrong, None if nothing was found. None for other attacks.
         attack_version: 1, or the number of today's way to attack, if that changed.

@@ -22,7 +22,7 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.own_attacks import AutoAttack, WorstCase
 from ibrobust.evaluation.attacks.perturbation import perturbation_size, tolerance
-from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
+from ibrobust.evaluation.attacks.pgd import nonfinite_flags
 from ibrobust.evaluation.attacks.result import AttackResult, are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
@@ -260,16 +260,10 @@ class _Run:
             on_progress=lambda _, left, clean: self.show(len(self.labels) * (clean - left) // max(clean, 1)),
         )
         self._give(result.adversarial)
-        device, reference = model_device(self.model), model_reference(self.model)
-        batches = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
-        with torch.enable_grad():
-            nonfinite = torch.cat(
-                [nonfinite_gradient(self.model, unit_range(x, reference), y.to(device).long()) for x, y in batches]
-            ).cpu()  # (N,)
         return {
             "clean": to_bits(result.clean_correct),
             "attacked": to_bits(result.robust_correct),
-            "nonfinite": int((nonfinite & torch.tensor(result.clean_correct)).sum()),
+            "nonfinite": sum(result.nonfinite_gradient),
             "flags": list(result.warnings),
         }
 

@@ -23,7 +23,7 @@ from ibrobust.atomic import append_json_line, write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
-FORMAT = 5
+FORMAT = 6
 _REMEDY = "remove it or name another file"
 
 

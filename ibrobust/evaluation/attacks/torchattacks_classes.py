@@ -13,11 +13,10 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.attack import Found, NamedAttack
 from ibrobust.evaluation.attacks.option_types import Count, NotNegative, Positive, PositiveShare, Share
-from ibrobust.evaluation.attacks.pgd import nonfinite_gradient
 from ibrobust.evaluation.attacks.text_form import RADIUS_OPTIONS, Value
-from ibrobust.evaluation.guarded_model import LibraryModel
+from ibrobust.evaluation.attacks.watched_model import WatchedModel, judged_by_gradients
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.full_precision import default_dtype
 
@@ -100,13 +99,8 @@ class TorchattacksAttack(NamedAttack):
                 f"{self.label} needs {fewest} classes, but the model has {num_classes}: leave this attack out."
             )
 
-    def find(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient or logit of the model.
-
-        If the attack itself turned an image into NaN because the model's gradient was zero, the image is returned
-        unchanged: the attack had no direction.
+    def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
+        """Return adversarial images (B, C, H, W); see `judged_by_gradients` for the warnings.
 
         Raises:
             IbrobustError: torchattacks cannot run it, or does not return images.
@@ -120,23 +114,11 @@ class TorchattacksAttack(NamedAttack):
             num_classes = model(images[:1]).shape[1]
         if "n_classes" in signature:
             arguments["n_classes"] = num_classes
-        watched = _Watched(LibraryModel(model), len(images))
+        watched = WatchedModel(model, len(images))
         with default_dtype(torch.float32):
             adversarial = self._run(watched, images, labels, arguments, num_classes)
-        lost = ~adversarial.flatten(1).isfinite().all(dim=1)  # (B,)
-        nonfinite = torch.zeros_like(lost)
-        if bool(watched.failed_anywhere):
-            nonfinite = lost | watched.failed
-        elif bool(lost.any()) and not bool(watched.vanished):
-            raise IbrobustError(
-                f"{self.label} gave NaN pixels for {int(lost.sum())} images, although the model's outputs "
-                "and gradients are finite: its result is not counted. Leave this attack out."
-            )
-        else:
-            adversarial = torch.where(lost[:, None, None, None], images, adversarial)
-        if self.name not in _GRADIENT_FREE:
-            nonfinite = nonfinite | nonfinite_gradient(model, images, labels)
-        return adversarial, nonfinite
+        gradient_free = self.name in _GRADIENT_FREE
+        return judged_by_gradients(watched, adversarial, images, labels, label=self.label, gradient_free=gradient_free)
 
     def _run(
         self, model: nn.Module, images: Tensor, labels: Tensor, arguments: dict[str, Any], num_classes: int
@@ -199,51 +181,3 @@ def _signature(name: str) -> dict[str, Any]:
 
     parameters = inspect.signature(getattr(torchattacks, name)).parameters
     return {key: parameter.default for key, parameter in parameters.items() if key != "model"}
-
-
-class _Watched(nn.Module):
-    """The model, and a record of NaN outputs.
-
-    The sign of NaN is 0 in torch, so an attack with a NaN gradient changes nothing, without an error.
-
-    Attributes:
-        failed: (B,) bool, images for which a logit was NaN or plus infinity, or a gradient was not finite, in a call
-            with all B of them.
-        failed_anywhere: () bool, whether that was so in any call.
-        vanished: () bool, whether the gradient of an image was zero in every pixel.
-    """
-
-    def __init__(self, model: nn.Module, count: int) -> None:
-        super().__init__()
-        self.model = model
-        self.training = False  # else torchattacks puts everything in training mode
-        nothing = torch.zeros(count, dtype=torch.bool, device=model_device(model))
-        self.failed, self.failed_anywhere, self.vanished = nothing, nothing.any(), nothing.any()
-
-    def forward(self, images: Tensor) -> Tensor:
-        finite = images.detach().flatten(1).isfinite().all(dim=1)  # (B,) else the attack is to blame
-        images = images.view_as(images)  # whose hook is called for this call alone
-        asked = finite  # (B,) bool, with a loss whose derivative is a number
-
-        def receive_from_loss(gradient: Tensor) -> None:
-            nonlocal asked
-            asked = finite & gradient.isfinite().all(dim=1)
-
-        def receive_from_model(gradient: Tensor) -> None:
-            rows = gradient.flatten(1)
-            self._note(asked & ~rows.isfinite().all(dim=1))
-            self.vanished = self.vanished | (asked & (rows == 0).all(dim=1)).any()
-
-        if images.requires_grad:
-            images.register_hook(receive_from_model)
-        logits = self.model(images)
-        logits = logits.view_as(logits)  # whose gradient is the attack's, before any hook of the model
-        if logits.requires_grad:
-            logits.register_hook(receive_from_loss)
-        self._note(finite & ~(logits.detach() < torch.inf).all(dim=1))
-        return logits
-
-    def _note(self, failed: Tensor) -> None:
-        self.failed_anywhere = self.failed_anywhere | failed.any()
-        if len(failed) == len(self.failed):
-            self.failed = self.failed | failed

@@ -8,6 +8,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.audit.attack_runs import AttackRuns
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
 from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.predictions import guessing_accuracy
 from ibrobust.evaluation.statistics import chance_ceiling, exceeds, more_often
 
 FEWEST = 2  # images that a comparison of attacks needs to speak against a model
@@ -214,9 +215,7 @@ def check_accuracy_falls(runs: AttackRuns) -> Check:
 def check_large_epsilon(subject: Subject, runs: AttackRuns) -> Check:
     """Compare the accuracy at epsilon 0.5, where every image can be made grey, with guessing."""
     left, total = int((subject.clean & ~runs.large).sum()), len(subject.clean)
-    # A constant answer is right as often as its class comes.
-    most_frequent = float(subject.labels.bincount().max()) / total
-    ceiling = chance_ceiling(total, max(most_frequent, 1.0 / subject.num_classes))
+    ceiling = chance_ceiling(total, guessing_accuracy(subject.labels, subject.num_classes))
     return Check(
         "large_epsilon_reaches_chance",
         left / total,

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.by_name import create_attack
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.square import square
 from ibrobust.seeds import evaluation_seed
 
 # Stages of the worst-case attack, by name.
@@ -286,10 +288,9 @@ def _protected(
 
 
 def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
-    attack = create_attack("Square", n_queries=subject.effort.queries)
-    seed = evaluation_seed(subject.seed, "square")
-    adversarial, _ = attack_batch(subject.target, images, labels, attack, epsilon=subject.epsilon, seed=seed)
-    return adversarial
+    ball, seed = Ball("Linf", subject.epsilon), evaluation_seed(subject.seed, "square")
+    with isolated_rng(seed):
+        return square(subject.target, images, labels, ball=ball, queries=subject.effort.queries, seed=seed)
 
 
 def _given(subject: Subject, attack: Attack, flags: list[str], images: Tensor, labels: Tensor) -> Tensor:

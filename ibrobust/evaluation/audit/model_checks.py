@@ -19,7 +19,7 @@ from ibrobust.evaluation.logit_distance import (
     slightly_moved,
 )
 from ibrobust.evaluation.model_state import isolated_rng, random_state
-from ibrobust.evaluation.predictions import is_distribution
+from ibrobust.evaluation.predictions import guessing_accuracy, is_distribution
 from ibrobust.evaluation.statistics import chance_ceiling, exceeds
 from ibrobust.seeds import evaluation_seed
 
@@ -105,14 +105,14 @@ def check_grad_mode(model: GuardedModel, images: Tensor, *, stochastic: bool) ->
 
 
 def check_clean_accuracy(subject: Subject) -> Check:
-    """Compare the clean accuracy with guessing; does not apply if there are too few images to tell."""
+    """Compare the clean accuracy with guessing; does not apply if there are too few images to tell, or one label."""
     correct, total = int(subject.clean.sum()), len(subject.clean)
-    chance = 1.0 / subject.num_classes
+    chance = guessing_accuracy(subject.labels, subject.num_classes)
     ceiling = chance_ceiling(total, chance)
     passed: bool | None = None
     if correct > ceiling:
         passed = True
-    elif exceeds(total - correct, total, (1.0 - chance) / 2.0):  # nearer to guessing than to being always correct
+    elif chance < 1.0 and exceeds(total - correct, total, (1.0 - chance) / 2.0):  # nearer to guessing than to 100%
         passed = False
     return Check(
         "clean_accuracy",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.evaluation.audit.robustness import Claim, Kept
+from ibrobust.evaluation.audit.robustness import HALF, Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.readable import Readable
 from ibrobust.records import AUDIT_VERSION
@@ -199,7 +199,8 @@ class AuditReport(Readable):
             f"at {format_epsilon(self.epsilon)}"
         )
         if self.robustness == "undecided":
-            text += " (an upper bound)" if self.upper_bound else " (too few images to tell)"
+            few = "not better than guessing" if self.kept.low > HALF else "too few images to tell"
+            text += f" ({'an upper bound' if self.upper_bound else few})"
         text += f"; {PHRASES[self.gradient]}{f' ({self.reason})' if self.reason else ''}"
         others = [check.name for check in self.failed if check.name not in SAYINGS]
         return text + (f"; also failed: {', '.join(others)}" if others else "")

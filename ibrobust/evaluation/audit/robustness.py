@@ -49,19 +49,19 @@ def share_kept(claim: Claim, correct: int, total: int) -> Kept:
     return Kept(correct / total / claim.accuracy, low, high)
 
 
-def is_it_real(kept: Kept, correct: int, total: int, *, num_classes: int, upper_bound: bool) -> str:
+def is_it_real(kept: Kept, correct: int, total: int, *, chance: float, upper_bound: bool) -> str:
     """Return `real`, `partly real`, `not real` or `undecided`.
 
+    `chance` is the accuracy that a constant answer keeps at any epsilon, see `guessing_accuracy`.
+
     - not real: at most `LITTLE` of the claim is left, and less than half with 95% confidence; or the worst-case
-      accuracy is at most 1 / num_classes, which a constant answer keeps at any epsilon, and less than half with 95%
-      confidence.
+      accuracy is at most chance, and less than half with 95% confidence.
     - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is
-      above 1 / num_classes with 95% confidence.
+      above chance with 95% confidence.
     - partly real: between the two.
-    - undecided: the interval is too wide for that, or the answer would not be `not real` and the worst case is known
-      to be an upper bound only.
+    - undecided: the interval is too wide for that, the accuracy is not above chance, or the answer would not be
+      `not real` and the worst case is known to be an upper bound only.
     """
-    chance = 1.0 / num_classes
     low, high = interval(correct, total)
     if correct / total <= chance and high < HALF:
         return "not real"

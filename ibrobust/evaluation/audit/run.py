@@ -38,7 +38,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import counting_passes
-from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.predictions import count_classes, guessing_accuracy
 from ibrobust.evaluation.worst_case_attack.run import clean_draws
 from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
 from ibrobust.live_line import LiveLine, following
@@ -183,9 +183,10 @@ def audit(
     total, fgsm, left = len(points), int((clean & ~runs.fgsm_on_all).sum()), int((clean & ~runs.worst_case).sum())
     claimed = claimed or Claim(fgsm / total, "FGSM", fgsm)
     kept = share_kept(claimed, left, total)
+    chance = guessing_accuracy(targets, num_classes)
     upper_bound = runs.warned or any(check.passed is False and check.name in BLINDING for check in checks)
     return AuditReport(
-        robustness=is_it_real(kept, left, total, num_classes=num_classes, upper_bound=upper_bound),
+        robustness=is_it_real(kept, left, total, chance=chance, upper_bound=upper_bound),
         gradient=gradient_answer(checks),
         claim=claimed,
         kept=kept,

@@ -83,16 +83,14 @@ def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, 
 BatchAttack = Callable[[nn.Module, Tensor, Tensor], Found]
 
 
-def search_on_copy(
-    attack: BatchAttack, copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return adversarial images (B, C, H, W), and (B,) bool for images with a NaN gradient.
+def search_on_copy(attack: BatchAttack, copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor) -> Found:
+    """Return adversarial images (B, C, H, W), (B,) bool for images with a NaN gradient, and the attack's warnings.
 
     The attack runs on a copy of the model, then on the model itself for images for which only the copy gives a result.
     These are images that break only the copy, unbroken images on which the two disagree, and images with a NaN gradient
     of the copy alone. Only the model's own answer counts, since the caller evaluates it for the classes.
     """
-    adversarial, unsure, _ = attack(copied, images, labels)
+    adversarial, unsure, flags = attack(copied, images, labels)
     # Rounding can hide a NaN gradient.
     nonfinite = nonfinite_gradient(model, images, labels)
     with torch.no_grad():
@@ -106,7 +104,7 @@ def search_on_copy(
         found, without_gradient, _ = attack(model, images[again], labels[again])
         adversarial[again] = found
         nonfinite[again] |= without_gradient
-    return adversarial, nonfinite
+    return Found(adversarial, nonfinite, flags)
 
 
 def _smooth_margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ibrobust.evaluation.attacks.autoattack import square_takes
-from ibrobust.evaluation.guarded_model import LibraryModel
 from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
-from ibrobust.evaluation.worst_case_attack.random_tiles import random_tiles
 from ibrobust.evaluation.worst_case_attack.search import Search
-from ibrobust.full_precision import default_dtype
+from ibrobust.evaluation.worst_case_attack.square import square
 
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
@@ -72,30 +69,11 @@ def random_corners(search: Search, positions: Tensor, seed: int) -> None:
             search.offer(at, search.ball.corner(search.images[at], generator))
 
 
-def square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
-    """Run Square (Andriushchenko et al. 2020), a random search that only needs logits.
-
-    On images that are too small for it, `random_tiles` makes as many queries.
-    """
-    from pyautoattack.square import SquareAttack
-
-    if not square_takes(search.images, search.ball.norm):
-        random_tiles(search, positions, seed, queries)
-        return
-    attack = SquareAttack(
-        LibraryModel(search.target),
-        norm=search.ball.norm,
-        n_queries=queries,
-        eps=search.ball.epsilon,
-        n_restarts=1,
-        seed=seed,
-        device=search.images.device,
-    )
+def search_by_square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
+    """Run Square, a random search, or on images that are too small for it another one."""
     for at in search.batches(positions[~search.broken[positions]]):
-        images = search.images[at]
-        with torch.no_grad(), default_dtype(torch.float32):
-            found = attack.perturb(images.float(), search.labels[at])
-        search.offer(at, search.ball.project(found.to(images), images))
+        images, labels = search.images[at], search.labels[at]
+        search.offer(at, square(search.target, images, labels, ball=search.ball, queries=queries, seed=seed))
 
 
 def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: bool = False) -> None:

@@ -60,6 +60,7 @@ class WorstCaseResult(Readable):
         seed: of all random numbers.
         adversarial: (N, C, H, W) misclassified images within the ball; the clean ones if no stage succeeded. On the
             model's device.
+        nonfinite_gradient: for each image, whether a gradient was NaN or infinite at any step.
     """
 
     norm: str
@@ -72,6 +73,7 @@ class WorstCaseResult(Readable):
     escalated: bool
     seed: int
     adversarial: Tensor = field(repr=False, compare=False)
+    nonfinite_gradient: tuple[bool, ...] = ()
 
     @property
     def total(self) -> int:
@@ -122,7 +124,7 @@ class WorstCaseResult(Readable):
             self.epsilon,
             self.clean_correct,
             self.robust_correct,
-            0,
+            sum(self.nonfinite_gradient),
             self.seed,
             self.warnings,
             attack_version=WORST_CASE_VERSION,

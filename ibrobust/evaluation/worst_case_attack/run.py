@@ -128,6 +128,7 @@ def worst_case_attack(
         escalated=escalate,
         seed=seed,
         adversarial=search.adversarial,
+        nonfinite_gradient=tuple((search.nonfinite & search.clean).tolist()),
     )
 
 
@@ -203,7 +204,8 @@ class _Run:
             lambda: guards.random_corners(search, positions, evaluation_seed(self.seed, "random corners", queries)),
         )
         broken += self.stage(
-            "Square", lambda: guards.square(search, positions, evaluation_seed(self.seed, "Square", queries), queries)
+            "Square",
+            lambda: guards.search_by_square(search, positions, evaluation_seed(self.seed, "Square", queries), queries),
         )
         return broken
 

@@ -28,7 +28,8 @@ from ibrobust.evaluation.attacks.autoattack import PARTS, AutoAttackOutcome, run
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.result import from_bits
 from ibrobust.evaluation.attacks.state import AttackLog, data_digests, read_state
-from ibrobust.evaluation.guarded_model import LibraryModel, guard, unguard
+from ibrobust.evaluation.attacks.watched_model import WatchedModel
+from ibrobust.evaluation.guarded_model import guard, unguard
 from ibrobust.evaluation.inputs import images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_reference
 from ibrobust.evaluation.predictions import correct_in_batches
@@ -80,7 +81,7 @@ class AutoAttack(pyautoattack.AutoAttack):  # type: ignore[misc]
             raise IbrobustError("AutoAttack with is_tf_model=True is not supported: give a torch module.")
         self.classifier = guard(unguard(model) if isinstance(model, nn.Module) else _Called(model))
         super().__init__(
-            LibraryModel(self.classifier),
+            WatchedModel(self.classifier),
             norm=norm,
             eps=eps,
             seed=seed,

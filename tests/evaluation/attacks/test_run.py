@@ -18,11 +18,13 @@ from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
+from ibrobust.evaluation.attacks.pgd import ZERO_GRADIENT
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.records import is_older_attack
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.1
@@ -195,6 +197,106 @@ def test_a_gradient_that_is_no_number_breaks_no_image_and_is_a_warning(attack, l
     assert result.robust_correct == left
     assert result.nonfinite_gradient == 2
     assert result.upper_bound
+
+
+class Away(nn.Module):
+    """The first of four classes if it is bright, with exact logits; only the given images have its gradient."""
+
+    def __init__(self, images: Tensor, factor: float) -> None:
+        super().__init__()
+        self.images, self.factor = images, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.mean(dim=(1, 2, 3)) - 0.5
+        if score.requires_grad and not torch.isin(images, self.images).all():
+            score.register_hook(lambda gradient: gradient * self.factor)
+        return torch.stack([score, -score, -score - 1, -score - 2], dim=1)
+
+
+def _two_steps(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    moved = images
+    for _ in range(2):
+        moved = moved.detach().requires_grad_()
+        loss = nn.functional.cross_entropy(model(moved), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, moved)
+        moved = (moved + epsilon / 2 * gradient.sign()).clamp(0, 1)
+    return moved.detach()
+
+
+GREY = torch.full((4, 1, 12, 12), 0.75)
+
+
+@pytest.mark.parametrize(
+    "attack", [_two_steps, "BIM:steps=2,alpha=0.1", "AutoAttack:n_iter=3,n_queries=3", "WorstCase", "PGD:steps=2"]
+)
+def test_a_gradient_that_is_no_number_on_the_way_is_counted_and_a_warning(attack) -> None:
+    labels = torch.zeros(4, dtype=torch.long)
+    (result,) = run_attacks(Away(GREY, torch.nan), GREY, labels, attacks=attack, epsilons=0.2)
+    assert (result.nonfinite_gradient, result.upper_bound) == (4, True)
+    assert not is_older_attack(result.summary())
+    (result,) = run_attacks(Away(GREY, 1.0), GREY, labels, attacks=attack, epsilons=0.2)
+    assert (result.nonfinite_gradient, result.upper_bound) == (0, False)
+
+
+def _normalised(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    moved = _two_steps(model, images, labels, epsilon=epsilon, seed=seed).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(moved)[:, 1].sum(), moved)
+    return (images + epsilon * gradient / gradient.norm()).clamp(0, 1)
+
+
+_normalised.norm = "L2"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("attack", [_normalised, "AutoAttack:norm=L2,n_iter=5,n_queries=50"])
+def test_a_step_that_is_nan_for_the_models_gradient_is_a_warning_and_no_error(attack) -> None:
+    labels = torch.zeros(4, dtype=torch.long)
+    (result,) = run_attacks(Away(GREY, torch.inf), GREY, labels, attacks=attack, epsilons=5.0)
+    assert (result.nonfinite_gradient, result.upper_bound) == (4, True)
+    assert result.robust_accuracy == (1 if attack is _normalised else 0)  # Square needs no gradient
+
+
+class Rounded(nn.Module):
+    """Two classes by brightness in 15 levels: the gradient is zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = ((images * 15).round() / 15).mean(dim=(1, 2, 3)) - 0.5
+        return torch.stack([score, -score], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "warns"),
+    [
+        (_two_steps, True),
+        ("MIFGSM:steps=2", True),
+        ("CW:steps=2", True),
+        ("foolbox:LinfPGD:steps=2", True),
+        ("PGD:steps=2", True),
+        (_does_nothing, False),
+        ("Square:n_queries=2", False),
+        ("GN", False),
+    ],
+)
+def test_an_attack_that_follows_a_zero_gradient_warns(attack, warns) -> None:
+    if str(attack).startswith("foolbox"):
+        pytest.importorskip("foolbox")
+    (result,) = run_attacks(Rounded(), GREY, torch.zeros(4, dtype=torch.long), attacks=attack, epsilons=0.1)
+    assert result.robust_accuracy == 1
+    assert (ZERO_GRADIENT in result.flags) is result.upper_bound is warns
+
+
+def test_a_function_may_use_torch_func() -> None:
+    def follow(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+        rows = torch.func.vmap(torch.func.jacrev(lambda image: model(image[None])[0]))(images)
+        return (images + epsilon * rows[:, 1].sign()).clamp(0, 1)
+
+    class Bright(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            score = images.mean(dim=(1, 2, 3)) - 0.5
+            return torch.stack([score, -score], dim=1)
+
+    labels = torch.zeros(4, dtype=torch.long)
+    (result,) = run_attacks(Bright(), GREY, labels, attacks=follow, epsilons=0.3)
+    assert (result.robust_accuracy, result.upper_bound) == (0, False)
 
 
 def test_images_that_are_wrong_already_are_skipped(plain_model: nn.Module, data: Data) -> None:

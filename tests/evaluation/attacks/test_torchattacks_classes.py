@@ -114,7 +114,7 @@ def test_pixels_that_are_no_numbers_are_an_error_where_the_model_is_not_to_blame
     Returning.result = data[0].clone()
     Returning.result[1, 0, 0, 0] = float("nan")
     monkeypatch.setattr(torchattacks, "BIM", Returning)
-    with pytest.raises(IbrobustError, match="BIM gave NaN pixels for 1 images"):
+    with pytest.raises(IbrobustError, match="BIM gave NaN or infinite pixels for 1 images"):
         run(model, data, "BIM")
 
 

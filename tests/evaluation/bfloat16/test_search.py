@@ -10,6 +10,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.losses import margin
+from ibrobust.evaluation.attacks.pgd import ZERO_GRADIENT
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.bfloat16 import search as search_copy
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
@@ -84,6 +85,17 @@ def test_a_gradient_that_rounding_hides_is_seen(robust_model: nn.Module, data: D
     spec = read_attack("PGD:steps=2,precision=bf16")
     _, nonfinite = attack_batch(NoGradient(), *data, spec, epsilon=EPSILON, seed=0, copied=robust_model)
     assert nonfinite.all()
+
+
+def test_a_zero_gradient_is_a_warning_of_a_search_on_a_copy_too(robust_model: nn.Module, data: Data) -> None:
+    class Rounded(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return robust_model((images * 8).round() / 8)
+
+    flags: list[str] = []
+    spec = read_attack("PGD:steps=2,precision=bf16")
+    attack_batch(Rounded(), *data, spec, epsilon=EPSILON, seed=0, copied=Rounded(), flags=flags)
+    assert flags == [ZERO_GRADIENT]
 
 
 class _Copy(nn.Module):
