@@ -20,7 +20,6 @@ from ibrobust.models import (
     fit_resfc,
 )
 
-
 FIT = {
     "gaussian_mixture": fit_gaussian_mixture,
     "logistic": fit_logistic,

@@ -27,7 +27,7 @@ def filled(size: int) -> LatentMemory:
     return memory
 
 
-@pytest.mark.parametrize("size", range(1, 101))
+@pytest.mark.parametrize("size", [1, 4, 5, 12, 19, 20, 23, 35, 50, 58, 60, 99, 100])
 def test_a_memory_of_any_size_has_as_many_latents_of_every_class(size: int):
     memory = filled(size)
     counts = memory.labels.bincount(minlength=CLASSES)
