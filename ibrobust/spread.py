@@ -17,7 +17,7 @@ def spread_evenly(labels: Tensor, count: int) -> Tensor:
         labels: (N,) integers.
         count: at most so many.
     """
-    even = _spaced(len(labels), count)
+    even = evenly_spaced(len(labels), count)
     if len(even) in (0, len(labels)):
         return even
     _, classes, sizes = labels.cpu().unique(return_inverse=True, return_counts=True)
@@ -30,10 +30,14 @@ def spread_evenly(labels: Tensor, count: int) -> Tensor:
     largest_remainders = (quotas - expected).argsort(stable=True)
     quotas[largest_remainders[: len(even) - int(quotas.sum())]] += 1
     members = [(classes == index).nonzero()[:, 0] for index in range(len(sizes))]
-    chosen = [own[_spaced(len(own), quota)] for own, quota in zip(members, quotas.tolist(), strict=True)]
+    chosen = [own[evenly_spaced(len(own), quota)] for own, quota in zip(members, quotas.tolist(), strict=True)]
     return torch.cat(chosen).sort().values
 
 
-def _spaced(total: int, count: int) -> Tensor:
+def evenly_spaced(total: int, count: int, device: torch.device | None = None) -> Tensor:
+    """Return (min(total, count),) int64 positions in [0, total), in order and evenly spaced.
+
+    Of n positions in a row, they contain n * count / total, rounded down or up.
+    """
     count = min(total, count)
-    return torch.arange(count) * total // max(count, 1)
+    return torch.arange(count, device=device) * total // max(count, 1)

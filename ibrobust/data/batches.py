@@ -39,12 +39,8 @@ def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator
     classes = labels.unique().tolist()
     num_classes = len(classes)
     num_batches = len(labels) // batch_size
+    check_balance(num_classes, batch_size)
     base, extra = divmod(batch_size, num_classes)
-    if base == 0:
-        raise IbrobustError(
-            f"A batch of {batch_size} cannot hold an image of each of the {num_classes} classes: raise the batch "
-            "size or turn balanced batches off."
-        )
     # counts[b, c]: images of class c in batch b
     counts = torch.full((num_batches, num_classes), base)
     if extra:
@@ -70,6 +66,15 @@ def _in_rounds(members: Tensor, shares: list[int], generator: torch.Generator) -
             part, left = torch.cat([part, order[:missing]]), order[missing:]
         parts.append(part)
     return parts
+
+
+def check_balance(num_classes: int, batch_size: int) -> None:
+    """Raise IbrobustError if a balanced batch cannot hold an image of each class."""
+    if batch_size < num_classes:
+        raise IbrobustError(
+            f"A batch of {batch_size} cannot hold an image of each of the {num_classes} classes: raise the batch "
+            "size or turn balanced batches off."
+        )
 
 
 def check_batch_size(num_images: int, batch_size: int) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ibrobust.estimators import conditional_knn_entropy, entropy_bias, knn_entropy, mutual_information
+from ibrobust.estimators.arguments import as_labels, as_points
 from ibrobust.models import ZERO_ENTROPY_VARIANCE, fit_resfc
 from ibrobust.seeds import derive_seed
 
@@ -64,7 +65,8 @@ def latent_information(
     Two encoders can be compared if noise is added for both: without it, entropies fall without bound as latents shrink.
 
     Args:
-        latents: (N, D) floats, without noise.
+        latents: (N, D), any floating dtype, without noise. Entropies are computed as in `knn_entropy`, the decoder in
+            float32.
         labels: (N,) integers in [0, num_classes).
         num_classes: C.
         noise: add zero-entropy noise, N(0, I / (2 pi e)).
@@ -75,8 +77,10 @@ def latent_information(
     Raises:
         IbrobustError: shapes or dtypes are wrong, a latent is not finite, or a class has k points or fewer.
     """
-    points = with_noise(latents, seed, "entropy") if noise else latents
+    latents = as_points(latents)
     count, dim = latents.shape
+    labels = as_labels(labels, count).to(latents.device)
+    points = with_noise(latents, seed, "entropy") if noise else latents
     return LatentInformation(
         entropy=float(knn_entropy(points, num_neighbors)),
         conditional_entropy=float(conditional_knn_entropy(points, labels, num_neighbors)),
@@ -98,6 +102,7 @@ def decoder_cross_entropy(
     The decoder is fitted with many draws of the noise per latent and evaluated with another draw: a decoder that had
     memorised the draws would give no bound.
     """
+    latents = latents.float()  # before the noise: the draws are then the same for latents of every dtype
     repeats = math.ceil(DECODER_STEPS * DECODER_BATCH / len(latents))
     if noise:
         points = with_noise(latents.repeat(repeats, 1), seed, "fit")  # (repeats * N, D)
@@ -113,5 +118,5 @@ def decoder_cross_entropy(
 def with_noise(latents: Tensor, seed: int, purpose: str) -> Tensor:
     """Return latents (N, D) with zero-entropy noise, drawn from the seed and the purpose."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "information plane", purpose))
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32).to(latents.device)
     return latents + math.sqrt(ZERO_ENTROPY_VARIANCE) * noise

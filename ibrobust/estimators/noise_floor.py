@@ -80,7 +80,7 @@ def _unit_bias(count: int, dim: int, num_neighbors: int, average: bool, seed: in
     generator = torch.Generator().manual_seed(seed)
     errors = []
     for _ in range(max(FEWEST_REPEATS, SAMPLES // max(1, count))):
-        z = torch.randn(count, dim, generator=generator)
+        z = torch.randn(count, dim, generator=generator, dtype=torch.float32)
         surprise = 0.5 * (dim * math.log(2.0 * math.pi) + float(z.double().square().sum()) / max(1, count))
         errors.append(float(knn_entropy(z, num_neighbors, average=average)) - surprise)
     spread = torch.tensor(errors, dtype=torch.float64)

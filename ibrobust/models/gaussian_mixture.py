@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 
 RIDGE = 1e-4
 
@@ -68,6 +69,7 @@ def unpack_triangles(packed: Tensor) -> Tensor:
     return factors
 
 
+@default_dtype(torch.float32)
 def fit_gaussian_mixture(
     latents: Tensor,
     labels: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 
 MAX_ITERATIONS = 2000
 
@@ -14,6 +15,7 @@ class LogisticDecoder(nn.Linear):
     """Latents (B, D) -> logits (B, C), one linear layer."""
 
 
+@default_dtype(torch.float32)
 def fit_logistic(latents: Tensor, labels: Tensor, num_classes: int) -> LogisticDecoder:
     """Return the multinomial logistic regression of labels on latents, with a unit L2 penalty.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.devices import gpus_in_use
+from ibrobust.full_precision import default_dtype
 
 # The paper's.
 DEFAULT_UNITS = 1024
@@ -42,6 +43,7 @@ class ResFCDecoder(nn.Module):
         return self.output(self.bn(self.blocks(self.stem(latents))))
 
 
+@default_dtype(torch.float32)
 def fit_resfc(
     latents: Tensor,
     labels: Tensor,

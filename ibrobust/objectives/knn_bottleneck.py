@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
@@ -135,9 +134,9 @@ class KnnBottleneck(Objective):
             names = ("H[Z|Y]", "H[Z]")
             k = self.neighbors_now()
             if not labels.is_cuda:  # reading labels on a GPU would delay every step; the loss is NaN there instead
-                held = labels if memory is None else torch.cat([labels, memory[1]])
-                if int(held.min()) > EMPTY:
-                    check_class_sizes(held, k)
+                remembered = None if memory is None else memory[1]
+                if remembered is None or int(remembered.min()) > EMPTY:
+                    check_class_sizes(labels, k, memory=remembered)
             within, overall = batch_knn_entropies(
                 latents,
                 labels,

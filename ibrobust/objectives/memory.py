@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ibrobust.spread import evenly_spaced
+
 # The label of an empty place, and the image of a point if it is not known: no image of a batch has this index.
 EMPTY = -1
 
@@ -14,6 +16,9 @@ class LatentMemory(nn.Module):
 
     An entropy is then estimated from more points than a batch holds ("samples from the whole training set", Kirsch,
     Lyle, Gal 2020, section 4.1). Buffers, so that a resumed training has the same neighbours.
+
+    If M is not a multiple of the batch size, only a part of the oldest batch fits. Its points are spread evenly over
+    that batch, because a balanced batch is sorted by class.
 
     Args:
         size: M, the number of latents kept; with 0 none is.
@@ -49,7 +54,15 @@ class LatentMemory(nn.Module):
     def remember(self, latents: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
         """Add a batch of latents (B, D) with labels (B,) and images (B,), and drop the oldest."""
         if self.size:
+            batch = len(labels)
+            whole = self.size // batch * batch  # points in whole batches; the next batch is the oldest that still fits
+            part = whole + evenly_spaced(batch, self.size - whole, labels.device)
+
+            def latest(new: Tensor, kept: Tensor) -> Tensor:
+                points = torch.cat([new, kept])
+                return torch.cat([points[:whole], points[part]])
+
             known = images if images is not None else torch.full_like(labels, EMPTY)
-            self.images = torch.cat([known, self.images])[: self.size]
-            self.latents = torch.cat([latents.detach().to(self.latents), self.latents])[: self.size]
-            self.labels = torch.cat([labels, self.labels])[: self.size]
+            self.images = latest(known, self.images)
+            self.latents = latest(latents.detach().to(self.latents), self.latents)
+            self.labels = latest(labels, self.labels)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ibrobust.data import Dataset, channel_statistics
+from ibrobust.data.batches import check_balance
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.models import Encoder, build_head
@@ -113,6 +114,8 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "
             "lower it."
         )
+    if recipe.balanced_batches:
+        check_balance(len(dataset.train.labels.unique()), recipe.batch_size)
     kind = objective_class(recipe.objective)
     if recipe.fixed_power and kind.outputs_per_latent != 1:
         raise IbrobustError(
@@ -148,9 +151,11 @@ def _check_neighbors(recipe: Recipe, dataset: Dataset) -> None:
     Or if a batch would hold an image twice and the objective cannot tell: a copy is much nearer than any other image,
     so that an entropy would be far too small.
     """
-    kind, num_classes, batch = objective_class(recipe.objective), dataset.num_classes, recipe.batch_size
+    kind, batch, images = objective_class(recipe.objective), recipe.batch_size, len(dataset.train)
+    num_classes = len(dataset.train.labels.unique())
     name, size = _smallest_class(dataset)
-    most = max(recipe.num_neighbors, (recipe.first_neighbors or 0) if "first_neighbors" in kind.options else 0)
+    first = (recipe.first_neighbors or 0) if "first_neighbors" in kind.options else 0
+    most, field = max((recipe.num_neighbors, "num_neighbors"), (first, "first_neighbors"))
     memory = recipe.memory_size if "memory_size" in kind.options else 0
     within_classes = recipe.conditional or "conditional" not in kind.options  # dib estimates one entropy of the two
     if within_classes and size <= most:
@@ -158,34 +163,55 @@ def _check_neighbors(recipe: Recipe, dataset: Dataset) -> None:
             f"The class {name!r} of {dataset.name!r} has {size} training images, too few for {most} neighbours: lower "
             "num_neighbors (and first_neighbors), add images, or leave the class out."
         )
-    held, what, remedy = (memory, "memory", "memory_size") if memory else (batch, "batch", "the batch size")
-    wanted = (most + 1) * num_classes
-    if within_classes and recipe.balanced_batches and held // num_classes <= most:
+    # A memory that is not full yet needs no number of neighbours: see `batch_knn_entropies`.
+    points = f"A batch of {batch} and a memory of {memory} have" if memory else f"A batch of {batch} has"
+    remedy = "memory_size" if memory else "the batch size"
+    each = _images_of_each_class(num_classes, batch, memory)
+    if within_classes and recipe.balanced_batches and each <= most:
+        wanted = _memory_for(most + 1, num_classes, batch) if memory else (most + 1) * num_classes
         raise IbrobustError(
-            f"A {what} of {held} has {held // num_classes} images of each of the {num_classes} classes, too "
-            f"few for {most} neighbours in every class: raise {remedy} to {wanted} or more, or lower num_neighbors."
+            f"{points} {each} images of each of the {num_classes} classes, too few for {most} neighbours in every "
+            f"class: raise {remedy} to {wanted} or more, or lower {field}."
         )
-    expected = held * size / len(dataset.train)
+    expected = (batch + memory) * size / images
     if within_classes and not recipe.balanced_batches and expected <= most:
         raise IbrobustError(
-            f"A {what} of {held} has about {expected:.3g} images of the class {name!r}, too few for {most} neighbours: "
-            f"raise {remedy}, set balanced_batches to true, or lower num_neighbors."
+            f"{points} about {expected:.3g} images of the class {name!r}, too few for {most} neighbours: raise "
+            f"{remedy}, set balanced_batches to true, or lower {field}."
         )
     ratio = recipe.neighbor_ratio if "neighbor_ratio" in kind.options else 1.0
-    overall, others = round(ratio * most), min(batch + memory, len(dataset.train)) - 1
+    overall, others = round(ratio * most), min(batch + memory, images) - 1
     if overall > others:
-        lower = f"neighbor_ratio (now {ratio:g})" if ratio > 1.0 else "num_neighbors"
+        lower = f"neighbor_ratio (now {ratio:g})" if ratio > 1.0 else field
+        more = f"raise {remedy}" if overall < images else "add images"
         raise IbrobustError(
             f"H[Z] would have {overall} neighbours, and the batch and the memory have at most {others} other images: "
-            f"lower {lower}, or raise {remedy}."
+            f"lower {lower}, or {more}."
         )
-    distinct = len(dataset.train.labels.unique()) * size
+    distinct = num_classes * size
     if recipe.balanced_batches and not kind.knows_images and batch > distinct:
         raise IbrobustError(
             f"A balanced batch of {batch} would hold an image of the class {name!r} twice, since {dataset.name!r} has "
             f"{size} training images of it, so that an image would be its own neighbour: lower the batch size to "
             f"{distinct} or less, or set balanced_batches to false."
         )
+
+
+def _images_of_each_class(num_classes: int, batch: int, memory: int) -> int:
+    """Return how many images of any class balanced batches and their full memory hold at least.
+
+    The memory holds whole batches, and a part of the oldest one, spread evenly over it (`LatentMemory`).
+    """
+    whole, part = divmod(memory, batch)
+    share = batch // num_classes
+    return (1 + whole) * share + share * part // batch
+
+
+def _memory_for(count: int, num_classes: int, batch: int) -> int:
+    """Return the smallest memory with which balanced batches hold `count` images of each class."""
+    share = batch // num_classes
+    whole, part = divmod(count - share, share)
+    return whole * batch + -(-part * batch // share)
 
 
 def _smallest_class(dataset: Dataset) -> tuple[str, int]:

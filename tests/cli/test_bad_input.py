@@ -37,7 +37,7 @@ def test_a_batch_too_small_for_the_neighbours(run, home):
 
 
 def test_a_memory_too_small_for_the_neighbours(run, home):
-    refused(run, [*TRAIN, "--memory-size", "200"], "memory of 200", "raise memory_size to 510")
+    refused(run, [*TRAIN, "--memory-size", "200"], "memory of 200", "raise memory_size to 407")
     assert not (home / "runs").exists()
 
 

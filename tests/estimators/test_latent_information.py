@@ -11,6 +11,8 @@ from scipy.stats import norm
 
 from ibrobust.estimators import conditional_knn_entropy, entropy_bias, knn_entropy, mutual_information
 from ibrobust.estimators.latent_information import decoder_cross_entropy, latent_information, with_noise
+from ibrobust.estimators.noise_floor import _unit_bias
+from ibrobust.full_precision import default_dtype
 from ibrobust.models import ZERO_ENTROPY_VARIANCE
 
 SIGMA = math.sqrt(ZERO_ENTROPY_VARIANCE)
@@ -81,6 +83,28 @@ def test_without_noise_latents_are_taken_as_they_are(clusters):
     found = latent_information(latents, labels, 4, noise=False, units=16)
     assert found.entropy == float(knn_entropy(latents, 3))
     assert found.noise_floor is None
+
+
+@pytest.mark.parametrize("noise", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_latents_of_any_precision_have_the_same_information(clusters, dtype, noise, monkeypatch):
+    monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 8)
+    latents, labels = clusters[0].half(), clusters[1]  # numbers that every dtype holds
+    expected = latent_information(latents.float(), labels, 4, noise=noise, units=8)
+    found = latent_information(latents.to(dtype), labels.int(), 4, noise=noise, units=8)
+    assert found.label_information == expected.label_information
+    assert found.noise_floor == expected.noise_floor
+    for name in ("entropy", "conditional_entropy", "mutual_information"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-5)
+
+
+def test_information_does_not_depend_on_the_default_dtype(clusters, monkeypatch):
+    monkeypatch.setattr("ibrobust.estimators.latent_information.DECODER_STEPS", 8)
+    latents, labels = clusters
+    expected = latent_information(latents, labels, 4, units=8)
+    _unit_bias.cache_clear()
+    with default_dtype(torch.float64):
+        assert latent_information(latents, labels, 4, units=8) == expected
 
 
 def test_separated_classes_leave_nothing_open(clusters):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.full_precision import default_dtype
 from ibrobust.models import (
     FITTED_DECODERS,
     HEAD,
@@ -17,6 +20,12 @@ from ibrobust.models import (
     fit_resfc,
 )
 
+FIT = {
+    "gaussian_mixture": fit_gaussian_mixture,
+    "logistic": fit_logistic,
+    "resfc": partial(fit_resfc, seed=0, units=8, epochs=1),
+}
+
 
 @pytest.fixture(scope="module")
 def clouds() -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +35,17 @@ def clouds() -> tuple[torch.Tensor, torch.Tensor]:
     shapes = torch.randn(3, 5, 5, generator=generator)
     points = torch.einsum("nij,nj->ni", shapes[labels], torch.randn(600, 5, generator=generator))
     return points + torch.randn(3, 5, generator=generator)[labels], labels
+
+
+@pytest.mark.parametrize("name", ["gaussian_mixture", "logistic", "resfc"])
+def test_a_decoder_is_the_same_with_another_default_dtype(clouds, name):
+    fitted = []
+    for dtype in (torch.float32, torch.float64):
+        with default_dtype(dtype):
+            fitted.append(FIT[name](*clouds, 3).state_dict())
+    for key, expected in fitted[0].items():
+        assert fitted[1][key].dtype == expected.dtype
+        assert torch.equal(fitted[1][key], expected)
 
 
 def test_gaussian_logits_are_scipys_log_likelihoods(clouds):

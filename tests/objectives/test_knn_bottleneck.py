@@ -98,8 +98,22 @@ def test_a_class_that_is_too_small_is_named_once_the_memory_is_full(latents: Ten
     knn = objective(num_neighbors=3, memory_size=10)
     rare = torch.tensor([0] * 19 + [1])
     knn(latents[:20], rare)  # the memory is empty: fewer neighbours have to do
-    with pytest.raises(IbrobustError, match="Class 1 has 1 point, too few for 3 neighbours"):
+    with pytest.raises(
+        IbrobustError, match="Class 1 has 1 point, too few for 3 neighbours: raise memory_size or the b"
+    ):
         knn(latents[20:], rare)
+
+
+def test_a_class_that_the_memory_alone_has_needs_no_neighbours(latents: Tensor):
+    knn = objective(num_neighbors=3, memory_size=20)
+    rare = torch.tensor([0] * 18 + [1] * 2)
+    knn(latents[:20], rare)
+    terms = knn(latents[20:], torch.zeros(20, dtype=torch.long)).terms
+    memory = (latents[:20], rare)
+    expected = batch_knn_entropies(
+        latents[20:], 0 * rare, within_neighbors=3, overall_neighbors=3, average=True, memory=memory
+    )
+    assert [float(v) for v in terms.values()] == pytest.approx([float(v) for v in expected], rel=1e-5)
 
 
 def test_a_k_that_would_not_reach_its_end_in_the_training_is_refused():

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from ibrobust.data import Dataset
+from ibrobust.data.batches import balanced_batches
 from ibrobust.errors import IbrobustError
+from ibrobust.objectives.memory import LatentMemory
 from ibrobust.training.build import check_fit, refuse_unused
 from ibrobust.training.recipe import Recipe
 
@@ -34,10 +36,12 @@ def test_a_class_with_too_few_images_for_the_neighbours_is_refused():
 
 def test_too_few_images_of_a_class_among_batches_that_are_not_balanced_are_refused():
     plain = {"memory_size": 100, "balanced_batches": False}
-    with pytest.raises(IbrobustError, match="memory of 100 has about 3 images of the class '1'.*balanced_batches to t"):
-        check_fit(knn(**plain), images_of(970, 30))
-    check_fit(knn(**plain), images_of(960, 40))
-    check_fit(knn(**{**plain, "balanced_batches": True}), images_of(970, 30))
+    with pytest.raises(
+        IbrobustError, match="memory of 100 have about 3 images of the class '1'.*balanced_batches to t"
+    ):
+        check_fit(knn(**plain), images_of(975, 25))
+    check_fit(knn(**plain), images_of(970, 30))  # 3.6 in the batch and the memory together
+    check_fit(knn(**{**plain, "balanced_batches": True}), images_of(975, 25))
     with pytest.raises(IbrobustError, match="batch of 20 has about 2 images of the class '1'.*raise the batch size"):
         check_fit(knn(balanced_batches=False, memory_size=0), images_of(90, 10))
 
@@ -51,7 +55,11 @@ def test_too_few_images_of_a_class_among_batches_that_are_not_balanced_are_refus
             (500, 500),
             "120 neighbours.*119 other images: lower neighbor",
         ),
-        ({"memory_size": 500, "neighbor_ratio": 40.0}, (50, 50), "120 neighbours.*99 other images: lower neighbor_r"),
+        (
+            {"memory_size": 500, "neighbor_ratio": 40.0},
+            (50, 50),
+            "120 neighbours.*99 other images: lower neighbor_ratio .now 40., or add images",  # no memory has more
+        ),
         ({"memory_size": 500, "neighbor_ratio": 9.0, "first_neighbors": 20}, (50, 50), "180 neighbours"),
         ({"objective": "dib", "num_neighbors": 20}, (50, 50), "20 neighbours.*19 other images: lower num_neighbors"),
     ],
@@ -62,6 +70,55 @@ def test_more_neighbours_for_h_of_z_than_there_are_images_are_refused(fields, co
     else:
         with pytest.raises(IbrobustError, match=message):
             check_fit(knn(**fields), images_of(*counts))
+
+
+@pytest.mark.parametrize("memory", [1, 6, 15, 22, 30, 37, 44, 59])
+@pytest.mark.parametrize("batch", [10, 15, 20])
+@pytest.mark.parametrize("most", [4, 9])
+def test_a_memory_is_refused_if_a_class_would_have_too_few_neighbours(memory, batch, most):
+    """As counted in a memory that was filled with balanced batches of 4 classes."""
+    data = images_of(60, 60, 60, 60)
+    kept, counts = LatentMemory(memory, 1), []
+    generator = torch.Generator().manual_seed(0)
+    for rows in [rows for _ in range(5) for rows in balanced_batches(data.train.labels, batch, generator)]:
+        labels = data.train.labels[rows]
+        if int(kept.labels.min()) >= 0:
+            counts.append(int(torch.cat([labels, kept.labels]).bincount(minlength=4).min()))
+        kept.remember(torch.zeros(batch, 1), labels, rows)
+    recipe = knn(batch_size=batch, memory_size=memory, num_neighbors=most)
+    if min(counts) <= most:
+        with pytest.raises(IbrobustError, match=f"have . images of each .* too few for {most} .* raise memory_size to"):
+            check_fit(recipe, data)
+    elif batch % 4 == 0:  # otherwise the classes with one image more are drawn at random
+        check_fit(recipe, data)
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "wanted"),
+    [(15, 15, 225), (125, 50, 407), (100, 50, 410)],  # 1 + 15 of 10 classes; 12 + 36 + 32 * 12 / 125; 10 + 41
+)
+def test_the_memory_that_is_asked_for_is_the_smallest_that_suffices(batch, most, wanted):
+    recipe, data = knn(batch_size=batch, num_neighbors=most, neighbor_ratio=1.0, memory_size=164), images_of(*[90] * 10)
+    with pytest.raises(IbrobustError, match=f"raise memory_size to {wanted} or more"):
+        check_fit(recipe, data)
+    with pytest.raises(IbrobustError, match="too few"):
+        check_fit(recipe.model_copy(update={"memory_size": wanted - 1}), data)
+    check_fit(recipe.model_copy(update={"memory_size": wanted}), data)
+
+
+def test_the_batch_counts_beside_a_small_memory():
+    check_fit(knn(batch_size=500, num_neighbors=10, memory_size=100), images_of(*[100] * 10))
+
+
+def test_classes_without_training_images_need_no_neighbours():
+    train, data = images_of(30, 30, 30).train, images_of(*[1] * 100)
+    recipe = knn(memory_size=0, batch_size=12, neighbor_ratio=1.0, decoders=())
+    check_fit(recipe, Dataset("black", data.class_names, train, data.test))
+
+
+def test_a_balanced_batch_smaller_than_the_classes_is_refused_before_training():
+    with pytest.raises(IbrobustError, match="batch of 3 cannot hold an image of each of the 4 classes"):
+        check_fit(Recipe(objective="soft_ib", batch_size=3), images_of(9, 9, 9, 9))
 
 
 def test_dib_needs_neighbours_in_every_class_for_h_of_z_given_y_alone():
