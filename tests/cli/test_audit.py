@@ -113,5 +113,6 @@ def test_a_target_knows_the_audits_of_all_decoders_on_its_images(digits):
     assert {(audit.decoder, audit.epsilon, audit.verdict.text) for audit in target.audits} == {
         (decoder, 8 / 255, audit["verdict"]) for decoder, audit in stored.items()
     }
-    (other,) = choose_models(["knn_ib-digits"], ["logistic"], replace(digits, fingerprint="other images"), "digits")
+    others = replace(digits, test=replace(digits.test, images=255 - digits.test.images))
+    (other,) = choose_models(["knn_ib-digits"], ["logistic"], others, "digits")
     assert (other.verdict, other.audits) == (None, ())

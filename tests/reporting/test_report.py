@@ -637,6 +637,21 @@ def test_marks_are_where_their_accuracy_is(records):
     assert [tick for _, tick in chart.x_ticks] == ["0", "8/255", "16/255", "24/255", "32/255"]
 
 
+def test_the_charts_of_the_objectives_with_most_cells_come_first(study_rows, write_records):
+    few = [{**row, "cell": "dvib", "objective": "dvib"} for row in study_rows if row["cell"] == study_rows[0]["cell"]]
+    charts = epsilon_charts(read_study_records(write_records([*few, *study_rows])))
+    assert [chart.title for chart in charts] == [
+        *("Gaussian-mixture decoder, knn_ib", "logistic decoder, knn_ib"),
+        *("Gaussian-mixture decoder, DVIB", "logistic decoder, DVIB"),
+    ]
+
+
+def test_a_chart_says_if_a_baseline_has_another_decoder(records):
+    mixture, logistic = epsilon_charts(records)
+    assert [curve.label for curve in mixture.curves[-2:]] == ["cross-entropy", "DropConnect 0.5"]
+    assert [curve.label for curve in logistic.curves[-2:]] == ["cross-entropy (head)", "DropConnect 0.5 (head)"]
+
+
 def test_a_reading_says_all_there_is_to_a_point(records):
     curve = next(curve for curve in epsilon_charts(records)[0].curves if curve.is_masked)
     assert curve.marks[-1].reading == (

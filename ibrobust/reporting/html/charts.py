@@ -86,8 +86,19 @@ class Chart:
 
 
 def epsilon_charts(records: Sequence[StudyRecord]) -> tuple[Chart, ...]:
-    """Return one chart per panel of the fgsm figure; none without an FGSM sweep."""
-    panels = fgsm_panels(records)
+    """Return one chart per panel of the fgsm figure; none without an FGSM sweep.
+
+    Those of the objectives with the most cells come first, since a report folds many charts away.
+    """
+    cells: dict[str, set[str]] = {}
+    for record in records:
+        if record.beta is not None:
+            cells.setdefault(record.objective, set()).add(record.cell)
+
+    def most_cells(panel: Panel) -> int:
+        return max(len(cells.get(line.setting.objective, ())) for line in panel.lines)
+
+    panels = sorted(fgsm_panels(records), key=most_cells, reverse=True)
     betas = betas_of(records)
     style = looks(list(dict.fromkeys(line.setting for panel in panels for line in panel.lines)), betas)
     return tuple(_chart(panel, style) for panel in panels)
