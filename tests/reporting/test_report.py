@@ -20,6 +20,7 @@ from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.report import TEMPLATES, write_report
 from ibrobust.reporting.html.summary import summary
 from ibrobust.reporting.html.training_curves import training_curves
+from ibrobust.study.setting_words import usual_settings
 
 # What would run, or break the page open, wherever a name goes: into text, into attributes, into a style or a script.
 EVIL = "</style></script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}"
@@ -165,6 +166,38 @@ def test_recipes_versions_and_hardware_are_there(write):
     assert "1 cells: c" not in text
     assert "1 cell: c" in text
     assert "a fast machine" in text
+
+
+def test_what_is_unknown_of_a_training_is_left_out_and_one_thread_is_one(write):
+    versions = {"ibrobust": "not installed", "torch": "2.9.1"}
+    text = write(cells=[cell("a", versions=versions, hardware="AMD EPYC, 1 threads of 2 cores")])
+    assert "not installed" not in text
+    assert "<dt>torch</dt><dd>2.9.1</dd>" in text
+    assert "AMD EPYC, 1 thread of 2 cores" in text
+
+
+def _setting_cells(text: str) -> set[str]:
+    return set(re.findall(r'<td role="cell" data-label="setting".*?>(.*?)</td>', text))
+
+
+def test_the_leaderboard_shows_settings_besides_the_defaults_and_k(write, study_rows):
+    told = {
+        "knn_ib-0.0-True-0.0-0": (50, "neighbor ratio 4, no first neighbors, memory size 2000"),
+        "knn_ib-0.0-False-0.0-0": (50, "neighbor ratio 1, first neighbors 400, memory size 5000"),
+        "knn_ib-0.0-True-0.0-1": (3, "num neighbors 3, neighbor ratio 4, memory size 2000"),
+        "knn_ib-0.0-False-0.0-1": (7, "num neighbors 7, neighbor ratio 4, memory size 2000"),
+    }
+    rows = [{**row, "setting": told[row["cell"]][1]} for row in study_rows if row["cell"] in told]
+    usual = usual_settings("knn_ib")
+    cells = [cell(name, recipe={"num_neighbors": k}, usual=usual) for name, (k, _) in told.items()]
+    assert _setting_cells(write(rows, cells=cells)) == {
+        "k = 50",
+        "k = 50, neighbor ratio 1, first neighbors 400, memory size 5000",
+        "–",
+        "k = 7",
+    }
+    # Without the defaults, every setting is shown.
+    assert _setting_cells(write(rows, cells=[cell(name) for name in told])) == {words for _, words in told.values()}
 
 
 def test_a_study_without_any_record_has_a_report(write):

@@ -68,7 +68,7 @@ DESCRIPTIONS = (
     Column("objective", "objective", numeric=False),
     Column("beta", "β"),
     Column("noise", "noise", numeric=False),
-    Column("setting", "setting", numeric=False),
+    Column("setting", "setting", "besides the defaults", numeric=False),
     Column("seed", "seed"),
     Column("dataset", "images", numeric=False),
 )
