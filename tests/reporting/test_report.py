@@ -190,7 +190,9 @@ def test_the_leaderboard_shows_settings_besides_the_defaults_and_k(write, study_
     rows = [{**row, "setting": told[row["cell"]][1]} for row in study_rows if row["cell"] in told]
     usual = usual_settings("knn_ib")
     cells = [cell(name, recipe={"num_neighbors": k}, usual=usual) for name, (k, _) in told.items()]
-    assert _setting_cells(write(rows, cells=cells)) == {
+    text = write(rows, cells=cells)
+    assert '<figcaption id="chart-1">Gaussian-mixture decoder, k = 50</figcaption>' in text
+    assert _setting_cells(text) == {
         "k = 50",
         "k = 50, neighbor ratio 1, first neighbors 400, memory size 5000",
         "–",
@@ -671,11 +673,14 @@ def test_marks_are_where_their_accuracy_is(records):
 
 
 def test_the_charts_of_the_objectives_with_most_cells_come_first(study_rows, write_records):
-    few = [{**row, "cell": "dvib", "objective": "dvib"} for row in study_rows if row["cell"] == study_rows[0]["cell"]]
+    first = [row for row in study_rows if row["cell"] == study_rows[0]["cell"]]
+    few = [{**row, "cell": "dvib", "objective": "dvib"} for row in first]
+    few += [{**row, "cell": "once more", "setting": "k = 7"} for row in first]
     charts = epsilon_charts(read_study_records(write_records([*few, *study_rows])))
     assert [chart.title for chart in charts] == [
-        *("Gaussian-mixture decoder, knn_ib", "logistic decoder, knn_ib"),
-        *("Gaussian-mixture decoder, DVIB", "logistic decoder, DVIB"),
+        f"{decoder} decoder, {model}"
+        for model in ("knn_ib", "knn_ib, k = 7", "DVIB")
+        for decoder in ("Gaussian-mixture", "logistic")
     ]
 
 

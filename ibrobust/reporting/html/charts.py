@@ -88,15 +88,18 @@ class Chart:
 def epsilon_charts(records: Sequence[StudyRecord]) -> tuple[Chart, ...]:
     """Return one chart per panel of the fgsm figure; none without an FGSM sweep.
 
-    Those of the objectives with the most cells come first, since a report folds many charts away.
+    Those of the objectives with the most cells come first, and of each objective those with the most cells, since a
+    report folds many charts away.
     """
     cells: dict[str, set[str]] = {}
     for record in records:
         if record.beta is not None:
             cells.setdefault(record.objective, set()).add(record.cell)
 
-    def most_cells(panel: Panel) -> int:
-        return max(len(cells.get(line.setting.objective, ())) for line in panel.lines)
+    def most_cells(panel: Panel) -> tuple[int, int]:
+        of_objective = max(len(cells.get(line.setting.objective, ())) for line in panel.lines)
+        drawn = (line for line in panel.lines if not line.setting.is_baseline)
+        return of_objective, sum(max(point.cells for point in line.points) for line in drawn)
 
     panels = sorted(fgsm_panels(records), key=most_cells, reverse=True)
     betas = betas_of(records)

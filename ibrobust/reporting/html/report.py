@@ -52,8 +52,8 @@ def write_report(
         figures: PNG and SVG files, in the order they appear. Of two that differ only in their ending, the SVG is shown.
         cells: of the study, each a mapping with `name`, `status` (such as done or failed), and if known `error`,
             `dataset`, `recipe` (field to value), `usual` (its default settings, in the words of the records: the
-            leaderboard leaves them out), `versions` (package to version), `hardware`, `training` (terms of each
-            epoch) and `examples` (see `ibrobust.study.examples`).
+            leaderboard and the charts leave them out), `versions` (package to version), `hardware`, `training` (terms
+            of each epoch) and `examples` (see `ibrobust.study.examples`).
         out: path of the file.
         made: the date, and the command that makes the report.
         home: address of a page that the report belongs to, for a link.
@@ -67,6 +67,7 @@ def write_report(
 
     known = read_study_records(records)
     shown = [_cell(cell, known) for cell in cells]
+    told = _with_short_settings(known, cells)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -81,9 +82,9 @@ def write_report(
         unit=unit,
         made=made,
         home=home,
-        board=leaderboard(_with_short_settings(known, cells), {cell["name"]: cell["dataset"] for cell in shown}),
+        board=leaderboard(told, {cell["name"]: cell["dataset"] for cell in shown}),
         records=base64.b64encode(records.read_bytes()).decode() if known else "",
-        charts=epsilon_charts(known),
+        charts=epsilon_charts(told),
         most_charts=MOST_CHARTS,
         frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "size": (WIDTH, HEIGHT)},
         figures=[_figure(path) for path in _preferred(figures)],
