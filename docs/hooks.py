@@ -26,7 +26,9 @@ from mkdocs.structure.pages import Page
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from tutorial_notebook import notebook
 
-from ibrobust.reporting.html.report import write_report  # which needs no torch
+# These need no torch.
+from ibrobust.reporting.html.report import write_report
+from ibrobust.study.setting_words import usual_settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ibrobust"
@@ -134,6 +136,7 @@ def card_facts(card: dict[str, Any]) -> dict[str, Any]:
         "status": "shipped",
         "dataset": card["dataset"]["name"],
         "recipe": card["recipe"],
+        "usual": usual_settings(card["recipe"]["objective"]),
         **{key: training.get(key) for key in ("versions", "hardware")},
     }
 

@@ -42,7 +42,8 @@ IMAGES = 1000  # of the attacks; a few more results have other numbers
 PLANE = RECORDS / "figure2-small.csv"
 WIDTHS = (RECORDS / "worst-case.csv", RECORDS / "widths.csv")
 LEARNT = 0.5  # an accuracy; the error of a model that guesses would hide the differences of the others
-DRAWN = ("knn_ib", "soft_ib")
+# The objectives in the figures, and the beginning of the names of the models that are drawn: the figures say it.
+DRAWN = {"knn_ib": "knn_ib-k50", "soft_ib": "soft_ib"}
 WIDTH = 16  # of the networks in the figures
 Content = dict[str, Any]
 Lines = Iterator[str]
@@ -262,11 +263,13 @@ def main(studies: list[str]) -> None:
     selected, figures = DOCS / "figures" / "records.csv", DOCS / "figures"
     write_records(selected, drawn)
     paths = draw_study_figures(selected, figures, ["fgsm", "attacks"])
-    trained = [row for row in read_rows(PLANE) if row["quantity"] == "test_accuracy"]
+    plane = [under_drawn_name(row) for row in read_rows(PLANE)]
+    trained = [row for row in plane if row["quantity"] == "test_accuracy"]
     write_records(selected, [*drawn, *further_settings(drawn, trained)])
     paths += draw_study_figures(selected, figures, ["generalization"])
+    write_records(selected, plane)
+    paths += draw_study_figures(selected, figures, ["information_plane"])
     selected.unlink()
-    paths += draw_study_figures(PLANE, figures, ["information_plane"])
     paths += draw_widths(read_widths(*WIDTHS), figures)
     print(*paths, sep="\n")
     page = DOCS / "results.md"
@@ -279,22 +282,38 @@ def first_decoders(known: dict[str, Content]) -> dict[str, str]:
 
 
 def drawn_rows(rows: Iterable[dict[str, Any]], first: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the rows that the figures show: of FGSM and the worst case, for the objectives in `DRAWN`.
+    """Return the rows that the figures show: of FGSM and the worst case, for the models in `DRAWN`.
 
-    The worst case is that of the first decoder. Each other bottleneck would get panels of its own.
+    The worst case is that of the first decoder, and for a baseline also that of a bottleneck's first decoder, if it was
+    attacked at the same epsilons. Each other bottleneck would get panels of its own.
     """
-    drawn = []
-    for row in rows:
-        attack = row.get("attack") or ""
-        # A wider network would be averaged with the others, as if it were another seed.
-        is_shown = row["width"] == WIDTH and (
-            row.get("beta") is None or (row["objective"] in DRAWN and "from_start" not in row["cell"])
-        )
-        is_case = attack == WORST_CASE and row["num_images"] == IMAGES and row["decoder"] == first[row["cell"]]
-        if is_shown and (attack in ("", "FGSM") or is_case):
-            # Without the others of its objective, nothing needs to be distinguished.
-            drawn.append({**row, "setting": ""})
-    return drawn
+    # A wider network would be averaged with the others, as if it were another seed.
+    shown = [row for row in rows if row["width"] == WIDTH and (row.get("beta") is None or is_drawn(row))]
+    compared = {first[row["cell"]] for row in shown if row.get("beta") is not None}
+    cases: dict[tuple[str, str], set[float | None]] = {}
+    for row in shown:
+        if row.get("attack") == WORST_CASE and row["num_images"] == IMAGES:
+            cases.setdefault((row["cell"], row["decoder"]), set()).add(row.get("epsilon"))
+
+    def is_case(row: dict[str, Any]) -> bool:
+        decoder, of_first = row["decoder"], first[row["cell"]]
+        epsilons, wanted = (cases.get((row["cell"], name), set()) for name in (decoder, of_first))
+        is_beside = row.get("beta") is None and decoder in compared and epsilons >= wanted
+        return row["attack"] == WORST_CASE and row["num_images"] == IMAGES and (decoder == of_first or is_beside)
+
+    # Without the others of its objective, nothing needs to be distinguished.
+    kept = (row for row in shown if (row.get("attack") or "") in ("", "FGSM") or is_case(row))
+    return [{**under_drawn_name(row), "setting": ""} for row in kept]
+
+
+def is_drawn(row: dict[str, Any]) -> bool:
+    """Return whether a row is of a bottleneck model that the figures show."""
+    return row["cell"].startswith(DRAWN.get(row["objective"], "none"))
+
+
+def under_drawn_name(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose objective says which of its models are drawn."""
+    return {**row, "objective": DRAWN.get(row["objective"], row["objective"])}
 
 
 def further_settings(rows: Sequence[dict[str, Any]], others: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

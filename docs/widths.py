@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
-from ibrobust.reporting.figures.style import grid_of_axes, legend_below, name_panels, save, study_style
+from ibrobust.reporting.figures.style import NOTE, grid_of_axes, legend_below, name_panels, save, study_style
+from ibrobust.reporting.marks import BOUND
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 IMAGES = 1000  # a few results have fewer
@@ -82,7 +83,10 @@ def widths_rows(networks: list[Network]) -> Iterator[list[str]]:
 
 
 def draw_widths(networks: list[Network], out: Path) -> list[Path]:
-    """Draw accuracy under FGSM and in the worst case against width, a panel for each epsilon of most networks."""
+    """Draw accuracy under FGSM and in the worst case against width, a panel for each epsilon of most networks.
+
+    Upper bounds are marked.
+    """
     widths = sorted({network.width for network in networks})
     # Few points say nothing about a trend.
     drawn = [each for each in EPSILONS if 2 * sum(each in network.left for network in networks) > len(networks)]
@@ -103,6 +107,10 @@ def draw_widths(networks: list[Network], out: Path) -> list[Path]:
                     if points:
                         (line,) = place.axes.plot(*zip(*points, strict=True), dashes, color=colour, marker=marker)
                         entries[f"{objective}, {title}"] = line
+            for network in networks:
+                if epsilon in network.bounds and network.left[epsilon]:  # nothing is below 0
+                    at = (network.width, 100 * network.left[epsilon] / network.images)
+                    place.axes.annotate(BOUND, at, (0, 2), textcoords="offset points", ha="center", color=NOTE)
             place.axes.set_xscale("log", base=2)
             place.axes.set_xticks(widths, [str(width) for width in widths])
             place.axes.minorticks_off()
@@ -111,5 +119,8 @@ def draw_widths(networks: list[Network], out: Path) -> list[Path]:
                 place.axes.set_xlabel("width")
             if place.left:
                 place.axes.set_ylabel("accuracy (%)")
-        legend_below(figure, entries, "one seed of each network, first decoder, 1,000 images")
+        note = "one seed of each network, first decoder, 1,000 images"
+        if any(network.left[epsilon] for network in networks for epsilon in network.bounds & set(drawn)):
+            note += f"; {BOUND} upper bound: other attacks may break more images"
+        legend_below(figure, entries, note)
         return save(figure, out, "widths")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Is the robustness real? The best answer first.
@@ -54,6 +55,31 @@ class Verdict:
             return (2 if self.may_be_best else 3), 0
         places = {"real": 0, "partly real": 1, "undecided": 3, "not real": 4}
         return places[self.robustness], GRADIENT.index(self.gradient)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit of a model with one decoder, at an epsilon in L-infinity; None if this is unknown."""
+
+    decoder: str
+    epsilon: float | None
+    verdict: Verdict
+
+
+def speak_against(audits: Iterable[Audited], epsilon: float) -> bool:
+    """Return whether a model's audits rule out that its accuracy at an epsilon is the best, whatever its decoder.
+
+    All decoders have one encoder: what an audit says of one of them is a doubt about all. Of each decoder, the audits
+    at this epsilon count, or all of its audits if there is none at this epsilon.
+    """
+    of_decoders: dict[str, list[Audited]] = {}
+    for audit in audits:
+        of_decoders.setdefault(audit.decoder, []).append(audit)
+    return any(
+        not audit.verdict.may_be_best
+        for of_it in of_decoders.values()
+        for audit in [each for each in of_it if each.epsilon == epsilon] or of_it
+    )
 
 
 def read_verdict(text: str) -> Verdict | None:

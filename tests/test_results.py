@@ -116,6 +116,43 @@ def test_the_figures_show_fgsm_and_the_worst_case_of_a_thousand_images(tables):
     assert [row["attack"] for row in tables.drawn_rows([*rows, *others], {"a": "head"})] == [None, "FGSM", "worst case"]
 
 
+def test_the_figures_name_the_models_that_they_show(tables):
+    row = {"objective": "knn_ib", "beta": 0.1, "width": 16, "attack": "FGSM", "decoder": "logistic"}
+    row |= {"num_images": tables.IMAGES, "epsilon": 0.1, "setting": "k 50"}
+    rows = [{**row, "cell": name} for name in ("knn_ib-k50-w16-s0", "knn_ib-from_start-w16-s0")]
+    (shown,) = tables.drawn_rows(rows, dict.fromkeys((each["cell"] for each in rows), "logistic"))
+    assert (shown["cell"], shown["objective"], shown["setting"]) == ("knn_ib-k50-w16-s0", "knn_ib-k50", "")
+
+
+@pytest.mark.parametrize(("epsilons", "is_drawn"), [((0.1, 0.2), True), ((0.1,), False)])
+def test_a_baseline_is_drawn_with_the_bottlenecks_decoder_if_it_was_attacked_alike(tables, epsilons, is_drawn):
+    row = {"width": 16, "attack": "worst case", "num_images": tables.IMAGES}
+    model = {**row, "cell": "soft_ib-w16-s0", "objective": "soft_ib", "beta": 0.1, "decoder": "logistic"}
+    plain = {**row, "cell": "plain", "objective": "cross_entropy", "beta": None}
+    rows = [{**each, "epsilon": at} for each in (model, {**plain, "decoder": "head"}) for at in (0.1, 0.2)]
+    rows += [{**plain, "decoder": "logistic", "epsilon": at} for at in epsilons]
+    rows += [{**plain, "decoder": "resfc", "epsilon": at} for at in (0.1, 0.2)]
+    found = tables.drawn_rows(rows, {"soft_ib-w16-s0": "logistic", "plain": "head"})
+    wanted = {"head", "logistic"} if is_drawn else {"head"}
+    assert {each["decoder"] for each in found if each["cell"] == "plain"} == wanted
+
+
+def test_upper_bounds_are_marked_in_the_figure_of_widths(tables, tmp_path, monkeypatch):
+    widths = importlib.import_module("widths")
+    drawn = []
+    monkeypatch.setattr(widths, "save", lambda figure, *_: drawn.append(figure))
+    networks = [
+        widths.Network(f"knn_ib-k50-w{width}-s0", "logistic", 1000, 900, {at: 300}, {at: left}, {at} & bounds)
+        for at in [widths.EPSILONS[0]]
+        for width, left, bounds in ((8, 100, set()), (16, 120, {at}), (32, 0, {at}))
+    ]
+    widths.draw_widths(networks, tmp_path)
+    (axes,) = drawn[0].axes
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("≤", (16, pytest.approx(12.0)))]
+    note = " ".join(drawn[0].legends[0].get_title().get_text().split())
+    assert note.endswith("≤ upper bound: other attacks may break more images")
+
+
 def test_a_figure_takes_other_rows_only_of_settings_that_the_models_lack(tables):
     row = {"objective": "knn_ib", "beta": 0.01, "noise": True, "decoder": "logistic", "value": 0.8}
     known = [row, {**row, "beta": 0.1}]

@@ -39,7 +39,7 @@ from ibrobust.registry import add_evaluation, load_model, model_card, shipped_mo
 from ibrobust.registry.catalog import in_its_channels, require_fit, require_shape
 from ibrobust.reporting.attack_lines import AttackedModel
 from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
-from ibrobust.verdicts import Verdict
+from ibrobust.verdicts import Audited, Verdict
 
 # Without a model: that of the shipped models. For models of other packages: the published images.
 WITHOUT_MODELS, FOR_REFERENCES = "cifar10-jpeg", "cifar10"
@@ -62,6 +62,7 @@ class Target:
         is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
         trained_on: the training images of a registered model, if they differ from the attacked ones.
         resize: the pixels of each side that the images are scaled to inside the model, if they are.
+        audits: all audits in the model's card that are of the same data set, of all its decoders.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Target:
     is_baseline: bool = False
     trained_on: str | None = None
     resize: int | None = None
+    audits: tuple[Audited, ...] = ()
 
 
 def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> set[str]:
@@ -163,7 +165,7 @@ def choose_models(
 
 def _resized(target: Target, size: int) -> Target:
     # A verdict of the same model without the scaling is not one of this model.
-    return replace(target, load=lambda device: resized(target.load(device), size), verdict=None, resize=size)
+    return replace(target, load=lambda device: resized(target.load(device), size), verdict=None, audits=(), resize=size)
 
 
 def _reference(name: str, shape: tuple[int, ...], num_classes: int) -> Target:
@@ -181,18 +183,22 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, re
     card = model_card(name)
     require_fit(card, data, size=resize)
     targets = []
-    for decoder in chosen_decoders(card, decoders):
+    with readable_evaluations(card):
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
-        verdict, audited_at = None, None
-        with readable_evaluations(card):
-            known = results_in(card.evaluations, "audit", decoder)
-            audits = [audit for audit in known if audit.get("dataset_fingerprint") == data.fingerprint]
-            if audits:
-                audit = max(audits, key=lambda audit: float(audit["epsilon"]))
-                verdict, audited_at = card_verdict(audit), audit["epsilon"]
+        audits = tuple(
+            Audited(decoder, float(audit["epsilon"]), card_verdict(audit))
+            for decoder in card.decoders
+            for audit in results_in(card.evaluations, "audit", decoder)
+            if audit.get("dataset_fingerprint") == data.fingerprint
+        )
+    for decoder in chosen_decoders(card, decoders):
+        own = [audit for audit in audits if audit.decoder == decoder]
+        widest = max(own, key=lambda audit: audit.epsilon or 0.0, default=None)
+        verdict, audited_at = (widest.verdict, widest.epsilon) if widest else (None, None)
         load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
-        targets.append(Target(name, decoder, load, verdict, audited_at, is_baseline, trained_on(card, data)))
+        told = trained_on(card, data)
+        targets.append(Target(name, decoder, load, verdict, audited_at, is_baseline, told, audits=audits))
     return targets
 
 
@@ -297,6 +303,7 @@ def _attacked(
         verdict=target.verdict,
         audited_at=target.audited_at,
         is_baseline=target.is_baseline,
+        audits=target.audits,
     )
 
 

@@ -36,15 +36,15 @@ class Verification:
 
     Attributes:
         record: the claim.
-        clean_correct: images that are right without an attack.
+        clean_correct: images that are correct without an attack.
         outside: adversarial images beyond epsilon or outside [0, 1]; they count as unbroken.
-        robust_correct: images that are right without an attack and not broken by their adversarial image.
-        unconfirmed: of these, images that are not right in the record. Images so near the boundary that another
+        robust_correct: images that are correct without an attack and not broken by their adversarial image.
+        unconfirmed: of these, images that are not correct in the record. Images so near the boundary that another
             processor may round them to the other side are left out.
-        refuted: images that are right under attack in the record and not here, though right without an attack. Of a
+        refuted: images that are correct under attack in the record and not here, though correct without an attack. Of a
             deterministic model, images so near the boundary are left out here as well.
-        gained: images that are right without an attack here and not in the record.
-        lost: images that are right without an attack in the record and not here.
+        gained: images that are correct without an attack here and not in the record.
+        lost: images that are correct without an attack in the record and not here.
         random: whether the model draws random numbers.
         model: of the record, as its user named it; empty if the file does not say it.
     """
@@ -82,7 +82,7 @@ class Verification:
 
     @property
     def otherwise(self) -> int:
-        """Images that are right without an attack here and not in the record, or the reverse."""
+        """Images that are correct without an attack here and not in the record, or the reverse."""
         return self.gained + self.lost
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.reporting.marks import UNATTACKED_SHARE
-from ibrobust.verdicts import Verdict
+from ibrobust.verdicts import Audited, Verdict, speak_against
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.sweep import SweepResult
@@ -27,6 +27,7 @@ class AttackedModel:
         verdict: of an audit, if the model's card holds one.
         audited_at: its epsilon.
         is_baseline: trained with plain cross-entropy; drawn in black.
+        audits: all audits of the model that its card holds, of all decoders; if there are none, `verdict` alone counts.
     """
 
     model: str
@@ -36,6 +37,7 @@ class AttackedModel:
     verdict: Verdict | None = None
     audited_at: float | None = None
     is_baseline: bool = False
+    audits: tuple[Audited, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class AttackLine:
         verdict: of an audit of the model.
         audited_at: its epsilon.
         is_baseline: the model was trained with plain cross-entropy.
+        audits: of the model, of all its decoders.
     """
 
     model: str
@@ -78,6 +81,7 @@ class AttackLine:
     verdict: Verdict | None = None
     audited_at: float | None = None
     is_baseline: bool = False
+    audits: tuple[Audited, ...] = ()
 
     @property
     def unattacked(self) -> float:
@@ -91,12 +95,19 @@ class AttackLine:
 
     @property
     def is_refuted(self) -> bool:
-        """Whether an audit, which is always of L-infinity, speaks against its accuracies."""
-        return self.norm == "Linf" and self.verdict is not None and not self.verdict.may_be_best
+        """Whether an audit, which is always of L-infinity, speaks against one of its accuracies."""
+        return any(map(self._is_refuted_at, self.accuracy))
 
-    def may_be_best(self, epsilon: float) -> bool:
-        """Return whether its accuracy at an epsilon may be marked as the best."""
-        return not (self.is_marked or self.is_refuted or epsilon in self.upper_bounds)
+    def may_be_best(self, epsilon: float, *, others_audited: bool = False) -> bool:
+        """Return whether its accuracy at an epsilon may be marked as the best in a table with other models.
+
+        If some of the others were audited, a line without an audit is not the best: it may be no more than untested.
+        """
+        unknown = others_audited and self.norm == "Linf" and self.verdict is None
+        return not (unknown or self.is_marked or self._is_refuted_at(epsilon) or epsilon in self.upper_bounds)
+
+    def _is_refuted_at(self, epsilon: float) -> bool:
+        return self.norm == "Linf" and speak_against(self.audits, epsilon)
 
 
 def attack_lines(model: AttackedModel) -> list[AttackLine]:
@@ -109,6 +120,12 @@ def attack_lines(model: AttackedModel) -> list[AttackLine]:
         else:
             lines.append(_of_sweep(model, result))
     return lines + [_of_results(model, results) for results in by_attack.values()]
+
+
+def _audits(model: AttackedModel) -> tuple[Audited, ...]:
+    if model.audits or model.verdict is None:
+        return model.audits
+    return (Audited(model.decoder, model.audited_at, model.verdict),)
 
 
 def _of_sweep(model: AttackedModel, sweep: SweepResult) -> AttackLine:
@@ -127,6 +144,7 @@ def _of_sweep(model: AttackedModel, sweep: SweepResult) -> AttackLine:
         verdict=model.verdict,
         audited_at=model.audited_at,
         is_baseline=model.is_baseline,
+        audits=_audits(model),
     )
 
 
@@ -148,4 +166,5 @@ def _of_results(model: AttackedModel, results: list[AttackResult]) -> AttackLine
         verdict=model.verdict,
         audited_at=model.audited_at,
         is_baseline=model.is_baseline,
+        audits=_audits(model),
     )

@@ -21,8 +21,9 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
     """Return accuracies in per cent: one row per model and attack, one column per epsilon, the best of each marked.
 
     The audit's answer is the first column. A number that was not measured is a dash. Daggers mark a model with more
-    than 1% of images that FGSM could not attack. Such a model cannot be the best under attack, nor can an upper bound,
-    nor, in L-infinity, a model whose audit says that its robustness is not real or that its gradient is not honest.
+    than 1% of images that FGSM could not attack. Such a model cannot be the best under attack, nor can an upper bound.
+    In L-infinity, neither can a model if an audit of one of its decoders says that its robustness is not real or that
+    its gradient is not honest, nor one without an audit if others have one.
 
     Args:
         lines: at least one, those of a model one after the other; all with the same images.
@@ -96,8 +97,10 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
     if epsilon not in line.accuracy:
         return "-"
     rivals = [other for other in lines if (other.attack, other.norm) == (line.attack, line.norm)]
-    best = max((rival.accuracy[epsilon] for rival in rivals if rival.may_be_best(epsilon)), default=None)
-    is_best = len(rivals) > 1 and line.may_be_best(epsilon) and line.accuracy[epsilon] == best
+    audited = any(other.verdict for other in lines)
+    allowed = [rival for rival in rivals if rival.may_be_best(epsilon, others_audited=audited)]
+    best = max((rival.accuracy[epsilon] for rival in allowed), default=None)
+    is_best = len(rivals) > 1 and line in allowed and line.accuracy[epsilon] == best
     before = bound_sign(line.accuracy[epsilon], is_bound=epsilon in line.upper_bounds)
     return _number(line.accuracy[epsilon], is_best=is_best, before=before, after=DAGGER if line.is_marked else "")
 
@@ -112,8 +115,13 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
     parts = [f"n = {total:,} test images of {dataset}", f"95% intervals within ±{half_width:.1f} points"]
     if len({line.model for line in lines}) > 1:
         best = "* best of its column" if len({line.attack for line in lines}) == 1 else "* best under this attack"
+        left_out = []
         if any(line.is_refuted for line in lines):
-            best += "; in the columns under attack, models that an audit calls not real or not honest are left out"
+            left_out.append("models that an audit calls not real or not honest")
+        if any(line.verdict for line in lines) and any(line.verdict is None for line in lines):
+            left_out.append("those without an audit" if left_out else "models without an audit")
+        if left_out:
+            best += f"; in the columns under attack, {' and '.join(left_out)} are left out"
         parts.append(best)
     if any(line.is_worst_case for line in lines):
         parts.append("worst case: image by image")

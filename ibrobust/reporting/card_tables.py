@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.readable import per_cent
+from ibrobust.readable import hardware_words, per_cent
 from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
@@ -129,7 +129,7 @@ def facts_table(card: Any, *, size: int | None, unused: Collection[str] = ()) ->
     if card.training is not None:
         made = card.training
         took = timedelta(seconds=round(made.seconds))
-        table.add_row("made", f"{made.created[:10]}, trained in {took} on {made.hardware}")
+        table.add_row("made", f"{made.created[:10]}, trained in {took} on {hardware_words(made.hardware)}")
     shown = "missing" if size is None else f"{size / 1e6:.1f} MB"
     table.add_row("weights", f"{card.weights.file} ({shown})")
     return table

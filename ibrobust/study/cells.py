@@ -14,6 +14,7 @@ from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import check_name
 from ibrobust.registry.catalog import in_its_channels
+from ibrobust.study.setting_words import field_words
 from ibrobust.study.spec import Study
 from ibrobust.training.build import unused_fields, without_effect
 from ibrobust.training.recipe import Recipe
@@ -139,16 +140,6 @@ def _recipe(study: Study, chosen: dict[str, Any]) -> Recipe:
     plain = Recipe.model_validate(recipe.model_dump(exclude=unused))
     # Also without the decoder resfc, the information plane has such a network: its units are not refused.
     return plain.given_only(recipe.model_fields_set - unused - {"resfc_units"})
-
-
-def field_words(field: str, value: Any) -> str:
-    """Return the words for a field's value in a figure: latent dim 64, fixed power, no fixed power."""
-    words = field.replace("_", " ")
-    if value is None or isinstance(value, bool):
-        return words if value else f"no {words}"
-    if isinstance(value, tuple):
-        value = " and ".join(str(part) for part in value)
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def _part(field: str, value: Any) -> str:

@@ -10,6 +10,7 @@ from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand, is_its_card
 from ibrobust.study.results import asked_for, is_outdated, read_results
+from ibrobust.study.setting_words import usual_settings
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, read_state
 from ibrobust.training.build import unused_fields
@@ -34,7 +35,7 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
         is_old = card is not None and is_outdated(results, card.weights.sha256, None)
         facts = model_facts(card) if card is not None and not is_old else {}
         if cell.recipe is not None:
-            facts["recipe"] = _settings(cell.recipe)
+            facts |= {"recipe": _settings(cell.recipe), "usual": usual_settings(cell.recipe.objective)}
         if results:
             facts["dataset"] = results["dataset"]
             facts["examples"] = asked_for(results).get("examples") if state.status == "done" else None
@@ -45,6 +46,8 @@ def report_cells(study: Study) -> list[dict[str, Any]]:
 
 def model_facts(card: ModelCard) -> dict[str, Any]:
     """Return a model's name, data set, recipe, the versions and hardware of its training, and its training curves.
+
+    `usual` has the default settings of its objective in words.
 
     The curves, `training`, have the terms of each epoch by name, if the folder of the run is on this machine.
     """
@@ -58,6 +61,7 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
         "status": "done",
         "dataset": card.dataset.name,
         "recipe": _settings(card.recipe, card.architecture),
+        "usual": usual_settings(card.recipe.objective) if card.recipe is not None else (),
         "versions": dict(training.versions) if training else {},
         "hardware": training.hardware if training else "",
         "seconds": training.seconds if training else None,

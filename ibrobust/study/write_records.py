@@ -16,8 +16,9 @@ from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import ArchitectureRecord
-from ibrobust.study.cells import expand, field_words
+from ibrobust.study.cells import expand
 from ibrobust.study.results import asked_for, card_rows, read_results, rows_of
+from ibrobust.study.setting_words import field_words
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, study_states
 from ibrobust.training.build import unused_fields

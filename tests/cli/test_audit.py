@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ibrobust.cli.attacking import choose_surrogate
+from ibrobust.cli.attacking import choose_models, choose_surrogate
 from ibrobust.data import Dataset
 from ibrobust.registry import add_evaluation, model_card
 
@@ -104,3 +104,15 @@ def test_own_attacks_count_and_are_named(run, mine, tmp_path):
     refused = run("audit", mine, *options, "--attack", "PGD:norm=L2")
     assert refused.returncode == 2
     assert "the audit is in Linf" in refused.stderr
+
+
+def test_a_target_knows_the_audits_of_all_decoders_on_its_images(digits):
+    (target,) = choose_models(["knn_ib-digits"], ["gaussian_mixture"], digits, "digits")
+    stored = model_card("knn_ib-digits").evaluations["audit 0.0313725"]
+    assert len(stored) == 2
+    assert {(audit.decoder, audit.epsilon, audit.verdict.text) for audit in target.audits} == {
+        (decoder, 8 / 255, audit["verdict"]) for decoder, audit in stored.items()
+    }
+    others = replace(digits, test=replace(digits.test, images=255 - digits.test.images))
+    (other,) = choose_models(["knn_ib-digits"], ["logistic"], others, "digits")
+    assert (other.verdict, other.audits) == (None, ())

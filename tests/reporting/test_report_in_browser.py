@@ -203,6 +203,26 @@ def test_a_download_says_which_numbers_are_upper_bounds(browser, study_rows, wri
     ]
 
 
+def test_answers_at_two_epsilons_are_sorted_and_saved_each(browser, study_rows, write_records, tmp_path):
+    audited = [row for row in study_rows if row["quantity"] == "audit_worst_case_accuracy"]
+    at_4 = [{**row, "epsilon": 4 / 255, "verdict": "real, random"} for row in audited[1:]]
+    at_4.append({**audited[0], "epsilon": 4 / 255, "verdict": "undecided, honest"})
+    report = write_report(
+        title="A study", records=write_records([*study_rows, *at_4]), figures=(), cells=[], out=tmp_path / "report.html"
+    )
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    for _ in range(2):
+        head(page, "verdict-4").get_by_role("button").click()
+    assert list(dict.fromkeys(order(page, "verdict-4"))) == ["undecided, honest", "real, random"]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    lines = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+    page.close()
+    assert [line["audit 4/255"] for line in lines[:2]] == ["undecided, honest", "real, random"]
+    assert {line["audit 8/255"] for line in lines} == {row["verdict"] for row in audited}
+
+
 def test_a_curve_is_read_under_the_pointer(visit):
     page = visit()
     plot = page.locator(".plot").first

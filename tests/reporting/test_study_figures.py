@@ -96,15 +96,65 @@ def test_a_point_is_the_mean_over_seeds_and_its_band_the_extremes(study_rows, re
     assert (point.mean, point.low, point.high) == (pytest.approx(sum(values) / 2), min(values), max(values))
 
 
-def test_a_panel_a_decoder_with_the_baselines_by_their_own_head(records):
+def test_a_panel_a_decoder_with_the_baselines_by_the_same_or_else_by_their_named_head(records):
     panels = fgsm_panels(records)
     assert [panel.title for panel in panels] == ["Gaussian-mixture decoder", "logistic decoder"]
-    for panel in panels:
-        assert [(each.setting.label(), each.decoder) for each in panel.lines[-2:]] == [
-            ("cross-entropy", "head"),
-            ("DropConnect 0.5", "head"),
-        ]
+    wanted = (
+        [("cross-entropy", "gaussian_mixture"), ("DropConnect 0.5", "gaussian_mixture")],
+        [("cross-entropy (head)", "head"), ("DropConnect 0.5 (head)", "head")],
+    )
+    for panel, baselines in zip(panels, wanted, strict=True):
+        assert [(each.setting.label(), each.decoder) for each in panel.lines[-2:]] == baselines
         assert len(panel.lines) == 6 * 2 + 2
+
+
+def _baseline_accuracies(panel, rows, attack, quantity):
+    """Each baseline's label, and its accuracies at 8/255 in the panel and, by decoder, in the rows."""
+    found = {}
+    for each in panel.lines:
+        if each.setting.is_baseline:
+            of_it = [
+                row
+                for row in rows
+                if (row["beta"], row["dropconnect"]) == (None, each.setting.dropconnect)
+                and (row.get("attack"), row["quantity"], row.get("epsilon")) == (attack, quantity, 8 / 255)
+            ]
+            by_decoder = {
+                decoder: sum(row["value"] for row in of_it if row["decoder"] == decoder) / 2
+                for decoder in ("head", "gaussian_mixture")
+            }
+            drawn = next(point.mean for point in each.points if point.x == 8 / 255)
+            found[each.setting.label()] = [name for name, mean in by_decoder.items() if mean == pytest.approx(drawn)]
+    return found
+
+
+@pytest.mark.parametrize("attacked", ["all decoders", "cross-entropy by its head alone"])
+def test_the_panels_of_fgsm_and_of_an_attack_show_a_baseline_with_the_same_decoder(study_rows, write_records, attacked):
+    rows = [row for row in study_rows if row.get("decoder") in ("gaussian_mixture", "head")]
+    if attacked != "all decoders":
+        rows = [
+            row
+            for row in rows
+            if row["quantity"] != "worst_case_accuracy"
+            or row["beta"] is not None
+            or row["dropconnect"]
+            or row["decoder"] == "head"
+        ]
+    fgsm, worst = attack_panels(read_study_records(write_records(rows)))
+    assert (fgsm.title, worst.title) == ("FGSM", "worst case")
+    wanted = {"cross-entropy": ["gaussian_mixture"], "DropConnect 0.5": ["gaussian_mixture"]}
+    if attacked != "all decoders":
+        wanted = {"cross-entropy (head)": ["head"], "DropConnect 0.5": ["gaussian_mixture"]}
+    assert _baseline_accuracies(fgsm, rows, "FGSM", "accuracy") == wanted
+    assert _baseline_accuracies(worst, rows, "worst case", "worst_case_accuracy") == wanted
+
+
+def test_the_legend_of_test_errors_names_the_decoder_of_each_baseline(study_rows, write_records, tmp_path, monkeypatch):
+    legends = []
+    legend = "ibrobust.reporting.figures.generalization.legend_below"
+    monkeypatch.setattr(legend, lambda figure, entries, note: legends.append(list(entries)))
+    draw_generalization(read_study_records(write_records(study_rows)), tmp_path)
+    assert legends[0][-2:] == ["cross-entropy (head)", "DropConnect 0.5 (head)"]
 
 
 def test_a_model_that_fgsm_could_not_attack_is_masked_in_its_panel_alone(records):
@@ -402,7 +452,8 @@ def test_no_two_lines_of_a_panel_look_alike(records):
     settings = list(dict.fromkeys(each.setting for panel in fgsm_panels(records) for each in panel.lines))
     found = looks(settings, sorted({s.beta for s in settings if s.beta is not None}))
     without_colour = {(look.marker, look.dashes) for look in found.values()}
-    assert len(without_colour) == len(settings) == 14
+    # The baselines of the second panel have another decoder, and its name.
+    assert len(without_colour) == len(settings) == 16
     assert {look.colour for s, look in found.items() if s.beta is None} == {"#000000"}
     assert {look.dashes for s, look in found.items() if s.dropconnect} == {"--"}
 

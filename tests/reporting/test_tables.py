@@ -16,7 +16,7 @@ from ibrobust.reporting.attack_table import attack_table
 from ibrobust.reporting.figures.under_attack import save_attack_figure
 from ibrobust.reporting.marks import bound_sign
 from ibrobust.reporting.tables import audit_table, failures_table
-from ibrobust.verdicts import read_verdict
+from ibrobust.verdicts import Audited, read_verdict
 
 
 def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str = ""):
@@ -77,9 +77,34 @@ def test_an_audit_s_answer_is_the_first_column_with_its_epsilon():
     "verdict", ["not real, honest", "real, misleading", "partly real, vanishing", "real, random", "masked"]
 )
 def test_a_model_that_its_audit_speaks_against_is_never_the_best_under_attack(verdict):
-    printed = text(row("a", (80, 70), verdict=verdict), row("b", (40, 9)))
+    printed = text(row("a", (80, 70), verdict=verdict), row("b", (40, 9), verdict="partly real, honest"))
     assert line(printed, "a") == ["*90.0", "80.0", "70.0", "0.0%"]
     assert line(printed, "b") == ["*90.0", "*40.0", "*9.0", "0.0%"]
+
+
+def _best_at(model: AttackedModel, *others: AttackedModel) -> list[bool]:
+    """Whether each epsilon of a model is starred beside others."""
+    return [cell.startswith("*") for cell in line(text(model, *others), model.model)[1:3]]
+
+
+def test_a_doubt_about_one_decoder_is_one_about_all():
+    doubt = Audited("logistic", 8 / 255, read_verdict("not real, misleading"))
+    honest, other = row("a", (80, 70), verdict="real, honest"), row("b", (40, 9), verdict="real, honest")
+    assert _best_at(honest, other) == [True, True]
+    own = Audited("head", 8 / 255, read_verdict("real, honest"))
+    assert _best_at(replace(honest, audits=(own, doubt)), other) == [False, False]
+    # An audit of the same decoder at the column's epsilon counts there instead.
+    there = Audited("logistic", 0.01, read_verdict("real, honest"))
+    assert _best_at(replace(honest, audits=(own, doubt, there)), other) == [True, False]
+
+
+def test_a_model_without_an_audit_is_the_best_only_if_no_other_was_audited():
+    unknown, other = row("a", (80, 70)), row("b", (40, 9))
+    assert _best_at(unknown, other) == [True, True]
+    audited = row("b", (40, 9), verdict="partly real, honest")
+    assert _best_at(unknown, audited) == [False, False]
+    assert _best_at(audited, unknown) == [True, True]
+    assert "models without an audit are left out" in " ".join(text(unknown, audited).split())
 
 
 def test_an_audit_says_nothing_about_another_norm():
@@ -92,7 +117,10 @@ def test_an_audit_says_nothing_about_another_norm():
 def test_the_caption_says_which_models_have_no_star_under_attack():
     models = [under(name, ("CW", 8 / 255, left), verdict=said) for name, left, said in TWO]
     printed = " ".join(text(*models).split())
-    assert "in the columns under attack, models that an audit calls not real or not honest are left out" in printed
+    assert (
+        "in the columns under attack, models that an audit calls not real or not honest and those without an audit are "
+        "left out"
+    ) in printed
 
 
 @pytest.mark.parametrize("verdict", ["real, honest", "partly real, honest", "undecided, honest", "sound"])

@@ -64,12 +64,12 @@ class AttackResult(Readable):
 
     @property
     def accuracy_under_attack(self) -> float:
-        """Share in [0, 1] of all images that are right under attack."""
+        """Share in [0, 1] of all images that are correct under attack."""
         return sum(self.attacked_correct) / self.total
 
     @property
     def robust_accuracy(self) -> float:
-        """Share in [0, 1] of all images that are right both without an attack and under it."""
+        """Share in [0, 1] of all images that are correct both without an attack and under it."""
         return sum(self.robust_correct) / self.total
 
     def _sentence(self) -> str:

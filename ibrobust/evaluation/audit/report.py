@@ -214,7 +214,7 @@ class AuditReport(Readable):
             share = f"and so does {self.claim.source}: there is no claim to test"
         return (
             f"The worst case leaves {self.worst_case_correct} of {self.n} images, {share}; without an attack "
-            f"{self.clean_accuracy:.1%} are right.{own}"
+            f"{self.clean_accuracy:.1%} are correct.{own}"
         )
 
     def _sentence(self) -> str:

@@ -18,7 +18,7 @@ class Claim:
     Attributes:
         accuracy: in [0, 1], at the audit's epsilon.
         source: what it was measured with, such as FGSM; "claimed" for a number that was given.
-        correct: images of the audit that are right under that attack, if the worst case includes the attack.
+        correct: images of the audit that are correct under that attack, if the worst case includes the attack.
     """
 
     accuracy: float

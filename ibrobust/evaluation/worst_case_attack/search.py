@@ -41,7 +41,7 @@ class Search:
         images: (N, C, H, W) in [0, 1], on the model's device.
         labels: (N,).
         ball: the allowed perturbations.
-        clean: (N,) bool, images that are right without an attack.
+        clean: (N,) bool, images that are correct without an attack.
         broken: (N,) bool, images for which a misclassified point in the ball was found.
         adversarial: (N, C, H, W) those points; the images elsewhere.
         gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label, and the lowest finite
@@ -79,7 +79,7 @@ class Search:
 
     @property
     def left(self) -> Tensor:
-        """(M,) positions of the images that are right and unbroken."""
+        """(M,) positions of the images that are correct and unbroken."""
         return (self.clean & ~self.broken).nonzero()[:, 0]
 
     def batches(self, positions: Tensor) -> Iterator[Tensor]:
@@ -124,7 +124,7 @@ class Search:
 
     @torch.no_grad()
     def withdraw(self, positions: Tensor, judge: nn.Module) -> Tensor:
-        """Return (B,) bool, which of the broken images at `positions` are right by this judge; they are unbroken."""
+        """Return (B,) bool, which of the broken images at `positions` are correct by this judge; they are unbroken."""
         right = is_correct(judge(self.adversarial[positions]), self.labels[positions])
         self.adversarial[positions[right]] = self.images[positions[right]]
         self.broken[positions[right]] = False

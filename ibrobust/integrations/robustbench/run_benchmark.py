@@ -63,8 +63,8 @@ class BenchmarkResult(Readable):
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
         total: number of images.
-        clean_correct: images that are right without attack.
-        robust_correct: images that are right after AutoAttack.
+        clean_correct: images that are correct without an attack.
+        robust_correct: images that are correct under AutoAttack.
         seed: of the attacks.
         batch_size: of the attacks, whose random draws depend on it.
         flags: warnings of AutoAttack's checks; with any warning, the robust accuracy is not reliable.

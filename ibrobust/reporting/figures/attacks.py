@@ -23,12 +23,13 @@ def attack_panels(records: Sequence[StudyRecord]) -> tuple[Panel, ...]:
     attacked = {(line.setting, line.decoder) for lines in by_attack.values() for line in lines}
     swept = [line for line in fgsm_lines(records) if (line.setting, line.decoder) in attacked]
     named = {**by_attack, **({"FGSM": swept} if swept else {})}
-    several = len({panel.title for lines in named.values() for panel in arrange(lines)}) > 1
+    rows = tuple(named.values())
+    several = len({panel.title for lines in rows for panel in arrange(lines)}) > 1
     order = sorted(named, key=lambda attack: (attack != "FGSM", attack == WORST_CASE))
     return tuple(
         replace(panel, title=f"{attack}, {panel.title}" if several else attack)
         for attack in order
-        for panel in arrange(named[attack])
+        for panel in arrange(named[attack], rows)
     )
 
 

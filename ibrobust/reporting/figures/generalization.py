@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,7 @@ def _draw_baselines(
         axes.axhline(point.mean, color=colour, linestyle=dashes, linewidth=1.0)
         if point.cells > 1:
             axes.axhspan(point.low, point.high, color=colour, alpha=0.1, linewidth=0)
-        name = names[setting].label()
-        label = name if decoder == HEAD else f"{name}, {decoder_name(decoder)}"
+        label = replace(names[setting], decoder=decoder).label()
         entries[label] = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ibrobust.records import StudyRecord
@@ -92,8 +92,7 @@ def make_point(x: float, values: Sequence[float], *, is_bound: bool = False) -> 
 def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
     """Return accuracy under FGSM against epsilon: a panel for each decoder, and for each objective, width and so on.
 
-    Baselines appear on every panel of their width and epochs: with their trained head if that was attacked, otherwise
-    with the panel's decoder.
+    Baselines appear as `arrange` describes.
     """
     return arrange(fgsm_lines(records))
 
@@ -213,14 +212,21 @@ def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:
     )
 
 
-def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
-    """Return the panels of some lines; a line may be in several panels, and is in one at least.
+def arrange(lines: Sequence[Line], rows: Sequence[Sequence[Line]] = ()) -> tuple[Panel, ...]:
+    """Return the panels of some lines. Every setting is in one panel at least, a baseline's may be in several.
 
-    Baselines whose width and epochs no panel has are in panels of their own.
+    A baseline is drawn with the decoder of the panel, since a decoder alone can change the accuracy under attack by
+    more than an objective does. If it was not measured with that decoder, it is drawn with its first one, and its name
+    says so. Baselines whose width and epochs no panel has are in panels of their own.
+
+    Args:
+        lines: to draw.
+        rows: the lines of all rows of panels of the figure. A baseline has one decoder in all rows.
     """
     names_of = told_apart(line.setting for line in lines)
+    everywhere = {named: _in_all_rows(rows or (lines,), setting) for setting, named in names_of.items()}
     lines = [replace(line, setting=names_of[line.setting]) for line in lines]
-    baselines = sorted((line for line in lines if line.setting.is_baseline), key=lambda line: order(line.setting))
+    baselines = [line for line in lines if line.setting.is_baseline]
     names = variant_names([line.setting for line in lines])
     panels: dict[tuple[str, Setting], list[Line]] = {}
     for line in lines:
@@ -229,11 +235,11 @@ def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
     found = [
         Panel(
             ", ".join([decoder_name(decoder), *names[variant]]),
-            (*sorted(of_it, key=lambda line: order(line.setting)), *_fitting(baselines, decoder, variant)),
+            (*sorted(of_it, key=lambda line: order(line.setting)), *_fitting(baselines, decoder, variant, everywhere)),
         )
         for (decoder, variant), of_it in panels.items()
     ]
-    shown = {line.setting for panel in found for line in panel.lines}
+    shown = {replace(line.setting, decoder="") for panel in found for line in panel.lines}
     alone: dict[str, list[Line]] = {}
     for line in baselines:
         if line.setting not in shown:
@@ -241,11 +247,30 @@ def arrange(lines: Sequence[Line]) -> tuple[Panel, ...]:
     return (*found, *(Panel(decoder_name(decoder), tuple(of_it)) for decoder, of_it in alone.items()))
 
 
-def _fitting(baselines: Sequence[Line], decoder: str, variant: Setting) -> tuple[Line, ...]:
-    settings = [line.setting for line in baselines]
-    chosen: dict[Setting, Line] = {}
+def _fitting(
+    baselines: Sequence[Line], decoder: str, variant: Setting, everywhere: Mapping[Setting, Collection[str]]
+) -> tuple[Line, ...]:
+    """Return a line for each baseline that belongs on a panel, see `arrange`."""
+    by_setting: dict[Setting, dict[str, Line]] = {}
     for line in baselines:
-        wanted = line.decoder == HEAD or (line.decoder == decoder and line.setting not in chosen)
-        if wanted and fits(line.setting, variant, settings):
-            chosen[line.setting] = line
-    return tuple(chosen.values())
+        by_setting.setdefault(line.setting, {})[line.decoder] = line
+    chosen = []
+    for setting in sorted(by_setting, key=order):
+        if fits(setting, variant, by_setting):
+            of_it = by_setting[setting]
+            common = [name for name in of_it if name in everywhere[setting]] or list(of_it)
+            used = of_it[decoder if decoder in common else _first_decoder(common)]
+            told = "" if used.decoder == decoder else used.decoder
+            chosen.append(replace(used, setting=replace(setting, decoder=told)))
+    return tuple(chosen)
+
+
+def _first_decoder(decoders: Collection[str]) -> str:
+    """Return the first decoder of a model: the head that was trained with the encoder, or else the first given."""
+    return HEAD if HEAD in decoders else next(iter(decoders))
+
+
+def _in_all_rows(rows: Sequence[Sequence[Line]], setting: Setting) -> set[str]:
+    """Return the decoders of a setting that each row has which has the setting at all."""
+    of_rows = [{line.decoder for line in row if line.setting == setting} for row in rows]
+    return set.intersection(*filter(None, of_rows))

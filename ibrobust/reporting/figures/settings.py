@@ -25,7 +25,10 @@ OBJECTIVE_NAMES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """The common settings of the cells of one line: everything in the records except the seed."""
+    """The common settings of the cells of one line: everything in the records except the seed.
+
+    `decoder` is set, for the legend, if a baseline is not drawn with the decoder of its panel.
+    """
 
     objective: str
     beta: float | None
@@ -35,6 +38,7 @@ class Setting:
     width: int | None
     epochs: int | None
     other: str
+    decoder: str = ""
 
     @property
     def is_baseline(self) -> bool:
@@ -54,7 +58,8 @@ class Setting:
         # In the field, a regulariser's name alone means that it is added to cross-entropy.
         if self.objective != "cross_entropy" or not parts:
             parts.insert(0, OBJECTIVE_NAMES.get(self.objective, self.objective))
-        return ", ".join(filter(None, [" + ".join(parts), self.other]))
+        name = ", ".join(filter(None, [" + ".join(parts), self.other]))
+        return f"{name} ({self.decoder.replace('_', ' ')})" if self.decoder else name
 
 
 def told_apart(settings: Iterable[Setting]) -> dict[Setting, Setting]:

@@ -25,7 +25,7 @@ ADVERSARIAL = "#008a64"
 LIGHTEST = 0.65  # the share of the way to white that a line on paper may be moved
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
-BASELINE_MARKERS = "XP*8H"
+BASELINE_MARKERS = "XP*8Hphd"
 DOTTED = (0, (1, 1.2))
 _STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same

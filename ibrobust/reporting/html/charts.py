@@ -86,8 +86,22 @@ class Chart:
 
 
 def epsilon_charts(records: Sequence[StudyRecord]) -> tuple[Chart, ...]:
-    """Return one chart per panel of the fgsm figure; none without an FGSM sweep."""
-    panels = fgsm_panels(records)
+    """Return one chart per panel of the fgsm figure; none without an FGSM sweep.
+
+    Those of the objectives with the most cells come first, and of each objective those with the most cells, since a
+    report folds many charts away.
+    """
+    cells: dict[str, set[str]] = {}
+    for record in records:
+        if record.beta is not None:
+            cells.setdefault(record.objective, set()).add(record.cell)
+
+    def most_cells(panel: Panel) -> tuple[int, int]:
+        of_objective = max(len(cells.get(line.setting.objective, ())) for line in panel.lines)
+        drawn = (line for line in panel.lines if not line.setting.is_baseline)
+        return of_objective, sum(max(point.cells for point in line.points) for line in drawn)
+
+    panels = sorted(fgsm_panels(records), key=most_cells, reverse=True)
     betas = betas_of(records)
     style = looks(list(dict.fromkeys(line.setting for panel in panels for line in panel.lines)), betas)
     return tuple(_chart(panel, style) for panel in panels)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE, sweep_records
-from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, IN_L2, Column, Entry, Measure, Row
+from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, IN_L2, Column, Entry, Measure, Row, audits_in
 
 MOST_EPSILONS = 4
 
@@ -26,13 +26,16 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
 
     Of each epsilon, the accuracies under FGSM, in the attacks' worst case and in the audit's stand side by side.
 
-    The audit's answers are the first column. Rows are in their order (real, partly real, not audited, older audits,
-    undecided, attacked by FGSM alone, not real, not audited but 0% in the worst case at the largest epsilon), then of
+    The audit's answers are the first columns, one for each epsilon. Rows are in the order of those at the largest
+    epsilon (real, partly real, not audited, older audits, undecided, attacked by FGSM alone, not real, not audited but
+    0% in the worst case at the largest epsilon; a decoder without an audit comes no earlier than one of the same model
+    that an audit speaks against), then of
     falling accuracy in the audit's worst case, in the attacks' worst case, under FGSM, each from the largest epsilon
     down, then on clean images and in L2. Exact numbers come before upper bounds. The best of a column is among the
     numbers on the most images of a data set. If FGSM did not change more than 1% of the images, its accuracies have a
-    dagger and are never the best of their column; neither is any accuracy under attack of a model whose audit says that
-    its robustness is not real or that its gradient is not honest, nor an upper bound, which is marked.
+    dagger and are never the best of their column; neither is an upper bound, which is marked, nor any accuracy under
+    attack of a model if an audit of one of its decoders says that its robustness is not real or that its gradient is
+    not honest, or of a decoder without an audit if others of the data set have one.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))
@@ -57,11 +60,11 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
             for epsilon in _few(_epsilons(records, "worst_case_accuracy", IN_L2))
         ),
     ]
-    rows = []
+    rows, audits = [], audits_in(records)
     for (cell, decoder), of_it in by_row.items():
         found = [measure.of(of_it) for measure in measures]
         if any(found):
-            rows.append(Row(cell, decoder, of_it, found, (datasets or {}).get(cell, "")))
+            rows.append(Row(cell, decoder, of_it, found, (datasets or {}).get(cell, ""), audits.get(cell, ())))
     if any(any(row.found[1:]) for row in rows):
         # Decoders that were fitted only for another figure were never attacked and are not shown.
         rows = [row for row in rows if any(row.found[1:])]
@@ -72,8 +75,7 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     rows.sort(key=lambda row: row.rank(ranked))
     best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
     most = [_most_images([row.found[index] for row in rows]) for index in range(len(measures))]
-    audits = sorted({row.audit.epsilon or 0.0 for row in rows if row.audit})
-    where = format_epsilon(audits[0]) if len(audits) == 1 else ""
+    judged_at = sorted({epsilon for row in rows for epsilon in row.audits})
     shares = any(row.unattacked for row in rows)
     described = [row.description() for row in rows]
     # Columns with the same value in every row are left out, except for the names.
@@ -84,7 +86,14 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
         range(len(measures)), key=lambda index: (measures[index].attack == IN_L2, measures[index].epsilon or 0)
     )
     columns = (
-        *((Column("verdict", f"audit {where}".strip(), "robustness, gradient"),) if audits else ()),
+        *(
+            Column(
+                "verdict" if len(judged_at) == 1 else f"verdict-{255 * epsilon:.3g}",
+                f"audit {format_epsilon(epsilon)}",
+                "robustness, gradient",
+            )
+            for epsilon in judged_at
+        ),
         *(DESCRIPTIONS[place] for place in told),
         *(
             replace(
@@ -99,7 +108,7 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
         columns,
         tuple(
             (
-                *((row.judgement(with_epsilon=not where),) if audits else ()),
+                *(row.judgement(epsilon) for epsilon in judged_at),
                 *(entries[place] for place in told),
                 *(
                     row.number(measures[index], row.found[index], is_best=place in best[index], most=most[index])
@@ -132,9 +141,11 @@ def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> 
     """Return the places of the best numbers of a column: of each data set, among those on the most images."""
     best: set[int] = set()
     for dataset in {row.dataset for row, _ in found}:
+        audited = any(row.audits for row, _ in found if row.dataset == dataset)
         known = [(place, row, record) for place, (row, record) in enumerate(found) if row.dataset == dataset and record]
         most = _most_images([record for _, _, record in known])
-        allowed = [(p, r) for p, row, r in known if row.may_win(measure) and (r.num_images or 0) == most]
+        on_most = [(place, row, record) for place, row, record in known if (record.num_images or 0) == most]
+        allowed = [(place, r) for place, row, r in on_most if row.may_win(measure, others_audited=audited)]
         contenders = [(place, record.value) for place, record in allowed if not record.upper_bound]
         if contenders and len(allowed) > 1:
             largest = max(value for _, value in contenders)

@@ -6,17 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import UNATTACKED, WORST_CASE
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
 from ibrobust.reporting.marks import DAGGER, UNATTACKED_SHARE, bound_sign
-from ibrobust.verdicts import Verdict, read_verdict
+from ibrobust.verdicts import Audited, Verdict, read_verdict, speak_against
 
 # A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by
 # FGSM alone, little is known of it, and it comes just before those that are not real. If nothing of it is left in the
-# worst case, it comes last.
+# worst case, it comes last. In any case it comes after a decoder of the same model that an audit speaks against.
 NOT_AUDITED = (1, 9)
 FGSM_ALONE = (3, 9)
 NOTHING_LEFT = (4, 9)
@@ -69,7 +68,7 @@ DESCRIPTIONS = (
     Column("objective", "objective", numeric=False),
     Column("beta", "β"),
     Column("noise", "noise", numeric=False),
-    Column("setting", "setting", numeric=False),
+    Column("setting", "setting", "besides the defaults", numeric=False),
     Column("seed", "seed"),
     Column("dataset", "images", numeric=False),
 )
@@ -103,22 +102,23 @@ class Row:
     records: Sequence[StudyRecord]
     found: Sequence[StudyRecord | None]
     dataset: str = ""
+    of_model: Sequence[Audited] = ()
 
     @property
-    def audit(self) -> StudyRecord | None:
-        """The audit, of several that at the largest epsilon."""
-        audits = (record for record in self.records if record.verdict)
-        return max(audits, key=lambda record: record.epsilon or 0.0, default=None)
-
-    @property
-    def verdict(self) -> Verdict | None:
-        return read_verdict(self.audit.verdict) if self.audit else None
+    def audits(self) -> dict[float, Verdict]:
+        """The verdicts of this decoder, by rising epsilon."""
+        own = [audit for audit in self.of_model if audit.decoder == self.decoder]
+        return {audit.epsilon or 0.0: audit.verdict for audit in sorted(own, key=lambda audit: audit.epsilon or 0.0)}
 
     @property
     def trust(self) -> tuple[int, int]:
-        """The place of its verdict among the others, the best first."""
-        if self.verdict:
-            return self.verdict.rank
+        """The place of its verdict at the largest epsilon among the others, the best first."""
+        if self.audits:
+            return list(self.audits.values())[-1].rank
+        against = [audit.verdict.rank for audit in self.of_model if not audit.verdict.may_be_best]
+        return max([self._without_audit(), *against])
+
+    def _without_audit(self) -> tuple[int, int]:
         searched = [record for record in self.records if record.quantity.endswith("worst_case_accuracy")]
         if not searched:
             return FGSM_ALONE
@@ -134,15 +134,16 @@ class Row:
         """Whether an accuracy under FGSM is unreliable, because FGSM did not attack."""
         return measure.attack == "FGSM" and self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
 
-    def may_win(self, measure: Measure) -> bool:
-        """Whether a figure may be the best of its column: none under attack of a model that an audit speaks against."""
+    def may_win(self, measure: Measure, *, others_audited: bool) -> bool:
+        """Whether a figure may be the best of its column.
+
+        Under attack, that is none of a model that an audit speaks against, and none without an audit if others of the
+        table have one.
+        """
         if measure.epsilon is None or measure.attack == IN_L2:  # an audit is in L-infinity
             return True
-        audits = [record for record in self.records if record.verdict]
-        # The audit at the column's epsilon; without one, none of the others may speak against the model.
-        audits = [record for record in audits if record.epsilon == measure.epsilon] or audits
-        verdicts = [verdict for record in audits if (verdict := read_verdict(record.verdict))]
-        return all(verdict.may_be_best for verdict in verdicts) and not self.is_marked(measure)
+        unknown = others_audited and not self.audits
+        return not (unknown or self.is_marked(measure) or speak_against(self.of_model, measure.epsilon))
 
     def rank(self, columns: Sequence[int]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
         """Its place among the rows: by its verdict, then by the numbers of some columns, exact ones before bounds."""
@@ -176,18 +177,27 @@ class Row:
             text += f" (n = {record.num_images:,})"
         return Entry(text, repr(record.value), is_best, "marked" if marked else "", bound)
 
-    def judgement(self, *, with_epsilon: bool) -> Entry:
-        audit, verdict = self.audit, self.verdict
-        if audit is None or verdict is None:
+    def judgement(self, epsilon: float) -> Entry:
+        """Return the field of the audit at an epsilon."""
+        if not self.audits:
             return Entry("not audited", _place(self.trust))
-        where = f" at {format_epsilon(audit.epsilon)}" if with_epsilon and audit.epsilon is not None else ""
-        return Entry(verdict.text + where, _place(self.trust), tone=verdict.tone)
+        verdict = self.audits.get(epsilon)
+        return Entry(verdict.text, _place(verdict.rank), tone=verdict.tone) if verdict else Entry("–")
 
     def share(self) -> Entry:
         if self.unattacked is None:
             return Entry("–")
         marked = self.unattacked > UNATTACKED_SHARE
         return Entry(per_cent(self.unattacked), repr(self.unattacked), tone="marked" if marked else "")
+
+
+def audits_in(records: Iterable[StudyRecord]) -> dict[str, list[Audited]]:
+    """Return the audits of each cell, of all its decoders."""
+    found: dict[str, list[Audited]] = {}
+    for record in records:
+        if verdict := read_verdict(record.verdict):
+            found.setdefault(record.cell, []).append(Audited(record.decoder, record.epsilon, verdict))
+    return found
 
 
 def _falling(record: StudyRecord | None) -> tuple[int, float]:

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.readable import per_cent
+from ibrobust.readable import hardware_words, per_cent
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
@@ -50,8 +51,9 @@ def write_report(
         records: its records.csv.
         figures: PNG and SVG files, in the order they appear. Of two that differ only in their ending, the SVG is shown.
         cells: of the study, each a mapping with `name`, `status` (such as done or failed), and if known `error`,
-            `dataset`, `recipe` (field to value), `versions` (package to version), `hardware`, `training` (terms of each
-            epoch) and `examples` (see `ibrobust.study.examples`).
+            `dataset`, `recipe` (field to value), `usual` (its default settings, in the words of the records: the
+            leaderboard and the charts leave them out), `versions` (package to version), `hardware`, `training` (terms
+            of each epoch) and `examples` (see `ibrobust.study.examples`).
         out: path of the file.
         made: the date, and the command that makes the report.
         home: address of a page that the report belongs to, for a link.
@@ -65,6 +67,7 @@ def write_report(
 
     known = read_study_records(records)
     shown = [_cell(cell, known) for cell in cells]
+    told = _with_short_settings(known, cells)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -79,9 +82,9 @@ def write_report(
         unit=unit,
         made=made,
         home=home,
-        board=leaderboard(known, {cell["name"]: cell["dataset"] for cell in shown}),
+        board=leaderboard(told, {cell["name"]: cell["dataset"] for cell in shown}),
         records=base64.b64encode(records.read_bytes()).decode() if known else "",
-        charts=epsilon_charts(known),
+        charts=epsilon_charts(told),
         most_charts=MOST_CHARTS,
         frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "size": (WIDTH, HEIGHT)},
         figures=[_figure(path) for path in _preferred(figures)],
@@ -100,6 +103,20 @@ def write_report(
     return out
 
 
+def _with_short_settings(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]]) -> tuple[StudyRecord, ...]:
+    """Return the records with what is unusual of their cell's setting, and with k of the estimator if it is."""
+    known = {cell["name"]: cell for cell in cells if cell.get("usual")}
+    short = {}
+    for setting, name in {(record.setting, record.cell) for record in records if record.cell in known}:
+        usual, neighbors = known[name]["usual"], (known[name].get("recipe") or {}).get("num_neighbors")
+        parts = [f"num neighbors {neighbors}" if neighbors else "", *setting.split(", ")]
+        unusual = dict.fromkeys(part for part in parts if part and part not in usual)
+        short[setting, name] = ", ".join(unusual).replace("num neighbors ", "k = ")
+    return tuple(
+        replace(record, setting=short.get((record.setting, record.cell), record.setting)) for record in records
+    )
+
+
 def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, Any]:
     """Return a cell with all keys for the template."""
     name, status = cell.get("name"), cell.get("status")
@@ -116,8 +133,8 @@ def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, 
             str(key): format_epsilon(value) if key == "epsilon" and isinstance(value, float) else _plain(value)
             for key, value in (cell.get("recipe") or {}).items()
         },
-        "versions": {str(key): str(value) for key, value in (cell.get("versions") or {}).items()},
-        "hardware": str(cell.get("hardware") or ""),
+        "versions": {str(key): str(of) for key, of in (cell.get("versions") or {}).items() if of != "not installed"},
+        "hardware": hardware_words(str(cell.get("hardware") or "")),
         "numbers": [_number(record) for record in records if record.cell == name],
     }
 

@@ -11,7 +11,8 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import percent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE
-from ibrobust.verdicts import read_verdict
+from ibrobust.reporting.html.leaderboard_rows import audits_in
+from ibrobust.verdicts import Verdict, read_verdict, speak_against
 
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
@@ -21,7 +22,7 @@ def summary(records: Sequence[StudyRecord], cells: Sequence[Mapping[str, Any]], 
     datasets = {str(cell["name"]): str(cell.get("dataset") or "") for cell in cells}
     sentences = (
         _progress(cells, unit),
-        _audits(records, unit),
+        *_audits(records, unit),
         *_most_robust(records, datasets),
         _overstated(records),
     )
@@ -40,17 +41,19 @@ def _progress(cells: Sequence[Mapping[str, Any]], unit: str) -> str:
     return f"{count}: {', '.join(listed)}."
 
 
-def _audits(records: Sequence[StudyRecord], unit: str) -> str:
-    audits = sorted((record for record in records if record.verdict), key=lambda record: record.epsilon or 0.0)
-    widest = {(record.cell, record.decoder): record for record in audits}.values()
-    found = [verdict for record in widest if (verdict := read_verdict(record.verdict))]
-    verdicts = Counter(verdict.text for verdict in sorted(found, key=lambda verdict: verdict.rank))
-    if not verdicts:
-        return "No model was audited, so it is unknown whether these accuracies show robustness."
-    epsilons = sorted({record.epsilon for record in widest if record.epsilon is not None})
-    where = f" at ε = {' and '.join(map(format_epsilon, epsilons))}" if epsilons else ""
-    listed = "; ".join(f"{count} {text}" for text, count in verdicts.items())
-    return f"Audits{where}, one per {unit} and decoder: {listed}."
+def _audits(records: Sequence[StudyRecord], unit: str) -> list[str]:
+    """Count the answers at each epsilon: an answer is about one epsilon, and may be another one at the next."""
+    answers: dict[float, dict[tuple[str, str], Verdict]] = {}
+    for record in records:
+        if verdict := read_verdict(record.verdict):
+            answers.setdefault(record.epsilon or 0.0, {})[record.cell, record.decoder] = verdict
+    sentences = []
+    for epsilon, found in sorted(answers.items()):
+        counts = Counter(verdict.text for verdict in sorted(found.values(), key=lambda verdict: verdict.rank))
+        where = f" at ε = {format_epsilon(epsilon)}" if epsilon else ""
+        listed = "; ".join(f"{count} {text}" for text, count in counts.items())
+        sentences.append(f"Audits{where}, one per {unit} and decoder: {listed}.")
+    return sentences or ["No model was audited, so it is unknown whether these accuracies show robustness."]
 
 
 def _most_robust(records: Sequence[StudyRecord], datasets: Mapping[str, str]) -> list[str]:
@@ -68,7 +71,9 @@ def _most_robust(records: Sequence[StudyRecord], datasets: Mapping[str, str]) ->
 
 
 def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
-    refuted = _refuted(records)
+    audits = audits_in(records)
+    audited = {(cell, audit.decoder) for cell, of_cell in audits.items() for audit in of_cell}
+    unknown = {(record.cell, record.decoder) for record in records} - audited if audited else set()
     for quantity, what in (
         ("audit_worst_case_accuracy", "the audit's worst case"),
         ("worst_case_accuracy", "the worst case over attacks"),
@@ -89,10 +94,12 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
             for record in found
             if record.epsilon == largest
             and (record.num_images or 0) == most
-            and (record.cell, record.decoder) not in refuted
-            and not record.upper_bound
+            and not speak_against(audits.get(record.cell, ()), largest or 0.0)
+            and not ((record.cell, record.decoder) in unknown or record.upper_bound)
         ]
         among = "without models that an audit calls not real or not honest"
+        if any((record.cell, record.decoder) in unknown for record in found if record.epsilon == largest):
+            among += " and those without an audit"
         if any(record.upper_bound for record in found if record.epsilon == largest):
             among += "; upper bounds (≤) are left out"
         if not contenders:

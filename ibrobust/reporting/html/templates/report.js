@@ -1,5 +1,8 @@
 "use strict";
 
+// Answers are sorted by a number, and shown and saved as words.
+const isVerdict = (head) => head.dataset.key.startsWith("verdict");
+
 // The leaderboard: a press on a column's head sorts by it, another one turns the order round. What is empty comes last.
 for (const table of document.querySelectorAll("table.board")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -36,7 +39,7 @@ for (const table of document.querySelectorAll("table.board")) {
   heads.forEach((head, place) => {
     const values = [...new Set(rows.map((row) => value(row, place)))].filter(Boolean).sort();
     const few = values.length > 1 && values.length <= 12 && head.dataset.key !== "cell" && values.every((one) => one.length <= 40);
-    if (!few || (head.dataset.numeric === "true" && head.dataset.key !== "verdict")) return;
+    if (!few || (head.dataset.numeric === "true" && !isVerdict(head))) return;
     const label = document.createElement("label");
     const select = document.createElement("select");
     select.dataset.key = head.dataset.key;
@@ -61,7 +64,7 @@ for (const table of document.querySelectorAll("table.board")) {
   // The rows that are shown, in their order: numbers as they were measured, not as they are rounded.
   const exact = (cell, head) => {
     if (cell.dataset.sort === "") return null;
-    return head.dataset.numeric === "true" && head.dataset.key !== "verdict" ? Number(cell.dataset.sort) : cell.textContent.trim();
+    return head.dataset.numeric === "true" && !isVerdict(head) ? Number(cell.dataset.sort) : cell.textContent.trim();
   };
   const quoted = (field) => (field === null ? "" : /[",\n]/.test(field) ? `"${String(field).replaceAll('"', '""')}"` : String(field));
   for (const button of document.querySelectorAll("button[data-format]")) {
