@@ -143,12 +143,7 @@ def choose_models(
     Raises:
         IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
     """
-    # A model that was renamed has its new name in tables, where the old one would say another objective.
-    current = {name: name if is_reference(name) else model_card(name).name for name in names}
-    for old, new in current.items():
-        if old != new:
-            Console(stderr=True).print(f"{old} is now called {new}.", markup=False, soft_wrap=True)
-    chosen = list(dict.fromkeys(current.values())) or models_for(data)
+    chosen = list(dict.fromkeys(names)) or models_for(data)
     if not chosen:
         raise IbrobustError(
             f"No stored model was trained on {spec}: train one with ibrobust train --dataset {spec}, or name a model."
