@@ -42,6 +42,7 @@ from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of, refuse_unused
 from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.metrics_log import terms_of
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
 from ibrobust.training.recipe import Recipe
@@ -283,15 +284,13 @@ def _decoders(
 
 
 def _training_record(trained: TrainedEncoder) -> TrainingRecord:
-    last = trained.history[-1]
     device = next(trained.encoder.parameters()).device
-    described = {"epoch", "learning_rate", "images_per_second", "seconds"}
     speeds = sorted(record["images_per_second"] for record in trained.history)
     return TrainingRecord(
         epochs_run=len(trained.history),
         seconds=round(trained.seconds, 1),
         images_per_second=round(speeds[len(speeds) // 2], 1),
-        final_terms={key: value for key, value in last.items() if key not in described},
+        final_terms=terms_of(trained.history[-1]),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hardware=hardware(device.type),
         precision=trained.precision,
