@@ -52,7 +52,7 @@ def _possible(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -> Iterator[dict[str, Any]]:
+def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str) -> Iterator[dict[str, Any]]:
     """Yield the results of attacks on a decoder, each with `dataset` if it is of other images than the card's own.
 
     Those of RobustBench's benchmark are among them, as results of AutoAttack.
@@ -65,7 +65,6 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
             # CIFAR-10's own files, as RobustBench reads them, have no fingerprint; of them it takes the first images,
             # also where an earlier record does not say so. All other evaluations take evenly spaced ones.
             fingerprint = record.get("dataset_fingerprint")
-            is_of_card = own is not None and fingerprint == own
             are_first = record.get("first_images") or (fingerprint is None and record["total"] < CIFAR10_TEST)
             first = f", the first {record['total']:,} images" if are_first else ""
             numbers = {field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")}
@@ -75,11 +74,11 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str | None) -
                 **_possible(numbers),
                 "accuracy_under_attack": record["robust_accuracy"],
                 "upper_bound": bool(record.get("flags")),
-                **({} if is_of_card and not first else {"dataset": f"{record['dataset']}{first}"}),
+                **({} if fingerprint == own and not first else {"dataset": f"{record['dataset']}{first}"}),
             }
 
 
-def is_own(record: Record, own: str | None) -> bool:
+def is_own(record: Record, own: str) -> bool:
     """Return whether a result is of the card's own images, whose fingerprint is given."""
     return record.get("dataset_fingerprint") in (None, own)
 

@@ -37,9 +37,9 @@ from ibrobust.integrations.references import is_reference
 from ibrobust.models import HEAD, ImageClassifier, resized
 from ibrobust.registry import add_evaluation, load_model, model_card, shipped_models
 from ibrobust.registry.catalog import in_its_channels, require_fit, require_shape
-from ibrobust.reporting.attack_lines import AttackedModel
+from ibrobust.reporting.attack_lines import AttackedModel, Known
 from ibrobust.reporting.model_rows import card_verdict, readable_evaluations
-from ibrobust.verdicts import Audited, Verdict
+from ibrobust.verdicts import Audited
 
 # Without a model: that of the shipped models. For models of other packages: the published images.
 WITHOUT_MODELS, FOR_REFERENCES = "cifar10-jpeg", "cifar10"
@@ -57,23 +57,17 @@ class Target:
         name: in the registry, or as the user gave it.
         decoder: of a registered model; a dash for a model from elsewhere.
         load: makes the model on a device.
-        verdict: of an audit, if the model's card holds one of the same data set.
-        audited_at: its epsilon.
-        is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it.
+        known: of the model besides.
         trained_on: the training images of a registered model, if they differ from the attacked ones.
         resize: the pixels of each side that the images are scaled to inside the model, if they are.
-        audits: all audits in the model's card that are of the same data set, of all its decoders.
     """
 
     name: str
     decoder: str
     load: Callable[[str], nn.Module]
-    verdict: Verdict | None = None
-    audited_at: float | None = None
-    is_baseline: bool = False
+    known: Known
     trained_on: str | None = None
     resize: int | None = None
-    audits: tuple[Audited, ...] = ()
 
 
 def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> set[str]:
@@ -143,12 +137,7 @@ def choose_models(
     Raises:
         IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
     """
-    # A model that was renamed has its new name in tables, where the old one would say another objective.
-    current = {name: name if is_reference(name) else model_card(name).name for name in names}
-    for old, new in current.items():
-        if old != new:
-            Console(stderr=True).print(f"{old} is now called {new}.", markup=False, soft_wrap=True)
-    chosen = list(dict.fromkeys(current.values())) or models_for(data)
+    chosen = list(dict.fromkeys(names)) or models_for(data)
     if not chosen:
         raise IbrobustError(
             f"No stored model was trained on {spec}: train one with ibrobust train --dataset {spec}, or name a model."
@@ -165,7 +154,8 @@ def choose_models(
 
 def _resized(target: Target, size: int) -> Target:
     # A verdict of the same model without the scaling is not one of this model.
-    return replace(target, load=lambda device: resized(target.load(device), size), verdict=None, audits=(), resize=size)
+    known = Known(is_baseline=target.known.is_baseline)
+    return replace(target, load=lambda device: resized(target.load(device), size), known=known, resize=size)
 
 
 def _reference(name: str, shape: tuple[int, ...], num_classes: int) -> Target:
@@ -176,7 +166,7 @@ def _reference(name: str, shape: tuple[int, ...], num_classes: int) -> Target:
             name, device=device, channels=channels, image_size=(height, width), num_classes=num_classes
         )
 
-    return Target(name, "-", load)
+    return Target(name, "-", load, Known())
 
 
 def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, resize: int | None) -> list[Target]:
@@ -194,11 +184,9 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, re
     for decoder in chosen_decoders(card, decoders):
         own = [audit for audit in audits if audit.decoder == decoder]
         widest = max(own, key=lambda audit: audit.epsilon or 0.0, default=None)
-        verdict, audited_at = (widest.verdict, widest.epsilon) if widest else (None, None)
         load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
-        told = trained_on(card, data)
-        targets.append(Target(name, decoder, load, verdict, audited_at, is_baseline, told, audits=audits))
+        targets.append(Target(name, decoder, load, Known(widest, audits, is_baseline), trained_on(card, data)))
     return targets
 
 
@@ -295,16 +283,7 @@ def attack_models(
 def _attacked(
     target: Target, results: Sequence[SweepResult | AttackResult], worst: Sequence[AttackResult] = ()
 ) -> AttackedModel:
-    return AttackedModel(
-        target.name,
-        target.decoder,
-        tuple(results),
-        tuple(worst),
-        verdict=target.verdict,
-        audited_at=target.audited_at,
-        is_baseline=target.is_baseline,
-        audits=target.audits,
-    )
+    return AttackedModel(target.name, target.decoder, tuple(results), tuple(worst), target.known)
 
 
 def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None) -> list[Attack]:

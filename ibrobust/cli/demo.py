@@ -58,7 +58,7 @@ def demo(
     from ibrobust.reporting.figures.under_attack import save_attack_figure
     from ibrobust.reporting.tables import accuracy_table, audit_title
     from ibrobust.training.recipe import Recipe
-    from ibrobust.verdicts import Verdict
+    from ibrobust.verdicts import Audited, Verdict
 
     console = Console()
     errors = Console(stderr=True)
@@ -85,11 +85,11 @@ def demo(
         for target in targets
     ]
     # The table shows the answers, and marks no model as the best whose robustness is not real.
-    answered = [
-        replace(model, verdict=Verdict(report.robustness, report.gradient), audited_at=CLAIM)
-        for model, report in zip(swept, reports, strict=True)
-    ]
-    lines = [line for model in answered for line in attack_lines(model)]
+    lines = []
+    for model, report in zip(swept, reports, strict=True):
+        audited = Audited(model.decoder, CLAIM, Verdict(report.robustness, report.gradient))
+        known = replace(model.known, audited=audited, audits=(audited,))
+        lines += attack_lines(replace(model, known=known))
     try:
         save_attack_figure(lines, figure, dataset="digits")
     finally:

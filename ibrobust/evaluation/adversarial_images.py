@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ibrobust.atomic import write_tensors
+from ibrobust.correctness import is_correct
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
@@ -20,7 +21,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.inputs import check_batch_size, images_and_labels
 from ibrobust.evaluation.logit_distance import COMPARED, draws_random_numbers
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
-from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.statistics import exceeds, more_often
 from ibrobust.evaluation.worst_case_attack import judge_of
 

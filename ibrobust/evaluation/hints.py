@@ -7,10 +7,11 @@ import warnings
 import torch
 from torch import Tensor
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.model_state import isolated_rng, model_reference
-from ibrobust.evaluation.predictions import guessing_accuracy, is_correct, is_distribution
+from ibrobust.evaluation.predictions import guessing_accuracy, is_distribution
 from ibrobust.spread import spread_evenly
 
 LOOKED_AT = 256  # images

@@ -1,4 +1,4 @@
-"""The rule for a correct classification."""
+"""The outputs of a model: their form, the number of classes, and which images are classified correctly."""
 
 from __future__ import annotations
 
@@ -7,21 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.errors import IbrobustError
-
-
-def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B,) bool: the label's logit is the largest, and it is a number.
-
-    argmax gives some class even if every logit is NaN or -inf, so such an image could be right by luck. It counts
-    as wrong. Other classes' logits may be -inf, which rules those classes out.
-
-    Args:
-        logits: (B, K).
-        labels: (B,) in [0, K).
-    """
-    own = logits.gather(1, labels[:, None])[:, 0]  # (B,)
-    return (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
 
 
 def guessing_accuracy(labels: Tensor, num_classes: int) -> float:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.epsilon import Epsilons, format_epsilon, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.pgd import nonfinite_flags
@@ -23,7 +24,7 @@ from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
-from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.evaluation.predictions import count_classes
 from ibrobust.live_line import following
 from ibrobust.readable import Readable, percent
 from ibrobust.seeds import check_seed, evaluation_seed
@@ -119,20 +120,6 @@ class SweepResult(Readable):
             "clean_accuracy": self.clean_accuracy,
             "flags": list(self.flags),
         }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> SweepResult:
-        """Return the record that `to_dict` wrote."""
-        return cls(
-            epsilons=tuple(fields["epsilons"]),
-            correct=tuple(fields["correct"]),
-            clean_correct=fields["clean_correct"],
-            zero_gradient=fields["zero_gradient"],
-            nonfinite_gradient=fields["nonfinite_gradient"],
-            total=fields["total"],
-            settled_in_bfloat16=fields.get("settled_in_bfloat16", 0),
-            flags=tuple(fields.get("flags", ())),
-        )
 
 
 class FGSMSweep(Attack):  # type: ignore[misc]

@@ -24,10 +24,9 @@ def split_gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_std
 
 
-def sample_gaussian(mean: Tensor, log_std: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def sample_gaussian(mean: Tensor, log_std: Tensor) -> Tensor:
     """Return one reparametrised sample (B, D) of each N(mean, exp(log_std)^2), differentiable in both."""
-    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-    return mean + log_std.exp() * noise
+    return mean + log_std.exp() * torch.randn_like(mean)
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:

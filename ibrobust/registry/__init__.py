@@ -9,14 +9,8 @@ from ibrobust.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ibrobust.registry.card import ModelCard
     from ibrobust.registry.catalog import list_models, shipped_models
-    from ibrobust.registry.load import (
-        add_evaluation,
-        add_evaluations,
-        copy_model,
-        export_model,
-        load_model,
-        update_metrics,
-    )
+    from ibrobust.registry.export import export_model
+    from ibrobust.registry.load import add_evaluation, add_evaluations, copy_model, load_model, update_metrics
     from ibrobust.registry.register import register_model
     from ibrobust.registry.store import model_card
     from ibrobust.registry.train_model import train
@@ -26,7 +20,7 @@ _HOMES = {
     "add_evaluation": "ibrobust.registry.load",
     "add_evaluations": "ibrobust.registry.load",
     "copy_model": "ibrobust.registry.load",
-    "export_model": "ibrobust.registry.load",
+    "export_model": "ibrobust.registry.export",
     "list_models": "ibrobust.registry.catalog",
     "load_model": "ibrobust.registry.load",
     "model_card": "ibrobust.registry.store",

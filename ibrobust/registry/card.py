@@ -22,9 +22,7 @@ from ibrobust.mapping_files import read_mapping_file
 from ibrobust.readable import Readable, hardware_words, percent
 from ibrobust.training.recipe import STORED, Recipe
 
-# Cards of ibrobust's own models are still of schema 1, so that earlier versions read them.
-SCHEMA_VERSION = 2
-_OWN_SCHEMA, _ARCHITECTURE_SCHEMA = 1, 2
+SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices, whatever their ending.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}
@@ -33,6 +31,12 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt
 class _Record(BaseModel):
     # An entropy may be infinite: by default pydantic makes that null.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        known = type(self).model_fields
+        return {key: value for key, value in fields.items() if value is not None or known[key].is_required()}
 
 
 class DatasetRecord(_Record):
@@ -46,11 +50,6 @@ class DatasetRecord(_Record):
     source: Annotated[
         str | None, Field(description="what it can be read from again, if neither the name nor a recipe says that")
     ] = None
-
-    @model_serializer(mode="wrap")
-    def _without_an_absent_source(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        return {key: value for key, value in fields.items() if key != "source" or value is not None}
 
 
 class WeightsRecord(_Record):
@@ -79,11 +78,6 @@ class TrainingRecord(_Record):
         if "loss" not in self.final_terms:
             raise ValueError("the final terms have no loss")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_an_absent_precision(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        return {key: value for key, value in fields.items() if key != "precision" or value is not None}
 
 
 class AccuracyRecord(Readable, _Record):
@@ -157,7 +151,7 @@ class ModelCard(Readable, _Record):
         evaluations: results of attacks, audits and benchmarks, by name.
     """
 
-    schema_version: int = _OWN_SCHEMA
+    schema_version: int = SCHEMA_VERSION
     name: str
     description: str = ""
     recipe: Recipe | None
@@ -173,30 +167,16 @@ class ModelCard(Readable, _Record):
     clean_accuracy: dict[str, AccuracyRecord]
     evaluations: dict[str, Any] = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_kind(cls, fields: Any) -> Any:
-        if isinstance(fields, dict):
-            if fields.get("architecture") is not None:
-                return {"schema_version": _ARCHITECTURE_SCHEMA, **fields}
-            missing = [field for field in ("width", "latent_dim", "encoder_outputs") if fields.get(field) is None]
-            if missing:
-                raise ValueError(f"there is neither an architecture nor {missing[0]}")
-        return fields
-
     @model_validator(mode="after")
-    def _check_decoders(self) -> ModelCard:
+    def _check_parts(self) -> ModelCard:
+        for field in ("width", "latent_dim", "encoder_outputs"):
+            if self.architecture is None and getattr(self, field) is None:
+                raise ValueError(f"there is neither an architecture nor {field}")
         if len(set(self.decoders)) < len(self.decoders):
             raise ValueError(f"the decoders {', '.join(self.decoders)} are not all different")
         if unknown := sorted(set(self.clean_accuracy) - set(self.decoders)):
             raise ValueError(f"there is a clean accuracy of {unknown[0]}, which is not among the decoders")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_the_other_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        other = ("architecture",) if self.architecture is None else ("width", "latent_dim", "encoder_outputs")
-        return {key: value for key, value in fields.items() if key not in other}
 
     @property
     def images(self) -> str:

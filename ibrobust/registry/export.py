@@ -17,7 +17,7 @@ from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import ModelCard, check_name
 from ibrobust.registry.outside import build_outside, probe_of
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
-from ibrobust.registry.store import pack_weights
+from ibrobust.registry.store import pack_weights, read_model
 
 HALF = torch.finfo(torch.float16)
 MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
@@ -54,34 +54,34 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rounded
 
 
-def write_export(
-    card: ModelCard,
-    tensors: Mapping[str, Tensor],
+def export_model(
+    name: str,
     folder: Path,
     *,
-    name: str | None = None,
+    new_name: str | None = None,
     description: str | None = None,
     half: bool = False,
     data_dir: str | Path | None = None,
 ) -> ModelCard:
-    """Write a model's card and weights into `folder` and return the card.
+    """Write a stored model's card and weights into `folder`, and return the card written.
 
     With `half` the weights are rounded, so they are another model: its clean accuracy is measured again on the data
     set of the recipe, and results of earlier evaluations are left out.
 
     Args:
-        card: of the model.
-        tensors: its weights.
+        name: of the model.
         folder: where to write; created if missing.
-        name: of the exported model; by default as before.
+        new_name: of the exported model; by default as before.
         description: one sentence for the card; by default as before.
         half: see `halved`.
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the name is unsafe; or, with `half`, the card has no recipe or the data set has changed.
+        IbrobustError: the model does not exist, or the new name is unsafe; or, with `half`, the card has no recipe or
+            the data set has changed.
     """
-    name = name if name is not None else card.name
+    card, tensors = read_model(name)
+    name = new_name if new_name is not None else name
     check_name(name)
     update: dict[str, object] = {"name": name}
     if description is not None:

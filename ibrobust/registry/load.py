@@ -1,4 +1,4 @@
-"""List, load, copy and export models, and put evaluations into their cards."""
+"""Load and copy models, and put evaluations into their cards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
 from ibrobust.registry.build import build_model
 from ibrobust.registry.card import ModelCard, check_name
-from ibrobust.registry.export import write_export
 from ibrobust.registry.store import (
     find_card,
     held,
@@ -70,24 +69,6 @@ def load_model(
     )
     _loaded.setdefault((models_dir(), card.name), set()).add(card.weights.sha256)
     return model
-
-
-def export_model(
-    name: str,
-    folder: Path,
-    *,
-    new_name: str | None = None,
-    description: str | None = None,
-    half: bool = False,
-    data_dir: str | Path | None = None,
-) -> ModelCard:
-    """Write a stored model's card and weights into `folder`, see `write_export`, and return the card written.
-
-    Raises:
-        IbrobustError: the model does not exist, or what `write_export` raises.
-    """
-    card, tensors = read_model(name)
-    return write_export(card, tensors, folder, name=new_name, description=description, half=half, data_dir=data_dir)
 
 
 def copy_model(name: str, new_name: str) -> ModelCard:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.full_precision import full_precision
 from ibrobust.models import encode_in_batches
@@ -52,10 +53,7 @@ def module_accuracy(model: nn.Module, dataset: Dataset) -> AccuracyRecord:
 
 
 def _record(logits: Tensor, labels: Tensor) -> AccuracyRecord:
-    # As every evaluation counts: argmax gives some class even if a logit is NaN, which is right by luck.
-    own = logits.gather(1, labels[:, None])[:, 0]
-    correct = (logits.argmax(dim=1) == labels) & own.isfinite() & ~logits.isnan().any(dim=1)
-    return AccuracyRecord(correct=int(correct.sum()), total=len(labels))
+    return AccuracyRecord(correct=int(is_correct(logits, labels).sum()), total=len(labels))
 
 
 def unit_batches(split: Split, device: torch.device) -> Iterator[torch.Tensor]:

@@ -42,6 +42,7 @@ from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of, refuse_unused
 from ibrobust.training.checkpoint import latest_checkpoint
+from ibrobust.training.metrics_log import terms_of
 from ibrobust.training.progress import TrainingProgress
 from ibrobust.training.quick_checks import check_objective, check_tracker
 from ibrobust.training.recipe import Recipe
@@ -109,19 +110,65 @@ def train(
         _shown(recipe, name, progress, on_progress, on_stage) as (on_progress, on_stage),
         default_dtype(torch.float32),
     ):
-        return _train(
+        # Before any data is read.
+        check_objective(recipe.objective, recipe.objective_options)
+        refuse_unused(recipe)
+        check_tracker(log_with)
+        if device is not None:
+            check_device(device)
+        refuse_duplicate(name, overwrite=overwrite)
+        run_dir = runs_dir() / name
+        if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
+            raise IbrobustError(
+                f"{name!r} has an unfinished run: resume it with `resume=True`, start again with `overwrite=True`, or "
+                "choose another `name`."
+            )
+        initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
+        stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
+        if dataset is None:
+            stage(f"reading {recipe.dataset}")
+            with processes.main_first():  # it downloads or decodes missing data
+                dataset = load_dataset(
+                    recipe.dataset,
+                    data_dir=data_dir,
+                    progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
+                )
+        channels = dataset.test.images.shape[1]
+        if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
+            raise IbrobustError(
+                f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the "
+                f"images of {dataset.name!r} have {channels}: give the images in as many channels, or start from "
+                "another model."
+            )
+        decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
+        stage("training")
+        trained = train_encoder(
             recipe,
-            name,
-            dataset=dataset,
-            data_dir=data_dir,
+            dataset,
+            run_dir,
             device=device,
             resume=resume,
-            overwrite=overwrite,
             log_with=log_with,
+            initial_encoder=initial_encoder,
             on_progress=on_progress,
             on_epoch=on_epoch,
-            on_stage=on_stage,
         )
+        if processes.is_main():
+            decoders = _decoders(recipe, dataset, trained, stage)
+            stage("scoring")
+            store_model(
+                name,
+                trained.encoder,
+                decoders,
+                latent_dim=recipe.latent_dim,
+                dataset=dataset,
+                recipe=recipe,
+                training=_training_record(trained),
+                overwrite=overwrite,
+            )
+            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        processes.wait()
+        return model_card(name)
 
 
 @contextmanager
@@ -150,80 +197,6 @@ def _both(first: Callable[[T], None], second: Callable[[T], None] | None) -> Cal
             second(given)
 
     return call
-
-
-def _train(
-    recipe: Recipe,
-    name: str,
-    *,
-    dataset: Dataset | None,
-    data_dir: str | Path | None,
-    device: str | None,
-    resume: bool,
-    overwrite: bool,
-    log_with: str | None,
-    on_progress: Callable[[Progress], None] | None,
-    on_epoch: Callable[[int, Encoder], None] | None,
-    on_stage: Callable[[str], None] | None,
-) -> ModelCard:
-    # Before any data is read.
-    check_objective(recipe.objective, recipe.objective_options)
-    refuse_unused(recipe)
-    check_tracker(log_with)
-    if device is not None:
-        check_device(device)
-    refuse_duplicate(name, overwrite=overwrite)
-    run_dir = runs_dir() / name
-    if not resume and not overwrite and latest_checkpoint(run_dir / "checkpoints"):
-        raise IbrobustError(
-            f"{name!r} has an unfinished run: resume it with `resume=True`, start again with `overwrite=True`, or "
-            "choose another `name`."
-        )
-    initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
-    stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
-    if dataset is None:
-        stage(f"reading {recipe.dataset}")
-        with processes.main_first():  # it downloads or decodes missing data
-            dataset = load_dataset(
-                recipe.dataset,
-                data_dir=data_dir,
-                progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
-            )
-    if initial_encoder is not None and initial_encoder["mean"].numel() != dataset.test.images.shape[1]:
-        raise IbrobustError(
-            f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the images of "
-            f"{dataset.name!r} have {dataset.test.images.shape[1]}: give the images in as many channels, or start from "
-            "another model."
-        )
-    decoders_of(recipe, dataset.num_classes)  # before hours are spent on a model that could not be stored
-    stage("training")
-    trained = train_encoder(
-        recipe,
-        dataset,
-        run_dir,
-        device=device,
-        resume=resume,
-        log_with=log_with,
-        initial_encoder=initial_encoder,
-        on_progress=on_progress,
-        on_epoch=on_epoch,
-    )
-    if processes.is_main():
-        decoders = _decoders(recipe, dataset, trained, stage)
-        stage("scoring")
-        store_model(
-            name,
-            trained.encoder,
-            decoders,
-            latent_dim=recipe.latent_dim,
-            dataset=dataset,
-            recipe=recipe,
-            training=_training_record(trained),
-            overwrite=overwrite,
-        )
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    processes.wait()
-    return model_card(name)
 
 
 def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:
@@ -311,15 +284,13 @@ def _decoders(
 
 
 def _training_record(trained: TrainedEncoder) -> TrainingRecord:
-    last = trained.history[-1]
     device = next(trained.encoder.parameters()).device
-    described = {"epoch", "learning_rate", "images_per_second", "seconds"}
     speeds = sorted(record["images_per_second"] for record in trained.history)
     return TrainingRecord(
         epochs_run=len(trained.history),
         seconds=round(trained.seconds, 1),
         images_per_second=round(speeds[len(speeds) // 2], 1),
-        final_terms={key: value for key, value in last.items() if key not in described},
+        final_terms=terms_of(trained.history[-1]),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hardware=hardware(device.type),
         precision=trained.precision,

@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING
 
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.reporting.marks import UNATTACKED_SHARE
-from ibrobust.verdicts import Audited, Verdict, speak_against
+from ibrobust.verdicts import Audited, speak_against
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.sweep import SweepResult
 
 SWEEP = "FGSM"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model with one decoder besides its results under attack.
+
+    Attributes:
+        audited: the audit of this decoder at the largest epsilon; None if there is none.
+        audits: all audits of the model on the same data set, of all its decoders, `audited` among them.
+        is_baseline: trained with plain cross-entropy, and attacked at the head that was trained with it; drawn in
+            black.
+    """
+
+    audited: Audited | None = None
+    audits: tuple[Audited, ...] = ()
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,20 +40,14 @@ class AttackedModel:
         decoder: the decoder it was attacked with.
         results: one sweep; or one result for each attack and epsilon, every attack at the same epsilons.
         worst: the worst case over attacks, image by image: one per epsilon, for each norm with several attacks.
-        verdict: of an audit, if the model's card holds one.
-        audited_at: its epsilon.
-        is_baseline: trained with plain cross-entropy; drawn in black.
-        audits: all audits of the model that its card holds, of all decoders; if there are none, `verdict` alone counts.
+        known: of the model besides.
     """
 
     model: str
     decoder: str
     results: tuple[SweepResult | AttackResult, ...]
     worst: tuple[AttackResult, ...] = ()
-    verdict: Verdict | None = None
-    audited_at: float | None = None
-    is_baseline: bool = False
-    audits: tuple[Audited, ...] = ()
+    known: Known = Known()
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,7 @@ class AttackLine:
         zero_gradient: share of images whose gradient is exactly zero; None if it was not measured.
         nonfinite_gradient: share of images with a NaN or infinite gradient.
         is_worst_case: of several attacks.
-        verdict: of an audit of the model.
-        audited_at: its epsilon.
-        is_baseline: the model was trained with plain cross-entropy.
-        audits: of the model, of all its decoders.
+        known: of the model besides.
     """
 
     model: str
@@ -78,10 +85,7 @@ class AttackLine:
     zero_gradient: float | None = None
     nonfinite_gradient: float = 0.0
     is_worst_case: bool = False
-    verdict: Verdict | None = None
-    audited_at: float | None = None
-    is_baseline: bool = False
-    audits: tuple[Audited, ...] = ()
+    known: Known = Known()
 
     @property
     def unattacked(self) -> float:
@@ -103,11 +107,11 @@ class AttackLine:
 
         If some of the others were audited, a line without an audit is not the best: it may be no more than untested.
         """
-        unknown = others_audited and self.norm == "Linf" and self.verdict is None
+        unknown = others_audited and self.norm == "Linf" and self.known.audited is None
         return not (unknown or self.is_marked or self._is_refuted_at(epsilon) or epsilon in self.upper_bounds)
 
     def _is_refuted_at(self, epsilon: float) -> bool:
-        return self.norm == "Linf" and speak_against(self.audits, epsilon)
+        return self.norm == "Linf" and speak_against(self.known.audits, epsilon)
 
 
 def attack_lines(model: AttackedModel) -> list[AttackLine]:
@@ -120,12 +124,6 @@ def attack_lines(model: AttackedModel) -> list[AttackLine]:
         else:
             lines.append(_of_sweep(model, result))
     return lines + [_of_results(model, results) for results in by_attack.values()]
-
-
-def _audits(model: AttackedModel) -> tuple[Audited, ...]:
-    if model.audits or model.verdict is None:
-        return model.audits
-    return (Audited(model.decoder, model.audited_at, model.verdict),)
 
 
 def _of_sweep(model: AttackedModel, sweep: SweepResult) -> AttackLine:
@@ -141,10 +139,7 @@ def _of_sweep(model: AttackedModel, sweep: SweepResult) -> AttackLine:
         warnings=sweep.flags,
         zero_gradient=sweep.zero_gradient_share,
         nonfinite_gradient=sweep.nonfinite_gradient_share,
-        verdict=model.verdict,
-        audited_at=model.audited_at,
-        is_baseline=model.is_baseline,
-        audits=_audits(model),
+        known=model.known,
     )
 
 
@@ -163,8 +158,5 @@ def _of_results(model: AttackedModel, results: list[AttackResult]) -> AttackLine
         only_by_attack=max(result.accuracy_under_attack - result.robust_accuracy for result in results),
         nonfinite_gradient=max(result.nonfinite_gradient for result in results) / first.total,
         is_worst_case=is_worst_case,
-        verdict=model.verdict,
-        audited_at=model.audited_at,
-        is_baseline=model.is_baseline,
-        audits=_audits(model),
+        known=model.known,
     )

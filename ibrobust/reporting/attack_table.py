@@ -33,7 +33,7 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
     norms = {line.norm for line in lines}
     norm = norms.pop() if len(norms) == 1 else None
     epsilons = sorted({epsilon for line in lines for epsilon in line.accuracy})
-    audited = any(line.verdict for line in lines)
+    audits = [line.known.audited for line in lines]
     has_zero = any(line.zero_gradient is not None for line in lines)
     has_nonfinite = any(line.nonfinite_gradient for line in lines)
     table = Table(
@@ -44,9 +44,9 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    answers = [verdict_text(line.verdict, line.audited_at) for line in lines]
+    answers = [verdict_text(audit.verdict, audit.epsilon) if audit else verdict_text(None) for audit in audits]
     attacks = [_attack(line, norm) for line in lines]
-    if audited:
+    if any(audits):
         _add_text_column(table, "audit", [answer.plain for answer in answers])
     _add_text_column(table, "model (decoder)", [line.model for line in lines])
     _add_text_column(table, "attack", attacks)
@@ -62,7 +62,7 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
         is_first = index == 0 or lines[index - 1].model != line.model
         if is_first and len({line.attack for line in lines}) > 1:
             table.add_section()
-        cells: list[Padding | Text | str] = [_spaced(answers[index] if is_first else "")] if audited else []
+        cells: list[Padding | Text | str] = [_spaced(answers[index] if is_first else "")] if any(audits) else []
         cells += [_spaced(line.model if is_first else ""), _spaced(attacks[index]), _clean(line, lines)]
         cells += [_under_attack(line, epsilon, lines) for epsilon in epsilons]
         if has_zero:
@@ -97,7 +97,7 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
     if epsilon not in line.accuracy:
         return "-"
     rivals = [other for other in lines if (other.attack, other.norm) == (line.attack, line.norm)]
-    audited = any(other.verdict for other in lines)
+    audited = any(other.known.audited for other in lines)
     allowed = [rival for rival in rivals if rival.may_be_best(epsilon, others_audited=audited)]
     best = max((rival.accuracy[epsilon] for rival in allowed), default=None)
     is_best = len(rivals) > 1 and line in allowed and line.accuracy[epsilon] == best
@@ -118,7 +118,8 @@ def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
         left_out = []
         if any(line.is_refuted for line in lines):
             left_out.append("models that an audit calls not real or not honest")
-        if any(line.verdict for line in lines) and any(line.verdict is None for line in lines):
+        audits = [line.known.audited for line in lines]
+        if any(audits) and not all(audits):
             left_out.append("those without an audit" if left_out else "models without an audit")
         if left_out:
             best += f"; in the columns under attack, {' and '.join(left_out)} are left out"

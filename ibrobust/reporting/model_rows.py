@@ -80,38 +80,34 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
     Raises:
         IbrobustError: an evaluation in the card is damaged.
     """
-    with readable_evaluations(card):
-        return _model_rows(card, epsilon=epsilon, size=size)
-
-
-def _model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]:
     rows = []
-    for decoder in card.decoders:
-        clean = card.clean_accuracy.get(decoder)
-        audit = next((each for each in _own(card, "audit", decoder) if _same(each["epsilon"], epsilon)), None)
-        sweep: dict[str, Any] = next(_own(card, "fgsm", decoder), {})
-        fgsm = next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None)
-        worst, bound, worst_total = _worst_case(card, decoder, epsilon) or (None, False, None)
-        rows.append(
-            ModelRow(
-                card.name,
-                decoder,
-                card.dataset.name,
-                card.recipe.objective if card.recipe else None,
-                epsilon,
-                clean.accuracy if clean else None,
-                fgsm,
-                worst,
-                card_verdict(audit).text if audit else None,
-                size,
-                bound,
-                _is_marked(sweep),
-                bool(sweep.get("flags")),
-                clean.total if clean else None,
-                sweep["total"] if fgsm is not None else None,
-                worst_total,
+    with readable_evaluations(card):
+        for decoder in card.decoders:
+            clean = card.clean_accuracy.get(decoder)
+            audit = next((each for each in _own(card, "audit", decoder) if _same(each["epsilon"], epsilon)), None)
+            sweep: dict[str, Any] = next(_own(card, "fgsm", decoder), {})
+            fgsm = next((value for at, value in _fgsm(sweep) if _same(at, epsilon)), None)
+            worst, bound, worst_total = _worst_case(card, decoder, epsilon) or (None, False, None)
+            rows.append(
+                ModelRow(
+                    card.name,
+                    decoder,
+                    card.dataset.name,
+                    card.recipe.objective if card.recipe else None,
+                    epsilon,
+                    clean.accuracy if clean else None,
+                    fgsm,
+                    worst,
+                    card_verdict(audit).text if audit else None,
+                    size,
+                    bound,
+                    _is_marked(sweep),
+                    bool(sweep.get("flags")),
+                    clean.total if clean else None,
+                    sweep["total"] if fgsm is not None else None,
+                    worst_total,
+                )
             )
-        )
     return rows
 
 
@@ -163,49 +159,45 @@ def withstood(card: Any) -> list[Withstood]:
     Raises:
         IbrobustError: an evaluation in the card is damaged.
     """
-    with readable_evaluations(card):
-        return _withstood(card)
-
-
-def _withstood(card: Any) -> list[Withstood]:
     lines = []
-    for decoder in card.decoders:
-        for sweep in results_in(card.evaluations, "fgsm", decoder):
-            name = f"FGSM{_elsewhere(card, sweep)}"
-            accuracy = dict(sorted(_fgsm(sweep)))
-            bound = frozenset(accuracy if sweep.get("flags") else ())
-            lines.append(Withstood(decoder, name, "Linf", sweep["total"], accuracy, bound, _is_marked(sweep)))
-        found: dict[tuple[str, str, int], dict[float, float]] = {}
-        bounds: dict[tuple[str, str, int], set[float]] = {}
-        together: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}
-        for result in attacked_in(card.evaluations, decoder, _images(card)):
-            elsewhere = f" on {result['dataset']}" if "dataset" in result else ""
-            of_images, at = (elsewhere, result["norm"], result["total"]), result["epsilon"]
-            together.setdefault((*of_images, at), []).append(result)
-            place = (f"{result['attack']}{elsewhere}", *of_images[1:])
-            if (
-                result["attack"].startswith(WORST_CASE_OF)
-                or found.get(place, {}).get(at, 1.0) < result["robust_accuracy"]
-            ):
-                continue  # below it is over all attacks; or the same attack by RobustBench
-            found.setdefault(place, {})[at] = result["robust_accuracy"]
-            if result.get("upper_bound") or is_older_attack(result):
-                bounds.setdefault(place, set()).add(at)
-        for (elsewhere, norm, total, at), results in together.items():
-            if len(results) > 1 or results[0]["attack"].startswith(WORST_CASE_OF):
-                place = (f"worst case{elsewhere}", norm, total)
-                found.setdefault(place, {})[at], is_bound = strictest(results)
-                if is_bound:
+    with readable_evaluations(card):
+        for decoder in card.decoders:
+            for sweep in results_in(card.evaluations, "fgsm", decoder):
+                name = f"FGSM{_elsewhere(card, sweep)}"
+                accuracy = dict(sorted(_fgsm(sweep)))
+                bound = frozenset(accuracy if sweep.get("flags") else ())
+                lines.append(Withstood(decoder, name, "Linf", sweep["total"], accuracy, bound, _is_marked(sweep)))
+            found: dict[tuple[str, str, int], dict[float, float]] = {}
+            bounds: dict[tuple[str, str, int], set[float]] = {}
+            together: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}
+            for result in attacked_in(card.evaluations, decoder, card.dataset.fingerprint):
+                elsewhere = f" on {result['dataset']}" if "dataset" in result else ""
+                of_images, at = (elsewhere, result["norm"], result["total"]), result["epsilon"]
+                together.setdefault((*of_images, at), []).append(result)
+                place = (f"{result['attack']}{elsewhere}", *of_images[1:])
+                if (
+                    result["attack"].startswith(WORST_CASE_OF)
+                    or found.get(place, {}).get(at, 1.0) < result["robust_accuracy"]
+                ):
+                    continue  # below it is over all attacks; or the same attack by RobustBench
+                found.setdefault(place, {})[at] = result["robust_accuracy"]
+                if result.get("upper_bound") or is_older_attack(result):
                     bounds.setdefault(place, set()).add(at)
-        lines += [
-            Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
-            for place, by_epsilon in found.items()
-        ]
-        for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
-            worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
-            bound = frozenset(worst if audit.get("upper_bound") or is_older_audit(audit) else ())
-            name = f"audit, worst case{_elsewhere(card, audit)}"
-            lines.append(Withstood(decoder, name, "Linf", audit["n"], worst, bound))
+            for (elsewhere, norm, total, at), results in together.items():
+                if len(results) > 1 or results[0]["attack"].startswith(WORST_CASE_OF):
+                    place = (f"worst case{elsewhere}", norm, total)
+                    found.setdefault(place, {})[at], is_bound = strictest(results)
+                    if is_bound:
+                        bounds.setdefault(place, set()).add(at)
+            lines += [
+                Withstood(decoder, *place, dict(sorted(by_epsilon.items())), frozenset(bounds.get(place, ())))
+                for place, by_epsilon in found.items()
+            ]
+            for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
+                worst = {audit["epsilon"]: audit["worst_case_accuracy"]}
+                bound = frozenset(worst if audit.get("upper_bound") or is_older_audit(audit) else ())
+                name = f"audit, worst case{_elsewhere(card, audit)}"
+                lines.append(Withstood(decoder, name, "Linf", audit["n"], worst, bound))
     return lines
 
 
@@ -215,15 +207,11 @@ def audit_sentences(card: Any) -> list[str]:
     Raises:
         IbrobustError: an evaluation in the card is damaged.
     """
-    with readable_evaluations(card):
-        return _audit_sentences(card)
-
-
-def _audit_sentences(card: Any) -> list[str]:
     sentences = []
-    for decoder in card.decoders:
-        for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
-            sentences.append(_audit_sentence(card, decoder, audit))
+    with readable_evaluations(card):
+        for decoder in card.decoders:
+            for audit in _by_epsilon(results_in(card.evaluations, "audit", decoder)):
+                sentences.append(_audit_sentence(card, decoder, audit))
     return sentences
 
 
@@ -268,7 +256,7 @@ def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool, i
     """Return the smallest worst case over the most images, whether it is an upper bound, and the number of images."""
     attacked = [
         result
-        for result in attacked_in(card.evaluations, decoder, _images(card))
+        for result in attacked_in(card.evaluations, decoder, card.dataset.fingerprint)
         if "dataset" not in result and result["norm"] == "Linf" and _same(result["epsilon"], epsilon)
     ]
     audits = [
@@ -284,17 +272,12 @@ def _worst_case(card: Any, decoder: str, epsilon: float) -> tuple[float, bool, i
 
 def _own(card: Any, kind: str, decoder: str) -> Iterator[dict[str, Any]]:
     """Yield the results on the card's own images, whose clean accuracy stands beside them."""
-    return (found for found in results_in(card.evaluations, kind, decoder) if is_own(found, _images(card)))
+    return (found for found in results_in(card.evaluations, kind, decoder) if is_own(found, card.dataset.fingerprint))
 
 
 def _elsewhere(card: Any, evaluation: dict[str, Any]) -> str:
     """Return " on" and the name of the images if an evaluation was made on others than the card's own; else ""."""
-    return "" if is_own(evaluation, _images(card)) else f" on {evaluation.get('dataset')}"
-
-
-def _images(card: Any) -> str | None:
-    """Return the fingerprint of the card's own images."""
-    return getattr(card.dataset, "fingerprint", None)
+    return "" if is_own(evaluation, card.dataset.fingerprint) else f" on {evaluation.get('dataset')}"
 
 
 def _same(a: float, b: float) -> bool:

@@ -14,12 +14,10 @@ from ibrobust.study.setting_words import usual_settings
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, read_state
 from ibrobust.training.build import unused_fields
-from ibrobust.training.metrics_log import read_records
+from ibrobust.training.metrics_log import read_records, terms_of
 from ibrobust.training.recipe import Recipe
 
 OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
-# Of a line of a training's metrics: everything but its terms, which are in nats.
-NOT_A_TERM = {"epoch", "learning_rate", "images_per_second", "seconds"}
 
 
 def report_cells(study: Study) -> list[dict[str, Any]]:
@@ -52,8 +50,7 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
     The curves, `training`, have the terms of each epoch by name, if the folder of the run is on this machine.
     """
     training = card.training
-    lines = read_records(runs_dir() / card.name / "metrics.jsonl")
-    epochs = [{key: value for key, value in line.items() if key not in NOT_A_TERM} for line in lines]
+    epochs = [terms_of(record) for record in read_records(runs_dir() / card.name / "metrics.jsonl")]
     # The folder may be that of another training of this name, which has not replaced the model.
     is_of_it = training is not None and epochs[-1:] == [training.final_terms]
     return {

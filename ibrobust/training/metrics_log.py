@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
+
+_NOT_TERMS = {"epoch", "learning_rate", "images_per_second", "seconds"}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -20,6 +23,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def terms_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the terms of an epoch, in nats, among them its loss."""
+    return {name: value for name, value in record.items() if name not in _NOT_TERMS}
 
 
 def keep_epochs(path: Path, epochs: int) -> None:

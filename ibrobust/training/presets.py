@@ -10,8 +10,6 @@ from ibrobust.home import recipes_dir
 from ibrobust.mapping_files import read_mapping_file
 from ibrobust.training.recipe import ABOUT, Recipe, preset_names
 
-NOT_MEASURED = "not measured"
-
 
 @dataclass(frozen=True)
 class Preset:

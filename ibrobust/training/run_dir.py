@@ -10,12 +10,12 @@ from ibrobust import processes
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
+from ibrobust.mapping_files import read_mapping_file
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.recipe import Recipe
 
-IMAGES = "images.json"
 RECIPE = "recipe.yaml"
-PRECISION = "precision.json"
+RECORD = "run.json"  # the fingerprint of the images, and the precision
 
 
 def unfinished_runs() -> list[str]:
@@ -25,15 +25,15 @@ def unfinished_runs() -> list[str]:
 
 
 def precision_before(run_dir: Path) -> str | None:
-    """Return the precision with which the run in a folder began, or None if there is no run or no record of it.
+    """Return the precision with which the run in a folder began, or None if there is no run.
 
     On another device `auto` may mean another precision, but a run has one.
     """
-    try:
-        precision: str = json.loads((run_dir / PRECISION).read_text(encoding="utf-8"))["mixed_precision"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return precision if (run_dir / RECIPE).is_file() else None
+    return _record(run_dir)["mixed_precision"] if (run_dir / RECIPE).is_file() else None
+
+
+def _record(run_dir: Path) -> dict[str, str]:
+    return read_mapping_file(run_dir / RECORD, "record of the run")
 
 
 def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> None:
@@ -53,26 +53,17 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
     found = resume and stored.is_file()
     if found:
         _refuse_difference(run_dir, Recipe.from_yaml(stored), recipe)
-        _refuse_other_images(run_dir, fingerprint)
+        if _record(run_dir)["fingerprint"] != fingerprint:
+            raise IbrobustError(
+                f"The run in {str(run_dir)!r} started with other images: restore them, or start again with "
+                "`overwrite=True`."
+            )
     processes.wait()  # every process has looked before the main one writes, and it has written before any reads
     if not found and processes.is_main():
         shutil.rmtree(run_dir, ignore_errors=True)
-        write_text(run_dir / IMAGES, json.dumps({"fingerprint": fingerprint}) + "\n")
-        write_text(run_dir / PRECISION, json.dumps({"mixed_precision": precision}) + "\n")
+        write_text(run_dir / RECORD, json.dumps({"fingerprint": fingerprint, "mixed_precision": precision}) + "\n")
         recipe.to_yaml(stored)  # last: it makes the folder one that can be resumed
     processes.wait()
-
-
-def _refuse_other_images(run_dir: Path, fingerprint: str) -> None:
-    try:
-        before = json.loads((run_dir / IMAGES).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = None
-    if before != fingerprint:
-        raise IbrobustError(
-            f"The run in {str(run_dir)!r} started with other images: restore them, or start "
-            "again with `overwrite=True`."
-        )
 
 
 def _refuse_difference(run_dir: Path, before: Recipe, recipe: Recipe) -> None:

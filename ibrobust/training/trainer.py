@@ -131,86 +131,72 @@ def train_encoder(
         on_progress = on_epoch = None
     # The caller's random state is not changed; a seed sets the generators of all GPUs.
     with torch.random.fork_rng(devices=gpus_in_use()), default_dtype(torch.float32):
-        return _run(
-            recipe,
-            dataset,
-            run_dir,
-            accelerator,
-            log_with=log_with,
-            initial_encoder=initial_encoder,
-            on_progress=on_progress,
-            on_epoch=on_epoch,
-        )
+        main = processes.is_main()
+        bare, step, optimizer, prepared = build_step(recipe, dataset, accelerator, initial_encoder=initial_encoder)
+        encoder, objective = bare.encoder, bare.objective
+        steps = len(dataset.train) // recipe.batch_size
+        schedule = LearningRateSchedule(recipe, optimizer, steps_per_epoch=steps)
 
-
-def _run(
-    recipe: Recipe,
-    dataset: Dataset,
-    run_dir: Path,
-    accelerator: Any,
-    *,
-    log_with: str | None,
-    initial_encoder: Mapping[str, Tensor] | None,
-    on_progress: Callable[[Progress], None] | None,
-    on_epoch: Callable[[int, Encoder], None] | None,
-) -> TrainedEncoder:
-    main = processes.is_main()
-    bare, step, optimizer, prepared = build_step(recipe, dataset, accelerator, initial_encoder=initial_encoder)
-    encoder, objective = bare.encoder, bare.objective
-    steps = len(dataset.train) // recipe.batch_size
-    schedule = LearningRateSchedule(recipe, optimizer, steps_per_epoch=steps)
-
-    metrics = run_dir / "metrics.jsonl"
-    epochs_done, total_seconds = 0, 0.0
-    checkpoint = latest_checkpoint(run_dir / "checkpoints")
-    if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-        position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
-        schedule.load_state_dict(position["schedule"])
-        epochs_done, total_seconds = position["epochs_done"], position["seconds"]
-    if main:
-        keep_epochs(metrics, epochs_done)
-    if log_with:
-        accelerator.init_trackers("ibrobust", config=_flat(recipe))
-
-    train = dataset.train.to(accelerator.device)
-    step.train()
-    for epoch in range(epochs_done + 1, recipe.epochs + 1):
-        started = time.perf_counter()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        means = _train_epoch(
-            recipe, train, dataset.train.labels, epoch, step, objective, prepared, schedule, accelerator, on_progress
-        )
-        schedule.after_epoch(means["loss"], is_comparable=(epoch - 1) / recipe.epochs >= objective.settles_at)
-        seconds = time.perf_counter() - started
-        total_seconds += seconds
-        record = {
-            "epoch": epoch,
-            **means,
-            "learning_rate": learning_rate,
-            "images_per_second": steps * recipe.batch_size / seconds,
-            "seconds": seconds,
-        }
-        if not main:
-            continue
-        if on_epoch:
-            encoder.eval()
-            on_epoch(epoch, encoder)
-            encoder.train()
-        # Before the checkpoint: a line too many is dropped on resumption, a line too few could not be made again.
-        append_json_line(metrics, record)
-        position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}
-        with new_checkpoint(run_dir / "checkpoints", epoch) as folder:
-            accelerator.save_state(str(folder), safe_serialization=True)
-            # Not through accelerate's own hook for such state, which unpickles whatever the file holds.
-            (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
+        metrics = run_dir / "metrics.jsonl"
+        epochs_done, total_seconds = 0, 0.0
+        checkpoint = latest_checkpoint(run_dir / "checkpoints")
+        if checkpoint is not None:
+            accelerator.load_state(str(checkpoint))
+            position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+            schedule.load_state_dict(position["schedule"])
+            epochs_done, total_seconds = position["epochs_done"], position["seconds"]
+        if main:
+            keep_epochs(metrics, epochs_done)
         if log_with:
-            accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=epoch)
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    processes.wait()  # for the metrics of the last epoch
-    history, precision = read_records(metrics), accelerator.mixed_precision
-    return TrainedEncoder(encoder.eval(), objective.eval(), history, total_seconds, precision)
+            accelerator.init_trackers("ibrobust", config=_flat(recipe))
+
+        train = dataset.train.to(accelerator.device)
+        step.train()
+        for epoch in range(epochs_done + 1, recipe.epochs + 1):
+            started = time.perf_counter()
+            learning_rate = optimizer.param_groups[0]["lr"]
+            means = _train_epoch(
+                recipe,
+                train,
+                dataset.train.labels,
+                epoch,
+                step,
+                objective,
+                prepared,
+                schedule,
+                accelerator,
+                on_progress,
+            )
+            schedule.after_epoch(means["loss"], is_comparable=(epoch - 1) / recipe.epochs >= objective.settles_at)
+            seconds = time.perf_counter() - started
+            total_seconds += seconds
+            record = {
+                "epoch": epoch,
+                **means,
+                "learning_rate": learning_rate,
+                "images_per_second": steps * recipe.batch_size / seconds,
+                "seconds": seconds,
+            }
+            if not main:
+                continue
+            if on_epoch:
+                encoder.eval()
+                on_epoch(epoch, encoder)
+                encoder.train()
+            # Before the checkpoint: a line too many is dropped on resumption, a line too few could not be made again.
+            append_json_line(metrics, record)
+            position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}
+            with new_checkpoint(run_dir / "checkpoints", epoch) as folder:
+                accelerator.save_state(str(folder), safe_serialization=True)
+                # Not through accelerate's own hook for such state, which unpickles whatever the file holds.
+                (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
+            if log_with:
+                accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=epoch)
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        processes.wait()  # for the metrics of the last epoch
+        history, precision = read_records(metrics), accelerator.mixed_precision
+        return TrainedEncoder(encoder.eval(), objective.eval(), history, total_seconds, precision)
 
 
 def build_step(

@@ -110,9 +110,9 @@ def test_a_target_knows_the_audits_of_all_decoders_on_its_images(digits):
     (target,) = choose_models(["knn_ib-digits"], ["gaussian_mixture"], digits, "digits")
     stored = model_card("knn_ib-digits").evaluations["audit 0.0313725"]
     assert len(stored) == 2
-    assert {(audit.decoder, audit.epsilon, audit.verdict.text) for audit in target.audits} == {
+    assert {(audit.decoder, audit.epsilon, audit.verdict.text) for audit in target.known.audits} == {
         (decoder, 8 / 255, audit["verdict"]) for decoder, audit in stored.items()
     }
     others = replace(digits, test=replace(digits.test, images=255 - digits.test.images))
     (other,) = choose_models(["knn_ib-digits"], ["logistic"], others, "digits")
-    assert (other.verdict, other.audits) == (None, ())
+    assert (other.known.audited, other.known.audits) == (None, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -21,19 +22,25 @@ class Package:
         return {"Name": self.name}
 
 
-def broken(*requirements: str) -> list[str]:
-    return pins.broken_pins([Package("attacks", "3.5", requirements), Package("Requests", "2.32")])
+@pytest.fixture
+def broken(monkeypatch) -> Callable[..., list[str]]:
+    def pins_of(*requirements: str) -> list[str]:
+        planted = [Package("attacks", "3.5", requirements), Package("Requests", "2.32")]
+        monkeypatch.setattr(pins, "distributions", lambda: planted)
+        return pins.broken_pins()
+
+    return pins_of
 
 
 @pytest.mark.parametrize(
     "requirement",
     ["requests", "requests>=2.25", "missing==1", "requests==2.25; extra == 'test'", "requests<2; python_version < '3'"],
 )
-def test_what_is_met_or_missing_or_does_not_apply_is_not_listed(requirement):
+def test_what_is_met_or_missing_or_does_not_apply_is_not_listed(broken, requirement):
     assert broken(requirement) == []
 
 
-def test_another_version_than_is_wanted_is_listed_with_both():
+def test_another_version_than_is_wanted_is_listed_with_both(broken):
     assert broken("requests~=2.25.1") == ["attacks 3.5 wants requests~=2.25.1, 2.32 is there"]
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from ibrobust import logits_of, normalized, two_logits
@@ -322,6 +323,16 @@ def test_a_card_of_ibrobusts_own_model_is_as_it_was(classifier, digits, home):
     text = (home / "models" / "mine.yaml").read_text()
     assert "architecture" not in text
     assert "schema_version: 1\n" in text
+
+
+def test_a_card_of_a_model_from_outside_names_only_what_it_has(nets, home):
+    register_model("net", nets.build(), dataset=dataset(), factory=nets.build)
+    fields = yaml.safe_load((home / "models" / "net.yaml").read_text())
+    assert fields["schema_version"] == 1
+    assert [name for part in (fields, fields["architecture"]) for name in part if part[name] is None] == [
+        "recipe",
+        "training",
+    ]
 
 
 def test_a_card_with_neither_kind_is_damaged(nets, home):

@@ -158,10 +158,9 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
 def test_a_finished_run_leaves_metrics_and_no_checkpoints(home):
     train(TINY, name="tiny")
     assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == [
-        "images.json",
         "metrics.jsonl",
-        "precision.json",
         "recipe.yaml",
+        "run.json",
     ]
 
 

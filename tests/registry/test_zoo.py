@@ -47,6 +47,11 @@ def test_a_card_names_the_weights_beside_it_and_no_path(path: Path):
 
 
 @each_model
+def test_a_card_is_written_as_it_stands(path: Path):
+    assert read_card(path).to_text() == path.read_text(encoding="utf-8")
+
+
+@each_model
 def test_a_model_loads_with_each_decoder(path: Path):
     for decoder in read_card(path).decoders:
         assert load_model(path.stem, decoder=decoder)(torch.rand(2, 3, 32, 32)).shape == (2, 10)

@@ -9,7 +9,7 @@ import pytest
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
+from ibrobust.reporting.attack_lines import AttackedModel, Known, attack_lines
 from ibrobust.reporting.figures.under_attack import attack_figure, save_attack_figure
 
 
@@ -25,7 +25,7 @@ MODELS = [
         tuple(result(attack, e, left) for attack, left in (("FGSM", 5), ("PGD", 3)) for e in EPSILONS),
         tuple(result("worst case of FGSM, PGD", e, 2) for e in EPSILONS),
     ),
-    AttackedModel("plain", "head", tuple(result("FGSM", e, 1) for e in EPSILONS), is_baseline=True),
+    AttackedModel("plain", "head", tuple(result("FGSM", e, 1) for e in EPSILONS), known=Known(is_baseline=True)),
 ]
 LINES = [line for model in MODELS for line in attack_lines(model)]
 
@@ -88,7 +88,7 @@ def test_another_ending_is_refused(tmp_path):
 
 def swept(name: str, *, is_baseline: bool = False, zero: int = 0) -> AttackedModel:
     sweep = SweepResult(EPSILONS, (50, 7), 90, zero, 0, 100)
-    return AttackedModel(name, "head", (sweep,), is_baseline=is_baseline)
+    return AttackedModel(name, "head", (sweep,), known=Known(is_baseline=is_baseline))
 
 
 def test_a_sweep_is_drawn_as_every_other_attack():

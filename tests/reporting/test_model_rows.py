@@ -21,7 +21,7 @@ def card(*results: AttackResult, audit: dict | None = None) -> SimpleNamespace:
     return SimpleNamespace(
         name="mine",
         decoders=["head"],
-        dataset=SimpleNamespace(name="digits"),
+        dataset=SimpleNamespace(name="digits", fingerprint="mine"),
         recipe=None,
         clean_accuracy={},
         evaluations={
@@ -137,7 +137,6 @@ def test_a_list_has_no_result_on_other_images_than_the_cards() -> None:
     sweep = {"epsilons": [EPSILON], "correct": [3], "total": 4}
     elsewhere = {"dataset": "others", "dataset_fingerprint": "b"}
     one = card(attacked("WorstCase"), audit={**audit, **elsewhere})
-    one.dataset.fingerprint = "a"
     one.evaluations["attacks"]["head"] |= elsewhere
     one.evaluations["fgsm"] = {"head": {**sweep, **elsewhere}}
     (row,) = model_rows(one, epsilon=EPSILON, size=None)
@@ -190,7 +189,6 @@ def test_an_autoattack_of_very_few_steps_is_not_thorough() -> None:
 @pytest.mark.parametrize(("images", "worst"), [("mine", 0.1), ("others", 0.25)])
 def test_robustbenchs_own_autoattack_on_the_models_images_counts(images: str, worst: float) -> None:
     one = card(attacked("WorstCase"))
-    one.dataset.fingerprint = "mine"
     record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "d"}
     record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "flags": [], "dataset_fingerprint": images}
     one.evaluations["robustbench head Linf 0.0313725 4"] = record
@@ -250,7 +248,6 @@ def test_a_result_by_older_rules_counts_only_if_there_is_no_other() -> None:
 )
 def test_an_earlier_record_of_cifar10s_own_files_is_of_the_first_images(total: int, shown: str) -> None:
     one = card()
-    one.dataset.fingerprint = "mine"
     record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": total, "dataset": "cifar10"}
     record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "dataset_fingerprint": None, "first_images": False}
     one.evaluations["robustbench head Linf 0.0313725"] = record
@@ -259,7 +256,6 @@ def test_an_earlier_record_of_cifar10s_own_files_is_of_the_first_images(total: i
 
 def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
     one = card(attacked("WorstCase"))
-    one.dataset.fingerprint = "mine"
     record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "cifar10"}
     record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "dataset_fingerprint": "mine", "first_images": True}
     one.evaluations |= {"robustbench head Linf 0.0313725 4": record, "robustbench mine": None}

@@ -11,7 +11,7 @@ from ibrobust.evaluation.audit.report import AuditReport, Check
 from ibrobust.evaluation.audit.robustness import Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.reporting.attack_lines import AttackedModel, attack_lines
+from ibrobust.reporting.attack_lines import AttackedModel, Known, attack_lines
 from ibrobust.reporting.attack_table import attack_table
 from ibrobust.reporting.figures.under_attack import save_attack_figure
 from ibrobust.reporting.marks import bound_sign
@@ -19,11 +19,16 @@ from ibrobust.reporting.tables import audit_table, failures_table
 from ibrobust.verdicts import Audited, read_verdict
 
 
+def known(verdict: str) -> Known:
+    if not verdict:
+        return Known()
+    audited = Audited("head", 8 / 255, read_verdict(verdict))
+    return Known(audited, (audited,))
+
+
 def row(name: str, correct: tuple[int, ...], *, zero: int = 0, nonfinite: int = 0, verdict: str = ""):
     result = SweepResult((0.01, 8 / 255), correct, 90, zero, nonfinite, 100)
-    return AttackedModel(
-        name, "head", (result,), verdict=read_verdict(verdict), audited_at=8 / 255 if verdict else None
-    )
+    return AttackedModel(name, "head", (result,), known=known(verdict))
 
 
 def text(*models: AttackedModel, width: int = 200) -> str:
@@ -92,10 +97,10 @@ def test_a_doubt_about_one_decoder_is_one_about_all():
     honest, other = row("a", (80, 70), verdict="real, honest"), row("b", (40, 9), verdict="real, honest")
     assert _best_at(honest, other) == [True, True]
     own = Audited("head", 8 / 255, read_verdict("real, honest"))
-    assert _best_at(replace(honest, audits=(own, doubt)), other) == [False, False]
+    assert _best_at(replace(honest, known=Known(own, (own, doubt))), other) == [False, False]
     # An audit of the same decoder at the column's epsilon counts there instead.
     there = Audited("logistic", 0.01, read_verdict("real, honest"))
-    assert _best_at(replace(honest, audits=(own, doubt, there)), other) == [True, False]
+    assert _best_at(replace(honest, known=Known(own, (own, doubt, there))), other) == [True, False]
 
 
 def test_a_model_without_an_audit_is_the_best_only_if_no_other_was_audited():
@@ -219,7 +224,7 @@ def under(name: str, *left: tuple[str, float, int], norm: str = "Linf", verdict:
         AttackResult(attack, norm, epsilon, (True,) * 9 + (False,), (True,) * n + (False,) * (10 - n), 0, 0)
         for attack, epsilon, n in left
     )
-    return AttackedModel(name, "head", results, verdict=read_verdict(verdict), audited_at=8 / 255 if verdict else None)
+    return AttackedModel(name, "head", results, known=known(verdict))
 
 
 def header(of: str) -> list[str]:
@@ -278,7 +283,7 @@ def test_four_epsilons_with_an_audit_fit_into_80_columns_without_a_cut():
     epsilons = tuple(n / 255 for n in (1, 2, 4, 8))
     sweep = SweepResult(epsilons, (800, 471, 300, 120), 851, 0, 0, 1000)
     models = [
-        AttackedModel(name, "gaussian_mixture", (sweep,), verdict=read_verdict(verdict), audited_at=8 / 255)
+        AttackedModel(name, "gaussian_mixture", (sweep,), known=known(verdict))
         for name, verdict in (("soft_ib-no_noise-w16-s0", "partly real, misleading"), ("plain", "sound"))
     ]
     printed = text(*models, width=80)

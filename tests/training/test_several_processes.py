@@ -154,7 +154,7 @@ def test_two_processes_make_one_model_as_one_process_does(launched, data_file, t
     assert done.stdout.count("clean accuracy") == 1
     assert done.stderr.count("tiny: epoch 2/2") == 1
     names = [sorted(re.sub("-[0-9a-f]{12}", "", file.name) for file in homes[name].rglob("*.*")) for name in homes]
-    expected = ["images.json", "metrics.jsonl", "precision.json", "recipe.yaml", "tiny.safetensors", "tiny.yaml"]
+    expected = ["metrics.jsonl", "recipe.yaml", "run.json", "tiny.safetensors", "tiny.yaml"]
     assert names[0] == names[1] == expected
     cards, records = [], []
     for folder in homes.values():

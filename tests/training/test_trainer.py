@@ -173,13 +173,6 @@ def test_a_run_is_resumed_in_the_precision_in_which_it_began(tiny_recipe, digits
     assert train_encoder(recipe.model_copy(update={"epochs": 1}), digits, tmp_path / "cut").precision == "no"
 
 
-def test_a_run_without_a_record_of_its_precision_is_resumed(tiny_recipe, digits, tmp_path):
-    with pytest.raises(Stop):
-        train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(2))
-    (tmp_path / "precision.json").unlink()
-    assert train_encoder(tiny_recipe, digits, tmp_path, resume=True).precision == "no"
-
-
 def test_the_metrics_have_each_epoch_once_after_a_resumption(tiny_recipe, digits, tmp_path):
     with pytest.raises(Stop):
         train_encoder(tiny_recipe, digits, tmp_path, on_progress=stop_in(3))

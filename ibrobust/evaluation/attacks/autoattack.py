@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.perturbation import check_result
 from ibrobust.evaluation.attacks.pgd import nonfinite_flags, nonfinite_gradient
@@ -31,7 +32,6 @@ from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
 from ibrobust.evaluation.model_state import isolated_rng, model_device, model_reference
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.full_precision import default_dtype
 
 PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import LOSSES, TARGETED_LOSSES, AttackLoss
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard, image_gradient
-from ibrobust.evaluation.predictions import is_correct
 
 # A gradient of exactly zero gives attacks no direction; of more than this share of the images, it is a warning.
 LARGEST_ZERO_SHARE = 0.01

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack
@@ -33,7 +34,7 @@ from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
-from ibrobust.evaluation.predictions import count_classes, is_correct
+from ibrobust.evaluation.predictions import count_classes
 from ibrobust.live_line import following
 from ibrobust.seeds import check_seed, evaluation_seed
 

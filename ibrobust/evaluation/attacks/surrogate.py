@@ -137,11 +137,11 @@ class Transfer(SurrogateAttack):
         """
         import torch
 
+        from ibrobust.correctness import is_correct
         from ibrobust.evaluation.attacks.pgd import pgd
         from ibrobust.evaluation.ball import Ball
         from ibrobust.evaluation.guarded_model import guard
         from ibrobust.evaluation.model_state import evaluation_mode
-        from ibrobust.evaluation.predictions import is_correct
 
         assert self.surrogate_model is not None
         surrogate, ball = guard(self.surrogate_model), Ball(self.norm, epsilon)

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.model_state import isolated_rng
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.square import square

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import AttackLoss
 from ibrobust.evaluation.attacks.pgd import pgd
 from ibrobust.evaluation.ball import Ball
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack.run import AGAIN, DRAWS
 from ibrobust.evaluation.worst_case_attack.search import judging
 from ibrobust.seeds import evaluation_seed

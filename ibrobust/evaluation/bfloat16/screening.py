@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.bfloat16.copy import ROUNDING, LowPrecisionCopy, low_precision_copy
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
 from ibrobust.evaluation.model_state import random_state
-from ibrobust.evaluation.predictions import is_correct
 
 # Number of clean images for measuring the copy's errors before its results are used. Their logits are computed with the
 # gradient anyway.

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.pgd import loss_gradient, nonfinite_gradient
 from ibrobust.evaluation.bfloat16.copy import NoCopyError, differentiable_copy
 from ibrobust.evaluation.bfloat16.speed import bfloat16_is_fast, is_faster
-from ibrobust.evaluation.predictions import is_correct
 
 # On so many of a run's images the copy is compared with the model and timed, and in so large a share it has to agree.
 COMPARED_IMAGES = 32

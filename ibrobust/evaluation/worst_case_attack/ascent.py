@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import AttackLoss, margin, towards_by_margin
 from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.ball import Ball
-from ibrobust.evaluation.predictions import is_correct
 
 MOMENTUM = 0.75  # as in APGD (Croce and Hein 2020)
 FIRST_STEP = 2.0  # in radii

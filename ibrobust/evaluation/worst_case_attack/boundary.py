@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import towards_by_margin
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import image_gradient
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.full_precision import default_dtype
 
 OVERSHOOT = 1.05

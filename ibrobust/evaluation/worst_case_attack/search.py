@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.worst_case_attack.ascent import Ascent
 
 

@@ -9,15 +9,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 
-def broken_pins(installed: Iterable[Distribution] | None = None) -> list[str]:
+def broken_pins() -> list[str]:
     """Return a few words on each requirement that is installed in another version than is wanted, sorted.
 
     A package that is missing is not listed: many are left out on purpose.
-
-    Args:
-        installed: the packages to look at; by default all of this environment.
     """
-    packages = list(distributions() if installed is None else installed)
+    packages = list(distributions())
     versions: dict[str, str] = {canonicalize_name(package.metadata["Name"]): package.version for package in packages}
     return sorted({text for package in packages for text in _broken(package, versions)})
 

@@ -72,7 +72,7 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         lines: at least one.
         dataset: name for the title.
     """
-    models = _looks({line.model: line.is_baseline for line in lines})
+    models = _looks({line.model: line.known.is_baseline for line in lines})
     attacks = list(dict.fromkeys(line.attack for line in lines))
     panels: dict[str, list[_Drawn]] = {}
     for line in lines:

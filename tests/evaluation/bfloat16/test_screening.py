@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.correctness import is_correct
 from ibrobust.evaluation import sweep
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.bfloat16 import convolution as bfloat16_convolution
@@ -17,7 +18,6 @@ from ibrobust.evaluation.bfloat16 import screening
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
 from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 from ibrobust.evaluation.bfloat16.screening import Screening
-from ibrobust.evaluation.predictions import is_correct
 from ibrobust.evaluation.sweep import FGSMSweep, fgsm_sweep
 
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
