@@ -87,7 +87,9 @@ def strictest(results: Sequence[Record]) -> tuple[float, bool]:
     """Return the smallest robust accuracy of several results on the same images, and whether it is an upper bound.
 
     Results by older rules count only if there are no others: they may be too low, because images with a NaN gradient
-    counted as broken. What a weak attack found alone is exact only if a thorough one finished without a warning.
+    counted as broken. If several thorough attacks left the smallest accuracy, it is an upper bound if any of them
+    warned, as in the worst case over attacks: the warning is about the model's gradient, which the others follow too.
+    What a weak attack found alone is exact only if a thorough one finished without a warning.
     """
     current = [result for result in results if not _is_older(result)]
     least = min(result["robust_accuracy"] for result in current or results)

@@ -81,7 +81,7 @@ def asked_for(content: Mapping[str, Any]) -> dict[str, Any]:
     for name, part in content["decoders"].items():
         sweep, epsilons = part.get("fgsm") or {}, asked["fgsm"].get(name, ())
         kept = [place for place, epsilon in enumerate(sweep.get("epsilons", ())) if epsilon in epsilons]
-        swept = {key: [sweep[key][place] for place in kept] for key in ("epsilons", "correct", "accuracy") if kept}
+        swept = {key: [sweep[key][place] for place in kept] for key in ("epsilons", "correct") if kept}
         decoders[name] = {
             "fgsm": {**sweep, **swept} if kept else {},
             "attacks": [

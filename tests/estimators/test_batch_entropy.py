@@ -93,6 +93,17 @@ def test_points_of_the_same_image_are_not_neighbours(points: Tensor, average: bo
     assert got == pytest.approx(expected, rel=1e-9)
 
 
+def test_copies_that_leave_too_few_neighbours_lower_k_for_h_of_z():
+    """Of three points two are one image, so that each of these has one neighbour: k = 1 for them, and 2 for the third.
+
+    At 0 and 1 the neighbour at 5 is 5 and 4 away; at 5 the second neighbour is 5 away. In one dimension V = 2.
+    """
+    z, labels = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+    _, overall = values(z, labels, within_neighbors=2, overall_neighbors=2, images=torch.tensor([7, 7, 8]))
+    copies = [digamma(2) - digamma(1) + math.log(2 * distance) for distance in (5, 4)]
+    assert overall == pytest.approx((sum(copies) + digamma(3) - digamma(2) + math.log(2 * 5)) / 3)
+
+
 def test_images_that_all_differ_change_no_bit(points: Tensor):
     options = {"within_neighbors": 3, "overall_neighbors": 4, "memory": (points[10:], LABELS[10:])}
     plain = values(points[:10], LABELS[:10], **options)

@@ -46,6 +46,21 @@ def test_few_latents_cannot_be_told_apart_by_their_noise():
     assert found > 0.95 * math.log(2)
 
 
+def test_a_decoder_that_knows_the_noise_of_its_fit_by_heart_gains_nothing(monkeypatch):
+    def by_heart(points, labels, num_classes, **options):
+        known = {tuple(point): label for point, label in zip(points.tolist(), labels.tolist(), strict=True)}
+
+        def decoder(judged):
+            found = torch.tensor([known.get(tuple(point), -1) for point in judged.tolist()])
+            return 50.0 * (found[:, None] == torch.arange(num_classes))
+
+        return decoder
+
+    monkeypatch.setattr("ibrobust.estimators.latent_information.fit_resfc", by_heart)
+    found = decoder_cross_entropy(torch.zeros(20, 3), torch.arange(20) % 2, 2, noise=True, units=1, seed=0)
+    assert found == pytest.approx(math.log(2))
+
+
 def test_without_noise_distinct_latents_leave_nothing_open():
     generator = torch.Generator().manual_seed(0)
     latents, labels = 10 * torch.randn(100, 8, generator=generator), torch.arange(100) % 2

@@ -228,6 +228,12 @@ def test_the_docs_name_every_check(plain_model, test_data):
         assert f"`{check.name}`" in page or f"`{family}`" in page
 
 
+def test_the_docs_name_the_checks_that_make_the_worst_case_an_upper_bound():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    (passage,) = re.findall(r"or if one of\s+these checks failed: (.*?)\. An upper", page, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", passage)) == set(BLINDING)
+
+
 class WrongGradientForSome(Wrapped):
     """For the images that it takes for one of the later classes, all but nothing of the gradient is right."""
 

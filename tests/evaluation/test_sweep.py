@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
+from brightness import NoisyPixel
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
@@ -96,6 +97,11 @@ def test_images_that_were_not_attacked_are_counted(plain_model: nn.Module, test_
     result = fgsm_sweep(_Flawed(plain_model), test_data[0][:20], test_data[1][:20], [0.1])
     assert (result.zero_gradient, result.nonfinite_gradient, result.total) == (3, 2, 20)
     assert (result.zero_gradient_share, result.nonfinite_gradient_share) == (0.15, 0.1)
+
+
+def test_a_gradient_that_is_no_number_is_a_warning(plain_model: nn.Module, test_data: Data) -> None:
+    result = fgsm_sweep(_Flawed(plain_model), test_data[0][:20], test_data[1][:20], [0.1])
+    assert any("gradient of 2 images is NaN or infinite" in flag for flag in result.flags)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
@@ -243,6 +249,13 @@ def test_the_sweep_of_a_random_model_depends_on_the_seed_alone(plain_model: nn.M
         one, same, other = sweep(0), sweep(0), sweep(1)
     assert one == same
     assert one.correct != other.correct
+
+
+def test_each_batch_of_a_random_model_has_its_own_draws() -> None:
+    """With one draw for all 20 batches of two equal images, 0, 20 or 40 are correct."""
+    images, labels = torch.full((40, 1, 1, 1), 0.5), torch.zeros(40, dtype=torch.long)
+    sweeps = [fgsm_sweep(NoisyPixel(1.0), images, labels, [0.0], batch_size=2, seed=seed) for seed in range(6)]
+    assert not {sweep.clean_correct for sweep in sweeps} <= {0, 20, 40}
 
 
 class _Autocast(nn.Module):

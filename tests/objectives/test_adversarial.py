@@ -42,6 +42,17 @@ def test_images_stay_in_the_box_and_the_pixel_range(recovering: bool):
     assert not attacked.requires_grad
 
 
+def test_the_model_is_asked_about_pixels_in_the_pixel_range_alone():
+    extremes = []
+
+    def watched(x: Tensor) -> Tensor:
+        extremes.extend((float(x.detach().min()), float(x.detach().max())))
+        return flat(x)
+
+    objective().training_images(images().round(), LABELS, watched)  # black and white: half of the starts lead outside
+    assert 0.0 <= min(extremes) <= max(extremes) <= 1.0
+
+
 def test_single_step_equals_the_equation():
     # A linear model's gradient does not depend on the start, so the step of 1.25 epsilon has a closed form given it.
     x, trained = images(low=0.3, high=0.7), objective()

@@ -31,6 +31,15 @@ def test_k_falls_geometrically_and_stays_at_its_end():
     assert seen == [64, 16, 4, 4, 4]
 
 
+def test_k_begins_to_fall_when_the_surrogate_has_ended():
+    knn = objective(num_neighbors=4, first_neighbors=64, soft_share=0.5, neighbor_fall=0.5)
+    seen = []
+    for progress in (0.5, 0.75, 1.0):
+        knn.set_progress(progress)
+        seen.append(knn.neighbors_now())
+    assert seen == [64, 16, 4]
+
+
 def test_the_first_share_of_a_training_minimises_the_surrogate_and_the_rest_the_estimator(latents: Tensor):
     knn = objective(soft_share=0.5)
     knn.set_progress(0.49)
@@ -48,6 +57,12 @@ def test_the_first_share_of_a_training_minimises_the_surrogate_and_the_rest_the_
 def test_h_of_z_has_its_own_number_of_neighbours(latents: Tensor):
     within, overall = batch_knn_entropies(latents, LABELS, within_neighbors=2, overall_neighbors=6, average=True)
     loss = objective(neighbor_ratio=3.0)(latents, LABELS)
+    assert float(loss.total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
+
+
+def test_the_neighbours_of_h_of_z_fall_with_those_of_h_of_z_given_y(latents: Tensor):
+    loss = objective(first_neighbors=8, neighbor_fall=1.0, neighbor_ratio=3.0)(latents, LABELS)  # at progress 0
+    within, overall = batch_knn_entropies(latents, LABELS, within_neighbors=8, overall_neighbors=24, average=True)
     assert float(loss.total) == pytest.approx(float(within - 0.8 * overall), rel=1e-5)
 
 

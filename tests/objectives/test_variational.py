@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.conditional_bottleneck import ConditionalBottleneck
 from ibrobust.objectives.gaussians import gaussian_kl, split_gaussian
-from ibrobust.objectives.variational import VariationalBottleneck
+from ibrobust.objectives.variational import VariationalBottleneck, sampled_cross_entropy
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -82,6 +82,17 @@ def test_dvib_trains_on_samples_of_the_encoder():
     weights = Normal(0.0, 3.0).log_prob(grid).exp() * 0.001
     expected, square = float((losses * weights).sum()), float((losses.square() * weights).sum())
     assert abs(value - expected) < 4 * math.sqrt((square - expected**2) / 40_000)
+
+
+def test_the_cross_entropy_is_the_mean_over_as_many_samples_as_asked_for():
+    """The samples themselves are the two logits: -log q of the first class is log(1 + exp(z_2 - z_1))."""
+    zeros = torch.zeros(1, 2)
+    torch.manual_seed(0)
+    found = sampled_cross_entropy(torch.nn.Identity(), zeros, zeros, torch.tensor([0]), 50)
+    torch.manual_seed(0)
+    samples = torch.cat([torch.randn(1, 2) for _ in range(50)])
+    expected = torch.log1p((samples[:, 1] - samples[:, 0]).exp()).mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_ceb_residual_of_gaussians_of_known_moments():

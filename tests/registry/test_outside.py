@@ -20,6 +20,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.registry import copy_model, export_model, factories, list_models, load_model, model_card, register_model
 from ibrobust.registry.card import read_card
+from ibrobust.registry.same_function import is_the_same
 from ibrobust.training.recipe import Recipe
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
@@ -316,6 +317,13 @@ def test_rounded_weights_are_recognised_as_themselves(nets, tmp_path, monkeypatc
     assert rounded.architecture.probe != card.architecture.probe
     monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "given"))
     assert logits(load_model("net", trust=True)).shape == (5, 10)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"), [((0.1, 0.2), True), ((0.1, 0.2, 0.3), False), ((0.1,), False), ((), False)]
+)
+def test_a_probe_of_fewer_or_more_numbers_is_of_another_model(other, same):
+    assert is_the_same((0.1, 0.2), other) is same
 
 
 def test_a_card_of_ibrobusts_own_model_is_as_it_was(classifier, digits, home):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ibrobust.data import Dataset, load_dataset
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
@@ -44,6 +45,17 @@ def test_a_card_names_the_weights_beside_it_and_no_path(path: Path):
     assert card.recipe is not None
     assert card.recipe.dataset == card.dataset.name
     assert {"cifar10-jpeg": "JPEG", "digits": "digits"}[card.dataset.name] in card.description
+
+
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_every_digit_of_the_sha_256_counts(place: int):
+    path = zoo_dir() / "cross_entropy-digits.yaml"
+    card = read_card(path)
+    digits = card.weights.sha256
+    digits = digits[:place] + ("0" if digits[place] != "0" else "1") + digits[place + 1 :]
+    changed = card.model_copy(update={"weights": card.weights.model_copy(update={"sha256": digits})})
+    with pytest.raises(IbrobustError, match="SHA-256"):
+        read_weights(changed, path)
 
 
 @each_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -130,6 +131,13 @@ def test_a_sentence_marks_a_worst_case_that_is_an_upper_bound() -> None:
     said = [audit_sentences(card(audit={**audit, "upper_bound": bound}))[0] for bound in (True, False)]
     assert "≤50.0% in the worst case" in said[0]
     assert " 50.0% in the worst case" in said[1]
+
+
+def test_a_list_shows_the_worst_case_on_the_most_images() -> None:
+    """None of two images is left: this does not hide what is left of four."""
+    few = replace(attacked("WorstCase"), clean_correct=(True,) * 2, attacked_correct=(False,) * 2)
+    (row,) = model_rows(card(few, attacked("WorstCase")), epsilon=EPSILON, size=None)
+    assert (row.worst_case, row.worst_case_total) == (0.25, 4)
 
 
 def test_a_list_has_no_result_on_other_images_than_the_cards() -> None:

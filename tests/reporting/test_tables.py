@@ -167,6 +167,13 @@ def test_images_that_only_the_attack_makes_right_are_in_the_caption():
     )
 
 
+def test_images_that_only_the_attack_makes_right_are_counted_at_the_epsilon_with_most():
+    (none,), (some,) = attacked("11", "10", "00", "00").results, attacked("11", "10", "01", "00").results
+    for results in ((replace(none, epsilon=0.01), some), (replace(some, epsilon=0.01), none)):
+        (found,) = attack_lines(AttackedModel("a", "head", results))
+        assert found.only_by_attack == 0.25
+
+
 SENTENCE = "5 of 60 images are left by PGD and broken by the Square attack, which uses no gradient."
 
 

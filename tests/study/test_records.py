@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
 from ibrobust.records import AUDIT_VERSION, COLUMNS, read_study_records
 from ibrobust.study import CellState, expand, gather_records, study_states
-from ibrobust.study.results import RESULTS_FILE, rows_of, worst_cases
+from ibrobust.study.results import RESULTS_FILE, card_rows, rows_of, worst_cases
 from ibrobust.study.state import asked_digest, cell_folder, write_state
 from ibrobust.study.write_records import write_records
 
@@ -165,3 +166,16 @@ def test_attacks_that_judge_a_random_model_on_other_draws_have_one_worst_case_pe
         ("worst case of WorstCase", 0.1, none),  # the smaller ball is in the larger one
         ("worst case of AutoAttack", 0.2, both),
     ]
+
+
+def test_an_image_that_only_the_attack_makes_right_counts_under_attack_and_is_not_robust():
+    result = AttackResult("PGD", "Linf", 8 / 255, (True, True, False, True), (True, True, True, False), 0, 0)
+    rows = rows_of({"decoders": {"head": {"attacks": [result.to_dict()]}}})
+    values = {row["quantity"]: row["value"] for row in rows if row.get("attack") == "PGD"}
+    assert values == {"accuracy": 0.75, "robust_accuracy": 0.5}
+
+
+def test_the_time_of_a_training_is_per_epoch():
+    training = SimpleNamespace(final_terms={"loss": 0.25}, seconds=30.0, epochs_run=4)
+    rows = card_rows(SimpleNamespace(clean_accuracy={}, training=training))
+    assert {row["quantity"]: row["value"] for row in rows} == {"final_loss": 0.25, "seconds_per_epoch": 7.5}

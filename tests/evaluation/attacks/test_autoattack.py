@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from brightness import NoisyPixel
 from torch import Tensor, nn
 
 from ibrobust.evaluation.attacks.result import AttackResult
@@ -73,3 +74,11 @@ def test_warnings_are_in_the_record() -> None:
 def test_a_part_that_the_size_of_the_images_rules_out_is_a_warning(norm: str, is_skipped: bool) -> None:
     (result,) = run_attacks(Linear(), *data(), attacks=f"{SHORT},norm={norm}", epsilons=0.01)
     assert any("Square was skipped" in flag for flag in result.flags) is is_skipped
+
+
+def test_an_image_that_is_wrong_without_the_attack_stays_wrong_on_another_draw() -> None:
+    """About 20 of 40 images are wrong on the first draw, and half of these would be right on a second one."""
+    images, labels = torch.full((40, 1, 1, 1), 0.5), torch.zeros(40, dtype=torch.long)
+    attack = "AutoAttack:version=rand,n_iter=1,n_queries=1"
+    (result,) = run_attacks(NoisyPixel(1.0), images, labels, attacks=attack, epsilons=0.01)
+    assert result.attacked_correct == result.robust_correct

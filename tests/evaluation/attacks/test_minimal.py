@@ -151,3 +151,16 @@ def test_pixels_outside_the_range_are_refused():
     outside.minimal = True
     with pytest.raises(IbrobustError, match=r"outside \[0, 1\]"):
         run(outside)
+
+
+def test_a_perturbation_larger_than_epsilon_by_rounding_alone_is_within_it():
+    """In float32, x and x - 0.15 are a little more than 0.15 apart."""
+
+    def darker(model, images, labels, *, epsilon, seed):
+        return images - 0.15
+
+    darker.minimal, darker.norm = True, "Linf"
+    images = torch.tensor([0.51, 0.53, 0.55, 0.6]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    labels = torch.zeros(4, dtype=torch.long)
+    (result,) = ibrobust.run_attacks(Brightness(), images, labels, attacks=darker, epsilons=0.15)
+    assert result.robust_accuracy == 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ibrobust.errors import IbrobustError
@@ -29,6 +31,29 @@ def test_what_is_broken_in_a_ball_is_broken_in_a_larger_one() -> None:
     small, large = worst_case([_result("A", 0.2, "1110"), _result("A", 0.1, "0110")])
     assert (small.epsilon, large.epsilon) == (0.1, 0.2)
     assert large.robust_correct == (False, True, True, False)
+
+
+def test_a_warning_at_a_smaller_epsilon_is_none_at_a_larger_one() -> None:
+    """What was left at 0.1 with a warning may be broken at 0.2 without one."""
+    warned = replace(_result("A", 0.1, "1111"), flags=("careful",))
+    small, large = worst_case([warned, _result("A", 0.2, "1111")])
+    assert (small.flags, large.flags) == (("careful",), ())
+
+
+def test_nan_gradients_at_a_smaller_epsilon_count_at_a_larger_one() -> None:
+    """An image that is broken at 0.1 counts as broken at 0.2, whatever broke it."""
+    counts = {0.1: 5, 0.2: 2}
+    worst = worst_case([replace(_result("A", at, "1111"), nonfinite_gradient=n) for at, n in counts.items()])
+    assert [case.nonfinite_gradient for case in worst] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"), [({"WorstCase": 4, "WorstCase:escalate=true": 2, "PGD": 1}, 2), ({"PGD": 1}, 1)]
+)
+def test_it_has_the_oldest_version_of_the_worst_case_attack_in_it(versions: dict[str, int], expected: int) -> None:
+    results = [replace(_result(name, 0.1, "1111"), attack_version=version) for name, version in versions.items()]
+    (worst,) = worst_case(results)
+    assert worst.attack_version == expected
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,16 @@ def test_a_hundredth_of_a_tiny_radius_is_not(norm, epsilon):
 @pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 8 / 255), ("L2", 0.5), ("L1", 12.0), ("L0", 0.1)])
 def test_the_tolerance_at_usual_radii_is_fixed(norm, epsilon):
     assert tolerance(norm, epsilon, 3072) == TOLERANCE[norm]
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_the_tolerance_at_a_tiny_radius_is_the_rounding_of_float32(norm):
+    """At epsilon 1e-5 on 3 x 224 x 224, a rounding of 6e-8 per pixel is more than a thousandth of the radius."""
+    pixels = 3 * 224 * 224
+    assert tolerance(norm, 1e-5, pixels) == pytest.approx(6e-8 * (pixels**0.5 if norm == "L2" else pixels))
+
+
+def test_l0_is_the_share_of_pixels_however_many_of_their_channels_changed():
+    delta = torch.zeros(2, 3, 4, 4)
+    delta[0, 1, 1, 2], delta[1, :, 1, 2] = 0.5, 0.5
+    assert perturbation_size(delta, "L0").tolist() == [1 / 16, 1 / 16]

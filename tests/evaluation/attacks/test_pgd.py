@@ -178,3 +178,32 @@ def test_a_gradient_that_vanished_is_a_warning(attack: str) -> None:
     assert not honest.upper_bound
     assert masked.upper_bound
     assert "gradient is exactly zero" in masked.flags[0]
+
+
+GREY = torch.full((20, 1, 1, 1), 0.5), torch.zeros(20, dtype=torch.long)
+
+
+class Valley(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): the second class rises to both sides of grey, but is flat at grey."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rise = torch.relu((images.flatten(1) - 0.5).abs() - 1e-3)
+        return torch.cat([torch.full_like(rise, 0.05), rise], dim=1)
+
+
+def test_restarts_are_random_although_the_first_start_is_the_image() -> None:
+    (result,) = run_attacks(Valley(), *GREY, attacks="PGD:steps=10,random_start=false,restarts=2", epsilons=0.2)
+    assert result.robust_accuracy == 0.0
+
+
+class NaNAtGrey(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): always the first class; the gradient is NaN at grey alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixel = images.flatten(1)
+        return torch.cat([pixel + 1.0 + 0.0 * (pixel - 0.5).abs().sqrt(), 0.0 * pixel], dim=1)
+
+
+def test_a_restart_with_a_gradient_does_not_hide_that_it_was_no_number_at_the_first_start() -> None:
+    (result,) = run_attacks(NaNAtGrey(), *GREY, attacks="PGD:steps=1,random_start=false,restarts=2", epsilons=0.1)
+    assert result.nonfinite_gradient == 20

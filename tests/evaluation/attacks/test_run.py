@@ -10,19 +10,17 @@ import pyautoattack
 import pytest
 import torch
 import torchattacks
+from brightness import NaNGradient
 from torch import Tensor, nn
 
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
-from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.attacks.pgd import ZERO_GRADIENT
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.surrogate import Transfer
-from ibrobust.evaluation.logit_distance import ONE_DRAW
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.records import is_older_attack
 
@@ -155,14 +153,6 @@ def test_pixels_outside_the_unit_range_are_an_error(
     monkeypatch.setattr(torchattacks, "BIM", Cheat)
     with pytest.raises(IbrobustError, match="outside \\[0, 1\\]"):
         _one(plain_model, data, "BIM")
-
-
-class NaNGradient(nn.Module):
-    """Images (B, 1, 2, 2) -> logits (B, 2): class 0 if it is bright; the gradient is NaN if its first pixel is 0."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        score = images.mean(dim=(1, 2, 3)) - 0.5 + 0.0 * images[:, 0, 0, 0].sqrt()
-        return torch.stack([score, -score], dim=1)
 
 
 def _does_nothing(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
@@ -465,72 +455,6 @@ def test_perturbation_size(norm: str, size: float) -> None:
     delta = torch.zeros(1, 3, 4, 4)
     delta[0, :, 1, 2] = 0.5
     assert float(perturbation_size(delta, norm)) == pytest.approx(size)
-
-
-class RemembersDraws(nn.Module):
-    """Images (B, 1, 1, 2) -> logits (B, 2), with noise of one draw a pass; keeps the draws."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.draws: list[float] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        noise = torch.randn(2)
-        self.draws.append(float(noise[0]))
-        return images.flatten(1) + 0.3 * noise
-
-
-@pytest.fixture
-def near_the_boundary():
-    images = torch.rand(50, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    return images, images.flatten(1).argmax(dim=1)
-
-
-@pytest.mark.parametrize("attack", ["PGD:steps=3", "PGD:steps=3,random_start=false", "FGSM"])
-def test_a_random_model_is_judged_on_draws_that_the_attack_has_not_seen(near_the_boundary, attack):
-    model = RemembersDraws()
-    run_attacks(model, *near_the_boundary, attacks=attack, epsilons=[0.05])
-    assert model.draws.count(model.draws[-1]) == 1
-
-
-def test_all_attacks_on_a_random_model_have_the_same_images_to_break(near_the_boundary):
-    results = run_attacks(
-        RemembersDraws(), *near_the_boundary, attacks=["PGD:steps=2", "FGSM"], epsilons=[0.02, 0.05], batch_size=20
-    )
-    assert len({result.clean_correct for result in results}) == 1
-    assert len(worst_case(results)) == 2
-
-
-class NoisyPixel(nn.Module):
-    """Images (B, 1, 1, 1) -> logits (B, 2): class 1 if the pixel is above 0.5, with noise of this size."""
-
-    def __init__(self, noise: float) -> None:
-        super().__init__()
-        self.noise = noise
-
-    def forward(self, images: Tensor) -> Tensor:
-        logit = images.flatten(1) - 0.5
-        logit = logit + self.noise * torch.randn_like(logit)
-        return torch.cat([-logit, logit], dim=1)
-
-
-BRIGHT = torch.full((60, 1, 1, 1), 0.6), torch.ones(60, dtype=torch.long)
-
-
-@pytest.mark.parametrize("options", ["", ",restarts=3", ",norm=L2"])
-def test_pgd_on_a_random_model_goes_on_after_a_lucky_draw(options):
-    """At the far end of the ball the pixel is four standard deviations on the other side."""
-    (result,) = run_attacks(NoisyPixel(0.1), *BRIGHT, attacks=f"PGD:steps=20,random_start=false{options}", epsilons=0.5)
-    assert result.robust_accuracy == 0
-
-
-@pytest.mark.parametrize("attack", ["FGSM", "PGD:steps=2", "VANILA", "transfer"])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_what_an_attack_on_single_draws_leaves_is_an_upper_bound(attack, noise):
-    chosen = Transfer(surrogate=NoisyPixel(0.0)) if attack == "transfer" else attack
-    (result,) = run_attacks(NoisyPixel(noise), *BRIGHT, attacks=chosen, epsilons=0.05)
-    assert (ONE_DRAW in result.flags) is (noise > 0)
-    assert result.upper_bound is (noise > 0)
 
 
 def test_scripts_import_from_the_folders_of_attacks_and_training() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.state import data_digests
 
 Data = tuple[Tensor, Tensor]
 
@@ -195,3 +196,9 @@ def test_a_state_that_says_more_than_the_run_is_refused(data: Data, tmp_path: Pa
     path.write_text("\n".join([json.dumps(fields), *steps, ""]))
     with pytest.raises(IbrobustError, match="other sources"):
         attacked(Defence(), data, path)
+
+
+def test_the_same_pixels_in_another_shape_are_other_images() -> None:
+    images, labels = torch.arange(24.0).reshape(1, 1, 4, 6), torch.zeros(1)
+    digests = [data_digests(None, shaped, labels)["images"] for shaped in (images, images.reshape(1, 1, 6, 4))]
+    assert digests[0] != digests[1]

@@ -14,14 +14,15 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 
 
 class Brightness(nn.Module):
-    """Images (B, 1, 2, 2) -> two logits: the mean brightness less 0.5, and its negative."""
+    """Images (B, 1, 2, 2) -> two logits: the mean brightness less a threshold, and its negative."""
 
-    def __init__(self, sign=1.0):
+    def __init__(self, sign=1.0, threshold=0.5):
         super().__init__()
         self.sign = nn.Parameter(torch.tensor(sign))
+        self.threshold = threshold
 
     def forward(self, images):
-        score = self.sign * (images.flatten(1).mean(dim=1) - 0.5)
+        score = self.sign * (images.flatten(1).mean(dim=1) - self.threshold)
         return torch.stack([score, -score], dim=1)
 
 
@@ -50,6 +51,27 @@ def test_the_model_and_not_the_surrogate_is_judged():
     """On the surrogate all labels are wrong from the start, and its images go the wrong way."""
     transfer = ibrobust.Transfer(surrogate=Brightness(-1.0))
     assert robust(Brightness(), transfer) == [(True, True, True)]
+
+
+def test_it_goes_on_beyond_the_boundary_of_the_surrogate():
+    """The surrogate breaks below 0.5, the model only below 0.47, and the ball reaches down to 0.45."""
+    transfer = ibrobust.Transfer(surrogate=Brightness(), steps=20, random_start=False)
+    (found,) = ibrobust.run_attacks(Brightness(threshold=0.47), IMAGES[:1], LABELS[:1], attacks=transfer, epsilons=0.1)
+    assert found.robust_correct == (False,)
+
+
+def test_it_starts_again_for_images_that_the_model_still_gets_right():
+    """The surrogate breaks to both sides of grey, the model only to the dark one, which half of the starts reach."""
+
+    class BothSides(nn.Module):
+        def forward(self, images):
+            away = (images.flatten(1).mean(dim=1, keepdim=True) - 0.5).abs()
+            return torch.cat([0.01 - away, away - 0.01], dim=1)
+
+    transfer = ibrobust.Transfer(surrogate=BothSides(), steps=5, restarts=30)
+    grey, labels = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.long)
+    (found,) = ibrobust.run_attacks(Brightness(threshold=0.45), grey, labels, attacks=transfer, epsilons=0.1)
+    assert found.robust_accuracy == 0.0
 
 
 def test_no_gradient_of_the_model_is_asked_for():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from brightness import NaNGradient
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
@@ -124,3 +125,11 @@ def test_l2_takes_epsilons_above_one_and_l_infinity_does_not(quantised):
     assert result.epsilon == 3.0
     with pytest.raises(IbrobustError, match=r"outside \[0, 1\]"):
         run_attacks(model.linear, images, labels, attacks=["PGD:norm=L2", "PGD"], epsilons=3.0)
+
+
+def test_nan_gradients_of_images_that_are_wrong_without_an_attack_are_not_counted():
+    """Two images have a NaN gradient; the second of them is dark, so it is wrong already."""
+    images = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 0.1, 0.1, 0.1], [0.7, 0.7, 0.7, 0.7]]).view(3, 1, 2, 2)
+    labels = torch.zeros(3, dtype=torch.long)
+    (result,) = run_attacks(NaNGradient(), images, labels, attacks="worst_case", epsilons=0.01)
+    assert result.nonfinite_gradient == 1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.losses import margin
@@ -15,6 +16,7 @@ from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.bfloat16 import search as search_copy
 from ibrobust.evaluation.bfloat16 import speed as bfloat16_speed
 from ibrobust.evaluation.bfloat16.copy import differentiable_copy, low_precision_copy
+from ibrobust.evaluation.guarded_model import guard
 from ibrobust.seeds import evaluation_seed
 
 EPSILON = 0.1
@@ -286,3 +288,38 @@ def test_a_seed_gives_the_same_result_twice(robust_model: nn.Module, data: Data)
         run_attacks(robust_model, *data, attacks=[f"{AUTOATTACK},precision=bf16"], epsilons=[EPSILON]) for _ in range(2)
     )
     assert first == second
+
+
+class _Pixel(nn.Module):
+    """Images (B, 1, 1, 1) -> logits (B, 2): these two at a pixel of 0.5, with slopes of 1 and -1."""
+
+    def __init__(self, first: float, second: float) -> None:
+        super().__init__()
+        self.at_grey = torch.tensor([first, second])
+
+    def forward(self, images: Tensor) -> Tensor:
+        rise = images.flatten(1) - 0.5
+        return torch.cat([rise, -rise], dim=1) + self.at_grey
+
+
+GREY = torch.full((3, 1, 1, 1), 0.5), torch.zeros(3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(("first", "agrees"), [(1.0, True), (2.0, False)])
+def test_a_copy_of_which_one_logit_differs_does_not_agree(first: float, agrees: bool) -> None:
+    """The other logit is the same, and so is the gradient, which does not depend on the label's own logit."""
+    model, copied = guard(_Pixel(1.0, 0.5)), guard(_Pixel(first, 0.5))
+    found = search_copy.agrees(copied, model, *GREY, search_copy.SAME_BUT_FOR_ROUNDING)
+    assert found.tolist() == [agrees] * 3
+
+
+def test_what_breaks_the_copy_by_rounding_alone_is_attacked_on_the_model() -> None:
+    """A difference of a hundredth decides: the copy has every image wrong, so the attack on it changes nothing."""
+    model, copied = guard(_Pixel(1.0, 0.99)), guard(_Pixel(0.99, 1.0))
+
+    def attack(attacked: nn.Module, images: Tensor, labels: Tensor) -> Found:
+        moved = images if attacked is copied else images - 0.2
+        return Found(moved.clone(), torch.zeros(len(images), dtype=torch.bool))
+
+    adversarial = search_copy.search_on_copy(attack, copied, model, *GREY)[0]
+    assert model(adversarial).argmax(dim=1).tolist() == [1, 1, 1]

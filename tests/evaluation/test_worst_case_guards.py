@@ -1,0 +1,50 @@
+"""Which images the stages without a gradient try first, how much they may cost, and what makes them warn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.worst_case_attack import guards, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.search import Search
+
+
+class Rounded(nn.Module):
+    """Images -> logits (B, 2): class 0 if they are bright; without a gradient, because pixels are rounded."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = (images.mean(dim=(1, 2, 3)) * 50).round() / 50 - 0.4
+        return torch.stack([bright, -bright], dim=1) + 0.0 * images.sum()
+
+
+def search_of(count: int) -> Search:
+    """A search of images that are all correct."""
+    images, labels = torch.full((count, 1, 12, 12), 0.7), torch.zeros(count, dtype=torch.long)
+    return Search(guard(Rounded()), 1, images, labels, Ball("Linf", 0.01), 250)
+
+
+def test_images_whose_margin_never_rose_are_watched_first():
+    """Of 100 images, 16 are watched: half of them are the first ones, here those that look farthest away."""
+    search = search_of(100)
+    search.gaps = torch.stack([torch.full((100,), -torch.inf), -torch.arange(1.0, 101.0)], dim=1)
+    search.stuck[92:] = True
+    assert sorted(guards.watched(search)[:8].tolist()) == list(range(92, 100))
+
+
+@pytest.mark.parametrize(("transferred", "warns"), [(1, False), (2, False), (3, True)])
+def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transferred, warns):
+    search = search_of(200)
+    search.transferred = transferred
+    found = guards.warnings(search, by_guards=0, by_untargeted=100)
+    assert any("break the surrogate" in sentence for sentence in found) is warns
+
+
+def test_square_keeps_to_the_limit_of_queries_on_all_images_together():
+    """4,000 queries on 20 images are 200 for each of them, in place of 2,000; the first trial has 100 on 16 images."""
+    images, labels = torch.full((20, 1, 12, 12), 0.7), torch.zeros(20, dtype=torch.long)
+    result = worst_case_attack(Rounded(), images, labels, epsilon=0.01, queries=4000)
+    first, second = (stage.cost.forward_images for stage in result.stages if stage.name == "Square")
+    assert (first, second) == (pytest.approx(1600, rel=0.1), pytest.approx(4000, rel=0.1))

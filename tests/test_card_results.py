@@ -1,0 +1,46 @@
+"""How the results in a card are combined, and which of them a new one replaces."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibrobust.card_results import strictest, with_result
+from ibrobust.records import WORST_CASE_VERSION
+
+PLACE = {"norm": "Linf", "epsilon": 8 / 255, "total": 100, "robust_accuracy": 0.1}
+EXACT = {**PLACE, "attack": "WorstCase", "attack_version": WORST_CASE_VERSION}
+BOUND = {**EXACT, "attack": "AutoAttack", "upper_bound": True}
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([EXACT], (0.1, False)),
+        ([EXACT, BOUND], (0.1, True)),
+        ([EXACT, {**BOUND, "robust_accuracy": 0.2}], (0.1, False)),
+        ([{**EXACT, "robust_accuracy": 0.2}, BOUND], (0.1, True)),
+    ],
+    ids=["no warning", "both left as many", "the other left more", "the other left fewer"],
+)
+def test_the_least_accuracy_is_a_bound_if_a_thorough_attack_that_left_it_warned(results, expected):
+    assert strictest(results) == expected
+
+
+@pytest.mark.parametrize("field", ["clean_correct", "zero_gradient", "nonfinite_gradient"])
+def test_a_sweep_that_found_other_counts_replaces_the_earlier_one(field):
+    """These counts do not depend on epsilon: with the same images, they are of another model or machine."""
+    sweep = {"total": 100, "clean_correct": 90, "zero_gradient": 0, "nonfinite_gradient": 0}
+    known = {**sweep, "epsilons": [0.1], "correct": [50]}
+    new = {**sweep, field: 3, "epsilons": [0.2], "correct": [2]}
+    assert with_result({"fgsm": {"head": known}}, "fgsm", "head", new, "mine") == {"fgsm": {"head": new}}
+
+
+def test_a_worst_case_at_a_larger_epsilon_goes_with_the_older_result_that_it_was_over():
+    """What the older PGD broke at 4/255 counts as broken at 8/255 too."""
+    older = {**PLACE, "attack": "PGD", "epsilon": 4 / 255, "nonfinite_gradient": 30}
+    over = {**EXACT, "attack": "worst case of PGD, WorstCase"}
+    smaller = {**over, "epsilon": 2 / 255}
+    new = {**older, "nonfinite_gradient": 0}
+    before = {"attacks": {"head": {"results": [older, over, smaller]}}}
+    after = with_result(before, "attacks", "head", {"results": [new]}, "mine")
+    assert after["attacks"]["head"]["results"] == [smaller, new]
