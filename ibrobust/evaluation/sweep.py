@@ -121,6 +121,20 @@ class SweepResult(Readable):
             "flags": list(self.flags),
         }
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> SweepResult:
+        """Return the record that `to_dict` wrote."""
+        return cls(
+            epsilons=tuple(fields["epsilons"]),
+            correct=tuple(fields["correct"]),
+            clean_correct=fields["clean_correct"],
+            zero_gradient=fields["zero_gradient"],
+            nonfinite_gradient=fields["nonfinite_gradient"],
+            total=fields["total"],
+            settled_in_bfloat16=fields.get("settled_in_bfloat16", 0),
+            flags=tuple(fields.get("flags", ())),
+        )
+
 
 class FGSMSweep(Attack):  # type: ignore[misc]
     """FGSM (Goodfellow et al. 2015) at several epsilons.

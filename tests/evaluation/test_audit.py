@@ -269,12 +269,7 @@ def test_the_audit_is_the_same_twice(plain_model, test_data):
 
 def test_a_report_survives_json(plain_model, test_data):
     report = quick_audit(plain_model, test_data)
-    written = json.loads(json.dumps(report.to_dict()))
-    assert vars(report).keys() <= written.keys()
-    assert written["checks"] == [vars(check) for check in report.checks]
-    assert [written[name] for name in ("claim", "kept", "cost")] == [
-        vars(part) for part in (report.claim, report.kept, report.cost)
-    ]
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
 
 def test_the_passes_are_counted(plain_model, test_data):

@@ -14,7 +14,7 @@ from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, SAME, logit_distance, logits_depend_on
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pass_counter import counting_passes
-from ibrobust.evaluation.sweep import fgsm_sweep
+from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 SHAPE = (3, 8, 8)
@@ -176,5 +176,5 @@ def test_a_sweep_of_a_model_that_depends_on_the_batch_is_flagged_and_stored_so()
     images = _images()
     sweep = fgsm_sweep(Centred(), images, Centred()(images).argmax(dim=1), [0.01])
     assert sweep.flags == (BATCH_DEPENDENT,)
-    assert sweep.to_dict()["flags"] == [BATCH_DEPENDENT]
+    assert SweepResult.from_dict(sweep.to_dict()) == sweep
     assert fgsm_sweep(Alone(), images, Alone()(images).argmax(dim=1), [0.01]).flags == ()

@@ -180,12 +180,11 @@ def test_nothing_is_printed_for_a_model_without_parameters(test_data: Data, capf
     assert capfd.readouterr() == ("", "")
 
 
-def test_json_holds_every_count(plain_model: nn.Module, test_data: Data) -> None:
+def test_json_round_trip(plain_model: nn.Module, test_data: Data) -> None:
     result = fgsm_sweep(plain_model, *test_data, EPSILONS)
     written = json.loads(json.dumps(result.to_dict()))
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
-    accuracy = tuple(correct / 360 for correct in result.correct)
-    assert fields == {**vars(result), "accuracy": accuracy, "clean_accuracy": result.clean_accuracy}
+    assert SweepResult.from_dict(written) == result
+    assert written["accuracy"] == [correct / 360 for correct in result.correct]
 
 
 def _image(**options: object) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ibrobust.epsilon import format_epsilon
@@ -240,6 +240,20 @@ class AuditReport(Readable):
             "failed": [check.name for check in self.failed],
             "audit_version": AUDIT_VERSION,
         }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> AuditReport:
+        """Return the report that `to_dict` wrote."""
+        return cls(
+            **{
+                **{field.name: record[field.name] for field in fields(cls)},
+                "claim": Claim(**record["claim"]),
+                "kept": Kept(**record["kept"]),
+                "checks": tuple(Check(**check) for check in record["checks"]),
+                "cost": Cost(**record["cost"]),
+                "attacks": tuple((label, count) for label, count in record["attacks"]),
+            }
+        )
 
 
 def gradient_answer(checks: Sequence[Check]) -> str:
