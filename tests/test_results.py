@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.home import zoo_dir
 from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry.card import read_card
+from ibrobust.study import load_study
 from ibrobust.study.results import card_evaluations
 from ibrobust.study.write_records import rows_of_models, write_records
 
@@ -173,6 +175,27 @@ def test_the_readmes_rows_are_those_of_the_records(tables):
             # To one decimal, where the records have two.
             assert float(cell.lstrip("≤ ")) == pytest.approx(float(wanted.lstrip("≤ ")), abs=0.051), title
             assert cell.startswith("≤") == wanted.startswith("≤"), title
+
+
+@pytest.mark.parametrize("study", ["zoo", "zoo-lossless"])
+def test_the_studys_file_asks_for_exactly_the_attacks_that_were_measured(study, tables):
+    wanted = load_study(study).evaluations.attacks
+    for model, content in tables.read_records(study).items():
+        decoders = list(content["decoders"])
+        asked = {
+            (decoder, read_attack(run.attack).label, epsilon)
+            for run in wanted.runs
+            if run.is_for(model)
+            for epsilon in run.eps
+            for decoder in decoders
+            if decoder in run.decoders or ("default" in run.decoders and decoder == decoders[0])
+        }
+        stored = [
+            (decoder, result["attack"], result["epsilon"])
+            for decoder in decoders
+            for result in content["decoders"][decoder]["attacks"]
+        ]
+        assert sorted(stored) == sorted(asked), model
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
