@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
-from ibrobust.data.names import FORMS
+from ibrobust.data.names import FORMS, attacked_images, attacked_split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +124,7 @@ def attack_command(
     if save_images and len(targets) > 1:
         raise IbrobustError(f"--save-images needs one decoder, but {len(targets)} were chosen: give one --decoder.")
     note = caption_note(targets)
+    images = attacked_images(data.source)
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
     if attack:
@@ -151,13 +152,22 @@ def attack_command(
     # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
     try:
         if json_file:
-            write_attacked(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
+            write_attacked(
+                json_file,
+                attacked,
+                data_name=data.name,
+                fingerprint=data.fingerprint,
+                split=attacked_split(data.source),
+                resize=resize,
+            )
         if figure:
-            save_attack_figure(lines, figure, dataset=data.name)
+            save_attack_figure(
+                lines, figure, dataset=data.name if attacked_split(data.source) is None else f"{images} of {data.name}"
+            )
         if store:
             notes += [store_attacked(model, data) for model in attacked] if resize is None else [NOT_STORED]
     finally:
-        print_table(attack_table(lines, dataset=data.name, note=note), stderr=json_file == STDOUT)
+        print_table(attack_table(lines, dataset=data.name, images=images, note=note), stderr=json_file == STDOUT)
     tell_written(json_file, figure, save_images)
     _tell(errors, notes)
 
