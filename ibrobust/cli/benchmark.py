@@ -40,7 +40,7 @@ def benchmark(
     On a CPU, AutoAttack takes minutes for tens of images. With --state, an interrupted run can be resumed.
     """
     from ibrobust.atomic import STDOUT, require_writable, write_json
-    from ibrobust.cli.request import check_models, check_names
+    from ibrobust.cli.request import check_models, check_names, require_different
     from ibrobust.epsilon import read_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
@@ -54,6 +54,7 @@ def benchmark(
         require_writable(json_file, stdout=True)
     if state:
         require_writable(state)
+    require_different({"--json": json_file, "--state": state, "--log": log})
     outside = is_reference(model)
     check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)
