@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
-from ibrobust.data.names import FORMS
+from ibrobust.data.names import FORMS, attacked_images, attacked_split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,7 @@ def attack_command(
     resize: Resize = None,
     n_examples: NExamples = None,
     batch_size: BatchSize = 250,
-    seed: Annotated[int, typer.Option(help="Seed of the attacks given with --attack.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the attacks given with --attack. By default 0.")] = None,
     state: Annotated[
         Path | None,
         typer.Option(help="Folder for the progress of --attack; the same command resumes from it."),
@@ -75,7 +75,7 @@ def attack_command(
 ) -> None:
     """Attack models at every epsilon and print the table."""
     from ibrobust.atomic import STDOUT, require_folder, require_writable
-    from ibrobust.cli.request import check_models, check_names
+    from ibrobust.cli.request import check_models, check_names, require_different
     from ibrobust.epsilon import parse_epsilons, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.reporting.figures.under_attack import figure_format, save_attack_figure
@@ -91,8 +91,12 @@ def attack_command(
     for wanted in (json_file, figure, save_images):
         if wanted:
             require_writable(wanted, stdout=wanted is json_file)
-    if json_file and figure and json_file.resolve() == figure.resolve():
-        raise IbrobustError(f"--json and --figure both name {str(figure)!r}: give two files.")
+    require_different({"--json": json_file, "--figure": figure, "--save-images": save_images})
+    if state and not attack:
+        raise IbrobustError("--state needs --attack: the FGSM sweep keeps no progress.")
+    if seed is not None and not attack:
+        raise IbrobustError("--seed needs --attack: the FGSM sweep draws no random numbers.")
+    seed = seed or 0
     check_models(models or [], decoder or [])
     check_names(attacks=attack or [], epsilons=epsilons, dataset=dataset, split=split, seed=seed, device=device)
     if state:
@@ -124,6 +128,7 @@ def attack_command(
     if save_images and len(targets) > 1:
         raise IbrobustError(f"--save-images needs one decoder, but {len(targets)} were chosen: give one --decoder.")
     note = caption_note(targets)
+    images = attacked_images(data.source)
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
     if attack:
@@ -138,6 +143,7 @@ def attack_command(
             device=device,
             console=errors,
             images_file=save_images,
+            class_names=data.class_names,
         )
     else:
         attacked = sweep_models(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
@@ -151,13 +157,22 @@ def attack_command(
     # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
     try:
         if json_file:
-            write_attacked(json_file, attacked, data_name=data.name, fingerprint=data.fingerprint, resize=resize)
+            write_attacked(
+                json_file,
+                attacked,
+                data_name=data.name,
+                fingerprint=data.fingerprint,
+                split=attacked_split(data.source),
+                resize=resize,
+            )
         if figure:
-            save_attack_figure(lines, figure, dataset=data.name)
+            save_attack_figure(
+                lines, figure, dataset=data.name if attacked_split(data.source) is None else f"{images} of {data.name}"
+            )
         if store:
             notes += [store_attacked(model, data) for model in attacked] if resize is None else [NOT_STORED]
     finally:
-        print_table(attack_table(lines, dataset=data.name, note=note), stderr=json_file == STDOUT)
+        print_table(attack_table(lines, dataset=data.name, images=images, note=note), stderr=json_file == STDOUT)
     tell_written(json_file, figure, save_images)
     _tell(errors, notes)
 

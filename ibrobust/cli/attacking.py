@@ -128,11 +128,18 @@ def read_data(dataset: str, *, data_dir: Path | None) -> Dataset:
 
 
 def choose_models(
-    names: Sequence[str], decoders: Sequence[str], data: Dataset, spec: str, *, resize: int | None = None
+    names: Sequence[str],
+    decoders: Sequence[str],
+    data: Dataset,
+    spec: str,
+    *,
+    resize: int | None = None,
+    as_surrogates: bool = False,
 ) -> list[Target]:
     """Return every model and decoder to attack: the named ones, by default all for the data set, see `models_for`.
 
-    With `resize`, each scales the images to so many pixels a side before its first layer.
+    With `resize`, each scales the images to so many pixels a side before its first layer. `as_surrogates` says that the
+    models are not the attacked ones, so that an error has another remedy.
 
     Raises:
         IbrobustError: no model fits, a model has other classes than the data set, or a decoder is unknown.
@@ -148,7 +155,7 @@ def choose_models(
         if is_reference(name):
             targets.append(_reference(name, shape, data.num_classes))
         else:
-            targets += _registered(name, decoders, data, spec, resize)
+            targets += _registered(name, decoders, data, spec, resize, as_surrogates)
     return targets if resize is None else [_resized(target, resize) for target in targets]
 
 
@@ -169,9 +176,11 @@ def _reference(name: str, shape: tuple[int, ...], num_classes: int) -> Target:
     return Target(name, "-", load, Known())
 
 
-def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, resize: int | None) -> list[Target]:
+def _registered(
+    name: str, decoders: Sequence[str], data: Dataset, spec: str, resize: int | None, as_surrogate: bool
+) -> list[Target]:
     card = model_card(name)
-    require_fit(card, data, size=resize)
+    require_fit(card, data, size=resize, is_surrogate=as_surrogate)
     targets = []
     with readable_evaluations(card):
         # A verdict is about one epsilon and one data set: the table must not lend it to others.
@@ -184,17 +193,21 @@ def _registered(name: str, decoders: Sequence[str], data: Dataset, spec: str, re
     for decoder in chosen_decoders(card, decoders):
         own = [audit for audit in audits if audit.decoder == decoder]
         widest = max(own, key=lambda audit: audit.epsilon or 0.0, default=None)
-        load = partial(_load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec)
+        load = partial(
+            _load_registered, name, decoder, tuple(data.test.images.shape[1:]), data.source or spec, as_surrogate
+        )
         is_baseline = decoder == HEAD and card.recipe is not None and card.recipe.objective == "cross_entropy"
         targets.append(Target(name, decoder, load, Known(widest, audits, is_baseline), trained_on(card, data)))
     return targets
 
 
-def _load_registered(name: str, decoder: str, shape: tuple[int, ...], spec: str, device: str) -> nn.Module:
+def _load_registered(
+    name: str, decoder: str, shape: tuple[int, ...], spec: str, is_surrogate: bool, device: str
+) -> nn.Module:
     model = load_model(name, decoder=decoder, device=device)
     # A card of ibrobust's own model does not say the channels, and a single one would be repeated silently.
     if isinstance(model, ImageClassifier):
-        require_shape(name, (model.encoder.mean.shape[1], *shape[1:]), shape, spec)
+        require_shape(name, (model.encoder.mean.shape[1], *shape[1:]), shape, spec, is_surrogate=is_surrogate)
     return model
 
 
@@ -236,10 +249,12 @@ def attack_models(
     device: str | None,
     console: Console,
     images_file: Path | None = None,
+    class_names: Sequence[str] = (),
 ) -> list[AttackedModel]:
     """Return each target with the results of every attack; show a progress bar with the remaining time.
 
-    With `images_file`, the adversarial images of the single target, attack and epsilon are written to that file.
+    With `images_file`, the adversarial images of the single target, attack and epsilon are written to that file, with
+    the class names.
     """
     kept: list[tuple[Tensor, Tensor]] = []
     attacked = []
@@ -265,7 +280,15 @@ def attack_models(
             if images_file:
                 clean, adversarial = (torch.cat(parts) for parts in zip(*kept, strict=True))
                 save_adversarial_images(
-                    images_file, clean, adversarial, test.labels, record=results[0], model=target.name
+                    images_file,
+                    clean,
+                    adversarial,
+                    test.labels,
+                    record=results[0],
+                    model=target.name,
+                    decoder=target.decoder,
+                    resize=target.resize,
+                    class_names=class_names,
                 )
             worst: list[AttackResult] = []
             for norm in dict.fromkeys(result.norm for result in results):
@@ -291,7 +314,7 @@ def with_surrogates(attacks: Sequence[str], data: Dataset, *, device: str | None
     chosen = [read_attack(attack) for attack in attacks]
     for place, attack in enumerate(chosen):
         if isinstance(attack, SurrogateAttack) and isinstance(attack.surrogate, str):
-            target = choose_models([attack.surrogate], [], data, data.name)[0]
+            target = choose_models([attack.surrogate], [], data, data.name, as_surrogates=True)[0]
             chosen[place] = attack.with_surrogate(target.load(device or default_device()))
     return chosen
 
@@ -305,7 +328,7 @@ def choose_surrogate(name: str | None, model: str, data: Dataset) -> Target | No
     if name == NO_SURROGATE:
         return None
     if name is not None:
-        return choose_models([name], [], data, data.name)[0]
+        return choose_models([name], [], data, data.name, as_surrogates=True)[0]
     if tuple(data.test.images.shape[1:]) != (3, *CIFAR10_SIZE):  # the images of all shipped models
         return None
     for candidate in shipped_models():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, Resize, Split
-from ibrobust.data.names import FORMS
+from ibrobust.data.names import FORMS, attacked_images, attacked_split
 
 
 def audit(
@@ -127,12 +127,25 @@ def audit(
         try:
             if json_file and (json_file != STDOUT or target is targets[-1]):  # one object
                 write_audits(
-                    json_file, reports, model=model, data_name=data.name, fingerprint=data.fingerprint, resize=resize
+                    json_file,
+                    reports,
+                    model=model,
+                    data_name=data.name,
+                    fingerprint=data.fingerprint,
+                    split=attacked_split(data.source),
+                    resize=resize,
                 )
             refusal = store_audit(target, report, data) if resize is None else NOT_STORED
         finally:
             print_table(
-                audit_table(report, model=target.name, decoder=target.decoder, dataset=data.name, note=note),
+                audit_table(
+                    report,
+                    model=target.name,
+                    decoder=target.decoder,
+                    dataset=data.name,
+                    images=attacked_images(data.source),
+                    note=note,
+                ),
                 stderr=json_file == STDOUT,
             )
             if report.failed:

@@ -40,7 +40,7 @@ def benchmark(
     On a CPU, AutoAttack takes minutes for tens of images. With --state, an interrupted run can be resumed.
     """
     from ibrobust.atomic import STDOUT, require_writable, write_json
-    from ibrobust.cli.request import check_models, check_names
+    from ibrobust.cli.request import check_models, check_names, require_different
     from ibrobust.epsilon import read_epsilon, small_radii
     from ibrobust.errors import IbrobustError
     from ibrobust.evaluation.attacks.option_types import NORMS
@@ -54,6 +54,7 @@ def benchmark(
         require_writable(json_file, stdout=True)
     if state:
         require_writable(state)
+    require_different({"--json": json_file, "--state": state, "--log": log})
     outside = is_reference(model)
     check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)
@@ -62,8 +63,9 @@ def benchmark(
     from rich.console import Console
     from rich.markup import escape
 
-    from ibrobust.cli.matching import CIFAR10
+    from ibrobust.cli.matching import training_images
     from ibrobust.cli.printing import tell_written
+    from ibrobust.data.names import attacked_images, lasting_name
     from ibrobust.devices import check_device, default_device
     from ibrobust.integrations.external_models import load_reference
     from ibrobust.integrations.robustbench import run_benchmark as robustbench
@@ -94,17 +96,17 @@ def benchmark(
         if not outside:
             _store(result, errors)
     finally:
-        own = None if outside else model_card(model).dataset
-        note = ""
-        if own is not None and own.name != result.dataset:
-            note = f"; trained on {CIFAR10.get(own.name, own.name)}"
-        elif own is not None and result.dataset_fingerprint not in (None, own.fingerprint):
-            note = f"; trained on other images of {own.name}"
-        _report(result, note=note, stderr=json_file == STDOUT)
+        card = None if outside else model_card(model)
+        source = None if data_dir is None else lasting_name(str(data_dir.absolute()))
+        trained = card and training_images(
+            card, name=result.dataset, source=source, fingerprint=result.dataset_fingerprint
+        )
+        note = f"; trained on {trained}" if trained else ""
+        _report(result, images=attacked_images(source), note=note, stderr=json_file == STDOUT)
     tell_written(json_file)
 
 
-def _report(result: BenchmarkResult, *, note: str, stderr: bool) -> None:
+def _report(result: BenchmarkResult, *, images: str, note: str, stderr: bool) -> None:
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.attack_lines import AttackLine
     from ibrobust.reporting.attack_table import attack_table
@@ -120,7 +122,7 @@ def _report(result: BenchmarkResult, *, note: str, stderr: bool) -> None:
         warnings=result.flags,
     )
     how = f"RobustBench's benchmark, standard AutoAttack, {result.threat_model}, seed {result.seed}{note}"
-    print_table(attack_table([line], dataset=result.dataset, note=how), stderr=stderr)
+    print_table(attack_table([line], dataset=result.dataset, images=images, note=how), stderr=stderr)
 
 
 def _store(result: BenchmarkResult, errors: Console) -> None:

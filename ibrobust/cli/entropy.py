@@ -50,6 +50,7 @@ def entropy(
 
     from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models
     from ibrobust.cli.printing import print_table, tell_written
+    from ibrobust.data.names import attacked_images
     from ibrobust.devices import default_device
     from ibrobust.estimators.latent_information import latent_information
     from ibrobust.models import ImageClassifier, Resized, encode_in_batches, resized
@@ -84,5 +85,8 @@ def entropy(
             write_entropies(json_file, records, data.name, data.fingerprint)
     finally:
         note = caption_note(targets)
-        print_table(entropy_table(records, dataset=data.name, note=note), stderr=json_file == STDOUT)
+        print_table(
+            entropy_table(records, dataset=data.name, images=attacked_images(data.source), note=note),
+            stderr=json_file == STDOUT,
+        )
     tell_written(json_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ibrobust.data import Dataset
+from ibrobust.data.names import attacked_split, lasting_name, read_name, training_splits
 from ibrobust.registry import list_models, model_card
 from ibrobust.registry.card import ModelCard
 
@@ -26,12 +27,39 @@ def _fits(card: ModelCard, data: Dataset) -> bool:
 
 
 def trained_on(card: ModelCard, data: Dataset) -> str | None:
-    """Return a model's training data in words for a caption, or None if it was trained on these images."""
-    if card.dataset.fingerprint == data.fingerprint:
+    """Return a model's training data in words for a caption, or None if it was trained on this data set."""
+    return training_images(card, name=data.name, source=data.source, fingerprint=data.fingerprint)
+
+
+def training_images(card: ModelCard, *, name: str, source: str | None, fingerprint: str | None) -> str | None:
+    """Return a model's training data in words, as `trained_on`, beside attacked images.
+
+    Args:
+        card: of the model.
+        name: of the attacked images' data set.
+        source: of the attacked images, as `load_dataset` takes it, if it is known.
+        fingerprint: of their data set; None if it is not known, so that nothing is said of one of the same name.
+    """
+    if card.dataset.name != name:
+        return CIFAR10.get(card.dataset.name, card.dataset.name)
+    if fingerprint in (None, card.dataset.fingerprint):
         return None
-    if card.dataset.name == data.name:
-        return f"other images of {data.name}"
-    return CIFAR10.get(card.dataset.name, card.dataset.name)
+    split = attacked_split(source)
+    if source is None or split is None:
+        return f"other images of {name}"
+    own = training_splits(card.images)
+    # Options such as size, or config of the Hub, make other images of the same split.
+    if _without_halves(source) == _without_halves(lasting_name(card.images)):
+        if split in own:
+            return "these images"
+        if own and not any(split in half or half in split for half in own):  # trainval holds train
+            return f"other images of {name}"
+    return f"images of {name}"  # whether they are these ones cannot be told
+
+
+def _without_halves(source: str) -> tuple[str, dict[str, str]]:
+    name, options = read_name(source)
+    return name, {key: value for key, value in options.items() if key not in ("train", "test", "channels")}
 
 
 def training_note(models: Sequence[tuple[str, str | None]]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
 
 from ibrobust.data.names import check_exists, with_option
 from ibrobust.devices import check_device_exists
@@ -19,6 +21,13 @@ from ibrobust.suggestions import suggestion
 
 # Given instead of a surrogate's name.
 NO_SURROGATE = "none"
+
+
+def require_different(files: Mapping[str, Path | None]) -> None:
+    """Raise IbrobustError if two options, each with its file, name one file: one would replace the other."""
+    for (option, file), (other, same) in combinations(files.items(), 2):
+        if file and same and file.resolve() == same.resolve():
+            raise IbrobustError(f"{option} and {other} both name {str(same)!r}: give two files.")
 
 
 def check_models(names: Sequence[str], decoders: Sequence[str] = ()) -> None:

@@ -44,11 +44,16 @@ def run(
     """
     from ibrobust.cli.request import check_names
     from ibrobust.devices import check_device_name
+    from ibrobust.errors import IbrobustError
     from ibrobust.study import load_study
     from ibrobust.study.launch.launchers import check_launcher
 
     study = load_study(file, dataset=dataset, name=name)
     check_launcher(launcher)
+    if jobs > 1 and launcher != "local":
+        raise IbrobustError(
+            f"--jobs {jobs} needs --launcher local: the launcher {launcher} takes no number of processes."
+        )
     if device is not None:
         check_device_name(device)
     # A device of a Slurm job need not exist on this machine.

@@ -150,6 +150,30 @@ def with_option(spec: str, key: str, value: object) -> str:
     return name + ":" + ",".join(f"{k}={v}" for k, v in {**options, key: value}.items())
 
 
+def attacked_split(source: str | None) -> str | None:
+    """Return the split whose images stand as test images; None for those that are by default or named "test"."""
+    split = None if source is None else read_name(source)[1].get("test")
+    return None if split == "test" else split
+
+
+def training_splits(source: str) -> frozenset[str]:
+    """Return the possible names of the split of the training images; empty if there are none."""
+    name, options = read_name(source)
+    if "train" in options:
+        return frozenset({options["train"]} - {NO_TRAINING})
+    halves = HALVES.get(name.removeprefix(TORCHVISION)) if name.startswith(TORCHVISION) else None
+    return frozenset({halves[0]} if halves else {"train", "training"})
+
+
+def attacked_images(source: str | None) -> str:
+    """Return the attacked images in words: "test images", "training images" or "images of split val"."""
+    split = attacked_split(source)
+    if source is None or split is None:
+        return "test images"
+    # The data set's own training images, whichever half the value names as such.
+    return "training images" if split in training_splits(read_name(source)[0]) else f"images of split {split}"
+
+
 def lasting_name(spec: str) -> str:
     """Return a ``--dataset`` value that means the same from every current folder: a path becomes absolute."""
     name, _ = read_name(spec)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,16 +90,83 @@ class Verification:
         return self.gained + self.lost
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a file of adversarial images was made for, and from.
+
+    Attributes:
+        model: as its user named it; empty if the file does not say it.
+        decoder: of the model, "-" for one from elsewhere; None if the file says neither this nor `resize`.
+        resize: the pixels of each side that the images were scaled to inside the model, if they were.
+        class_names: name of each label; empty if the file does not say them.
+        shape: (C, H, W) of the images.
+    """
+
+    model: str
+    decoder: str | None
+    resize: int | None
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
 def save_adversarial_images(
-    path: Path, images: Tensor, adversarial: Tensor, labels: Tensor, *, record: AttackResult, model: str
+    path: Path,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    *,
+    record: AttackResult,
+    model: str,
+    decoder: str | None = None,
+    resize: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Write clean and adversarial images (N, C, H, W) in [0, 1], labels (N,) and the record to a safetensors file."""
+    """Write clean and adversarial images (N, C, H, W) in [0, 1], labels (N,) and the record to a safetensors file.
+
+    Model, decoder, resize and class names are those of `Origin`.
+    """
+    origin = {"model": model} if decoder is None else {"model": model, "decoder": decoder}
+    if resize is not None:
+        origin["resize"] = str(resize)
+    if class_names:
+        origin["class_names"] = json.dumps(list(class_names))
     tensors = dict(zip(_TENSORS, (images, adversarial, labels), strict=True))
     write_tensors(
         path,
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"model": model, "record": json.dumps(record.to_dict())},
+        metadata={**origin, "record": json.dumps(record.to_dict())},
     )
+
+
+def read_origin(path: str | Path) -> Origin:
+    """Return what a file of `save_adversarial_images` was made for, without reading its images.
+
+    Raises:
+        IbrobustError: the file is missing, or has another format.
+    """
+    with _reading(path) as file:
+        metadata = file.metadata() or {}
+        channels, height, width = file.get_slice(_TENSORS[0]).get_shape()[1:]
+        return Origin(
+            metadata.get("model", ""),
+            metadata.get("decoder"),
+            int(metadata["resize"]) if "resize" in metadata else None,
+            tuple(map(str, json.loads(metadata.get("class_names", "[]")))),
+            (channels, height, width),
+        )
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        why = "it is no safetensors file" if isinstance(error, SafetensorError) else " ".join(str(error).split())
+        raise IbrobustError(
+            f"{str(path)!r} holds no adversarial images with a record ({why}): give a file written by ibrobust attack "
+            "--save-images."
+        ) from error
 
 
 def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size: int = 250) -> Verification:
@@ -114,19 +184,12 @@ def verify_adversarial_images(path: str | Path, model: nn.Module, *, batch_size:
         IbrobustError: the file is missing, or has another format.
     """
     batch_size = check_batch_size(batch_size)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            record = AttackResult.from_dict(json.loads(metadata["record"]))
-            images, adversarial, labels = (file.get_tensor(name) for name in _TENSORS)
+    with _reading(path) as file:
+        metadata = file.metadata() or {}
+        record = AttackResult.from_dict(json.loads(metadata["record"]))
+        images, adversarial, labels = (file.get_tensor(name) for name in _TENSORS)
         if adversarial.shape != images.shape or record.total != len(images) or record.norm not in TOLERANCE:
             raise ValueError("its parts do not belong together")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        why = "it is no safetensors file" if isinstance(error, SafetensorError) else " ".join(str(error).split())
-        raise IbrobustError(
-            f"{str(path)!r} holds no adversarial images with a record ({why}): give a file written by ibrobust attack "
-            "--save-images."
-        ) from error
     images, labels = images_and_labels(images, labels)
     guarded, device = guard(model), model_device(model)
     images, adversarial, labels = images.to(device), adversarial.to(images).to(device), labels.to(device)

@@ -56,30 +56,54 @@ def in_its_channels(card: ModelCard, data: Dataset) -> Dataset:
     return data.in_channels(1)
 
 
-def require_fit(card: ModelCard, data: Dataset, *, size: int | None = None) -> None:
+def require_fit(card: ModelCard, data: Dataset, *, size: int | None = None, is_surrogate: bool = False) -> None:
     """Raise IbrobustError if a model cannot be evaluated on a data set's images: other classes, or another size.
 
     Args:
         card: of the model.
         data: its test images are evaluated.
         size: height and width that the images are scaled to before the model; None if they are not.
+        is_surrogate: whether the images are another model's, so that the remedy is another surrogate.
     """
     if card.dataset.class_names != data.class_names:
-        remedy = "give the model's own `dataset`"
-        if data.class_names == tuple(map(str, range(len(card.dataset.class_names)))):
+        remedy = "choose a surrogate model of the same classes" if is_surrogate else "give the model's own `dataset`"
+        if not is_surrogate and data.class_names == tuple(map(str, range(len(card.dataset.class_names)))):
             remedy += ", or name the classes of these images, which have numbers only (class_names in a file)"
-        raise IbrobustError(
-            f"The model {card.name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
-            f"{data.name}: {remedy}."
-        )
+        require_classes(card, data.class_names, data.name, remedy=remedy)
     if card.architecture is not None:
         wanted = (card.architecture.channels, *card.architecture.image_size)
         channels, *given = data.test.images.shape[1:]
-        given = given if size is None else [size, size]
-        require_shape(card.name, wanted, (channels, *given), data.source or data.name)
+        if size is not None:
+            _require_size(card.name, wanted[1:], size, tuple(given))
+            given = [size, size]
+        require_shape(card.name, wanted, (channels, *given), data.source or data.name, is_surrogate=is_surrogate)
 
 
-def require_shape(name: str, wanted: tuple[int, ...], given: tuple[int, ...], source: str) -> None:
+def require_classes(card: ModelCard, class_names: tuple[str, ...], source: str, *, remedy: str) -> None:
+    """Raise IbrobustError, with the remedy, if a model has other classes than images from a source."""
+    if card.dataset.class_names != class_names:
+        raise IbrobustError(
+            f"The model {card.name!r} was trained on the classes of {card.dataset.name}, which differ from those of "
+            f"{source}: {remedy}."
+        )
+
+
+def _require_size(name: str, wanted: tuple[int, ...], size: int, given: tuple[int, ...]) -> None:
+    """Raise IbrobustError if scaled images have another height and width than a model takes."""
+    if wanted == (size, size):
+        return
+    height, width = wanted
+    remedies = ["leave out `resize`"] if given == wanted else []
+    remedies += [f"give `resize` {height}"] if height == width else []
+    raise IbrobustError(
+        f"The model {name!r} takes {width}x{height} pixels, and `resize` {size} would give it {size}x{size}: "
+        f"{', or '.join(remedies) or 'leave out `resize`'}."
+    )
+
+
+def require_shape(
+    name: str, wanted: tuple[int, ...], given: tuple[int, ...], source: str, *, is_surrogate: bool = False
+) -> None:
     """Raise IbrobustError, with the remedy, if a model takes images (C, H, W) of another shape.
 
     Args:
@@ -87,6 +111,7 @@ def require_shape(name: str, wanted: tuple[int, ...], given: tuple[int, ...], so
         wanted: the shape that it takes.
         given: the shape of the images.
         source: of the images, as `load_dataset` takes it.
+        is_surrogate: as of `require_fit`.
     """
     if given == wanted:
         return
@@ -95,6 +120,8 @@ def require_shape(name: str, wanted: tuple[int, ...], given: tuple[int, ...], so
         remedy += f", or scale them inside the model: `resize` {wanted[1]}"
     if wanted[1:] == given[1:] and {given[0], wanted[0]} == {1, 3}:
         remedy = f"if they are grey, give `dataset='{with_option(source, 'channels', wanted[0])}'`"
+    if is_surrogate:
+        remedy = "choose a surrogate model that takes such images"
     raise IbrobustError(
         f"The model {name!r} takes images of {_size(wanted)}, and those of {file_name(source)} are {_size(given)}: "
         f"{remedy}."

@@ -12,6 +12,7 @@ from torch import nn
 
 from ibrobust.card_results import WeakerResultError, with_result
 from ibrobust.data import Dataset
+from ibrobust.data.names import attacked_images, attacked_split
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
@@ -108,8 +109,8 @@ def add_evaluation(
 ) -> ModelCard:
     """Store the result of an evaluation of one decoder in a model's card, beside those of others; return the card.
 
-    The record gets the data set's name and fingerprint, so that it is never used for other images. Results of other
-    attacks, epsilons, images and numbers of images stay.
+    The record gets the data set's name, with the split if that is not the test images, and fingerprint, so that it is
+    never used for other images. Results of other attacks, epsilons, images and numbers of images stay.
 
     Args:
         name: of the model.
@@ -123,7 +124,10 @@ def add_evaluation(
         WeakerResultError: the card holds a sweep or an audit on more images, or a full audit instead of a quick one.
         IbrobustError: as `update_metrics` does.
     """
-    record = {**record, "dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint}
+    images = dataset.name
+    if attacked_split(dataset.source) is not None:
+        images = f"{attacked_images(dataset.source)} of {images}"
+    record = {**record, "dataset": images, "dataset_fingerprint": dataset.fingerprint}
     return _change_evaluations(
         name, weights, lambda card: with_result(card.evaluations, kind, decoder, record, card.dataset.fingerprint)
     )

@@ -17,7 +17,7 @@ from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
 
 
-def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -> Table:
+def attack_table(lines: Sequence[AttackLine], *, dataset: str, images: str = "test images", note: str = "") -> Table:
     """Return accuracies in per cent: one row per model and attack, one column per epsilon, the best of each marked.
 
     The audit's answer is the first column. A number that was not measured is a dash. Daggers mark a model with more
@@ -28,6 +28,7 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
     Args:
         lines: at least one, those of a model one after the other; all with the same images.
         dataset: name for the caption.
+        images: of the data set, for the caption: its test images, its training images or those of a split.
         note: for the caption, on the models' training data.
     """
     norms = {line.norm for line in lines}
@@ -38,7 +39,7 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, note: str = "") -
     has_nonfinite = any(line.nonfinite_gradient for line in lines)
     table = Table(
         title="Accuracy under attack, %",
-        caption=_caption(lines, dataset, note),
+        caption=_caption(lines, f"{images} of {dataset}", note),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -109,10 +110,10 @@ def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -
     return Text(f"{before}{'*' if is_best else ''}{per_cent(value)}{after}", style="bold" if is_best else "")
 
 
-def _caption(lines: Sequence[AttackLine], dataset: str, note: str) -> str:
+def _caption(lines: Sequence[AttackLine], images: str, note: str) -> str:
     total = lines[0].total
     half_width = 100 * 1.96 * math.sqrt(0.25 / total)  # of the widest 95% binomial interval, in percentage points
-    parts = [f"n = {total:,} test images of {dataset}", f"95% intervals within ±{half_width:.1f} points"]
+    parts = [f"n = {total:,} {images}", f"95% intervals within ±{half_width:.1f} points"]
     if len({line.model for line in lines}) > 1:
         best = "* best of its column" if len({line.attack for line in lines}) == 1 else "* best under this attack"
         left_out = []

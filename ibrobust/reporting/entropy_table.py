@@ -20,8 +20,13 @@ COLUMNS = {
 }
 
 
-def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, note: str = "") -> Table:
-    """Return a table with one row per model; each record is a `LatentInformation` as a dictionary."""
+def entropy_table(
+    records: Mapping[str, Mapping[str, Any]], *, dataset: str, images: str = "test images", note: str = ""
+) -> Table:
+    """Return a table with one row per model; each record is a `LatentInformation` as a dictionary.
+
+    The caption names the images of the data set, such as its test images.
+    """
     some = next(iter(records.values()))
     means = [name for name, record in records.items() if record.get("means_of_gaussians")]
     if means:
@@ -32,7 +37,7 @@ def entropy_table(records: Mapping[str, Mapping[str, Any]], *, dataset: str, not
         title="Information in the latents, nats",
         title_justify="left",
         caption=(
-            f"n = {some['num_points']:,} test images of {dataset}, k = {some['num_neighbors']}, "
+            f"n = {some['num_points']:,} {images} of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
             "dimensions, by different amounts: compare each of them between models, not with each other. "
             f"The floor is H[Z] of the noise alone{f'; {note}' if note else ''}"

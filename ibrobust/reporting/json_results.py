@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 
 def write_attacked(
-    path: Path, models: Sequence[AttackedModel], *, data_name: str, fingerprint: str, resize: int | None = None
+    path: Path,
+    models: Sequence[AttackedModel],
+    *,
+    data_name: str,
+    fingerprint: str,
+    split: str | None = None,
+    resize: int | None = None,
 ) -> None:
     """Write one object to `path`: the data set, and a list of sweeps or of attacks with their results per image."""
-    content: dict[str, Any] = {"dataset": _dataset(data_name, fingerprint, resize)}
+    content: dict[str, Any] = {"dataset": _dataset(data_name, fingerprint, split, resize)}
     for model in models:
         for result in (*model.results, *model.worst):
             kind = "attacks" if isinstance(result, AttackResult) else "sweeps"
@@ -34,17 +40,19 @@ def write_audits(
     model: str,
     data_name: str,
     fingerprint: str,
+    split: str | None = None,
     resize: int | None = None,
 ) -> None:
     """Write one object with the data set and a model's audit reports, by decoder, to `path`."""
     content = {
-        "dataset": _dataset(data_name, fingerprint, resize),
+        "dataset": _dataset(data_name, fingerprint, split, resize),
         "model": model,
         "audits": {decoder: report.to_dict() for decoder, report in reports.items()},
     }
     write_json(path, content)
 
 
-def _dataset(name: str, fingerprint: str, resize: int | None) -> dict[str, object]:
+def _dataset(name: str, fingerprint: str, split: str | None, resize: int | None) -> dict[str, object]:
+    chosen = {} if split is None else {"split": split}  # instead of the test images
     scaled = {} if resize is None else {"resized_to": resize}  # inside the model, pixels a side
-    return {"name": name, "fingerprint": fingerprint, **scaled}
+    return {"name": name, "fingerprint": fingerprint, **chosen, **scaled}

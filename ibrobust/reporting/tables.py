@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ibrobust.data.names import attacked_images
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
 from ibrobust.verdicts import Verdict
@@ -38,15 +39,18 @@ def add_number_column(table: Table, header: str) -> None:
     table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, header.split("\n"))))
 
 
-def audit_table(report: AuditReport, *, model: str, decoder: str, dataset: str, note: str = "") -> Table:
+def audit_table(
+    report: AuditReport, *, model: str, decoder: str, dataset: str, images: str = "test images", note: str = ""
+) -> Table:
     """Return an audit's checks, one a row, and the headline above them all; `failures_table` says what failed.
 
-    The note, on the model's training data, goes into the caption.
+    The caption names the images of the data set, such as its test images, and has the note, on the model's training
+    data.
     """
     outcomes = [check.passed for check in report.checks]
     table = Table(
         title=audit_title(report, model=model, decoder=decoder),
-        caption=f"n = {report.n:,} test images of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
+        caption=f"n = {report.n:,} {images} of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'surrogate {report.surrogate}' if report.surrogate else 'no surrogate'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward; "
         f"{SURE_SHORT}: {SURE}{'; -: does not apply here' if None in outcomes else ''}"
@@ -91,7 +95,7 @@ def accuracy_table(card: Any) -> Table:
     table = Table(
         title=card.name,
         title_justify="left",
-        caption=f"clean accuracy on {card.dataset.num_test:,} test images of {card.dataset.name}",
+        caption=f"clean accuracy on {card.dataset.num_test:,} {attacked_images(card.images)} of {card.dataset.name}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -88,6 +88,17 @@ def test_attacks_by_name_print_one_table_with_the_worst_case(run, mine, tmp_path
     assert run(*arguments).stdout == first.stdout  # from the state, with the same numbers
 
 
+def test_a_surrogate_of_other_classes_has_its_own_remedy(run, mine):
+    for chosen in (
+        ("attack", mine, "--attack", "transfer:cross_entropy-w16-s0"),
+        ("audit", mine, "--quick", "--surrogate", "cross_entropy-w16-s0"),
+    ):
+        finished = run(*chosen)
+        assert finished.returncode == 2
+        assert "'cross_entropy-w16-s0' was trained on the classes of cifar10-jpeg" in finished.stderr
+        assert finished.stderr.rstrip().endswith("digits: choose a surrogate model of the same classes.")
+
+
 def test_a_worst_case_names_its_surrogate_and_l2_takes_epsilons_above_one(run, mine):
     quick = ("attack", mine, "--n-examples", "4", "--attack")
     result = run(*quick, "worst_case:norm=L2,surrogate=knn_ib-digits", "--eps", "1.5")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,6 +55,49 @@ def test_a_split_by_its_name(run, shades, grey_file):
     finished = run("attack", shades, "--split", "dev")
     assert finished.returncode == 2
     assert "has no dev_images" in finished.stderr
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> str:
+    """The path of a file of training and test images."""
+    file = tmp_path / "halves.npz"
+    parts = {"train_images": GREY, "train_labels": np.arange(6) % 3, "val_images": GREY[:4] // 2}
+    np.savez(file, test_images=GREY[:3] // 3, test_labels=np.arange(3), val_labels=np.arange(4) % 3, **parts)
+    register_model("whole", classifier(1), dataset=load_dataset(str(file)))
+    return str(file)
+
+
+@pytest.mark.parametrize("by", ["split", "option"])
+def test_the_training_images_are_not_called_test_images_or_other_images(run, halves, by):
+    chosen = ("--split", "train") if by == "split" else ("--dataset", f"{halves}:test=train,train=none")
+    finished = run("attack", "whole", *chosen, "--eps", "2/255", "--store", "--json", "out.json")
+    assert finished.returncode == 0, finished.stderr
+    said = " ".join(finished.stdout.split())
+    assert "n = 6 training images of halves;" in said
+    assert "test images" not in said
+    assert "other images" not in said
+    assert "trained on these images" in said
+    assert json.loads(Path("out.json").read_text())["dataset"]["split"] == "train"
+    assert "training images of halves" in " ".join(run("show", "whole").stdout.split())
+    audited = run("audit", "whole", *chosen, "--eps", "2/255", "--quick", "--surrogate", "none")
+    assert "n = 6 training images of halves" in " ".join(audited.stdout.split())
+
+
+def test_images_of_another_split_are_named_and_the_test_images_are_told_as_ever(run, halves):
+    val = " ".join(run("attack", "whole", "--split", "val", "--eps", "2/255").stdout.split())
+    assert "n = 4 images of split val of halves;" in val
+    assert "trained on other images of halves" in val
+    test = " ".join(run("attack", "whole", "--split", "test", "--eps", "2/255").stdout.split())
+    assert "n = 3 test images of halves;" in test
+    assert "trained on" not in test
+
+
+def test_a_copy_of_the_training_images_is_not_called_other_images(run, halves, tmp_path):
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    copy = shutil.copy(halves, folder)
+    said = " ".join(run("attack", "whole", "--dataset", copy, "--split", "train", "--eps", "2/255").stdout.split())
+    assert "trained on images of halves" in said
 
 
 def test_grey_images_on_a_model_of_colours_name_the_option(run, grey_file):

@@ -177,6 +177,9 @@ def no_work(monkeypatch):
         monkeypatch.setattr(name, work, raising=False)  # a module that nothing has imported yet
 
 
+PGD = ("--attack", "PGD", "--eps", "0.1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -186,6 +189,13 @@ def no_work(monkeypatch):
         (("attack", "mine", "--figure", "a.xyz"), "end its name in .png, .pdf or .svg"),
         (("attack", "mine", "--figure", "a"), "end its name in .png, .pdf or .svg"),
         (("attack", "mine", "--json", "a.svg", "--figure", "./a.svg"), "both name 'a.svg'"),
+        (
+            ("attack", "mine", *PGD, "--json", "a.safetensors", "--save-images", "./a.safetensors"),
+            "--save-images both name",
+        ),
+        (("benchmark", "mine", "--json", "a", "--state", "a"), "--json and --state both name 'a'"),
+        (("attack", "mine", "--state", "progress"), "--state needs --attack: the FGSM sweep keeps no progress."),
+        (("attack", "mine", "--seed", "0"), "--seed needs --attack"),
         (("attack", "mine", "--attack", "PGD", "--state", "file"), "file"),
         (("attack", "mine", "--json", "nope/new/a.json"), "create it, or correct 'nope/new'"),
         (("attack", "mine", "--figure", "-"), "end its name in .png"),

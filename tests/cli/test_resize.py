@@ -60,7 +60,10 @@ def test_saved_images_are_verified_at_their_own_size(run, built, images):
     assert run("attack", built, "--dataset", images, "--eps", "8/255", *saved).returncode == 0
     finished = run("verify", "found.safetensors", built, "--resize", "20")
     assert finished.returncode == 0, finished.stderr
-    assert "confirmed" in finished.stdout
+    assert ": confirmed" in finished.stdout
+    recorded = run("verify", "found.safetensors", built)
+    assert recorded.returncode == 0, recorded.stdout + recorded.stderr
+    assert ": confirmed" in recorded.stdout
 
 
 def test_a_stored_model_names_the_option_and_keeps_no_result_of_it(run, built, images, tmp_path, monkeypatch):
@@ -81,6 +84,28 @@ def test_a_stored_model_names_the_option_and_keeps_no_result_of_it(run, built, i
     assert finished.returncode == 0, finished.stderr
     assert "scaled to 20x20 inside the model" in words(finished.stdout)
     assert model_card("net").evaluations == {}
+
+
+def test_another_size_than_that_of_the_saved_images_is_named(run, mine):
+    saved = ("--attack", "FGSM", "--n-examples", "20", "--save-images", "found.safetensors", "--resize", "16")
+    assert run("attack", mine, "--eps", "8/255", *saved).returncode == 0
+    assert ": confirmed" in run("verify", "found.safetensors", mine).stdout
+    other = run("verify", "found.safetensors", mine, "--resize", "24")
+    assert other.returncode == 0, other.stderr
+    assert "made for mine (head) with --resize 16, so this is a test of transfer: mine (head) with" in other.stdout
+
+
+def test_a_wrong_resize_names_the_size_that_the_model_takes(run, built, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path.cwd())
+    import large_net
+
+    large = np.random.default_rng(0).integers(0, 256, (4, 3, 20, 20), dtype=np.uint8)
+    np.savez(tmp_path / "large.npz", images=large, labels=[0, 1, 0, 1])
+    register_model("net", large_net.build(), dataset=load_dataset(str(tmp_path / "large.npz")), factory=built)
+    finished = run("attack", "net", "--resize", "24")
+    assert finished.returncode == 2
+    said = "takes 20x20 pixels, and --resize 24 would give it 24x24: leave out --resize, or give --resize 20."
+    assert said in finished.stderr
 
 
 def test_a_scaled_model_can_be_stored(built, images, monkeypatch):

@@ -122,6 +122,7 @@ def test_a_changed_study(run, write, home):
         (["--launcher", "ssh"], "Unknown launcher 'ssh'"),
         (["--name", "a/b"], "not a safe file name"),
         (["--jobs", "0"], "--jobs"),
+        (["--jobs", "3"], "--jobs 3 needs --launcher local"),
     ],
 )
 def test_a_wrong_option_is_said_before_anything_is_made(run, write, home, arguments, said):

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ibrobust.registry import load_model
+from ibrobust.registry import load_model, model_card
 
 
 def test_saved_images_show_the_robust_accuracy_and_changed_ones_do_not(run, mine, tmp_path):
@@ -67,3 +67,42 @@ def test_what_cannot_be_saved_or_verified_is_said(run, mine, tmp_path):
     missing = run("verify", "nothing.safetensors", mine)
     assert missing.returncode == 2
     assert "--save-images" in missing.stderr
+
+
+def saved_for(run, *arguments: str) -> None:
+    finished = run("attack", *arguments, "--eps", "8/255", "--attack", "FGSM", "--n-examples", "40", *SAVE)
+    assert finished.returncode == 0, finished.stderr
+
+
+SAVE = ("--save-images", "i.safetensors")
+
+
+def test_the_recorded_decoder_is_verified_and_another_one_is_named(run):
+    decoders = model_card("knn_ib-digits").decoders
+    assert len(decoders) > 1
+    saved_for(run, "knn_ib-digits", "--decoder", decoders[1])
+    own = run("verify", "i.safetensors", "knn_ib-digits")
+    assert own.returncode == 0, own.stdout + own.stderr
+    assert ": confirmed" in own.stdout
+    other = run("verify", "i.safetensors", "knn_ib-digits", "--decoder", decoders[0])
+    assert other.returncode == 0
+    assert f"made for knn_ib-digits ({decoders[1]})" in other.stdout
+    assert f"knn_ib-digits ({decoders[0]}) still classifies" in other.stdout
+
+
+def test_old_files_without_the_decoder_are_verified(run, mine, tmp_path):
+    saved_for(run, mine)
+    path = tmp_path / "elsewhere" / "i.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["class_names"]) == [str(digit) for digit in range(10)]
+    save_file(load_file(path), path, metadata={key: metadata[key] for key in ("model", "record")})
+    assert ": confirmed" in run("verify", "i.safetensors", mine).stdout
+
+
+def test_a_model_of_other_classes_is_refused(run, mine):
+    saved_for(run, mine)
+    finished = run("verify", "i.safetensors", "cross_entropy-w16-s0")
+    assert finished.returncode == 2
+    assert "was trained on the classes of cifar10-jpeg, which differ" in finished.stderr
+    assert finished.stdout == ""
