@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import DataDir, Device
+from ibrobust.counts import MOST
 
 if TYPE_CHECKING:
     from ibrobust.errors import IbrobustError
@@ -32,7 +33,7 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study instead of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=MOST, help="Processes of the local launcher.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
     device: Device = None,
     data_dir: DataDir = None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ibrobust.counts import MOST
 from ibrobust.errors import IbrobustError
 from ibrobust.seeds import whole_number
 
@@ -94,10 +95,10 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
 
 
 def check_batch_size(batch_size: SupportsIndex | float) -> int:
-    """Return the batch size; raise IbrobustError unless it is a whole number, at least 1."""
+    """Return the batch size; raise IbrobustError unless it is a whole number from 1 to `MOST`."""
     size = whole_number(batch_size)
-    if size is None or size < 1:
-        raise IbrobustError(f"The batch size is {batch_size}: a whole number, at least 1, is needed.")
+    if size is None or not 1 <= size <= MOST:
+        raise IbrobustError(f"The batch size is {batch_size}: a whole number from 1 to {MOST} is needed.")
     return size
 
 

@@ -191,3 +191,39 @@ def test_a_defect_of_ours_is_not_dressed_up_as_the_users_error(run, monkeypatch)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+HUGE = "99999999999999999999999"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attack", "mine", "--eps", "8/255", "--batch-size", HUGE],
+        ["audit", "mine", "--batch-size", HUGE],
+        ["benchmark", "mine", "--batch-size", HUGE],
+        ["entropy", "mine", "--num-neighbors", HUGE],
+        ["attack", "mine", "--eps", "8/255", "--resize", HUGE],
+        ["attack", "mine", "--eps", "8/255", "--attack", f"PGD:steps={HUGE}"],
+        ["attack", "mine", "--eps", "8/255", "--attack", f"AutoAttack:n_queries={HUGE}"],
+        [*TRAIN, "--epochs", HUGE],
+        [*TRAIN, "--latent-dim", "99999999999"],
+        [*TRAIN, "--set", f"memory_size={HUGE}"],
+        ["study", "run", "figure1-demo", "--jobs", HUGE],
+    ],
+)
+def test_a_whole_number_that_torch_cannot_take(run, mine, home, command):
+    refused(run, command, "at most 2147483647")  # the largest of 32 bits
+    assert not (home / "runs").exists()
+
+
+def test_a_huge_number_of_a_study(run, tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"name: s\nmodels: [x]\nevaluations: {{entropies: {{num_neighbors: {HUGE}}}}}\n")
+    refused(run, ["study", "run", str(file)], "num_neighbors", "at most 2147483647")
+
+
+def test_a_huge_number_of_images_means_all(run, mine):
+    finished = run("attack", mine, "--dataset", "digits", "--eps", "8/255", "--n-examples", HUGE)
+    assert finished.returncode == 0
+    assert "n = 360" in finished.stdout
