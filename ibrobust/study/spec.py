@@ -231,7 +231,7 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
     """
     study = read_study(_file(name_or_path))
     if name is not None:
-        check_name(name)
+        check_name(name, "study")
         study = study.model_copy(update={"name": name})
     models = dict.fromkeys(found for wanted in study.models for found in _matching(wanted))
     study = study.model_copy(update={"models": tuple(models)})
@@ -268,7 +268,7 @@ def read_study(path: Path) -> Study:
         faults = [fault for fault in error.errors() if fault["loc"][-1:] != ("str",)] or error.errors()
         said = "; ".join(_sentence(fault) for fault in faults)
         raise IbrobustError(f"The study {str(path)!r} is invalid: {said}.") from error
-    check_name(study.name)
+    check_name(study.name, "study")
     return study
 
 

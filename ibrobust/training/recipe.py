@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -284,8 +285,8 @@ class Recipe(BaseModel, metaclass=_OneSentence):
             parts.append(f"dropout{self.dropout:g}")
         if self.dropconnect:
             parts.append(f"dropconnect{self.dropconnect:g}")
-        dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in file_name(self.dataset)) or "data"
-        return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
+        parts += [file_name(self.dataset) or "data", f"w{self.width}", f"s{self.seed}"]
+        return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
 
 
 def read_fields(path: str | Path) -> dict[str, Any]:

@@ -60,6 +60,15 @@ def test_an_unsafe_name(run):
     refused(run, [*TRAIN, "--name", "a/b"], "'a/b' is not a safe file name")
 
 
+def test_the_letters_of_a_name(run):
+    refused(run, [*TRAIN, "--name", "é"], "'é' is not a safe file name", "ASCII letters (a-z, A-Z)")
+
+
+@pytest.mark.parametrize("name", ["NUL", "com1.x"])
+def test_a_name_that_windows_reserves(run, name):
+    refused(run, [*TRAIN, "--name", name], f"{name!r} is not a safe file name, because Windows reserves it")
+
+
 def test_a_run_to_resume_that_does_not_exist(run, home):
     (home / "runs" / "begun" / "checkpoints" / "epoch-00001").mkdir(parents=True)
     (home / "runs" / "done").mkdir()
