@@ -21,8 +21,8 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="package.module:function, timm:NAME or torchvision:NAME; or the card of an exported model (.yaml), a "
-            "folder or a repository of the Hugging Face Hub."
+            help="package.module:function, timm:NAME or torchvision:NAME; or an exported model: its card (.yaml) or "
+            "folder, or a repository of the Hugging Face Hub."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name in the registry. By default an exported model's own.")] = None,

@@ -112,6 +112,24 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
     assert "my_net:build" in (tmp_path / "hub" / "README.md").read_text()
 
 
+def test_the_folder_of_an_export(run, mine, tmp_path):
+    folder = tmp_path / "shared"
+    assert run("export", mine, str(folder)).returncode == 0
+    finished = run("add", str(folder), "--name", "back")
+    assert finished.returncode == 0, finished.stderr
+    assert model_card("back").weights.sha256 == model_card(mine).weights.sha256
+    (folder / "other.yaml").write_text("{}")
+    finished = run("add", str(folder), "--name", "again")
+    assert finished.returncode == 2
+    assert "several cards (mine.yaml, other.yaml): give one of these files" in finished.stderr
+
+
+def test_a_folder_without_a_card(run, tmp_path):
+    finished = run("add", str(tmp_path))
+    assert finished.returncode == 2
+    assert "holds neither config.json nor a card: give the .yaml file" in finished.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
