@@ -40,7 +40,7 @@ from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of, refuse_unused
+from ibrobust.training.build import build_objective_of, refuse_unused, require_training_images
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.metrics_log import terms_of
 from ibrobust.training.progress import TrainingProgress
@@ -134,7 +134,8 @@ def train(
                     progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
                 )
         channels = dataset.test.images.shape[1]
-        if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
+        require_training_images(dataset)
+    if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
             raise IbrobustError(
                 f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the "
                 f"images of {dataset.name!r} have {channels}: give the images in as many channels, or start from "

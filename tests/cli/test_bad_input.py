@@ -134,7 +134,11 @@ def test_no_model_for_the_data_set(run, tmp_path):
 
 
 def test_too_few_points_for_an_entropy(run, mine):
-    refused(run, ["entropy", mine, "--n-examples", "20"], "too few for 3 neighbours")
+    refused(
+        run,
+        ["entropy", mine, "--n-examples", "20"],
+        "too few for 3 neighbours: lower --num-neighbors, or give more points (images)",
+    )
 
 
 def test_an_unknown_decoder(run, mine):
