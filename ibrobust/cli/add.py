@@ -52,9 +52,11 @@ def add(
         own["--description"] = description
         for option in (option for option, value in own.items() if value):
             raise IbrobustError(f"{source!r} is a model with a card, which says all: leave {option} out.")
+        from ibrobust.home import models_dir, require_writable_folder
         from ibrobust.integrations.references import check_exported
 
         check_exported(source)
+        require_writable_folder(models_dir())
         from ibrobust.integrations.huggingface import add_pretrained  # torch comes with it, seconds later
 
         _tell(add_pretrained(source, name=name, overwrite=overwrite, trust=trust))

@@ -45,10 +45,12 @@ def run(
     """
     from ibrobust.cli.request import check_names
     from ibrobust.devices import check_device_name
+    from ibrobust.home import require_writable_folder
     from ibrobust.study import load_study
     from ibrobust.study.launch.launchers import check_launcher
 
     study = load_study(file, dataset=dataset, name=name)
+    require_writable_folder(study.folder)
     check_launcher(launcher)
     if device is not None:
         check_device_name(device)

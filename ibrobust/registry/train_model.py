@@ -19,7 +19,7 @@ from ibrobust.data.names import MEMORY
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
-from ibrobust.home import runs_dir
+from ibrobust.home import require_writable_folder, runs_dir
 from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
 from ibrobust.models import (
@@ -103,6 +103,7 @@ def train(
         recipe = _naming(recipe, dataset)
     name = name if name is not None else recipe.default_name()
     check_name(name)
+    require_writable_folder(runs_dir())
     refusal = f"{name!r} is being trained by another process: wait for it, or choose another `name`."
     # Of several processes that train together the main one holds the name for all.
     with (

@@ -240,3 +240,25 @@ def test_a_huge_number_of_images_means_all(run, mine):
     finished = run("attack", mine, "--dataset", "digits", "--eps", "8/255", "--n-examples", HUGE)
     assert finished.returncode == 0
     assert "n = 360" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*TRAIN, "--objective", "cross_entropy"],
+        ["study", "run", "figure1-demo"],
+        ["add", "timm:resnet18", "--name", "x", "--dataset", "digits", "--weights", "w.safetensors"],
+    ],
+)
+@pytest.mark.parametrize("place", ["a file", "/proc/nohome"])
+def test_a_home_that_cannot_be_made(run, monkeypatch, tmp_path, command, place):
+    if place == "/proc/nohome" and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc")
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / place))
+
+    def read(*arguments: object, **options: object) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("ibrobust.data.load.load_dataset", read)
+    refused(run, command, "cannot be written (", "set IBROBUST_HOME to a folder that you can write to")
