@@ -102,6 +102,8 @@ def add(
         name, model, dataset=data, factory=source, arguments=arguments, description=description, overwrite=overwrite
     )
     _tell(card)
+    if weights is None:
+        typer.echo(f"Note: Without --weights, the model is stored with the weights that {source} gave it.", err=True)
 
 
 def _in_its_channels(model: nn.Module, data: Dataset) -> Dataset:

@@ -29,7 +29,7 @@ def run(
     file: File,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set instead of the file's: a known name or an image folder."),
+        typer.Option(help="Data set instead of the file's: a known name, a folder or a file of images."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study instead of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
@@ -166,13 +166,10 @@ def cards(
     changed, others = write_cards(stored_study(study), shipped=shipped)
     for name in changed:
         typer.echo(name)
-    if others:
-        why = (
-            "they are not shipped models, or they or a surrogate have other weights now"
-            if shipped
-            else "they are not your own models, or they or a surrogate have other weights now"
-        )
-        typer.echo(f"Note: no card was changed of {', '.join(others)}: {why}.", err=True)
+    kind = "a shipped model" if shipped else "your own model"
+    for name in others:
+        why = f"it is not {kind}, or it or its surrogate was replaced since"
+        typer.echo(f"Note: The card of {name} was not changed: {why}.", err=True)
 
 
 def _records(study: Study) -> Path:

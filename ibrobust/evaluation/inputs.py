@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ibrobust.counts import MOST
 from ibrobust.errors import IbrobustError
 from ibrobust.seeds import whole_number
+from ibrobust.suggestions import a_type
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
@@ -45,7 +46,7 @@ def _refuse_collection(images: Any) -> None:
         remedy = "give its .images and .labels"
     else:
         return
-    raise IbrobustError(f"The images are a {type(images).__name__}, which holds images and labels: {remedy}.")
+    raise IbrobustError(f"The images are {a_type(images)}, which holds images and labels: {remedy}.")
 
 
 def _as_tensor(values: ArrayLike, what: str) -> Tensor:

@@ -39,6 +39,7 @@ from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
+from ibrobust.suggestions import a_type
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of, refuse_unused, require_training_images
 from ibrobust.training.checkpoint import latest_checkpoint
@@ -205,7 +206,7 @@ def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the data set that it is trained on, which may be in memory only."""
     if not isinstance(dataset, Dataset):
         raise IbrobustError(
-            f"The data set is a {type(dataset).__name__}: give ibrobust.Dataset.of(test, train=...), which takes "
+            f"The data set is {a_type(dataset)}: give ibrobust.Dataset.of(test, train=...), which takes "
             "arrays, tensors and loaders, or name it in the recipe."
         )
     source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"

@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -95,7 +96,7 @@ def test_a_preset_that_is_not_there(run):
 
 
 def test_a_recipe_file_that_is_not_there(run):
-    refused(run, ["train", "--recipe", "none.yaml"], "none.yaml", "cannot be read")
+    refused(run, ["train", "--recipe", "none.yaml"], "none.yaml' does not exist: correct the path")
 
 
 def test_an_unknown_objective(run):
@@ -262,3 +263,25 @@ def test_a_home_that_cannot_be_made(run, monkeypatch, tmp_path, command, place):
 
     monkeypatch.setattr("ibrobust.data.load.load_dataset", read)
     refused(run, command, "cannot be written (", "set IBROBUST_HOME to a folder that you can write to")
+
+
+def test_a_recipe_that_is_no_text(run, tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    refused(
+        run, ["train", "--recipe", str(file)], "r.yaml' cannot be read, because it is no text file: write it in UTF-8"
+    )
+
+
+def test_labels_as_text(run, mine, tmp_path):
+    file = tmp_path / "words.npz"
+    np.savez(file, images=np.zeros((2, 16, 16, 3), np.uint8), labels=np.array(["cat", "dog"]))
+    finished = run("attack", mine, "--dataset", str(file), "--eps", "8/255")
+    assert "give whole numbers from 0" in finished.stderr
+    assert "float64" not in finished.stderr  # torch lists the types that it takes
+
+
+def test_a_module_without_the_function(run, mine, tmp_path, monkeypatch):
+    (Path.cwd() / "an_attack_file.py").write_text("def darken(model, images, labels, **_):\n    return images\n")
+    attack = ["attack", mine, "--dataset", "digits", "--eps", "8/255", "--attack"]
+    refused(run, [*attack, "an_attack_file:nofun"], "has no 'nofun': it has darken.")
