@@ -31,7 +31,7 @@ def read_mapping_file(path: Path, what: str) -> Any:
         raise IbrobustError(f"The {what} {str(path)!r} does not exist: correct the path.") from error
     except UnicodeDecodeError as error:
         raise IbrobustError(
-            f"The {what} {str(path)!r} cannot be read, because it is no text file: write it in UTF-8."
+            f"The {what} {str(path)!r} cannot be read: it is no text file, write it in UTF-8."
         ) from error
     # ValueError: text that is not JSON, and dates that do not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -63,6 +63,12 @@ def test_a_network_and_its_weights_become_a_model(added):
         assert torch.equal(load_model(added)(images), network(6)((images - mean) / std))
 
 
+def test_without_weights_it_is_said_whose_they_are(run, added, folder):
+    finished = run("add", "my_net:build", "--name", "as-built", "--dataset", str(folder))
+    assert finished.returncode == 0, finished.stderr
+    assert "Note: Without --weights, the model is stored with the weights that my_net:build gave it." in finished.stderr
+
+
 def test_the_commands_take_it_as_their_own(run, added, folder, tmp_path):
     assert "net" in run("list").stdout
     assert "factory: my_net:build" in run("show", added, "--yaml").stdout

@@ -268,9 +268,7 @@ def test_a_home_that_cannot_be_made(run, monkeypatch, tmp_path, command, place):
 def test_a_recipe_that_is_no_text(run, tmp_path):
     file = tmp_path / "r.yaml"
     file.write_bytes(b"\xff\xfe\x00")
-    refused(
-        run, ["train", "--recipe", str(file)], "r.yaml' cannot be read, because it is no text file: write it in UTF-8"
-    )
+    refused(run, ["train", "--recipe", str(file)], "r.yaml' cannot be read: it is no text file, write it in UTF-8")
 
 
 def test_labels_as_text(run, mine, tmp_path):
