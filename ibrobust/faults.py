@@ -16,10 +16,10 @@ _CLAUSES = {
     "bool_parsing": "is neither true nor false: write one of these",
     "bool_type": "is neither true nor false: write one of these",
     "string_type": "is not a text: write it in quotes",
-    "greater_than_equal": "is too small: give at least {ge:g}",
-    "greater_than": "is too small: give more than {gt:g}",
-    "less_than_equal": "is too large: give at most {le:g}",
-    "less_than": "is too large: give less than {lt:g}",
+    "greater_than_equal": "is too small: give at least {ge}",
+    "greater_than": "is too small: give more than {gt}",
+    "less_than_equal": "is too large: give at most {le}",
+    "less_than": "is too large: give less than {lt}",
     "too_short": "is empty: give at least one value",
     "string_too_short": "is empty: give a name",
     "tuple_type": "is not a list: write [VALUE, VALUE]",
@@ -52,6 +52,11 @@ def complaint(fault: Mapping[str, Any]) -> str:
     if kind in ("float_parsing", "int_parsing") and (comma := re.fullmatch(r"(-?\d+),(\d+)", value.strip())):
         return f" is not a number: write {comma[1]}.{comma[2]}, with a point"
     if kind in _CLAUSES:
-        return f" {_CLAUSES[kind].format(**context)}"
+        return f" {_CLAUSES[kind].format(**in_words(context))}"
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
     return f": {message[0].lower()}{message[1:]}"
+
+
+def in_words(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what pydantic says about a fault, with 0.5 for 0.50, and every digit of a whole number."""
+    return {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from ibrobust.errors import IbrobustError
+from ibrobust.suggestions import a_type, remedy
 
 FORM = "package.module:function"
 
@@ -40,11 +41,11 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
     except ModuleNotFoundError as error:
         raise IbrobustError(_not_importable(what, error.name, forms)) from error
     except AttributeError as error:
-        raise IbrobustError(f"The Python module {module_name!r} has no {function_name!r}.") from error
+        raise IbrobustError(_no_function(module_name, function_name)) from error
     except Exception as error:  # whatever the module does
         raise IbrobustError(f"The Python module {module_name!r} fails on import: {short_reason(error)}") from error
     if not callable(found):
-        raise IbrobustError(f"{reference} is a {type(found).__name__}, but a function is needed.")
+        raise IbrobustError(f"{reference} is {a_type(found)}, but a function is needed.")
     function: Callable[..., Any] = found
     return function
 
@@ -119,6 +120,13 @@ def short_reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _no_function(module_name: str, name: str) -> str:
+    known = vars(sys.modules[module_name]) if module_name in sys.modules else {}
+    own = [key for key, value in known.items() if callable(value) and getattr(value, "__module__", "") == module_name]
+    rule = f"it has {', '.join(own)}." if own else "it has no function, write one there."
+    return f"The Python module {module_name!r} has no {name!r}: {remedy(name, own, rule)}"
 
 
 def _not_importable(what: str, module: str | None, forms: str) -> str:

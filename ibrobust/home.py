@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from ibrobust.errors import IbrobustError
@@ -31,6 +32,22 @@ def home() -> Path:
     if not found.is_absolute():  # a ~ that nothing stands for
         raise IbrobustError(f"This user has no home directory: {remedy}.")
     return found
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Raise IbrobustError, which names the variable, unless a folder of `home` can be made and written.
+
+    Nothing stays on the disk. Only trying tells: folders such as /proc have rights that they do not give.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise IbrobustError(
+            f"The folder {str(folder)!r} cannot be written ({error.strerror}): set {HOME_VARIABLE} to a folder that "
+            "you can write to."
+        ) from error
 
 
 def expanded(path: str | Path) -> Path:

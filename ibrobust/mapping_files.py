@@ -27,7 +27,13 @@ def read_mapping_file(path: Path, what: str) -> Any:
         text = path.read_text(encoding="utf-8")
         # JSON is not quite YAML: 1e-05 would be a text, and an escaped character beyond U+FFFF two halves.
         return json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else read_yaml(text)
-    # ValueError: text that is not UTF-8 or not JSON, and dates that do not exist.
+    except FileNotFoundError as error:
+        raise IbrobustError(f"The {what} {str(path)!r} does not exist: correct the path.") from error
+    except UnicodeDecodeError as error:
+        raise IbrobustError(
+            f"The {what} {str(path)!r} cannot be read: it is no text file, write it in UTF-8."
+        ) from error
+    # ValueError: text that is not JSON, and dates that do not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise IbrobustError(f"The {what} {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
 

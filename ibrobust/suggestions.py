@@ -33,3 +33,9 @@ def no_such_model(library: str, name: str, known: Iterable[str]) -> IbrobustErro
     """Return the error for an unknown model of a library, with similar names if there are any."""
     hint = suggestion(name, known)
     return IbrobustError(f"{library} has no model {name!r}" + (f": {hint}" if hint else "."))
+
+
+def a_type(value: object) -> str:
+    """Return the type of a value with its article: an int, a Tensor."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"

@@ -8,7 +8,7 @@ import pytest
 
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.home import expanded, home
+from ibrobust.home import expanded, home, require_writable_folder
 from ibrobust.integrations.doctor import run_checks
 from ibrobust.integrations.doctor.quick import CHECKS
 
@@ -65,3 +65,8 @@ def test_the_doctor_names_the_variable_and_raises_nothing(homeless, monkeypatch)
 
 def test_a_full_path_is_left_as_it_is(homeless):
     assert expanded("/a/~b") == Path("/a/~b")
+
+
+def test_a_check_of_a_folder_leaves_nothing(tmp_path):
+    require_writable_folder(tmp_path / "home" / "models")
+    assert not list(tmp_path.iterdir())

@@ -21,8 +21,8 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="package.module:function, timm:NAME or torchvision:NAME; or the card of an exported model (.yaml), a "
-            "folder or a repository of the Hugging Face Hub."
+            help="package.module:function, timm:NAME or torchvision:NAME; or an exported model: its card (.yaml) or "
+            "folder, or a repository of the Hugging Face Hub."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name in the registry. By default an exported model's own.")] = None,
@@ -52,9 +52,11 @@ def add(
         own["--description"] = description
         for option in (option for option, value in own.items() if value):
             raise IbrobustError(f"{source!r} is a model with a card, which says all: leave {option} out.")
+        from ibrobust.home import models_dir, require_writable_folder
         from ibrobust.integrations.references import check_exported
 
         check_exported(source)
+        require_writable_folder(models_dir())
         from ibrobust.integrations.huggingface import add_pretrained  # torch comes with it, seconds later
 
         _tell(add_pretrained(source, name=name, overwrite=overwrite, trust=trust))
@@ -100,6 +102,8 @@ def add(
         name, model, dataset=data, factory=source, arguments=arguments, description=description, overwrite=overwrite
     )
     _tell(card)
+    if weights is None:
+        typer.echo(f"Note: Without --weights, the model is stored with the weights that {source} gave it.", err=True)
 
 
 def _in_its_channels(model: nn.Module, data: Dataset) -> Dataset:

@@ -13,7 +13,9 @@ from ibrobust.data.names import FORMS, attacked_images, attacked_split
 
 def audit(
     model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
-    eps: Annotated[str, typer.Option(help="Epsilon of the claim, as 8/255 or a decimal in [0, 1].")] = "8/255",
+    eps: Annotated[
+        str, typer.Option(help="Epsilon at which the robustness is checked, as 8/255 or a decimal in [0, 1].")
+    ] = "8/255",
     quick: Annotated[bool, typer.Option("--quick", help="Use 256 images and weaker attacks.")] = False,
     claim: Annotated[
         float | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import Device
+from ibrobust.counts import MOST
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ def benchmark(
             "By default the model's own data."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of an attack.")] = 250,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images per batch of an attack.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     device: Device = None,
     state: Annotated[Path | None, typer.Option(help="File for the progress; the same command resumes from it.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ibrobust.cli.options import DataDir, Device, NExamples, Resize
+from ibrobust.counts import MOST
 from ibrobust.data.names import FORMS
 
 
@@ -20,7 +21,7 @@ def entropy(
     noise: Annotated[
         bool, typer.Option(help="Add zero-entropy noise to the latents of every model, so that models can be compared.")
     ] = True,
-    num_neighbors: Annotated[int, typer.Option(min=1, help="Neighbours k of the estimator.")] = 3,
+    num_neighbors: Annotated[int, typer.Option(min=1, max=MOST, help="Neighbours k of the estimator.")] = 3,
     split: Annotated[
         str | None, typer.Option(help="Split of the data set to use, such as val. By default its test images.")
     ] = None,

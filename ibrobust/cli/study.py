@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import DataDir, Device
+from ibrobust.counts import MOST
 
 if TYPE_CHECKING:
     from ibrobust.errors import IbrobustError
@@ -28,11 +29,11 @@ def run(
     file: File,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set instead of the file's: a known name or an image folder."),
+        typer.Option(help="Data set instead of the file's: a known name, a folder or a file of images."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study instead of the file's.")] = None,
     launcher: Annotated[str, typer.Option(help="serial, local (several processes) or slurm.")] = "serial",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes of the local launcher.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=MOST, help="Processes of the local launcher.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run cells that failed before.")] = False,
     device: Device = None,
     data_dir: DataDir = None,
@@ -45,10 +46,12 @@ def run(
     from ibrobust.cli.request import check_names
     from ibrobust.devices import check_device_name
     from ibrobust.errors import IbrobustError
+    from ibrobust.home import require_writable_folder
     from ibrobust.study import load_study
     from ibrobust.study.launch.launchers import check_launcher
 
     study = load_study(file, dataset=dataset, name=name)
+    require_writable_folder(study.folder)
     check_launcher(launcher)
     if jobs > 1 and launcher != "local":
         raise IbrobustError(
@@ -168,13 +171,10 @@ def cards(
     changed, others = write_cards(stored_study(study), shipped=shipped)
     for name in changed:
         typer.echo(name)
-    if others:
-        why = (
-            "they are not shipped models, or they or a surrogate have other weights now"
-            if shipped
-            else "they are not your own models, or they or a surrogate have other weights now"
-        )
-        typer.echo(f"Note: no card was changed of {', '.join(others)}: {why}.", err=True)
+    kind = "a shipped model" if shipped else "your own model"
+    for name in others:
+        why = f"it is not {kind}, or it or its surrogate was replaced since"
+        typer.echo(f"Note: The card of {name} was not changed: {why}.", err=True)
 
 
 def _records(study: Study) -> Path:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ibrobust.data.pictures import pixels_of
 from ibrobust.errors import IbrobustError
+from ibrobust.suggestions import a_type
 
 CHANNELS = (1, 3)
 
@@ -39,7 +40,7 @@ def images_and_labels_of(source: Any, what: str) -> tuple[Tensor, Tensor]:
         images, labels = [image for image, _ in pairs], [label for _, label in pairs]
     else:
         raise IbrobustError(
-            f"The {what} images are given as a {type(source).__name__}: give a pair (images, labels), a torch Dataset "
+            f"The {what} images are given as {a_type(source)}: give a pair (images, labels), a torch Dataset "
             "with a length, or a DataLoader."
         )
     found = images_of(images, what)
@@ -145,8 +146,9 @@ def labels_of(values: Any, count: int, what: str) -> Tensor:
             values.detach().to("cpu", copy=True) if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
         )
     except (TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split()).partition(". The only supported types")[0]  # torch lists all of its own
         raise IbrobustError(
-            f"The {what} labels cannot be read as numbers ({' '.join(str(error).split())}): give whole numbers from 0."
+            f"The {what} labels cannot be read as numbers ({why}): give whole numbers from 0."
         ) from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -196,8 +198,7 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
 def _pair(item: Any, what: str) -> tuple[Any, Any]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise IbrobustError(
-            f"The {what} set gives a {type(item).__name__} where a pair (image, label) is needed: wrap it in one that "
-            "does."
+            f"The {what} set gives {a_type(item)} where a pair (image, label) is needed: wrap it in one that does."
         )
     return item[0], item[1]
 

@@ -13,6 +13,7 @@ from ibrobust.data.dataset import Dataset, Split, no_images
 from ibrobust.data.names import HUGGING_FACE, NO_TRAINING, needs_datasets, refuse_shared
 from ibrobust.data.pictures import Counter, Progress, one_tensor, pixels_of
 from ibrobust.errors import IbrobustError
+from ibrobust.suggestions import a_type
 
 _TRAIN, _TEST = ("train",), ("test", "validation", "valid", "val")
 
@@ -122,5 +123,5 @@ def _pictures(name: str, table: Any, image: str) -> Iterator[tuple[str, Any]]:
         what = f"Image {index} of hf:{name}"
         picture = table[index][image]
         if not hasattr(picture, "convert"):
-            raise IbrobustError(f"{what} is a {type(picture).__name__}, no picture: name another column (:image=NAME).")
+            raise IbrobustError(f"{what} is {a_type(picture)}, no picture: name another column (:image=NAME).")
         yield what, pixels_of(picture, what)

@@ -124,7 +124,13 @@ def conditional_knn_entropy(
         return entropies.where(sizes > num_neighbors, math.nan).mean().to(points.dtype)
 
 
-def check_class_sizes(labels: Tensor, num_neighbors: int, *, memory: Tensor | None = None) -> None:
+def check_class_sizes(
+    labels: Tensor,
+    num_neighbors: int,
+    *,
+    memory: Tensor | None = None,
+    remedy: str = "lower `num_neighbors`, or give more points (images) of each class",
+) -> None:
     """Raise IbrobustError, with the remedy, if a class of the labels (N,) is too small for k neighbours.
 
     Points of a memory with labels (M,) count as well; a class that only the memory has needs no neighbours.
@@ -136,11 +142,10 @@ def check_class_sizes(labels: Tensor, num_neighbors: int, *, memory: Tensor | No
     if len(classes) == 0 or int(counts.min()) > num_neighbors:
         return
     smallest = int(counts.argmin())
-    sizes = "the batch size" if memory is None else "memory_size or the batch size"
     raise IbrobustError(
         f"Class {int(classes[smallest])} has {int(counts[smallest])} "
         f"point{'' if int(counts[smallest]) == 1 else 's'}, too few for {num_neighbors} neighbours: "
-        f"raise {sizes}, balance the batches, or lower num_neighbors."
+        f"{remedy}."
     )
 
 

@@ -16,6 +16,7 @@ from ibrobust.evaluation.model_state import (
 )
 from ibrobust.evaluation.predictions import check_logits
 from ibrobust.full_precision import default_dtype
+from ibrobust.suggestions import a_type
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.
 _NO_NUMPY = "numpy() on Tensor that requires grad"
@@ -144,8 +145,7 @@ class GuardedModel(nn.Module):
 def _no_module(given: object) -> IbrobustError:
     hint = f"; ibrobust.load_model({given!r}) loads a stored one" if isinstance(given, str) else ""
     return IbrobustError(
-        f"The model is a {type(given).__name__}: a torch.nn.Module is needed, which may call it in its forward "
-        f"pass{hint}."
+        f"The model is {a_type(given)}: a torch.nn.Module is needed, which may call it in its forward pass{hint}."
     )
 
 

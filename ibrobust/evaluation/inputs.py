@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ibrobust.counts import MOST
 from ibrobust.errors import IbrobustError
 from ibrobust.seeds import whole_number
+from ibrobust.suggestions import a_type
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
@@ -44,7 +46,7 @@ def _refuse_collection(images: Any) -> None:
         remedy = "give its .images and .labels"
     else:
         return
-    raise IbrobustError(f"The images are a {type(images).__name__}, which holds images and labels: {remedy}.")
+    raise IbrobustError(f"The images are {a_type(images)}, which holds images and labels: {remedy}.")
 
 
 def _as_tensor(values: ArrayLike, what: str) -> Tensor:
@@ -94,10 +96,10 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
 
 
 def check_batch_size(batch_size: SupportsIndex | float) -> int:
-    """Return the batch size; raise IbrobustError unless it is a whole number, at least 1."""
+    """Return the batch size; raise IbrobustError unless it is a whole number from 1 to `MOST`."""
     size = whole_number(batch_size)
-    if size is None or size < 1:
-        raise IbrobustError(f"The batch size is {batch_size}: a whole number, at least 1, is needed.")
+    if size is None or not 1 <= size <= MOST:
+        raise IbrobustError(f"The batch size is {batch_size}: a whole number from 1 to {MOST} is needed.")
     return size
 
 

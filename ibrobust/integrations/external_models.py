@@ -19,7 +19,7 @@ from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
 from ibrobust.integrations.robustbench.environment import adapt_timm
 from ibrobust.models import Normalized
-from ibrobust.suggestions import no_such_model
+from ibrobust.suggestions import a_type, no_such_model
 
 
 def load_reference(
@@ -169,7 +169,7 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     except Exception as error:
         raise IbrobustError(f"{reference} fails when it is called without arguments: {short_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise IbrobustError(f"{reference} returns a {type(model).__name__} instead of a torch.nn.Module.")
+        raise IbrobustError(f"{reference} returns {a_type(model)} instead of a torch.nn.Module.")
     return model
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ibrobust.atomic import write_tensors, write_text
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.references import check_exported
+from ibrobust.integrations.references import CONFIG, check_exported
 from ibrobust.readable import per_cent
 from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_model
@@ -28,7 +28,6 @@ from ibrobust.registry.export import portable_card
 from ibrobust.registry.factories import allow
 from ibrobust.registry.store import pack_weights, read_model, read_weights, refuse_duplicate, write_model
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 WRITTEN = "<!-- Written by ibrobust, which replaces this page with each model: remove this line to keep it. -->"
@@ -170,7 +169,7 @@ def add_pretrained(
     """Store a model from a folder or the Hub in the registry; return its card there.
 
     Args:
-        folder_or_repo: as for `load_pretrained`, or the card of an exported model, a .yaml file.
+        folder_or_repo: as for `load_pretrained`, or the card (.yaml) of an exported model, or the folder of its card.
         name: in the registry; the card's own by default.
         revision: branch, tag or commit on the Hub.
         overwrite: replace a model of this name.
@@ -199,8 +198,8 @@ def hub_model(name: str) -> HubModel:
 
 
 def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
-    check_exported(folder_or_repo)
-    path = Path(folder_or_repo)
+    source = check_exported(folder_or_repo)
+    path = Path(source)
     if path.suffix == ".yaml":
         record = read_card(path)
         return HubModel(record, read_weights(record, path))
@@ -208,14 +207,14 @@ def _fetch(folder_or_repo: str | Path, revision: str | None) -> HubModel:
     level = log.level
     log.setLevel(logging.ERROR)  # the error below says what its warnings say
     try:
-        return HubModel.from_pretrained(str(folder_or_repo), revision=revision)
+        return HubModel.from_pretrained(source, revision=revision)
     except IbrobustError:
         raise
     # Validation, HTTP and connection errors of the Hub share no base class.
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise IbrobustError(
-            f"{str(folder_or_repo)!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository of the Hugging "
+            f"{source!r} is neither a folder with {CONFIG} and {WEIGHTS} nor a repository of the Hugging "
             f"Face Hub that can be downloaded ({first.rstrip('.')}): check the name and the network."
         ) from error
     finally:

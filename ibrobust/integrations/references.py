@@ -13,6 +13,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.function_names import require_module
 from ibrobust.suggestions import no_such_model, suggestion
 
+CONFIG = "config.json"  # the card of a model in the form of the Hub
 SCHEMES = ("robustbench", "timm")
 FORMS = "robustbench:NAME, timm:NAME or module:function"
 
@@ -75,15 +76,34 @@ def no_such_zoo_model(name: str, known: Collection[str]) -> IbrobustError:
     return IbrobustError(f"RobustBench has no model {name!r}: {hint}")
 
 
-def check_exported(source: str | Path) -> None:
-    """Raise IbrobustError unless `source` is a card file, a folder, or has the form of a Hub repository."""
+def check_exported(source: str | Path) -> str:
+    """Return `source`, or the only card of a folder that is not in the form of the Hub.
+
+    Raises:
+        IbrobustError: it is neither a card file, nor a folder of a model, nor has the form of a Hub repository.
+    """
     path, text = Path(source), str(source)
     if path.suffix == ".yaml" and not path.is_file():
         raise IbrobustError(f"The card {text!r} does not exist: give the .yaml file that ibrobust export has written.")
+    if path.is_dir() and not (path / CONFIG).is_file():
+        return str(_only_card(path))
     if path.suffix == ".yaml" or path.is_dir() or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text)):
-        return
+        return text
     raise IbrobustError(
         f"{text!r} is neither a folder with config.json and model.safetensors, nor the card of an exported model, a "
         ".yaml file, nor a repository of the Hugging Face Hub (OWNER/NAME), nor a function of yours "
         "(package.module:function)."
+    )
+
+
+def _only_card(folder: Path) -> Path:
+    cards = sorted(folder.glob("*.yaml"))
+    if len(cards) == 1:
+        return cards[0]
+    if cards:
+        names = ", ".join(card.name for card in cards)
+        raise IbrobustError(f"The folder {str(folder)!r} holds several cards ({names}): give one of these files.")
+    raise IbrobustError(
+        f"The folder {str(folder)!r} holds neither {CONFIG} nor a card: give the .yaml file that ibrobust export has "
+        "written."
     )

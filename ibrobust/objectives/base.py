@@ -9,6 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+# What a training can do about a class with too few points; in the braces, which sizes count.
+ENLARGE = "raise {}, balance the batches, or lower num_neighbors"
+
 
 @dataclass(frozen=True)
 class Loss:

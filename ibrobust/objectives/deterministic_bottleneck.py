@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.estimators.entropy import check_class_sizes, conditional_knn_entropy, knn_entropy
-from ibrobust.objectives.base import Loss, Objective
+from ibrobust.objectives.base import ENLARGE, Loss, Objective
 
 
 class DeterministicBottleneck(Objective):
@@ -55,7 +55,7 @@ class DeterministicBottleneck(Objective):
         decoding = F.cross_entropy(self.head(latents).float(), labels)
         if self.conditional:
             if not labels.is_cuda:  # reading labels on a GPU would delay every step; the loss is NaN there instead
-                check_class_sizes(labels, self.num_neighbors)
+                check_class_sizes(labels, self.num_neighbors, remedy=ENLARGE.format("the batch size"))
             entropy = conditional_knn_entropy(latents, labels, self.num_neighbors, **options)
         else:
             entropy = knn_entropy(latents, self.num_neighbors, **options)

@@ -12,7 +12,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.estimators.batch_entropy import batch_knn_entropies
 from ibrobust.estimators.entropy import check_class_sizes
 from ibrobust.estimators.soft_entropy import soft_entropies
-from ibrobust.objectives.base import Loss, Objective
+from ibrobust.objectives.base import ENLARGE, Loss, Objective
 from ibrobust.objectives.memory import EMPTY, LatentMemory
 from ibrobust.objectives.soft_bottleneck import warmed_up
 
@@ -135,8 +135,9 @@ class KnnBottleneck(Objective):
             k = self.neighbors_now()
             if not labels.is_cuda:  # reading labels on a GPU would delay every step; the loss is NaN there instead
                 remembered = None if memory is None else memory[1]
+                sizes = "the batch size" if remembered is None else "memory_size or the batch size"
                 if remembered is None or int(remembered.min()) > EMPTY:
-                    check_class_sizes(labels, k, memory=remembered)
+                    check_class_sizes(labels, k, memory=remembered, remedy=ENLARGE.format(sizes))
             within, overall = batch_knn_entropies(
                 latents,
                 labels,

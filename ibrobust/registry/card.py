@@ -236,10 +236,14 @@ def read_card(path: Path) -> ModelCard:
         ) from error
 
 
-def check_name(name: str) -> None:
-    """Raise IbrobustError unless `name` is a file name that is safe on every system."""
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.split(".")[0].lower() in _RESERVED:
+def check_name(name: str, what: str = "model") -> None:
+    """Raise IbrobustError unless `name`, of a model or `what` it is of, is a file name that is safe on every system."""
+    if name.split(".")[0].lower() in _RESERVED:
         raise IbrobustError(
-            f"The model name {name!r} is not a safe file name: use up to 100 letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit."
+            f"The {what} name {name!r} is not a safe file name, because Windows reserves it: choose another name."
+        )
+    if not _NAME.fullmatch(name) or name.endswith("."):
+        raise IbrobustError(
+            f"The {what} name {name!r} is not a safe file name: choose another name, of up to 100 ASCII letters (a-z, "
+            "A-Z), digits, '.', '_' and '-', that starts with a letter or digit and does not end with '.'."
         )

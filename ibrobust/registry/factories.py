@@ -27,7 +27,7 @@ from ibrobust.full_precision import default_dtype
 from ibrobust.function_names import folder_of_module, function_by_name, short_reason
 from ibrobust.home import factories_dir
 from ibrobust.registry.card import ArchitectureRecord
-from ibrobust.suggestions import no_such_model
+from ibrobust.suggestions import a_type, no_such_model
 
 ENTRY_POINT_GROUP = "ibrobust.factories"
 FORMS = "package.module:function, timm:NAME or torchvision:NAME"
@@ -106,12 +106,10 @@ def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.
         except Exception as error:  # whatever a factory does
             raise IbrobustError(
                 f"{architecture.factory} fails with the arguments {architecture.arguments} ({short_reason(error)}): "
-                "give those that it was built with."
+                "give the arguments with which the model was built."
             ) from error
     if not isinstance(module, nn.Module):
-        raise IbrobustError(
-            f"{architecture.factory} returns a {type(module).__name__}, where a torch.nn.Module is needed."
-        )
+        raise IbrobustError(f"{architecture.factory} returns {a_type(module)}, where a torch.nn.Module is needed.")
     return module
 
 

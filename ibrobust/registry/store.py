@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
-from ibrobust.home import models_dir, zoo_dir
+from ibrobust.home import models_dir, require_writable_folder, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.registry.card import ModelCard, WeightsRecord, check_name, read_card
 from ibrobust.registry.plugins import plugin_card_paths
@@ -165,7 +165,11 @@ def find_card(name: str) -> Path:
 
 
 def refuse_duplicate(name: str, *, overwrite: bool) -> None:
-    """Raise IbrobustError if the name is taken and may not be replaced, or differs from another one only in case."""
+    """Raise IbrobustError if a model of this name cannot be stored.
+
+    The name is taken and may not be replaced, or differs from another one only in case, or the folder of the user's
+    models cannot be written.
+    """
     twin = next((other for other in card_paths() if other != name and other.casefold() == name.casefold()), None)
     if twin is not None:
         raise IbrobustError(
@@ -175,3 +179,4 @@ def refuse_duplicate(name: str, *, overwrite: bool) -> None:
         raise IbrobustError(
             f"The model {name!r} already exists: choose another `name`, or replace it with `overwrite=True`."
         )
+    require_writable_folder(models_dir())

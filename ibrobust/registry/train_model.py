@@ -19,7 +19,7 @@ from ibrobust.data.names import MEMORY
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
-from ibrobust.home import runs_dir
+from ibrobust.home import require_writable_folder, runs_dir
 from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
 from ibrobust.models import (
@@ -39,8 +39,9 @@ from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
+from ibrobust.suggestions import a_type
 from ibrobust.training.accelerator import is_cpu
-from ibrobust.training.build import build_objective_of, refuse_unused
+from ibrobust.training.build import build_objective_of, refuse_unused, require_training_images
 from ibrobust.training.checkpoint import latest_checkpoint
 from ibrobust.training.metrics_log import terms_of
 from ibrobust.training.progress import TrainingProgress
@@ -103,6 +104,7 @@ def train(
         recipe = _naming(recipe, dataset)
     name = name if name is not None else recipe.default_name()
     check_name(name)
+    require_writable_folder(runs_dir())
     refusal = f"{name!r} is being trained by another process: wait for it, or choose another `name`."
     # Of several processes that train together the main one holds the name for all.
     with (
@@ -134,7 +136,8 @@ def train(
                     progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
                 )
         channels = dataset.test.images.shape[1]
-        if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
+        require_training_images(dataset)
+    if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
             raise IbrobustError(
                 f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the "
                 f"images of {dataset.name!r} have {channels}: give the images in as many channels, or start from "
@@ -203,7 +206,7 @@ def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the data set that it is trained on, which may be in memory only."""
     if not isinstance(dataset, Dataset):
         raise IbrobustError(
-            f"The data set is a {type(dataset).__name__}: give ibrobust.Dataset.of(test, train=...), which takes "
+            f"The data set is {a_type(dataset)}: give ibrobust.Dataset.of(test, train=...), which takes "
             "arrays, tensors and loaders, or name it in the recipe."
         )
     source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"

@@ -139,7 +139,9 @@ def _caption(lines: Sequence[AttackLine], images: str, note: str) -> str:
     caption = "; ".join(parts)
     if any(line.is_marked for line in lines):
         caption += f"\n{NO_SIGN}, because their gradient is zero or not finite"
-    warnings = dict.fromkeys(warning for line in lines for warning in line.warnings)
+    # Of a bound of 0, which has no sign in the table, there is nothing to warn.
+    bounded = [line for line in lines if not line.upper_bounds or any(map(line.accuracy.get, line.upper_bounds))]
+    warnings = dict.fromkeys(warning for line in bounded for warning in line.warnings)
     if warnings:
         caption += f"\n{BOUND} upper bound, other attacks may break more images: {' '.join(warnings)}"
     return caption

@@ -49,7 +49,7 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     for header in ("clean", "FGSM", "worst"):
         table.add_column(header, justify="right", no_wrap=True, min_width=5)
     longest = max(len(row.verdict or "-") for row in rows)
-    table.add_column("audit", overflow="fold", min_width=min(longest, TEXT_WIDTH))
+    table.add_column("audit", overflow="fold", min_width=max(len("audit"), min(longest, TEXT_WIDTH)))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
     shown = None
     for row, sign, fgsm_sign in zip(rows, signs, fgsm_signs, strict=True):

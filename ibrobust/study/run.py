@@ -13,7 +13,7 @@ from ibrobust.atomic import write_text
 from ibrobust.data import load_dataset
 from ibrobust.devices import default_device
 from ibrobust.errors import IbrobustError
-from ibrobust.home import runs_dir
+from ibrobust.home import require_writable_folder, runs_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
 from ibrobust.study.cells import Cell, expand, find_cell, is_its_card
@@ -92,6 +92,7 @@ def run_study(
     Raises:
         IbrobustError: the study is invalid, another study has its name, or the device or a data set is missing.
     """
+    require_writable_folder(study.folder)
     check_study(study)
     fingerprints = check_machine(study, device=device, data_dir=data_dir)
     prepare_study(study)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ibrobust.counts import MOST
 from ibrobust.data.names import lasting_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
@@ -121,16 +122,16 @@ class Audit(_Part):
 class InformationPlane(_Part):
     """Entropies of the test latents at chosen epochs."""
 
-    epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    epochs: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(min_length=1)]
     n_examples: Examples = None
-    num_neighbors: Annotated[int, Field(ge=1)] = 3
+    num_neighbors: Annotated[int, Field(ge=1, le=MOST)] = 3
 
 
 class Entropies(_Part):
     """Entropies of the test latents, as `ibrobust entropy` prints them, of the models that ibrobust built."""
 
     n_examples: Examples = None
-    num_neighbors: Annotated[int, Field(ge=1)] = 3
+    num_neighbors: Annotated[int, Field(ge=1, le=MOST)] = 3
     noise: bool = True
 
 
@@ -162,11 +163,13 @@ class Slurm(_Part):
     """The resources of one cell on Slurm."""
 
     partition: Annotated[str, AfterValidator(_partition)] | None = None
-    gpus: Annotated[int, Field(ge=0)] = 0
-    cpus: Annotated[int, Field(ge=1)] = 2
-    memory_gib: Annotated[int, Field(ge=1)] = 8
-    minutes: Annotated[int, Field(ge=1, description="time limit of a job, which then resumes from its checkpoint")] = 60
-    array: Annotated[int, Field(ge=1, description="number of jobs that may run at once")] = 16
+    gpus: Annotated[int, Field(ge=0, le=MOST)] = 0
+    cpus: Annotated[int, Field(ge=1, le=MOST)] = 2
+    memory_gib: Annotated[int, Field(ge=1, le=MOST)] = 8
+    minutes: Annotated[
+        int, Field(ge=1, le=MOST, description="time limit of a job, which then resumes from its checkpoint")
+    ] = 60
+    array: Annotated[int, Field(ge=1, le=MOST, description="number of jobs that may run at once")] = 16
 
 
 class Study(_Part):
@@ -228,7 +231,7 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
     """
     study = read_study(_file(name_or_path))
     if name is not None:
-        check_name(name)
+        check_name(name, "study")
         study = study.model_copy(update={"name": name})
     models = dict.fromkeys(found for wanted in study.models for found in _matching(wanted))
     study = study.model_copy(update={"models": tuple(models)})
@@ -265,7 +268,7 @@ def read_study(path: Path) -> Study:
         faults = [fault for fault in error.errors() if fault["loc"][-1:] != ("str",)] or error.errors()
         said = "; ".join(_sentence(fault) for fault in faults)
         raise IbrobustError(f"The study {str(path)!r} is invalid: {said}.") from error
-    check_name(study.name)
+    check_name(study.name, "study")
     return study
 
 

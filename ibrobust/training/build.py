@@ -7,8 +7,10 @@ from torch import nn
 
 from ibrobust.data import Dataset, channel_statistics
 from ibrobust.data.batches import check_balance
+from ibrobust.data.names import NO_TRAINING, read_name
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
+from ibrobust.home import expanded
 from ibrobust.models import Encoder, build_head
 from ibrobust.objectives import Objective, build_objective, list_objectives, objective_class
 from ibrobust.training.recipe import Recipe
@@ -99,16 +101,30 @@ def refuse_unused(recipe: Recipe) -> None:
             )
 
 
+def require_training_images(dataset: Dataset) -> None:
+    """Raise IbrobustError, with the remedy for a file, a folder or images in memory, if there are none."""
+    if len(dataset.train) > 0:
+        return
+    name, options = read_name(dataset.source) if dataset.source is not None else ("", {})
+    if options.get("train") == NO_TRAINING:
+        remedy = f"leave out train={NO_TRAINING}"
+    elif name and expanded(name).is_file():
+        remedy = "add train_images and train_labels to the file"
+    elif name and expanded(name).is_dir():
+        remedy = "add a folder train/<class>/*"
+    elif name:
+        remedy = "name its half with the option train"
+    else:
+        remedy = "give them with ibrobust.Dataset.of(test, train=...)"
+    raise IbrobustError(f"The data set {dataset.name!r} has no training images: {remedy}.")
+
+
 def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
     """Raise IbrobustError if a training of the recipe on the data set would fail, or estimate from copies of images.
 
     The images must fill the batches, and hold the neighbours of every class. The processes must share a batch equally.
     """
-    if len(dataset.train) == 0:
-        raise IbrobustError(
-            f"The data set {dataset.name!r} has no training images: add them (in memory, with "
-            "ibrobust.Dataset.of(test, train=...))."
-        )
+    require_training_images(dataset)
     if len(dataset.train) < recipe.batch_size:
         raise IbrobustError(
             f"The batch size {recipe.batch_size} is larger than the training set of {len(dataset.train)} images: "

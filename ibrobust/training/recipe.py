@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from ibrobust.atomic import write_text
+from ibrobust.counts import MOST
 from ibrobust.data.names import file_name
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
@@ -109,7 +111,9 @@ class Recipe(BaseModel, metaclass=_OneSentence):
     beta_warm_up: Annotated[
         Share, Field(description="share of the training in which beta rises linearly from 0 (knn_ib, soft_ib)")
     ] = 0.0
-    num_neighbors: Annotated[int, Field(ge=1, description="neighbours k of the entropy estimator (knn_ib, dib)")] = 3
+    num_neighbors: Annotated[
+        int, Field(ge=1, le=MOST, description="neighbours k of the entropy estimator (knn_ib, dib)")
+    ] = 3
     neighbor_ratio: Annotated[
         float, Field(gt=0.0, description="k for H[Z], as a multiple of k for H[Z|Y] (knn_ib)")
     ] = 1.0
@@ -117,7 +121,7 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         bool, Field(description="average the estimates for 1..k instead of using only the k-th (knn_ib, dib)")
     ] = False
     first_neighbors: Annotated[
-        int | None, Field(ge=1, description="k at the start of training; it falls to num_neighbors (knn_ib)")
+        int | None, Field(ge=1, le=MOST, description="k at the start of training; it falls to num_neighbors (knn_ib)")
     ] = None
     neighbor_fall: Annotated[Share, Field(description="share of the training over which k falls (knn_ib)")] = 0.75
     soft_share: Annotated[
@@ -133,17 +137,19 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         int,
         Field(
             ge=0,
+            le=MOST,
             description="number of earlier latents that also serve as neighbours (knn_ib, soft_ib)",
         ),
     ] = 0
     noise: Annotated[bool, Field(description="add zero-entropy noise to the latents in training")] = True
     head_units: Annotated[
-        int, Field(ge=0, description="units of a hidden layer of the head that is trained; 0 for a linear head")
+        int,
+        Field(ge=0, le=MOST, description="units of a hidden layer of the head that is trained; 0 for a linear head"),
     ] = 0
     dropout: Annotated[Probability, Field(description="dropout rate in front of the head's last layer")] = 0.0
     dropconnect: Annotated[Probability, Field(description="DropConnect rate of the head's last layer")] = 0.0
     conditional: Annotated[bool, Field(description="dib compresses H[Z|Y], eq. (8), instead of H[Z], eq. (9)")] = False
-    num_samples: Annotated[int, Field(ge=1, description="samples of each latent per step (dvib, ceb)")] = 1
+    num_samples: Annotated[int, Field(ge=1, le=MOST, description="samples of each latent per step (dvib, ceb)")] = 1
     epsilon: Annotated[
         float,
         BeforeValidator(read_epsilon),
@@ -153,8 +159,10 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         dict[str, Any], Field(description="further options, for objectives of other packages")
     ] = {}
 
-    width: Annotated[int, Field(ge=1, description="channels of the first stage; 64 is the standard ResNet18")] = 64
-    latent_dim: Annotated[int, Field(ge=1, description="latent dimensions")] = 128
+    width: Annotated[
+        int, Field(ge=1, le=MOST, description="channels of the first stage; 64 is the standard ResNet18")
+    ] = 64
+    latent_dim: Annotated[int, Field(ge=1, le=MOST, description="latent dimensions")] = 128
     fixed_power: Annotated[
         bool, Field(description="centre the latents and fix their power, with one scalar for all dimensions")
     ] = False
@@ -169,10 +177,10 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         ),
     ] = ("logistic", "gaussian_mixture")
 
-    resfc_units: Annotated[int, Field(ge=1, description="units of the resfc decoder's layers")] = 1024
+    resfc_units: Annotated[int, Field(ge=1, le=MOST, description="units of the resfc decoder's layers")] = 1024
 
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 20
-    batch_size: Annotated[int, Field(ge=2, description="images per step")] = 125
+    epochs: Annotated[int, Field(ge=1, le=MOST, description="passes over the training images")] = 20
+    batch_size: Annotated[int, Field(ge=2, le=MOST, description="images per step")] = 125
     balanced_batches: Annotated[bool, Field(description="the same number of images per class in every batch")] = True
     augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
     optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adamw"
@@ -277,8 +285,8 @@ class Recipe(BaseModel, metaclass=_OneSentence):
             parts.append(f"dropout{self.dropout:g}")
         if self.dropconnect:
             parts.append(f"dropconnect{self.dropconnect:g}")
-        dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in file_name(self.dataset)) or "data"
-        return "-".join([*parts, dataset, f"w{self.width}", f"s{self.seed}"])
+        parts += [file_name(self.dataset) or "data", f"w{self.width}", f"s{self.seed}"]
+        return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
 
 
 def read_fields(path: str | Path) -> dict[str, Any]:

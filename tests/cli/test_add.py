@@ -63,6 +63,12 @@ def test_a_network_and_its_weights_become_a_model(added):
         assert torch.equal(load_model(added)(images), network(6)((images - mean) / std))
 
 
+def test_without_weights_it_is_said_whose_they_are(run, added, folder):
+    finished = run("add", "my_net:build", "--name", "as-built", "--dataset", str(folder))
+    assert finished.returncode == 0, finished.stderr
+    assert "Note: Without --weights, the model is stored with the weights that my_net:build gave it." in finished.stderr
+
+
 def test_the_commands_take_it_as_their_own(run, added, folder, tmp_path):
     assert "net" in run("list").stdout
     assert "factory: my_net:build" in run("show", added, "--yaml").stdout
@@ -110,6 +116,24 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
     assert finished.returncode == 0, finished.stderr
     assert torch.equal(load_model(added)(images), expected(images))
     assert "my_net:build" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_the_folder_of_an_export(run, mine, tmp_path):
+    folder = tmp_path / "shared"
+    assert run("export", mine, str(folder)).returncode == 0
+    finished = run("add", str(folder), "--name", "back")
+    assert finished.returncode == 0, finished.stderr
+    assert model_card("back").weights.sha256 == model_card(mine).weights.sha256
+    (folder / "other.yaml").write_text("{}")
+    finished = run("add", str(folder), "--name", "again")
+    assert finished.returncode == 2
+    assert "several cards (mine.yaml, other.yaml): give one of these files" in finished.stderr
+
+
+def test_a_folder_without_a_card(run, tmp_path):
+    finished = run("add", str(tmp_path))
+    assert finished.returncode == 2
+    assert "holds neither config.json nor a card: give the .yaml file" in finished.stderr
 
 
 @pytest.mark.parametrize(

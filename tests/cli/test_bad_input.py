@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -60,6 +61,15 @@ def test_an_unsafe_name(run):
     refused(run, [*TRAIN, "--name", "a/b"], "'a/b' is not a safe file name")
 
 
+def test_the_letters_of_a_name(run):
+    refused(run, [*TRAIN, "--name", "é"], "'é' is not a safe file name", "ASCII letters (a-z, A-Z)")
+
+
+@pytest.mark.parametrize("name", ["NUL", "com1.x"])
+def test_a_name_that_windows_reserves(run, name):
+    refused(run, [*TRAIN, "--name", name], f"{name!r} is not a safe file name, because Windows reserves it")
+
+
 def test_a_run_to_resume_that_does_not_exist(run, home):
     (home / "runs" / "begun" / "checkpoints" / "epoch-00001").mkdir(parents=True)
     (home / "runs" / "done").mkdir()
@@ -86,7 +96,7 @@ def test_a_preset_that_is_not_there(run):
 
 
 def test_a_recipe_file_that_is_not_there(run):
-    refused(run, ["train", "--recipe", "none.yaml"], "none.yaml", "cannot be read")
+    refused(run, ["train", "--recipe", "none.yaml"], "none.yaml' does not exist: correct the path")
 
 
 def test_an_unknown_objective(run):
@@ -125,7 +135,11 @@ def test_no_model_for_the_data_set(run, tmp_path):
 
 
 def test_too_few_points_for_an_entropy(run, mine):
-    refused(run, ["entropy", mine, "--n-examples", "20"], "too few for 3 neighbours")
+    refused(
+        run,
+        ["entropy", mine, "--n-examples", "20"],
+        "too few for 3 neighbours: lower --num-neighbors, or give more points (images)",
+    )
 
 
 def test_an_unknown_decoder(run, mine):
@@ -191,3 +205,81 @@ def test_a_defect_of_ours_is_not_dressed_up_as_the_users_error(run, monkeypatch)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+HUGE = "99999999999999999999999"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attack", "mine", "--eps", "8/255", "--batch-size", HUGE],
+        ["audit", "mine", "--batch-size", HUGE],
+        ["benchmark", "mine", "--batch-size", HUGE],
+        ["entropy", "mine", "--num-neighbors", HUGE],
+        ["attack", "mine", "--eps", "8/255", "--resize", HUGE],
+        ["attack", "mine", "--eps", "8/255", "--attack", f"PGD:steps={HUGE}"],
+        ["attack", "mine", "--eps", "8/255", "--attack", f"AutoAttack:n_queries={HUGE}"],
+        [*TRAIN, "--epochs", HUGE],
+        [*TRAIN, "--latent-dim", "99999999999"],
+        [*TRAIN, "--set", f"memory_size={HUGE}"],
+        ["study", "run", "figure1-demo", "--jobs", HUGE],
+    ],
+)
+def test_a_whole_number_that_torch_cannot_take(run, mine, home, command):
+    refused(run, command, "at most 2147483647")  # the largest of 32 bits
+    assert not (home / "runs").exists()
+
+
+def test_a_huge_number_of_a_study(run, tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"name: s\nmodels: [x]\nevaluations: {{entropies: {{num_neighbors: {HUGE}}}}}\n")
+    refused(run, ["study", "run", str(file)], "num_neighbors", "at most 2147483647")
+
+
+def test_a_huge_number_of_images_means_all(run, mine):
+    finished = run("attack", mine, "--dataset", "digits", "--eps", "8/255", "--n-examples", HUGE)
+    assert finished.returncode == 0
+    assert "n = 360" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*TRAIN, "--objective", "cross_entropy"],
+        ["study", "run", "figure1-demo"],
+        ["add", "timm:resnet18", "--name", "x", "--dataset", "digits", "--weights", "w.safetensors"],
+    ],
+)
+@pytest.mark.parametrize("place", ["a file", "/proc/nohome"])
+def test_a_home_that_cannot_be_made(run, monkeypatch, tmp_path, command, place):
+    if place == "/proc/nohome" and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc")
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / place))
+
+    def read(*arguments: object, **options: object) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("ibrobust.data.load.load_dataset", read)
+    refused(run, command, "cannot be written (", "set IBROBUST_HOME to a folder that you can write to")
+
+
+def test_a_recipe_that_is_no_text(run, tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    refused(run, ["train", "--recipe", str(file)], "r.yaml' cannot be read: it is no text file, write it in UTF-8")
+
+
+def test_labels_as_text(run, mine, tmp_path):
+    file = tmp_path / "words.npz"
+    np.savez(file, images=np.zeros((2, 16, 16, 3), np.uint8), labels=np.array(["cat", "dog"]))
+    finished = run("attack", mine, "--dataset", str(file), "--eps", "8/255")
+    assert "give whole numbers from 0" in finished.stderr
+    assert "float64" not in finished.stderr  # torch lists the types that it takes
+
+
+def test_a_module_without_the_function(run, mine, tmp_path, monkeypatch):
+    (Path.cwd() / "an_attack_file.py").write_text("def darken(model, images, labels, **_):\n    return images\n")
+    attack = ["attack", mine, "--dataset", "digits", "--eps", "8/255", "--attack"]
+    refused(run, [*attack, "an_attack_file:nofun"], "has no 'nofun': it has darken.")

@@ -180,3 +180,8 @@ def test_brackets_in_a_description_are_no_markup(run, mine, home):
     path = home / "models" / f"{mine}.yaml"
     path.write_text(path.read_text().replace("description: ''", "description: weights of [/data/run1], [red]"))
     assert "weights of [/data/run1], [red]" in run("show", mine).stdout
+
+
+def test_headers_stay_whole_on_a_narrow_terminal(run, mine, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "audit" in run("list", mine).stdout

@@ -120,7 +120,7 @@ def test_a_changed_study(run, write, home):
         (["--dataset", "no/such/folder"], "no/such/folder"),
         (["--device", "cuda:7"], "device 'cuda:7' is not available"),
         (["--launcher", "ssh"], "Unknown launcher 'ssh'"),
-        (["--name", "a/b"], "not a safe file name"),
+        (["--name", "a b"], "The study name 'a b' is not a safe file name: choose another name"),
         (["--jobs", "0"], "--jobs"),
         (["--jobs", "3"], "--jobs 3 needs --launcher local"),
     ],

@@ -98,10 +98,14 @@ def test_a_name_in_the_place_of_a_model_is_told_how_to_load_it() -> None:
         fgsm_sweep("knn_ib-digits", IMAGES, LABELS, 0.1)
 
 
-@pytest.mark.parametrize("size", [0, -5])
-def test_a_batch_size_below_one_is_refused(size: int) -> None:
+@pytest.mark.parametrize("size", [0, -5, 2**31, 10**30])
+def test_a_batch_size_out_of_range_is_refused(size: int) -> None:
     with pytest.raises(IbrobustError, match=f"is {size}"):
         check_batch_size(size)
+
+
+def test_the_largest_batch_size_is_taken() -> None:
+    assert check_batch_size(2**31 - 1) == 2**31 - 1
 
 
 def test_every_pixel_level_becomes_its_255th() -> None:

@@ -216,6 +216,13 @@ def test_an_upper_bound_of_zero_is_the_value():
     assert (bound_sign(0.0, is_bound=True), bound_sign(0.1, is_bound=True)) == ("", "≤")
 
 
+def test_a_legend_explains_only_a_sign_that_is_there():
+    lost = under("a", ("PGD", 8 / 255, 0))
+    lost = replace(lost, results=tuple(replace(result, flags=("Weak.",)) for result in lost.results))
+    assert "≤" not in text(lost)
+    assert "Weak." not in text(lost)
+
+
 def test_an_upper_bound_is_marked_and_its_reason_is_in_the_caption():
     plain = attacked("11", "10")
     (result,) = plain.results

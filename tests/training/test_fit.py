@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ibrobust.data import Dataset
+from ibrobust.data import Dataset, load_dataset
 from ibrobust.data.batches import balanced_batches
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.memory import LatentMemory
@@ -179,3 +183,25 @@ def test_fields_that_were_not_given_may_be_unused(change, tmp_path):
     refuse_unused(recipe)
     recipe.to_yaml(tmp_path / "recipe.yaml")
     refuse_unused(Recipe.from_yaml(tmp_path / "recipe.yaml"))
+
+
+def test_how_training_images_are_added_to_a_file_or_folder(tmp_path):
+    file, folder = tmp_path / "d.npz", tmp_path / "d"
+    images = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
+    np.savez(
+        file, images=images, labels=np.array([0, 1, 0, 1]), train_images=images, train_labels=np.array([0, 1, 0, 1])
+    )
+    for index, image in enumerate(images):
+        picture = folder / "test" / str(index % 2) / f"{index}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(picture)
+    cut = tmp_path / "cut.npz"
+    np.savez(cut, images=images, labels=np.array([0, 1, 0, 1]))
+    said = {
+        str(cut): "'cut' has no training images: add train_images and train_labels to the file",
+        str(folder): "'d' has no training images: add a folder train/<class>/*",
+        f"{file}:train=none": "'d' has no training images: leave out train=none",
+    }
+    for source, message in said.items():
+        with pytest.raises(IbrobustError, match=re.escape(message)):
+            check_fit(Recipe(), load_dataset(source))

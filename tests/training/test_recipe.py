@@ -139,10 +139,15 @@ def test_names_tell_recipes_apart():
     assert len(names) == 9
 
 
-def test_a_name_made_from_a_path_is_a_safe_file_name():
+@pytest.mark.parametrize("dataset", ["/some where/my data!/", "花", "données", "٣"])
+def test_a_name_made_from_a_path_is_a_safe_file_name(dataset):
     from ibrobust.registry.card import check_name
 
-    check_name(Recipe(dataset="/some where/my data!/").default_name())
+    check_name(Recipe(dataset=dataset).default_name())
+
+
+def test_a_plain_file_name_stays_in_the_name_as_it_is():
+    assert Recipe(dataset="/a/my-data_2.0").default_name() == "knn_ib-beta0.03-my-data_2.0-w64-s0"
 
 
 def test_the_radius_of_adversarial_training_may_be_a_fraction():

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.text_form import no_option
+from ibrobust.faults import in_words
 from ibrobust.seeds import check_seed
 from ibrobust.suggestions import remedy
 
@@ -184,9 +185,9 @@ def with_options(name: str, options: Mapping[str, object]) -> str:
 
 _NEEDED = {
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than_equal": "a number of at most {le:g}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than_equal": "a number of at most {le}",
 }
 
 
@@ -214,7 +215,7 @@ def _sentence(kind: type[NamedAttack], error: ValidationError) -> str:
         if example is None and fault["type"] == "string_type":
             needed = "a name"
     shown = repr(value) if isinstance(value, str) else value
-    return f"{name}'s option {key} is {shown}: {needed.format(**context)} is needed."
+    return f"{name}'s option {key} is {shown}: {needed.format(**in_words(context))} is needed."
 
 
 def _written(value: object) -> str:

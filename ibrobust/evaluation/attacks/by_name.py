@@ -23,6 +23,7 @@ from ibrobust.evaluation.attacks.text_form import (
     unknown_name,
 )
 from ibrobust.function_names import function_by_name, load_plugin, require_module
+from ibrobust.suggestions import a_type
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.function_attack import AttackFunction
@@ -60,7 +61,7 @@ def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
             f"{name!r}, or a function, {FORM}."
         )
     if not callable(attack):
-        raise IbrobustError(f"A {type(attack).__name__} is no attack: give a name or a function, {FORM}.")
+        raise IbrobustError(f"The attack is {a_type(attack)}: give a name or a function, {FORM}.")
     return function_attack(attack)
 
 

@@ -42,7 +42,7 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
         if inspect.isclass(kind) and issubclass(kind, foolbox.attacks.base.Attack) and not inspect.isabstract(kind)
     }
     if name not in kinds:
-        hint = suggestion(name, kinds, "its attacks go by their class names, as LinfPGD.")
+        hint = suggestion(name, kinds, "give the name of a class, such as LinfPGD.")
         raise IbrobustError(f"foolbox has no attack {name!r}: {hint}")
     known = list(inspect.signature(kinds[name]).parameters)
     for key in options:

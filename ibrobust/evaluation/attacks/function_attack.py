@@ -18,6 +18,7 @@ from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.attacks.watched_model import WatchedModel, judged_by_gradients
 from ibrobust.function_names import short_reason
+from ibrobust.suggestions import a_type
 
 FORM = "attack(model, images, labels, *, epsilon, seed)"
 AttackFunction = Callable[..., Any]
@@ -90,7 +91,7 @@ class FunctionAttack(Attack):
         except (TypeError, ValueError, RuntimeError):
             adversarial = None
         if adversarial is None or adversarial.shape != images.shape or not adversarial.is_floating_point():
-            what = f"a {type(given).__name__}"
+            what = f"{a_type(given)}"
             if adversarial is not None:
                 what = f"{adversarial.dtype} of {tuple(adversarial.shape)}"
             raise IbrobustError(
@@ -120,7 +121,7 @@ def function_attack(
         function = function.func
     label = label or _name_of(function)
     if not callable(function):
-        raise IbrobustError(f"{label} is a {type(function).__name__}, but a function is needed, {FORM}.")
+        raise IbrobustError(f"{label} is {a_type(function)}, but a function is needed, {FORM}.")
     norm = str(options.get("norm", getattr(function, "norm", "Linf")))
     minimal = bool(getattr(function, "minimal", False))
     return FunctionAttack(function, with_options(label, options), norm, tuple(options.items()), minimal)

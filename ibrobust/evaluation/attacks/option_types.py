@@ -9,7 +9,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-Count = Annotated[int, Field(ge=1)]
+from ibrobust.counts import MOST
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ibrobust.devices import built_for
 from ibrobust.errors import IbrobustError
-from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir
+from ibrobust.home import HOME_VARIABLE, data_dir, home, models_dir, require_writable_folder
 from ibrobust.integrations.doctor.check import Check
 
 MOST_PINS = 3
@@ -108,8 +107,9 @@ def check_models() -> Check:
     from ibrobust.registry import list_models, model_card
 
     folder = models_dir()
-    existing = _nearest_existing(folder)
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    try:
+        require_writable_folder(folder)
+    except IbrobustError:
         remedy = f"export {HOME_VARIABLE}=FOLDER, with a folder that you can write to"
         return Check("models", "problem", f"{folder} cannot be written", remedy)
     damaged = []

@@ -156,7 +156,7 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
         ("my_attacks:absent", "'my_attacks' has no 'absent'"),
         ("absent_attacks:darken", "needs the Python module 'absent_attacks'"),
         ("my_attacks:odd", r"cannot be called as attack\(model, images, labels, \*, epsilon, seed\)"),
-        ("my_attacks:number", "is a int, but a function is needed"),
+        ("my_attacks:number", "is an int, but a function is needed"),
         ("my_attacks:darken:share", "has no value: write share=VALUE"),
         ("my_attacks:darken:eps=0.1", "the radii come from `epsilons`"),
         ("my_attacks:darken:speed=3", "cannot be called .* with its options"),
@@ -164,7 +164,7 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
         ("foolbox:LinfPDG", "foolbox has no attack 'LinfPDG': did you mean LinfPGD"),
         ("foolbox:LinfPGD:step=3", "has no option 'step': it takes"),
         ("foolbox:VirtualAdversarialAttack", "cannot be made with these options"),
-        (3, "A int is no attack"),
+        (3, "The attack is an int: give a name or a function"),
         (lambda model, images: images, "cannot be called as"),
     ],
 )
