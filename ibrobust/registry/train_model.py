@@ -135,9 +135,9 @@ def train(
                     data_dir=data_dir,
                     progress=lambda done, total: stage(f"decoding {recipe.dataset}, {done} of {total} images"),
                 )
-        channels = dataset.test.images.shape[1]
         require_training_images(dataset)
-    if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
+        channels = dataset.test.images.shape[1]
+        if initial_encoder is not None and initial_encoder["mean"].numel() != channels:
             raise IbrobustError(
                 f"The encoder of {recipe.warm_start!r} takes {initial_encoder['mean'].numel()} channels, and the "
                 f"images of {dataset.name!r} have {channels}: give the images in as many channels, or start from "
