@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ibrobust.data.names import attacked_images
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
 from ibrobust.verdicts import Verdict
@@ -95,7 +94,7 @@ def accuracy_table(card: Any) -> Table:
     table = Table(
         title=card.name,
         title_justify="left",
-        caption=f"clean accuracy on {card.dataset.num_test:,} {attacked_images(card.images)} of {card.dataset.name}",
+        caption=f"clean accuracy on {card.dataset.num_test:,} test images of {card.dataset.name}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
