@@ -61,7 +61,7 @@ def test_a_function_of_the_current_folder(my_models: Path) -> None:
         ("absent_models:network", "needs the Python module 'absent_models'"),
         ("needy_models:network", "needs the Python module 'a_module_nobody_has'"),
         ("failing_models:network", "fails on import: ZeroDivisionError"),
-        ("my_models:number", "returns a int"),
+        ("my_models:number", "returns an int"),
         ("my_models:broken", "RuntimeError: no weights today"),
         ("my_models:demanding", "fails when it is called without arguments"),
         ("timm:resnet-18", "timm has no model 'resnet-18': did you mean resnet18"),

@@ -186,5 +186,5 @@ def test_what_is_neither_folder_nor_repository_is_one_sentence(tmp_path: Path, m
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(IbrobustError, match="cannot be read"):
+    with pytest.raises(IbrobustError, match="does not exist"):
         HubModel.from_pretrained(str(tmp_path))
