@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
-
-from ibrobust.atomic import write_json
 
 COLUMNS = {
     "H[Z]": "entropy",
@@ -52,9 +49,3 @@ def entropy_table(
         values = [record[key] for key in COLUMNS.values()]
         table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
     return table
-
-
-def write_entropies(path: Path, records: Mapping[str, Mapping[str, Any]], data_name: str, fingerprint: str) -> None:
-    """Write one object with the data set and one record per model to `path`."""
-    content = {"dataset": {"name": data_name, "fingerprint": fingerprint}, "models": dict(records)}
-    write_json(path, content)

@@ -52,6 +52,19 @@ def write_audits(
     write_json(path, content)
 
 
+def write_entropies(
+    path: Path,
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    data_name: str,
+    fingerprint: str,
+    split: str | None = None,
+    resize: int | None = None,
+) -> None:
+    """Write one object with the data set and one record per model to `path`."""
+    write_json(path, {"dataset": _dataset(data_name, fingerprint, split, resize), "models": dict(records)})
+
+
 def _dataset(name: str, fingerprint: str, split: str | None, resize: int | None) -> dict[str, object]:
     chosen = {} if split is None else {"split": split}  # instead of the test images
     scaled = {} if resize is None else {"resized_to": resize}  # inside the model, pixels a side

@@ -89,12 +89,12 @@ def failures_table(report: AuditReport) -> Table:
     return table
 
 
-def accuracy_table(card: Any) -> Table:
-    """Return the clean accuracy of a card's decoders."""
+def accuracy_table(card: Any, *, images: str = "test images") -> Table:
+    """Return the clean accuracy of a card's decoders, scored on these images of its data set."""
     table = Table(
         title=card.name,
         title_justify="left",
-        caption=f"clean accuracy on {card.dataset.num_test:,} test images of {card.dataset.name}",
+        caption=f"clean accuracy on {card.dataset.num_test:,} {images} of {card.dataset.name}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

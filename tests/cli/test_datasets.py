@@ -81,6 +81,14 @@ def test_the_training_images_are_not_called_test_images_or_other_images(run, hal
     assert "training images of halves" in " ".join(run("show", "whole").stdout.split())
     audited = run("audit", "whole", *chosen, "--eps", "2/255", "--quick", "--surrogate", "none")
     assert "n = 6 training images of halves" in " ".join(audited.stdout.split())
+    run("entropy", "whole", *chosen, "--num-neighbors", "1", "--json", "entropy.json")
+    assert json.loads(Path("entropy.json").read_text())["dataset"]["split"] == "train"
+
+
+def test_the_accuracy_after_a_training_names_the_scored_split(run, halves):
+    options = ("--objective", "cross_entropy", "--width", "1", "--epochs", "1", "--batch-size", "3")
+    finished = run("train", "--dataset", f"{halves}:test=val", *options, "--name", "small")
+    assert "clean accuracy on 4 images of split val of halves" in " ".join(finished.stdout.split()), finished.stderr
 
 
 def test_images_of_another_split_are_named_and_the_test_images_are_told_as_ever(run, halves):
