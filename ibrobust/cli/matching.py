@@ -40,9 +40,11 @@ def training_images(card: ModelCard, *, name: str, source: str | None, fingerpri
         source: of the attacked images, as `load_dataset` takes it, if it is known.
         fingerprint: of their data set; None if it is not known, so that nothing is said of one of the same name.
     """
+    if fingerprint == card.dataset.fingerprint:
+        return None  # also under another name
     if card.dataset.name != name:
         return CIFAR10.get(card.dataset.name, card.dataset.name)
-    if fingerprint in (None, card.dataset.fingerprint):
+    if fingerprint is None:
         return None
     split = attacked_split(source)
     if source is None or split is None:

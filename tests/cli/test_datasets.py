@@ -85,6 +85,15 @@ def test_the_training_images_are_not_called_test_images_or_other_images(run, hal
     assert json.loads(Path("entropy.json").read_text())["dataset"]["split"] == "train"
 
 
+def test_the_same_images_under_another_name_are_those_of_the_training(run, halves):
+    renamed = Path(halves).with_name("copy.npz")
+    renamed.write_bytes(Path(halves).read_bytes())
+    finished = run("attack", "whole", "--dataset", str(renamed), "--eps", "2/255")
+    said = " ".join(finished.stdout.split())
+    assert "n = 3 test images of copy;" in said, finished.stderr
+    assert "trained on" not in said
+
+
 def test_the_accuracy_after_a_training_names_the_scored_split(run, halves):
     options = ("--objective", "cross_entropy", "--width", "1", "--epochs", "1", "--batch-size", "3")
     finished = run("train", "--dataset", f"{halves}:test=val", *options, "--name", "small")
