@@ -286,3 +286,26 @@ def test_the_comparison_with_autoattack_in_l2_is_that_of_the_records():
     assert len(rows) > 6
     wanted = [[row["model"], f"{float(row['epsilon']):g}", f"{int(row['images']):,}", *_counts(row)] for row in rows]
     assert _cells("| model | epsilon |") == wanted
+
+
+def test_what_autoattack_breaks_on_robustbenchs_images_is_that_of_the_records(tables):
+    with (CHECKOUT / "docs" / "records" / "worst-case-lossless.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    known = tables.read_records("zoo-lossless")
+    assert {row["model"] for row in rows} == {name for name in known if not name.startswith("adversarial")}
+    counts = {}
+    for row in rows:
+        left, after = int(row["left"]), int(row["autoattack_leaves_of_these"])
+        case = tables.worst_of(known[row["model"]], row["decoder"], 4 / 255)
+        assert after == sum(case.robust_correct), row["model"]
+        counts.setdefault(row["decoder"], []).append((left, left - after))
+    bottlenecks, heads = counts["logistic"], counts["head"]
+    broken = [number for _, number in bottlenecks if number]
+    left, of_heads = sum(left for left, _ in bottlenecks), sum(left for left, _ in heads)
+    text = " ".join(_page("docs/worst-case.md").split())
+    assert sum(number for _, number in heads) == 0
+    assert (
+        f"AutoAttack broke {min(broken)} to {max(broken)} of the images that the attack left of {len(broken)} of the "
+        f"{len(bottlenecks)} `knn_ib` and `soft_ib` models ({sum(broken)} of {left} images in all {len(bottlenecks)}), "
+        f"and none of the {of_heads} that it left of the {len(heads)} models with a head"
+    ) in text
