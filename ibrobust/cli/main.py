@@ -103,6 +103,11 @@ def main() -> NoReturn:
         sys.exit(0)
     except OSError as error:
         _fail(_os_error(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        _fail(f"Not enough memory ({reason}): choose a smaller network, batch size or number of images.")
     if code == INTERRUPTED:
         _tell_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
@@ -133,6 +138,14 @@ def _os_error(error: OSError) -> str:
         place = "on another disk" if full else "that you can write to"
         remedy = f"{'free space on that disk, or ' if full else ''}set {HOME_VARIABLE} to a folder {place}"
     return f"{os.fsdecode(error.filename)!r} cannot be {verb} ({why}): {remedy}."
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether the memory of the machine or of a GPU was too small; torch has no class for the former."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("allocate memory", "out of memory", "not enough memory")
+    )
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from rich.table import Table
 
 from ibrobust.cli.main import main
@@ -99,6 +100,17 @@ def test_the_table_is_printed_although_a_file_cannot_be_written(run, mine, monke
         "Error: 'results.json' cannot be written (No space left on device): free space on that disk, or choose another."
         "\n"
     )
+
+
+def test_too_little_memory_is_one_sentence(run, mine, monkeypatch):
+    def huge(*_: object, **__: object) -> None:
+        torch.empty(2**50)  # four pebibytes: more than a process can address
+
+    monkeypatch.setattr("ibrobust.cli.printing.print_table", huge)
+    finished = run("attack", mine, "--eps", "0", "--n-examples", "9")
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("Error: Not enough memory (")
+    assert finished.stderr.endswith("): choose a smaller network, batch size or number of images.\n")
 
 
 def test_a_home_on_a_full_or_read_only_disk_names_its_variable(run, mine, home, monkeypatch):
