@@ -248,7 +248,7 @@ def _run_autoattack(lines: Lines, pair: Pair, test: Split, options: argparse.Nam
             {
                 **_head(pair, test, "AutoAttack", start, options),
                 "robust": to_bits(tuple(robust.tolist())),
-                **asdict(counter.cost),
+                **asdict(counter()),
                 "seconds": wall,
                 "cpu_seconds": used,
             }

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     from ibrobust.data.load import load_dataset
 
 _HOMES = {
-    "Dataset": "ibrobust.data.dataset",
-    "Split": "ibrobust.data.dataset",
-    "channel_statistics": "ibrobust.data.dataset",
-    "load_dataset": "ibrobust.data.load",
-    "to_unit_range": "ibrobust.data.dataset",
+    "ibrobust.data.dataset": "Dataset Split channel_statistics to_unit_range",
+    "ibrobust.data.load": "load_dataset",
 }
 
 __all__ = ["Dataset", "Split", "channel_statistics", "load_dataset", "to_unit_range"]

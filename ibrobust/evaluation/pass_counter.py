@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,38 +18,23 @@ class Cost:
     backward_images: int
 
 
-class PassCounter:
-    """Counts that rise while `counting_passes` is open."""
-
-    def __init__(self) -> None:
-        self.forward_images = 0
-        self.backward_images = 0
-
-    @property
-    def cost(self) -> Cost:
-        """The counts so far."""
-        return Cost(self.forward_images, self.backward_images)
-
-    def _forward_hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        del module, inputs
-        if not isinstance(output, Tensor):
-            return
-        batch = len(output)
-        self.forward_images += batch
-        if output.requires_grad:
-            # On the output and not the module: a module's backward hook would put a node into the graph.
-            output.register_hook(lambda _: self._count_backward(batch))
-
-    def _count_backward(self, batch: int) -> None:
-        self.backward_images += batch
-
-
 @contextmanager
-def counting_passes(model: nn.Module) -> Iterator[PassCounter]:
-    """Yield a counter of the passes through `model` in the block."""
-    counter = PassCounter()
-    handle = model.register_forward_hook(counter._forward_hook)
+def counting_passes(model: nn.Module) -> Iterator[Callable[[], Cost]]:
+    """Yield a function that returns the cost of the passes through `model` in the block so far."""
+    forward: list[int] = []  # images of each batch
+    backward: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        del module, inputs
+        if isinstance(output, Tensor):
+            batch = len(output)
+            forward.append(batch)
+            if output.requires_grad:
+                # On the output and not the module: a module's backward hook would put a node into the graph.
+                output.register_hook(lambda _: backward.append(batch))
+
+    handle = model.register_forward_hook(count)
     try:
-        yield counter
+        yield lambda: Cost(sum(forward), sum(backward))
     finally:
         handle.remove()

@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     from ibrobust.registry.train_model import train
 
 _HOMES = {
-    "ModelCard": "ibrobust.registry.card",
-    "add_evaluation": "ibrobust.registry.load",
-    "add_evaluations": "ibrobust.registry.load",
-    "copy_model": "ibrobust.registry.load",
-    "export_model": "ibrobust.registry.export",
-    "list_models": "ibrobust.registry.catalog",
-    "load_model": "ibrobust.registry.load",
-    "model_card": "ibrobust.registry.store",
-    "register_model": "ibrobust.registry.register",
-    "shipped_models": "ibrobust.registry.catalog",
-    "train": "ibrobust.registry.train_model",
-    "update_metrics": "ibrobust.registry.load",
+    "ibrobust.registry.card": "ModelCard",
+    "ibrobust.registry.load": "add_evaluation add_evaluations copy_model load_model update_metrics",
+    "ibrobust.registry.export": "export_model",
+    "ibrobust.registry.catalog": "list_models shipped_models",
+    "ibrobust.registry.store": "model_card",
+    "ibrobust.registry.register": "register_model",
+    "ibrobust.registry.train_model": "train",
 }
 
 __all__ = [

@@ -14,18 +14,11 @@ if TYPE_CHECKING:
     from ibrobust.study.write_records import gather_records
 
 _HOMES = {
-    "Cell": "ibrobust.study.cells",
-    "CellState": "ibrobust.study.state",
-    "Study": "ibrobust.study.spec",
-    "expand": "ibrobust.study.cells",
-    "gather_records": "ibrobust.study.write_records",
-    "load_study": "ibrobust.study.spec",
-    "prepare_study": "ibrobust.study.run",
-    "run_cell": "ibrobust.study.run",
-    "run_study": "ibrobust.study.run",
-    "shipped_studies": "ibrobust.study.spec",
-    "stored_study": "ibrobust.study.spec",
-    "study_states": "ibrobust.study.state",
+    "ibrobust.study.cells": "Cell expand",
+    "ibrobust.study.state": "CellState study_states",
+    "ibrobust.study.spec": "Study load_study shipped_studies stored_study",
+    "ibrobust.study.write_records": "gather_records",
+    "ibrobust.study.run": "prepare_study run_cell run_study",
 }
 
 __all__ = [

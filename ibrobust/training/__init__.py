@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from ibrobust.training.trainer import Progress, train_encoder
 
 _HOMES = {
-    "Progress": "ibrobust.training.trainer",
-    "Recipe": "ibrobust.training.recipe",
-    "train_encoder": "ibrobust.training.trainer",
+    "ibrobust.training.trainer": "Progress train_encoder",
+    "ibrobust.training.recipe": "Recipe",
 }
 
 __all__ = ["Progress", "Recipe", "train_encoder"]

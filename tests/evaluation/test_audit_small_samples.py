@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from awkward_models import Detached, Wrapped
@@ -16,7 +18,13 @@ from ibrobust.evaluation.audit.attack_checks import (
     check_unbounded,
     check_worst_case,
 )
-from ibrobust.evaluation.audit.attack_runs import AttackRuns, run_attacks_for_audit
+from ibrobust.evaluation.audit.attack_runs import (
+    STEPS,
+    SURROGATE_START,
+    AttackRuns,
+    Stages,
+    run_attacks_for_audit,
+)
 from ibrobust.evaluation.audit.gradient_checks import (
     check_gradient_matches_differences,
     check_gradients,
@@ -25,7 +33,7 @@ from ibrobust.evaluation.audit.gradient_checks import (
 )
 from ibrobust.evaluation.audit.model_checks import check_clean_accuracy
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.subject import QUICK, Subject
+from ibrobust.evaluation.audit.subject import QUICK, Attempt, Subject
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.statistics import more_often
 
@@ -36,15 +44,21 @@ def some(count: int, total: int) -> Tensor:
     return torch.arange(total) < count
 
 
-def runs(total: int, **found: Tensor) -> AttackRuns:
+def attempt(broken: Tensor) -> Attempt:
+    return Attempt(torch.zeros(len(broken), 3, 2, 2), broken, broken, torch.zeros(21, 0))
+
+
+def runs(total: int, *, stages: dict[str, Tensor] | None = None, **found: Any) -> AttackRuns:
     none = torch.zeros(total, dtype=torch.bool)
-    names = "fgsm_on_all fgsm cross_entropy cross_entropy_last margin harder square random large unbounded worst_case"
-    names += " by_steps beyond_steps targeted black_box"
-    fields = {name: none for name in names.split()}
-    fields |= {"transfer": None, "plain": None, "better_start": None, "tried": 1.0, "given": {}}
-    return AttackRuns(
-        **{**fields, **found}, protected=(), survivor_losses=torch.zeros(21, 0), warned=False, draws=False
-    )
+    fields = {name: none for name in ("fgsm", "harder", "square", "random", "large", "unbounded", "worst_case")}
+    fields |= {
+        name: Attempt(torch.zeros(total, 3, 2, 2), none, none, torch.zeros(21, 0))
+        for name in ("cross_entropy", "margin")
+    }
+    fields |= {"transfer": None, "plain": None, "tried": 1.0, "given": {}}
+    names = [next((name for name, fell in (stages or {}).items() if fell[at]), "") for at in range(total)]
+    by_stage = Stages(torch.tensor([name != "" for name in names]), none, names)
+    return AttackRuns(**{**fields, **found}, stages=by_stage, protected=(), warned=False, draws=False)
 
 
 def subject(model, images: Tensor, labels: Tensor, *, clean: Tensor | None = None, num_classes: int = 10) -> Subject:
@@ -110,13 +124,14 @@ def test_survivors_that_were_tried_stand_for_their_share_of_all_images():
 )
 def test_a_better_start_has_to_break_much_of_what_is_left_and_enough_of_all(started, left, total, passed):
     images, labels = torch.zeros(total, 3, 2, 2), torch.zeros(total, dtype=torch.long)
-    found = runs(total, by_steps=~some(left, total), better_start=some(started, total))
+    stages = {STEPS: ~some(left, total), SURROGATE_START: some(started, total)}
+    found = runs(total, stages=stages, transfer=some(0, total))
     assert check_better_start(subject(None, images, labels), found).passed is passed
 
 
 @pytest.mark.parametrize(("beyond", "passed"), [(4, True), (7, True), (22, False), (17, False)])
 def test_the_worst_case_may_break_a_few_images_beyond_ordinary_steps(beyond, passed):
-    assert check_worst_case(runs(256, beyond_steps=some(beyond, 256))).passed is passed
+    assert check_worst_case(runs(256, stages={"Square": some(beyond, 256)})).passed is passed
 
 
 class Rough(Wrapped):
@@ -264,8 +279,8 @@ def test_one_zero_gradient_among_many_images_is_none_too_many(total, passed, pla
 
 def test_images_that_fall_either_way_do_not_speak_against_a_stochastic_model():
     first, second = some(20, 100), torch.arange(100) >= 80
-    assert check_averaged_draws(runs(100, margin=first, plain=second)).passed is True
-    assert check_averaged_draws(runs(100, margin=first, plain=torch.zeros_like(first))).passed is False
+    assert check_averaged_draws(runs(100, margin=attempt(first), plain=second)).passed is True
+    assert check_averaged_draws(runs(100, margin=attempt(first), plain=torch.zeros_like(first))).passed is False
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (4, 0), (5, 0), (15, 5), (13, 7), (5, 15)])

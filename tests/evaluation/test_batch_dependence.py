@@ -105,7 +105,7 @@ def test_a_model_that_treats_each_image_alone_is_not_named_in_any_precision(dtyp
         assert logits_depend_on(model, _images(count)) is None
     few = min(count, 4)
     # The images as they are and slightly moved, and two gradients of a few.
-    assert (counter.cost.forward_images, counter.cost.backward_images) == (2 * (2 * count + 7 * few) + 2 * few, 2 * few)
+    assert (counter().forward_images, counter().backward_images) == (2 * (2 * count + 7 * few) + 2 * few, 2 * few)
 
 
 def test_rounding_that_depends_on_the_size_of_the_batch_is_not_dependence():

@@ -68,7 +68,7 @@ def test_an_early_stop_breaks_the_images_of_fab_with_fewer_passes(norm):
     within = distances <= 1.0
     assert within.tolist() == ((lengths > 0) & (lengths <= epsilon)).tolist()
     assert bool((model(found[within]).argmax(dim=1) != order[within, 0]).all())
-    assert counter.backward_images < 0.8 * STEPS * len(images)
+    assert counter().backward_images < 0.8 * STEPS * len(images)
 
 
 def test_an_image_is_given_up_if_its_boundary_is_out_of_reach():
@@ -76,7 +76,7 @@ def test_an_image_is_given_up_if_its_boundary_is_out_of_reach():
     order = model(images).argsort(dim=1, descending=True)
     with counting_passes(model) as counter:
         follow_boundary(model, images, order[:, 0], order[:, 1], ball=Ball("Linf", 1e-5), steps=STEPS, patience=5)
-    assert counter.backward_images == 5 * len(images)
+    assert counter().backward_images == 5 * len(images)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

@@ -18,22 +18,15 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.surrogate import Transfer
 
 _HOMES = {
-    "FGSM": "ibrobust.evaluation.attacks.own_attacks",
-    "NamedAttack": "ibrobust.evaluation.attacks.attack",
-    "PGD": "ibrobust.evaluation.attacks.own_attacks",
-    "Attack": "ibrobust.evaluation.attacks.attack",
-    "AttackResult": "ibrobust.evaluation.attacks.result",
-    "AutoAttack": "ibrobust.evaluation.attacks.own_attacks",
-    "FunctionAttack": "ibrobust.evaluation.attacks.function_attack",
-    "PairedDifference": "ibrobust.evaluation.attacks.comparison",
-    "Transfer": "ibrobust.evaluation.attacks.surrogate",
-    "WorstCase": "ibrobust.evaluation.attacks.own_attacks",
-    "create_attack": "ibrobust.evaluation.attacks.by_name",
-    "list_attacks": "ibrobust.evaluation.attacks.by_name",
-    "paired_difference": "ibrobust.evaluation.attacks.comparison",
-    "read_attack": "ibrobust.evaluation.attacks.by_name",
-    "run_attacks": "ibrobust.evaluation.attacks.run",
-    "worst_case": "ibrobust.evaluation.attacks.over_attacks",
+    "ibrobust.evaluation.attacks.own_attacks": "FGSM PGD AutoAttack WorstCase",
+    "ibrobust.evaluation.attacks.attack": "NamedAttack Attack",
+    "ibrobust.evaluation.attacks.result": "AttackResult",
+    "ibrobust.evaluation.attacks.function_attack": "FunctionAttack",
+    "ibrobust.evaluation.attacks.comparison": "PairedDifference paired_difference",
+    "ibrobust.evaluation.attacks.surrogate": "Transfer",
+    "ibrobust.evaluation.attacks.by_name": "create_attack list_attacks read_attack",
+    "ibrobust.evaluation.attacks.run": "run_attacks",
+    "ibrobust.evaluation.attacks.over_attacks": "worst_case",
 }
 
 __all__ = [

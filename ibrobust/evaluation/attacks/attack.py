@@ -77,16 +77,6 @@ class Attack(ABC):
     def check_fit(self, *, channels: int, num_classes: int) -> None:  # noqa: B027
         """Raise IbrobustError if the attack cannot work on images of so many channels or with so few classes."""
 
-    def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
-        """Return the judge of correctness, without an attack and under it: the model, at one draw.
-
-        Args:
-            model: in evaluation mode, behind a guard.
-            images: (B, C, H, W) in [0, 1], on the model's device.
-        """
-        del images
-        return model
-
     @abstractmethod
     def find(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int

@@ -6,7 +6,6 @@ wrong and stops at the first success.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ibrobust.evaluation.attacks.attack import Found, NamedAttack
@@ -224,12 +223,6 @@ class WorstCase(SurrogateAttack):
     norm: Norm = "Linf"
     escalate: bool = False
 
-    def judge(self, model: nn.Module, images: Tensor) -> nn.Module:
-        """Return the model, or its logits' mean over draws if it draws random numbers."""
-        from ibrobust.evaluation.worst_case_attack import judge_of
-
-        return judge_of(model, images)
-
     def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
         """Return images, adversarial if a stage succeeded, and the warnings of `WorstCaseResult`."""
         import torch
@@ -239,15 +232,7 @@ class WorstCase(SurrogateAttack):
         return Found(result.adversarial, nonfinite, result.warnings)
 
     def run(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        epsilon: float,
-        seed: int,
-        batch_size: int,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **options: Any
     ) -> WorstCaseResult:
         """Return the result of `worst_case_attack` with the options of this attack; the arguments are its own."""
         from ibrobust.evaluation.worst_case_attack import worst_case_attack
@@ -259,11 +244,9 @@ class WorstCase(SurrogateAttack):
             epsilon=epsilon,
             norm=self.norm,
             surrogate=self.surrogate_model,
-            seed=seed,
-            batch_size=batch_size,
             escalate=self.escalate,
             progress=False,
-            on_progress=on_progress,
+            **options,
         )
 
 

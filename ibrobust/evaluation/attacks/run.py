@@ -316,11 +316,10 @@ class _Run:
     def _attack_seeded(self, images: Tensor, labels: Tensor, seed: int, number: int) -> dict[str, Any]:
         device = model_device(self.model)
         images, labels = unit_range(images, model_reference(self.model)), labels.to(device).long()
-        judge = self.attack.judge(self.model, images)
         # A model that draws random numbers is judged on the same draws without every attack, and on draws under it
         # that the attack has not seen: those of the attack start from `seed`.
         with torch.no_grad(), isolated_rng(evaluation_seed(self.seed, "judged without an attack", number)):
-            clean = is_correct(judge(images), labels)  # (B,)
+            clean = is_correct(self.model(images), labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
         # AutoAttack and WorstCase make these checks among their own.
         flags = [*batch_flags(self.model, images), *grad_mode_flags(self.model, images)] if number == 0 else []
@@ -337,7 +336,7 @@ class _Run:
         attacked = torch.zeros_like(clean)
         if len(targets):
             with torch.no_grad(), isolated_rng(evaluation_seed(seed, "judged under attack")):
-                attacked[targets] = is_correct(judge(adversarial), labels[targets])
+                attacked[targets] = is_correct(self.model(adversarial), labels[targets])
         if self.on_images is not None:
             self.on_images(images, images.index_copy(0, targets, adversarial.to(images)))
         fields: dict[str, Any] = {

@@ -13,7 +13,7 @@ from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.losses import margin
-from ibrobust.evaluation.audit.subject import Subject
+from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.sweep import FGSMSweep
@@ -35,26 +35,18 @@ class AttackRuns:
     (N,) bool each: the attacks on all images. (M,) bool each: those on the images that get every check.
 
     Attributes:
-        fgsm_on_all: (N,) FGSM with cross-entropy.
-        fgsm: (M,) the same.
-        cross_entropy: (M,) PGD on cross-entropy; some iterate, or the last one of a stochastic model.
-        cross_entropy_last: (M,) the same run's iterate at step 20, or its last one: all that an attack which keeps no
-            record would report.
-        margin: (M,) PGD on the margin.
+        fgsm: (N,) FGSM with cross-entropy.
+        cross_entropy: PGD on cross-entropy, on the images (M,).
+        margin: PGD on the margin, on the same.
         harder: (M,) PGD on the margin with twice the steps from a random start.
         square, random, transfer: (M,) attacks that see no gradient of the model. transfer is None without a surrogate.
         tried: the share in [0, 1] of the images that PGD left on which those four were tried.
-        by_steps: (N,) the worst-case attack's 20 untargeted steps.
-        beyond_steps: (N,) what the worst-case attack broke after those.
-        targeted: (N,) what it broke after those and after its better start, aiming at one class after the other.
-        black_box: (N,) what its attacks without gradients broke, of what all its gradient steps left.
-        better_start: (N,) what it broke from the surrogate's images, of what the steps left. None without a surrogate.
+        stages: what each stage of the worst-case attack broke, of what the earlier ones left.
         plain: (M,) PGD on the margin of single draws of a stochastic model; None for a deterministic one.
         protected: pairs of neighbouring radii, with the images (M,) that PGD on the margin broke at the smaller one and
             not at the larger one.
         large: (M,) PGD on the margin at 0.5.
         unbounded: (M,) PGD on the margin at 1, with more starts, on what `large` left.
-        survivor_losses: (steps + 1, L) margin losses of the L images that PGD on the margin left.
         given: (N,) each of the caller's own attacks, by its label, of what everything before it left.
         worst_case: (N,) anything within the ball of radius `epsilon`.
         warned: whether the worst-case attack saw a sign of misleading gradients, on any image, or one of the caller's
@@ -62,26 +54,19 @@ class AttackRuns:
         draws: whether the worst-case attack found that the model draws random numbers.
     """
 
-    fgsm_on_all: Tensor
     fgsm: Tensor
-    cross_entropy: Tensor
-    cross_entropy_last: Tensor
-    margin: Tensor
+    cross_entropy: Attempt
+    margin: Attempt
     harder: Tensor
     square: Tensor
     random: Tensor
     transfer: Tensor | None
     tried: float
-    by_steps: Tensor
-    beyond_steps: Tensor
-    targeted: Tensor
-    black_box: Tensor
-    better_start: Tensor | None
+    stages: Stages
     plain: Tensor | None
     protected: tuple[tuple[float, float, Tensor], ...]
     large: Tensor
     unbounded: Tensor
-    survivor_losses: Tensor
     given: dict[str, Tensor]
     worst_case: Tensor
     warned: bool
@@ -207,26 +192,19 @@ def run_attacks_for_audit(
         moved = subject.moved(left, partial(_given, subject, attack, flags))
         given[attack.label] = found.add(moved, subject.wrong(left, moved)) & ~before
     return AttackRuns(
-        fgsm_on_all=fgsm,
-        fgsm=fgsm[at],
-        cross_entropy=cross_entropy.broken,
-        cross_entropy_last=cross_entropy.last_broken,
-        margin=base.broken,
+        fgsm=fgsm,
+        cross_entropy=cross_entropy,
+        margin=base,
         harder=harder,
         square=square,
         random=random,
         transfer=transfer,
         tried=share,
-        by_steps=stages.of(STEPS),
-        beyond_steps=stages.broken & ~stages.of(STEPS),
-        targeted=stages.broken & ~stages.of(STEPS, *BETTER_STARTS),
-        black_box=stages.of(*BLACK_BOX),
-        better_start=stages.of(SURROGATE_START) if surrogate is not None else None,
+        stages=stages,
         plain=plain,
         protected=protected,
         large=large,
         unbounded=unbounded,
-        survivor_losses=base.survivor_losses,
         given=given,
         worst_case=found.worst_case(fgsm),
         # Averages over draws are a reason for caution, but not a sign of it.
@@ -236,7 +214,7 @@ def run_attacks_for_audit(
 
 
 @dataclass(frozen=True)
-class _Stages:
+class Stages:
     """Which images the worst-case attack broke (N,) bool, and at which stage."""
 
     broken: Tensor
@@ -248,9 +226,9 @@ class _Stages:
         return torch.tensor([name in names for name in self.names], device=self.broken.device) & self.broken
 
 
-def _by_stage(subject: Subject, result: WorstCaseResult) -> _Stages:
+def _by_stage(subject: Subject, result: WorstCaseResult) -> Stages:
     was, still = (torch.tensor(right).to(subject.clean) for right in (result.clean_correct, result.robust_correct))
-    return _Stages(was & ~still & subject.clean, ~was & subject.clean, result.broken_by)
+    return Stages(was & ~still & subject.clean, ~was & subject.clean, result.broken_by)
 
 
 def _fgsm(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def audit(
         checks += attack_checks(subject, runs)
         if told:
             told("done", STAGES + len(own), STAGES + len(own))
-    total, fgsm, left = len(points), int((clean & ~runs.fgsm_on_all).sum()), int((clean & ~runs.worst_case).sum())
+    total, fgsm, left = len(points), int((clean & ~runs.fgsm).sum()), int((clean & ~runs.worst_case).sum())
     claimed = claimed or Claim(fgsm / total, "FGSM", fgsm)
     kept = share_kept(claimed, left, total)
     chance = guessing_accuracy(targets, num_classes)
@@ -197,7 +197,7 @@ def audit(
         clean_correct=int(clean.sum()),
         fgsm_correct=fgsm,
         worst_case_correct=left,
-        cost=counter.cost,
+        cost=counter(),
         quick=quick,
         seed=seed,
         surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,

@@ -110,7 +110,7 @@ def worst_case_attack(
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
-        run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter.cost, Cost(0, 0))])
+        run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
         warnings = run.all_stages(queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
@@ -248,7 +248,7 @@ class _Run:
             record = self.records[self.broken_in[position]]
             self.records[self.broken_in[position]] = replace(record, broken=record.broken - 1)
             self.broken_by[position] = ""
-        self.records.append(StageRecord("judged again", len(positions), 0, counter.cost, Cost(0, 0)))
+        self.records.append(StageRecord("judged again", len(positions), 0, counter(), Cost(0, 0)))
 
     def stage(self, name: str, work: Callable[[], None]) -> int:
         """Run a stage, record it, and return the number of images that it broke."""
@@ -265,8 +265,8 @@ class _Run:
         fell = before[search.broken[before]].tolist()
         for position in fell:
             self.broken_by[position], self.broken_in[position] = name, len(self.records)
-        cost = Cost(0, 0) if other is None else other.cost
-        self.records.append(StageRecord(name, len(before), len(fell), counter.cost, cost))
+        cost = Cost(0, 0) if other is None else other()
+        self.records.append(StageRecord(name, len(before), len(fell), counter(), cost))
         return len(fell)
 
 

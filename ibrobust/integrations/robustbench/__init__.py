@@ -18,4 +18,4 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchmarkResult", "benchmark", "find_zoo_model", "load_zoo_model", "register", "store"]
 
-__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "ibrobust.integrations.robustbench.run_benchmark"))
+__getattr__, __dir__ = lazy_names(__name__, {"ibrobust.integrations.robustbench.run_benchmark": " ".join(__all__)})
