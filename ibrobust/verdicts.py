@@ -69,17 +69,25 @@ class Audited:
 def speak_against(audits: Iterable[Audited], epsilon: float) -> bool:
     """Return whether a model's audits rule out that its accuracy at an epsilon is the best, whatever its decoder.
 
-    All decoders have one encoder: what an audit says of one of them is a doubt about all. Of each decoder, the audits
-    at this epsilon count, or all of its audits if there is none at this epsilon.
+    All decoders have one encoder: what an audit says of one of them is a doubt about all.
+    """
+    return bool(doubts(audits, epsilon))
+
+
+def doubts(audits: Iterable[Audited], epsilon: float) -> list[Audited]:
+    """Return the audits that rule out that a model's accuracy at an epsilon is the best.
+
+    Of each decoder, the audits at this epsilon count, or all of its audits if there is none at this epsilon.
     """
     of_decoders: dict[str, list[Audited]] = {}
     for audit in audits:
         of_decoders.setdefault(audit.decoder, []).append(audit)
-    return any(
-        not audit.verdict.may_be_best
+    return [
+        audit
         for of_it in of_decoders.values()
         for audit in [each for each in of_it if each.epsilon == epsilon] or of_it
-    )
+        if not audit.verdict.may_be_best
+    ]
 
 
 def read_verdict(text: str) -> Verdict | None:

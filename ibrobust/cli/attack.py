@@ -113,13 +113,12 @@ def attack_command(
         choose_data,
         choose_models,
         store_attacked,
-        sweep_models,
         with_surrogates,
+        write_attacked,
     )
     from ibrobust.cli.printing import print_table, tell_written
     from ibrobust.reporting.attack_lines import attack_lines
     from ibrobust.reporting.attack_table import attack_table
-    from ibrobust.reporting.json_results import write_attacked
 
     norms = check_run(attacks=attack or [], epsilons=epsilons, device=device)
     _tell(Console(stderr=True), [small_radii(epsilons, norm) for norm in norms])
@@ -131,22 +130,19 @@ def attack_command(
     images = attacked_images(data.source)
     test = data.test.subset(n_examples)
     errors = Console(stderr=True)
-    if attack:
-        attacked = attack_models(
-            targets,
-            test,
-            attacks=with_surrogates(attack, data, device=device),
-            epsilons=epsilons,
-            batch_size=batch_size,
-            seed=seed,
-            state=state,
-            device=device,
-            console=errors,
-            images_file=save_images,
-            class_names=data.class_names,
-        )
-    else:
-        attacked = sweep_models(targets, test, epsilons, batch_size=batch_size, device=device, console=errors)
+    attacked = attack_models(
+        targets,
+        test,
+        attacks=with_surrogates(attack or [], data, device=device),
+        epsilons=epsilons,
+        batch_size=batch_size,
+        seed=seed,
+        state=state,
+        device=device,
+        console=errors,
+        images_file=save_images,
+        class_names=data.class_names,
+    )
     lines = [line for model in attacked for line in attack_lines(model)]
     notes: list[str | None] = [
         f"{line.attack.partition(':')[0]} warns about {line.model}: {warning}"
@@ -157,14 +153,7 @@ def attack_command(
     # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
     try:
         if json_file:
-            write_attacked(
-                json_file,
-                attacked,
-                data_name=data.name,
-                fingerprint=data.fingerprint,
-                split=attacked_split(data.source),
-                resize=resize,
-            )
+            write_attacked(json_file, attacked, data, resize)
         if figure:
             save_attack_figure(
                 lines, figure, dataset=data.name if attacked_split(data.source) is None else f"{images} of {data.name}"

@@ -14,12 +14,13 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
+from ibrobust.atomic import write_json
 from ibrobust.card_results import results_in
 from ibrobust.cli.flags import in_flags
 from ibrobust.cli.matching import CIFAR10_SIZE, models_for, trained_on, training_note
 from ibrobust.cli.request import NO_SURROGATE, check_models, chosen_decoders
 from ibrobust.data import Dataset, Split, load_dataset
-from ibrobust.data.names import with_option
+from ibrobust.data.names import attacked_split, with_option
 from ibrobust.devices import check_device, default_device
 from ibrobust.epsilon import check_epsilon
 from ibrobust.errors import IbrobustError
@@ -211,62 +212,41 @@ def _load_registered(
     return model
 
 
-def sweep_models(
-    targets: Sequence[Target],
-    test: Split,
-    epsilons: Sequence[float],
-    *,
-    batch_size: int,
-    device: str | None,
-    console: Console,
-) -> list[AttackedModel]:
-    """Return each target with its sweep; show a progress bar."""
-    attacked = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for target in targets:
-            show = partial(_show, bar, bar.add_task(escape(f"{target.name} ({target.decoder})"), total=len(test)))
-            result = fgsm_sweep(
-                target.load(device or default_device()),
-                test.images,
-                test.labels,
-                epsilons,
-                batch_size=batch_size,
-                progress=show,
-            )
-            attacked.append(_attacked(target, [result]))
-    return attacked
-
-
 def attack_models(
     targets: Sequence[Target],
     test: Split,
     *,
-    attacks: Sequence[Attack | str],
     epsilons: Sequence[float],
     batch_size: int,
-    seed: int,
-    state: Path | None,
     device: str | None,
     console: Console,
+    attacks: Sequence[Attack | str] = (),
+    seed: int = 0,
+    state: Path | None = None,
     images_file: Path | None = None,
     class_names: Sequence[str] = (),
 ) -> list[AttackedModel]:
-    """Return each target with the results of every attack; show a progress bar with the remaining time.
+    """Return each target with the results of every attack, or without attacks with its FGSM sweep; show a progress bar.
 
     With `images_file`, the adversarial images of the single target, attack and epsilon are written to that file, with
     the class names.
     """
     kept: list[tuple[Tensor, Tensor]] = []
     attacked = []
-    bar = Progress(*Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal)
-    with bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
             title = f"{target.name} ({target.decoder})"
+            model = target.load(device or default_device())
+            show = partial(_show, bar, bar.add_task(escape(title), total=None))
+            if not attacks:
+                sweep = fgsm_sweep(model, test.images, test.labels, epsilons, batch_size=batch_size, progress=show)
+                attacked.append(_attacked(target, [sweep]))
+                continue
             file = f"{target.name}-{target.decoder}{f'-resized{target.resize}' if target.resize else ''}.jsonl".replace(
                 ":", "_"
             ).replace("/", "_")
             results = run_attacks(
-                target.load(device or default_device()),
+                model,
                 test.images,
                 test.labels,
                 attacks=attacks,
@@ -274,7 +254,7 @@ def attack_models(
                 batch_size=batch_size,
                 seed=seed,
                 state_path=state / file if state else None,
-                progress=partial(_show, bar, bar.add_task(escape(title), total=None)),
+                progress=show,
                 on_images=(lambda *batch: kept.append(tuple(part.cpu() for part in batch))) if images_file else None,
             )
             if images_file:
@@ -379,6 +359,25 @@ def run_audit(
             seed=seed,
             progress=show,
         )
+
+
+def write_results(path: Path, data: Dataset, resize: int | None, **results: Any) -> None:
+    """Write one JSON object to `path`: the data set, whose images were perhaps scaled inside the model, and results."""
+    split = attacked_split(data.source)
+    chosen = {} if split is None else {"split": split}  # instead of the test images
+    scaled = {} if resize is None else {"resized_to": resize}  # inside the model, pixels a side
+    images = {"name": data.name, "fingerprint": data.fingerprint, **chosen, **scaled}
+    write_json(path, {"dataset": images, **results})
+
+
+def write_attacked(path: Path, models: Sequence[AttackedModel], data: Dataset, resize: int | None) -> None:
+    """Write a list of sweeps or of attacks with their results per image."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for model in models:
+        for result in (*model.results, *model.worst):
+            kind = "attacks" if isinstance(result, AttackResult) else "sweeps"
+            found.setdefault(kind, []).append({"model": model.model, "decoder": model.decoder, **result.to_dict()})
+    write_results(path, data, resize, **found)
 
 
 NOT_STORED = "Note: The images were scaled inside the model, so this result is not put into its card."

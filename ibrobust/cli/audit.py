@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, Resize, Split
-from ibrobust.data.names import FORMS, attacked_images, attacked_split
+from ibrobust.data.names import FORMS, attacked_images
 
 
 def audit(
@@ -96,9 +96,9 @@ def audit(
         run_audit,
         store_audit,
         with_surrogates,
+        write_results,
     )
     from ibrobust.cli.printing import print_table, tell_written
-    from ibrobust.reporting.json_results import write_audits
     from ibrobust.reporting.tables import audit_table, failures_table
 
     check_run(attacks=attack or [], device=device)
@@ -128,15 +128,8 @@ def audit(
         # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
         try:
             if json_file and (json_file != STDOUT or target is targets[-1]):  # one object
-                write_audits(
-                    json_file,
-                    reports,
-                    model=model,
-                    data_name=data.name,
-                    fingerprint=data.fingerprint,
-                    split=attacked_split(data.source),
-                    resize=resize,
-                )
+                audits = {decoder: report.to_dict() for decoder, report in reports.items()}
+                write_results(json_file, data, resize, model=model, audits=audits)
             refusal = store_audit(target, report, data) if resize is None else NOT_STORED
         finally:
             print_table(

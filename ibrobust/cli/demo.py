@@ -49,7 +49,7 @@ def demo(
     from rich.console import Console
 
     from ibrobust import registry
-    from ibrobust.cli.attacking import choose_models, run_audit, store_audit, sweep_models
+    from ibrobust.cli.attacking import attack_models, choose_models, run_audit, store_audit
     from ibrobust.cli.printing import print_table
     from ibrobust.data import load_dataset
     from ibrobust.home import models_dir
@@ -67,7 +67,7 @@ def demo(
         print_table(accuracy_table(registry.train(recipe, name=name, overwrite=True, progress=True)))
     data = load_dataset("digits")
     targets = choose_models(list(recipes), [], data, "digits")
-    swept = sweep_models(targets, data.test, EPSILONS, batch_size=250, device=None, console=errors)
+    swept = attack_models(targets, data.test, epsilons=EPSILONS, batch_size=250, device=None, console=errors)
     reports = [
         run_audit(
             target,

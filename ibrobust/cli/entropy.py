@@ -49,15 +49,14 @@ def entropy(
     import torch
     from rich.console import Console
 
-    from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models
+    from ibrobust.cli.attacking import caption_note, check_run, choose_data, choose_models, write_results
     from ibrobust.cli.printing import print_table, tell_written
-    from ibrobust.data.names import attacked_images, attacked_split
+    from ibrobust.data.names import attacked_images
     from ibrobust.devices import default_device
     from ibrobust.estimators.latent_information import latent_information
     from ibrobust.models import ImageClassifier, Resized, encode_in_batches, resized
     from ibrobust.registry.scoring import unit_batches
     from ibrobust.reporting.entropy_table import entropy_table
-    from ibrobust.reporting.json_results import write_entropies
 
     check_run(device=device)
     data, spec = choose_data(dataset, models, split=split, data_dir=data_dir)
@@ -84,14 +83,7 @@ def entropy(
         records[target.name] = {**found.to_dict(), "means_of_gaussians": outputs.shape[1] > scaled.latent_dim}
     try:  # the file first, so that it exists even if printing fails
         if json_file:
-            write_entropies(
-                json_file,
-                records,
-                data_name=data.name,
-                fingerprint=data.fingerprint,
-                split=attacked_split(data.source),
-                resize=resize,
-            )
+            write_results(json_file, data, resize, models=records)
     finally:
         note = caption_note(targets)
         print_table(

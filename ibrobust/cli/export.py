@@ -21,8 +21,6 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write a model's card and weights to a folder, without paths of this machine."""
-    from rich.console import Console
-
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import check_models
 
@@ -31,4 +29,4 @@ def export(
     from ibrobust.registry import export_model  # torch comes with it, seconds later
 
     card = export_model(model, folder, new_name=name, description=description, half=half, data_dir=data_dir)
-    Console().print(f"{folder / card.weights.file}, {folder / card.name}.yaml", markup=False, soft_wrap=True)
+    typer.echo(f"{folder / card.weights.file}, {folder / card.name}.yaml")

@@ -19,10 +19,8 @@ def recipes(
         typer.echo(json.dumps({preset.name: preset.to_dict() for preset in found}, indent=2))
         return
 
-    from rich.console import Console
-
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.card_tables import presets_table
 
     print_table(presets_table(found))
-    Console().print("Train with one: ibrobust train --preset knn_w16", markup=False, soft_wrap=True)
+    typer.echo("Train with one: ibrobust train --preset knn_w16")

@@ -111,12 +111,10 @@ def figures(study: Run) -> None:
 
     found = stored_study(study)
 
-    from rich.console import Console
-
     from ibrobust.reporting.figures.draw import draw_study_figures
 
     for path in draw_study_figures(_records(found), found.folder / "figures", found.figures):
-        Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(path)
 
 
 @app.command("report")
@@ -133,8 +131,6 @@ def report(
     found = stored_study(study)
     if out is not None:
         require_writable(out)
-
-    from rich.console import Console
 
     from ibrobust.cli.printing import made_now
     from ibrobust.reporting.html.report import write_report
@@ -154,7 +150,7 @@ def report(
         out=target,
         made=made_now(),
     )
-    Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+    typer.echo(path)
 
 
 @app.command("cards")
@@ -198,8 +194,6 @@ def _draw_what_can_be(study: Study) -> tuple[list[Path], list[IbrobustError]]:
 
 def _show(study: Study, states: list[CellState]) -> None:
     """Print the table of the cells, and below it the error of each failed cell, which is too long for the table."""
-    from rich.console import Console
-
     from ibrobust.cli.flags import in_flags
     from ibrobust.cli.printing import print_table
     from ibrobust.reporting.progress_table import study_table
@@ -210,17 +204,14 @@ def _show(study: Study, states: list[CellState]) -> None:
     for state in states:
         if state.status == "failed":
             error = in_flags(state.error or "")
-            Console().print(f"Failed: {state.cell}: {error}", markup=False, highlight=False, soft_wrap=True)
+            typer.echo(f"Failed: {state.cell}: {error}")
 
 
 def _finish(study: Study, states: list[CellState]) -> None:
-    from rich.console import Console
-
     _show(study, states)
-    console = Console()
-    console.print(f"Records: {study.folder / 'records.csv'}", markup=False, highlight=False, soft_wrap=True)
+    typer.echo(f"Records: {study.folder / 'records.csv'}")
     paths, notes = _draw_what_can_be(study)
     for text in (*(f"Figure: {path}" for path in paths), *(f"Note: {note}" for note in notes)):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(text)
     if any(state.status != "done" for state in states):
         raise typer.Exit(FAILED)

@@ -146,14 +146,12 @@ train = _with_recipe_options(_train)
 
 
 def _report(card: ModelCard) -> None:
-    from rich.console import Console
-
     from ibrobust.cli.printing import print_table
     from ibrobust.data.names import attacked_images
     from ibrobust.reporting.tables import accuracy_table
 
     print_table(accuracy_table(card, images=attacked_images(card.images)))
-    Console().print(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255", markup=False, soft_wrap=True)
+    typer.echo(f"Next: ibrobust attack {card.name} --eps 2/255,4/255,8/255")
 
 
 def _check_names(recipe: Recipe, name: str, *, overwrite: bool, log_with: str | None, device: str | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +13,7 @@ from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import per_cent
 from ibrobust.reporting.attack_lines import AttackLine
 from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
-from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, verdict_text
+from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, left_table, verdict_text
 
 
 def attack_table(lines: Sequence[AttackLine], *, dataset: str, images: str = "test images", note: str = "") -> Table:
@@ -37,13 +36,8 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, images: str = "te
     audits = [line.known.audited for line in lines]
     has_zero = any(line.zero_gradient is not None for line in lines)
     has_nonfinite = any(line.nonfinite_gradient for line in lines)
-    table = Table(
-        title="Accuracy under attack, %",
-        caption=_caption(lines, f"{images} of {dataset}", note),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
+    table = left_table(
+        title="Accuracy under attack, %", caption=_caption(lines, f"{images} of {dataset}", note), padding=0
     )
     answers = [verdict_text(audit.verdict, audit.epsilon) if audit else verdict_text(None) for audit in audits]
     attacks = [_attack(line, norm) for line in lines]

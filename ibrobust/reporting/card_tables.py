@@ -7,14 +7,13 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.readable import hardware_words, per_cent
 from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
-from ibrobust.reporting.tables import TEXT_WIDTH, verdict_text
+from ibrobust.reporting.tables import TEXT_WIDTH, left_table, verdict_text
 from ibrobust.verdicts import read_verdict
 
 # More epsilons make a table wider than a terminal.
@@ -33,13 +32,10 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     fgsm_signs = [bound_sign(row.fgsm, is_bound=row.fgsm_upper_bound) for row in rows]
     marks = f"; {BOUND} upper bound" if any((*signs, *fgsm_signs)) else ""
     marks += _dagger(any(row.fgsm_is_marked and row.fgsm is not None for row in rows))
-    table = Table(
+    table = left_table(
         title="Models",
         caption=f"accuracy, %; FGSM and the worst case over all attacks at epsilon {epsilon}; {_images(rows)}"
         f"- not measured{marks}",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,  # fits into 80 columns
     )
@@ -78,12 +74,9 @@ def _images(rows: Sequence[ModelRow]) -> str:
 
 def presets_table(presets: Sequence[Any]) -> Table:
     """Return one row per preset of `ibrobust.training.presets`: its purpose and its measured results."""
-    table = Table(
+    table = left_table(
         title="Recipes",
         caption="accuracy: clean, on the test images of CIFAR-10 re-encoded as JPEG",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
         padding=(0, 1, 1, 0),
     )
     table.add_column("preset", no_wrap=True)
@@ -98,9 +91,7 @@ def facts_table(card: Any, *, size: int | None, unused: Collection[str] = ()) ->
 
     Of beta and noise it leaves out those in `unused`, which had no effect on the training.
     """
-    table = Table(
-        title=card.name, caption=card.description or None, title_justify="left", caption_justify="left", box=None
-    )
+    table = left_table(title=card.name, caption=card.description or None, box=None)
     table.show_header = False
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -142,15 +133,12 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
     kept = sorted(best[:MOST_EPSILONS])
     left = len(best) - len(kept)
     further = "1 further epsilon is" if left == 1 else f"{left} further epsilons are"
-    table = Table(
+    table = left_table(
         title="Accuracy, %",
         caption="worst case: correct without an attack and under every attack"
         + (f"; {BOUND} upper bound" if any(line.upper_bounds for line in lines) else "")
         + _dagger(any(line.is_marked for line in lines))
         + (f"; {further} in the whole card" if left else ""),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     table.add_column("decoder", no_wrap=True)

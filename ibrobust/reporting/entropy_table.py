@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
+
+from ibrobust.reporting.tables import left_table
 
 COLUMNS = {
     "H[Z]": "entropy",
@@ -30,17 +31,14 @@ def entropy_table(
         note = "; ".join(
             filter(None, [f"of {', '.join(means)}: the means of its Gaussians, without their learnt deviations", note])
         )
-    table = Table(
+    table = left_table(
         title="Information in the latents, nats",
-        title_justify="left",
         caption=(
             f"n = {some['num_points']:,} {images} of {dataset}, k = {some['num_neighbors']}, "
             f"{'with' if some['noise'] else 'without'} zero-entropy noise. H[Z] and H[Z|Y] are biased upwards in many "
             "dimensions, by different amounts: compare each of them between models, not with each other. "
             f"The floor is H[Z] of the noise alone{f'; {note}' if note else ''}"
         ),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
     )
     table.add_column("model", overflow="fold", min_width=min(32, max(map(len, records))))
     for header in COLUMNS:

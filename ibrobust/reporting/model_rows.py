@@ -180,6 +180,8 @@ def withstood(card: Any) -> list[Withstood]:
                     or found.get(place, {}).get(at, 1.0) < result["robust_accuracy"]
                 ):
                     continue  # below it is over all attacks; or the same attack by RobustBench
+                if result["robust_accuracy"] < found.get(place, {}).get(at, 1.0):
+                    bounds.get(place, set()).discard(at)  # of a higher result of the same attack
                 found.setdefault(place, {})[at] = result["robust_accuracy"]
                 if result.get("upper_bound") or is_older_attack(result):
                     bounds.setdefault(place, set()).add(at)

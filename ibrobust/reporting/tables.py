@@ -24,6 +24,11 @@ SURE, SURE_SHORT = "with 95% confidence", "(95%)"
 TONES = {"real": "green", "partly": "yellow", "undecided": "yellow", "not": "bold red", "older": "dim"}
 
 
+def left_table(**options: Any) -> Table:
+    """Return a table with lines below its header alone, and its title and caption at the left."""
+    return Table(**{"box": box.SIMPLE_HEAD, "title_justify": "left", "caption_justify": "left", **options})
+
+
 def verdict_text(verdict: Verdict | None, epsilon: float | None = None) -> Text:
     """Return an audit's answers, coloured by the first, with the epsilon they are about; a dash without an audit."""
     if verdict is None:
@@ -47,16 +52,13 @@ def audit_table(
     data.
     """
     outcomes = [check.passed for check in report.checks]
-    table = Table(
+    table = left_table(
         title=audit_title(report, model=model, decoder=decoder),
         caption=f"n = {report.n:,} {images} of {dataset}{' (quick)' if report.quick else ''}, seed {report.seed}; "
         f"{f'surrogate {report.surrogate}' if report.surrogate else 'no surrogate'}; "
         f"{report.cost.forward_images:,} images forward, {report.cost.backward_images:,} backward; "
         f"{SURE_SHORT}: {SURE}{'; -: does not apply here' if None in outcomes else ''}"
         f"{f'; {note}' if note else ''}",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     table.add_column("check", no_wrap=True, min_width=max(len(check.name) for check in report.checks))
@@ -80,9 +82,7 @@ def audit_title(report: AuditReport, *, model: str, decoder: str) -> Text:
 
 def failures_table(report: AuditReport) -> Table:
     """Return a sentence and the reference for each failed check of an audit."""
-    table = Table(
-        title="What failed", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False
-    )
+    table = left_table(title="What failed", padding=(0, 1, 0, 0), show_header=False)
     table.add_column(overflow="fold", ratio=1)
     for check in report.failed:
         table.add_row(Text(f"{check.meaning} ({check.name}; {check.reference})"))
@@ -91,12 +91,8 @@ def failures_table(report: AuditReport) -> Table:
 
 def accuracy_table(card: Any, *, images: str = "test images") -> Table:
     """Return the clean accuracy of a card's decoders, scored on these images of its data set."""
-    table = Table(
-        title=card.name,
-        title_justify="left",
-        caption=f"clean accuracy on {card.dataset.num_test:,} {images} of {card.dataset.name}",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
+    table = left_table(
+        title=card.name, caption=f"clean accuracy on {card.dataset.num_test:,} {images} of {card.dataset.name}"
     )
     table.add_column("decoder")
     table.add_column("accuracy %", justify="right")

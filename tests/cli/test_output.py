@@ -92,7 +92,7 @@ def test_the_table_is_printed_although_a_file_cannot_be_written(run, mine, monke
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results.json")
 
-    monkeypatch.setattr("ibrobust.reporting.json_results.write_attacked", full)
+    monkeypatch.setattr("ibrobust.cli.attacking.write_attacked", full)
     finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "results.json")
     assert finished.returncode == 2
     assert "mine (head)" in finished.stdout
@@ -119,7 +119,7 @@ def test_a_home_on_a_full_or_read_only_disk_names_its_variable(run, mine, home, 
         def broken(*_: object, number: int = number, **__: object) -> None:
             raise OSError(number, os.strerror(number), str(home / "models" / "x.yaml"))
 
-        monkeypatch.setattr("ibrobust.reporting.json_results.write_attacked", broken)
+        monkeypatch.setattr("ibrobust.cli.attacking.write_attacked", broken)
         finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "results.json")
         assert f"cannot be written ({os.strerror(number)}): {said}" in finished.stderr
 
@@ -146,7 +146,7 @@ def test_a_warning_is_one_line_without_source_code(run, mine, monkeypatch):
     def warns(*_: object, **__: object) -> None:
         warnings.warn("beware", stacklevel=1)
 
-    monkeypatch.setattr("ibrobust.reporting.json_results.write_attacked", warns)
+    monkeypatch.setattr("ibrobust.cli.attacking.write_attacked", warns)
     finished = run("attack", mine, "--eps", "0", "--n-examples", "9", "--json", "a.json")
     assert "\nWarning: beware\n" in f"\n{finished.stderr}"
     assert ".py" not in finished.stderr

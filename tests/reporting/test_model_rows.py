@@ -208,6 +208,16 @@ def test_robustbenchs_own_autoattack_on_the_models_images_counts(images: str, wo
     ]
 
 
+def test_a_lower_result_without_a_warning_is_no_upper_bound() -> None:
+    one = card(attacked("AutoAttack", "a warning"))
+    record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "d"}
+    record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "flags": [], "dataset_fingerprint": "mine"}
+    one.evaluations["robustbench head Linf 0.0313725 4"] = record
+    (attack, worst) = withstood(one)
+    assert (attack.accuracy, attack.upper_bounds) == ({EPSILON: 0.1}, frozenset())
+    assert (worst.accuracy, worst.upper_bounds) == ({EPSILON: 0.1}, frozenset())
+
+
 @pytest.mark.parametrize("strong", [attacked("WorstCase", "a guard"), attacked("WorstCase", version=1)])
 def test_a_weak_attack_does_not_make_an_upper_bound_exact(strong: AttackResult) -> None:
     (row,) = model_rows(card(strong, attacked("PGD")), epsilon=EPSILON, size=None)

@@ -637,7 +637,18 @@ def test_the_summary_counts_and_names_the_best_worst_case(records):
     assert f"{100 * worst[name, decoder]:.1f}% (95% interval" in best
     assert best.endswith(f"n = 200), {name} ({decoder.replace('_', ' ')}).")
     assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in overstated
-    assert overstated.endswith("its audit says: not real, vanishing.")
+    assert overstated.endswith("its audit at 8/255 says: not real, vanishing.")
+
+
+def test_the_summary_says_of_an_accuracy_what_the_audit_at_its_epsilon_says(study_rows, write_records):
+    measured = next(row for row in study_rows if row.get("verdict"))
+    audit = {**measured, "quantity": "audit_worst_case_accuracy", "verdict": "real, honest"}
+    wider = {**audit, "epsilon": 2 * audit["epsilon"], "verdict": "not real, honest"}
+    fgsm = {**audit, "attack": "FGSM", "quantity": "accuracy", "value": 0.47, "verdict": ""}
+    found = read_study_records(write_records([audit, wider, fgsm]))
+    assert not [sentence for sentence in summary(found, []) if "Not a sign" in sentence]
+    found = read_study_records(write_records([wider, fgsm]))
+    assert summary(found, [])[-1].endswith("its audit at 16/255 says: not real, honest.")
 
 
 def test_the_summary_names_the_number_of_the_leaderboard(study_rows, write_records):

@@ -10,7 +10,6 @@ import pytest
 
 from ibrobust.errors import IbrobustError
 from ibrobust.records import read_study_records
-from ibrobust.reporting.figures.accuracy import spread
 from ibrobust.reporting.figures.attacks import attack_panels, draw_attacks
 from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
@@ -25,6 +24,7 @@ from ibrobust.reporting.figures.style import (
     beta_colours,
     grid_of_axes,
     looks,
+    spread,
     study_style,
 )
 
@@ -484,9 +484,9 @@ def test_no_two_baselines_of_the_generalization_figure_look_alike(study_rows, wr
 
 
 def test_labels_do_not_overlap():
-    assert spread([0.5, 0.52, 0.9], gap=0.1, top=1.0) == pytest.approx([0.42, 0.52, 0.9])
-    low = spread([0.0, 0.0, 0.01], gap=0.1, top=1.0)
-    assert sorted(low) == pytest.approx([0.0, 0.1, 0.2])
+    assert spread([0.5, 0.48, 0.1], gap=0.1) == pytest.approx([0.58, 0.48, 0.1])
+    low = spread([1.0, 1.0, 0.99], gap=0.1)
+    assert sorted(low) == pytest.approx([0.8, 0.9, 1.0])
 
 
 # The files

@@ -18,6 +18,7 @@ from ibrobust.reporting.figures.style import (
     looks,
     name_panels,
     save,
+    spread,
     study_style,
 )
 from ibrobust.reporting.marks import BOUND, DAGGER, UNATTACKED_SHARE
@@ -106,7 +107,7 @@ def _draw(axes: Any, line: Line, look: Look, scale: int) -> None:
 def _daggers(axes: Any, panel: Panel, style: dict[Any, Look], scale: int) -> None:
     """Write the share of unattacked images beside the ends of the lines, without overlap."""
     masked = [line for line in panel.lines if line.is_masked]
-    places = spread([line.points[-1].mean for line in masked], gap=0.075, top=1.0)
+    places = [1 - place for place in spread([1 - line.points[-1].mean for line in masked], gap=0.075)]
     for line, place in zip(masked, places, strict=True):
         axes.annotate(
             f"{DAGGER} {line.unattacked:.0%}",
@@ -119,21 +120,6 @@ def _daggers(axes: Any, panel: Panel, style: dict[Any, Look], scale: int) -> Non
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": style[line.setting].colour},
         )
-
-
-def spread(places: Sequence[float], *, gap: float, top: float) -> list[float]:
-    """Return places moved apart until neighbours are `gap` from each other, none above `top`, in the given order."""
-    order = sorted(range(len(places)), key=lambda index: -places[index])
-    found = [0.0] * len(places)
-    ceiling = top
-    for index in order:
-        found[index] = min(places[index], ceiling)
-        ceiling = found[index] - gap
-    floor = 0.0
-    for index in reversed(order):  # those moved below the lower limit come up again
-        found[index] = max(found[index], floor)
-        floor = found[index] + gap
-    return found
 
 
 def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:

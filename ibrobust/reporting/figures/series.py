@@ -98,106 +98,64 @@ def fgsm_panels(records: Iterable[StudyRecord]) -> tuple[Panel, ...]:
 
 
 def fgsm_lines(records: Iterable[StudyRecord]) -> list[Line]:
-    """Return accuracy under FGSM against epsilon: a line for each setting and decoder, over its cells on most images.
-
-    The accuracy without an attack is the point at epsilon 0, if it was measured on as many images as the attack.
-    """
+    """Return accuracy under FGSM against epsilon: a line for each setting and decoder, see `_lines`."""
     records = tuple(records)
-    values: dict[tuple[Setting, str], dict[float, dict[str, float]]] = {}
-    images: dict[tuple[str, str], set[int | None]] = {}
-    shares: dict[tuple[Setting, str], dict[str, float]] = {}
-    bounds: dict[tuple[Setting, str], set[float]] = {}
-    swept, most = _on_most_images(sweep_records(records))
+    swept = sweep_records(records)
+    shares: dict[tuple[Setting, str, int | None], dict[str, float]] = {}
     for record in swept:
-        key = (setting_of(record), record.decoder)
-        if record.quantity == "accuracy" and record.epsilon is not None:
-            values.setdefault(key, {}).setdefault(record.epsilon, {})[record.cell] = record.value
-            images.setdefault((record.cell, record.decoder), set()).add(record.num_images)
-            if record.upper_bound and record.value:  # nothing is below 0
-                bounds.setdefault(key, set()).add(record.epsilon)
-        elif record.quantity in UNATTACKED:
-            of_cells = shares.setdefault(key, {})
+        if record.quantity in UNATTACKED:
+            of_cells = shares.setdefault((setting_of(record), record.decoder, record.num_images), {})
             of_cells[record.cell] = of_cells.get(record.cell, 0.0) + record.value
-    for record in records:
-        key = (setting_of(record), record.decoder)
-        if record.quantity == "clean_accuracy" and images.get((record.cell, record.decoder)) == {record.num_images}:
-            values[key].setdefault(0.0, {}).setdefault(record.cell, record.value)
+    lines = _lines(records, (record for record in swept if record.quantity == "accuracy")).get("FGSM", [])
+    of_lines = [shares.get((line.setting, line.decoder, line.images)) for line in lines]
     return [
-        Line(
-            setting,
-            decoder,
-            _points(by_epsilon, bounds.get((setting, decoder), ())),
-            max(shares[setting, decoder].values()) if (setting, decoder) in shares else None,
-            most["FGSM", setting, decoder],
-        )
-        for (setting, decoder), by_epsilon in values.items()
+        replace(line, unattacked=max(found.values())) if found else line
+        for line, found in zip(lines, of_lines, strict=True)
     ]
 
 
 def robust_lines(records: Iterable[StudyRecord]) -> dict[str, list[Line]]:
-    """Return robust accuracy against epsilon in L-infinity, by attack: a line for each setting and decoder.
+    """Return robust accuracy against epsilon in L-infinity, by attack: a line per setting and decoder, see `_lines`.
 
-    The worst case over all attacks has the name in its records; it replaces the attack WorstCase. If an attack on the
-    cells of a line was run on several numbers of images, the line is that of the most. Clean accuracy on as many images
-    is the point at epsilon 0.
+    The worst case over all attacks has the name in its records; it replaces the attack WorstCase.
     """
     records = tuple(records)
+    lines = _lines(records, (each for each in records if each.quantity in ROBUST and each.norm in ("", "Linf")))
+    if WORST_CASE in lines:
+        lines = {attack: of_it for attack, of_it in lines.items() if not attack.startswith("WorstCase")}
+    return lines
+
+
+def _lines(records: Sequence[StudyRecord], attacked: Iterable[StudyRecord]) -> dict[str, list[Line]]:
+    """Return the lines of accuracies under attack, by attack: a line for each setting and decoder, over its cells.
+
+    If an attack on the cells of a line was run on several numbers of images, the line is that of the most: a mean over
+    cells with other numbers of images would be of no images. Clean accuracy on as many images is at epsilon 0.
+    """
     clean = {
         (record.cell, record.decoder, record.num_images): record.value
         for record in records
         if record.quantity == "clean_accuracy"
     }
-    values: dict[str, dict[tuple[Setting, str], dict[float, dict[str, float]]]] = {}
-    bounds: dict[tuple[str, Setting, str], set[float]] = {}
-    robust, most = _on_most_images(
-        record for record in records if record.quantity in ROBUST and record.norm in ("", "Linf")
-    )
-    for record in robust:
+    found: dict[tuple[str, Setting, str], list[StudyRecord]] = {}
+    for record in attacked:
         if record.epsilon is not None:
-            by_epsilon = values.setdefault(record.attack, {}).setdefault((setting_of(record), record.decoder), {})
-            by_epsilon.setdefault(record.epsilon, {})[record.cell] = record.value
-            if record.upper_bound and record.value:  # nothing is below 0
-                bounds.setdefault((record.attack, setting_of(record), record.decoder), set()).add(record.epsilon)
-            if (unattacked := clean.get((record.cell, record.decoder, record.num_images))) is not None:
-                by_epsilon.setdefault(0.0, {}).setdefault(record.cell, unattacked)
-    if WORST_CASE in values:
-        values = {attack: lines for attack, lines in values.items() if not attack.startswith("WorstCase")}
-    return {
-        attack: [
-            Line(
-                setting,
-                decoder,
-                _points(by_epsilon, bounds.get((attack, setting, decoder), ())),
-                images=most[attack, setting, decoder],
-            )
-            for (setting, decoder), by_epsilon in lines.items()
-        ]
-        for attack, lines in values.items()
-    }
-
-
-def _on_most_images(
-    records: Iterable[StudyRecord],
-) -> tuple[list[StudyRecord], dict[tuple[str, Setting, str], int | None]]:
-    """Return the records that are on the most images of their line, and this number by attack, setting and decoder.
-
-    A mean over cells with other numbers of images would be of no images.
-    """
-    of_lines: dict[tuple[str, Setting, str], list[StudyRecord]] = {}
-    for record in records:
-        of_lines.setdefault((record.attack, setting_of(record), record.decoder), []).append(record)
-    most = {
-        line: max((record.num_images for record in found if record.num_images is not None), default=None)
-        for line, found in of_lines.items()
-    }
-    return [record for line, found in of_lines.items() for record in found if record.num_images == most[line]], most
-
-
-def _points(by_epsilon: dict[float, dict[str, float]], bounds: Collection[float] = ()) -> tuple[Point, ...]:
-    return tuple(
-        make_point(epsilon, list(of_cells.values()), is_bound=epsilon in bounds)
-        for epsilon, of_cells in sorted(by_epsilon.items())
-    )
+            found.setdefault((record.attack, setting_of(record), record.decoder), []).append(record)
+    lines: dict[str, list[Line]] = {}
+    for (attack, setting, decoder), of_line in found.items():
+        most = max((record.num_images for record in of_line if record.num_images is not None), default=None)
+        on_most = [record for record in of_line if record.num_images == most]
+        values: dict[float, dict[str, float]] = {}
+        for record in on_most:
+            values.setdefault(record.epsilon or 0.0, {})[record.cell] = record.value
+            if (unattacked := clean.get((record.cell, decoder, most))) is not None:
+                values.setdefault(0.0, {}).setdefault(record.cell, unattacked)
+        bounds = {record.epsilon for record in on_most if record.upper_bound and record.value}  # nothing is below 0
+        points = (
+            make_point(at, list(by_cell.values()), is_bound=at in bounds) for at, by_cell in sorted(values.items())
+        )
+        lines.setdefault(attack, []).append(Line(setting, decoder, tuple(points), images=most))
+    return lines
 
 
 def sweep_records(records: Iterable[StudyRecord]) -> tuple[StudyRecord, ...]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from math import log10
 from pathlib import Path
 from string import ascii_lowercase
 from textwrap import wrap
@@ -87,33 +86,27 @@ def beta_colours(betas: Sequence[float]) -> dict[float, str]:
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
+    from numpy import interp
 
     # The ends of the colour map are not used: one looks black, the other is invisible on paper.
     first, last = 0.06, 0.74
-    places = _apart([_colour_place(beta) for beta in betas], gap=min(NEAREST_COLOURS, 1 / max(len(betas) - 1, 1)))
+    logarithms, shares = zip(*COLOUR_PLACES, strict=True)
+    wished = [float(interp(log10(beta), logarithms, shares)) if beta > 0 else 0.0 for beta in betas]
+    places = spread(wished, gap=min(NEAREST_COLOURS, 1 / max(len(betas) - 1, 1)))
     return {
         beta: to_hex(colormaps["plasma"](first + (last - first) * place))
         for beta, place in zip(betas, places, strict=True)
     }
 
 
-def _colour_place(beta: float) -> float:
-    if beta <= 0:
-        return 0.0
-    logarithm = min(max(math.log10(beta), COLOUR_PLACES[0][0]), COLOUR_PLACES[-1][0])
-    (left, low), (right, high) = next(
-        (start, end) for start, end in pairwise(COLOUR_PLACES) if start[0] <= logarithm <= end[0]
-    )
-    return low + (high - low) * (logarithm - left) / (right - left)
-
-
-def _apart(places: Sequence[float], *, gap: float) -> list[float]:
-    """Return rising places in [0, 1], moved as little as it takes to be `gap` from each other."""
+def spread(places: Sequence[float], *, gap: float) -> list[float]:
+    """Return places in [0, 1] in their order, moved apart until neighbours are `gap` from each other, if all fit."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
     found = list(places)
-    for index in range(1, len(found)):
-        found[index] = max(found[index], found[index - 1] + gap)
+    for index, before in zip(order[1:], order, strict=False):
+        found[index] = max(found[index], found[before] + gap)
     ceiling = 1.0
-    for index in reversed(range(len(found))):
+    for index in reversed(order):
         found[index] = min(found[index], ceiling)
         ceiling = found[index] - gap
     return found

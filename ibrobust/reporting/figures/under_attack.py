@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +38,6 @@ def figure_format(path: Path) -> str:
     return ending
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """A line of the figure: its label, style, and accuracies in [0, 1] at epsilons, 0 among them."""
-
-    label: str
-    points: dict[float, float]
-    colour: str
-    marker: str
-    dashes: Any
-    bounds: frozenset[float] = frozenset()
-
-
 def save_attack_figure(lines: Sequence[AttackLine], path: Path, *, dataset: str) -> None:
     """Write `attack_figure` to a file, whose ending, png, pdf or svg, is the format.
 
@@ -74,7 +61,7 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
     """
     models = _looks({line.model: line.known.is_baseline for line in lines})
     attacks = list(dict.fromkeys(line.attack for line in lines))
-    panels: dict[str, list[_Drawn]] = {}
+    panels: dict[str, list[tuple[AttackLine, dict[str, Any]]]] = {}  # the lines of each norm, with their style
     for line in lines:
         colour, marker = models[line.model]
         place = attacks.index(line.attack)
@@ -84,11 +71,10 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         if line.is_marked:
             label += f", {line.unattacked:.0%} not attacked"
         dashes = UNATTACKED_DASHES if line.is_marked else DASHES[place % len(DASHES)]
-        bounds = frozenset(epsilon for epsilon in line.upper_bounds if line.accuracy[epsilon])  # nothing is below 0
-        if bounds:
+        if any(map(line.accuracy.get, line.upper_bounds)):  # nothing is below 0
             label += f", {BOUND} upper bound"
-        drawn = _Drawn(label, {0.0: line.clean, **line.accuracy}, colour, marker, dashes, bounds)
-        panels.setdefault(line.norm, []).append(drawn)
+        style = {"label": label, "color": colour, "marker": marker, "linestyle": dashes}
+        panels.setdefault(line.norm, []).append((line, style))
     under = attacks[0] if len(attacks) == 1 else "attack"
     return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
 
@@ -108,35 +94,29 @@ def _looks(models: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _figure(panels: Mapping[str, Sequence[_Drawn]], *, title: str, ylabel: str) -> Figure:
+def _figure(panels: Mapping[str, Sequence[tuple[AttackLine, dict[str, Any]]]], *, title: str, ylabel: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot: no global state, no window, no backend to choose.
     most = max(map(len, panels.values()))
-    longest = max(len(line.label) for lines in panels.values() for line in lines)
+    longest = max(len(style["label"]) for lines in panels.values() for _, style in lines)
     is_below = most > MOST_INSIDE
     columns = 2 if is_below and longest <= MOST_LETTERS else 1
     height = 4.2 + (0.18 * -(-most // columns) if is_below else 0)
     figure = Figure(figsize=(6.4 * len(panels), height), layout="constrained")
     all_axes = FigureCanvasAgg(figure).figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (norm, lines) in zip(all_axes, panels.items(), strict=True):
-        largest = max(epsilon for line in lines for epsilon in line.points)
+        largest = max(epsilon for line, _ in lines for epsilon in line.accuracy)
         scale = 255 if norm == "Linf" else 1
-        for line in lines:
-            points = sorted(line.points.items())
-            axes.plot(
-                [scale * epsilon for epsilon, _ in points],
-                [100 * accuracy for _, accuracy in points],
-                linestyle=line.dashes,
-                color=line.colour,
-                marker=line.marker,
-                label=line.label,
-                clip_on=False,
-            )
-            for epsilon in line.bounds:
-                at = (scale * epsilon, 100 * line.points[epsilon])
-                axes.annotate(BOUND, at, (0, 3), textcoords="offset points", ha="center", color=line.colour)
+        for line, style in lines:
+            points = {scale * at: 100 * share for at, share in sorted({0.0: line.clean, **line.accuracy}.items())}
+            axes.plot(list(points), list(points.values()), **style, clip_on=False)
+            for at in (scale * epsilon for epsilon in line.upper_bounds):
+                if points[at]:
+                    axes.annotate(
+                        BOUND, (at, points[at]), (0, 3), textcoords="offset points", ha="center", color=style["color"]
+                    )
         axes.set_xlabel("ε × 255" if scale == 255 else f"ε ({norm})")
         axes.set_xlim(0, 1.02 * scale * largest if largest else 1)
         axes.set_ylim(0, 100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
@@ -62,19 +62,16 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     ]
     rows, audits = [], audits_in(records)
     for (cell, decoder), of_it in by_row.items():
-        found = [measure.of(of_it) for measure in measures]
-        if any(found):
+        found = {measure: number for measure in measures if (number := measure.of(of_it))}
+        if found:
             rows.append(Row(cell, decoder, of_it, found, (datasets or {}).get(cell, ""), audits.get(cell, ())))
-    if any(any(row.found[1:]) for row in rows):
-        # Decoders that were fitted only for another figure were never attacked and are not shown.
-        rows = [row for row in rows if any(row.found[1:])]
-    kept = [index for index in range(len(measures)) if any(row.found[index] for row in rows)]
-    measures = [measures[index] for index in kept]
-    rows = [replace(row, found=[row.found[index] for index in kept]) for row in rows]
-    ranked = _ranked(measures)
+    # Decoders that were fitted only for another figure were never attacked and are not shown.
+    rows = [row for row in rows if row.found.keys() - measures[:1]] or rows
+    measures = [measure for measure in measures if any(measure in row.found for row in rows)]
+    ranked = sorted(measures, key=_place)
     rows.sort(key=lambda row: row.rank(ranked))
-    best = [_best(measure, [(row, row.found[index]) for row in rows]) for index, measure in enumerate(measures)]
-    most = [_most_images([row.found[index] for row in rows]) for index in range(len(measures))]
+    best = {measure: _best(measure, rows) for measure in measures}
+    most = {measure: _most_images(row.found.get(measure) for row in rows) for measure in measures}
     judged_at = sorted({epsilon for row in rows for epsilon in row.audits})
     shares = any(row.unattacked for row in rows)
     described = [row.description() for row in rows]
@@ -82,9 +79,7 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     told = [
         place for place in range(len(DESCRIPTIONS)) if place < 2 or len({entries[place] for entries in described}) > 1
     ]
-    numbers = sorted(
-        range(len(measures)), key=lambda index: (measures[index].attack == IN_L2, measures[index].epsilon or 0)
-    )
+    numbers = sorted(measures, key=lambda measure: (measure.attack == IN_L2, measure.epsilon or 0))
     columns = (
         *(
             Column(
@@ -96,11 +91,8 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
         ),
         *(DESCRIPTIONS[place] for place in told),
         *(
-            replace(
-                _column(measures[index], [row.found[index] for row in rows]),
-                starts=place == 0 or measures[index].epsilon != measures[numbers[place - 1]].epsilon,
-            )
-            for place, index in enumerate(numbers)
+            _column(measure, most[measure], starts=before is None or measure.epsilon != before.epsilon)
+            for before, measure in zip((None, *numbers), numbers, strict=False)
         ),
         *((Column("unattacked", "no gradient", "% of images", falling=True),) if shares else ()),
     )
@@ -110,54 +102,44 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
             (
                 *(row.judgement(epsilon) for epsilon in judged_at),
                 *(entries[place] for place in told),
-                *(
-                    row.number(measures[index], row.found[index], is_best=place in best[index], most=most[index])
-                    for index in numbers
-                ),
+                *(row.number(measure, is_best=row in best[measure], most=most[measure]) for measure in numbers),
                 *((row.share(),) if shares else ()),
             )
-            for place, (row, entries) in enumerate(zip(rows, described, strict=True))
+            for row, entries in zip(rows, described, strict=True)
         ),
     )
 
 
-def _ranked(measures: Sequence[Measure]) -> list[int]:
-    """Return the columns in the order in which they rank rows: audit, worst case, FGSM, clean, L2."""
+def _place(measure: Measure) -> tuple[bool, int, float]:
+    """Return the place of a column among those that rank rows: audit, worst case, FGSM, clean, L2."""
     kinds = ("audit_worst_case_accuracy", "worst_case_accuracy", "accuracy")
-
-    def place(column: int) -> tuple[bool, int, float]:
-        measure = measures[column]
-        kind = kinds.index(measure.quantity) if measure.quantity in kinds else len(kinds)
-        return measure.attack == IN_L2, kind, -(measure.epsilon or 0.0)
-
-    return sorted(range(len(measures)), key=place)
+    kind = kinds.index(measure.quantity) if measure.quantity in kinds else len(kinds)
+    return measure.attack == IN_L2, kind, -(measure.epsilon or 0.0)
 
 
-def _most_images(found: Sequence[StudyRecord | None]) -> int:
+def _most_images(found: Iterable[StudyRecord | None]) -> int:
     return max((record.num_images or 0 for record in found if record is not None), default=0)
 
 
-def _best(measure: Measure, found: Sequence[tuple[Row, StudyRecord | None]]) -> set[int]:
-    """Return the places of the best numbers of a column: of each data set, among those on the most images."""
-    best: set[int] = set()
-    for dataset in {row.dataset for row, _ in found}:
-        audited = any(row.audits for row, _ in found if row.dataset == dataset)
-        known = [(place, row, record) for place, (row, record) in enumerate(found) if row.dataset == dataset and record]
-        most = _most_images([record for _, _, record in known])
-        on_most = [(place, row, record) for place, row, record in known if (record.num_images or 0) == most]
-        allowed = [(place, r) for place, row, r in on_most if row.may_win(measure, others_audited=audited)]
-        contenders = [(place, record.value) for place, record in allowed if not record.upper_bound]
+def _best(measure: Measure, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with the best numbers of a column: of each data set, among those on the most images."""
+    best: list[Row] = []
+    for dataset in {row.dataset for row in rows}:
+        of_images = [row for row in rows if row.dataset == dataset]
+        audited = any(row.audits for row in of_images)
+        known = [(row, row.found[measure]) for row in of_images if measure in row.found]
+        most = _most_images(record for _, record in known)
+        on_most = [(row, record) for row, record in known if (record.num_images or 0) == most]
+        allowed = [(row, record) for row, record in on_most if row.may_win(measure, others_audited=audited)]
+        contenders = [(row, record.value) for row, record in allowed if not record.upper_bound]
         if contenders and len(allowed) > 1:
             largest = max(value for _, value in contenders)
-            best |= {place for place, value in contenders if value == largest}
+            best += [row for row, value in contenders if value == largest]
     return best
 
 
-def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:
-    images = sorted({record.num_images for record in found if record is not None and record.num_images is not None})
-    unit = "%"
-    if images:
-        unit += f", n = {images[-1]:,}"  # a number on fewer images says so
+def _column(measure: Measure, most: int, *, starts: bool) -> Column:
+    unit = f"%, n = {most:,}" if most else "%"  # a number on fewer images says so
     names = {
         "test_accuracy": "clean",
         "clean_accuracy": "clean",
@@ -171,7 +153,7 @@ def _column(measure: Measure, found: Sequence[StudyRecord | None]) -> Column:
     elif measure.epsilon is not None:
         label += f" {format_epsilon(measure.epsilon)}"
         key += f"-{255 * measure.epsilon:.3g}"
-    return Column(key, label, unit, falling=True)
+    return Column(key, label, unit, falling=True, starts=starts)
 
 
 def _epsilons(records: Iterable[StudyRecord], quantity: str, attack: str) -> list[float]:

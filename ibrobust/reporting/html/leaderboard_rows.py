@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ibrobust.readable import per_cent
@@ -95,12 +95,12 @@ class Measure:
         return max(found, key=lambda record: record.num_images or 0, default=None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     cell: str
     decoder: str
     records: Sequence[StudyRecord]
-    found: Sequence[StudyRecord | None]
+    found: Mapping[Measure, StudyRecord]
     dataset: str = ""
     of_model: Sequence[Audited] = ()
 
@@ -145,9 +145,9 @@ class Row:
         unknown = others_audited and not self.audits
         return not (unknown or self.is_marked(measure) or speak_against(self.of_model, measure.epsilon))
 
-    def rank(self, columns: Sequence[int]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
+    def rank(self, columns: Sequence[Measure]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
         """Its place among the rows: by its verdict, then by the numbers of some columns, exact ones before bounds."""
-        return self.trust, [_falling(self.found[column]) for column in columns], self.cell
+        return self.trust, [_falling(self.found.get(column)) for column in columns], self.cell
 
     def description(self) -> tuple[Entry, ...]:
         first = self.records[0]
@@ -166,8 +166,9 @@ class Row:
             Entry(self.dataset or "–", self.dataset),
         )
 
-    def number(self, measure: Measure, record: StudyRecord | None, *, is_best: bool, most: int) -> Entry:
+    def number(self, measure: Measure, *, is_best: bool, most: int) -> Entry:
         """Return the field of a number; it says on how many images it is, if others of the column are on more."""
+        record = self.found.get(measure)
         if record is None:
             return Entry("–")
         text, marked = per_cent(record.value), self.is_marked(measure)

@@ -12,7 +12,7 @@ from ibrobust.readable import percent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.html.leaderboard_rows import audits_in
-from ibrobust.verdicts import Verdict, read_verdict, speak_against
+from ibrobust.verdicts import Verdict, doubts, read_verdict, speak_against
 
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
@@ -123,35 +123,21 @@ def _interval(record: StudyRecord) -> str:
     return f" (95% interval {abs(100 * (middle - half)):.1f} to {100 * (middle + half):.1f}, n = {n:,})"
 
 
-def _refuted(records: Sequence[StudyRecord]) -> dict[tuple[str, str], str]:
-    """Return the audit's finding for each cell and decoder that may not be the best."""
-    found = ((record, read_verdict(record.verdict)) for record in records)
-    return {
-        (record.cell, record.decoder): verdict.text for record, verdict in found if verdict and not verdict.may_be_best
-    }
-
-
 def _overstated(records: Sequence[StudyRecord]) -> str:
-    """Name the highest accuracy under FGSM of a model that an audit speaks against."""
-    refuted = _refuted(records)
+    """Name the highest accuracy under FGSM that an audit of the model and decoder speaks against."""
+    audits = audits_in(records)
+    refuted = [
+        (record, found[0])
+        for record in records
+        if record.attack == "FGSM" and record.quantity == "accuracy" and record.epsilon
+        if (found := doubts([a for a in audits.get(record.cell, ()) if a.decoder == record.decoder], record.epsilon))
+    ]
     if not refuted:
         return ""
-    highest = max(
-        (
-            record
-            for record in records
-            if (record.cell, record.decoder) in refuted
-            and record.attack == "FGSM"
-            and record.quantity == "accuracy"
-            and record.epsilon
-        ),
-        key=lambda record: (record.epsilon or 0.0, record.value),
-        default=None,
-    )
-    if highest is None:
-        return ""
+    highest, audit = max(refuted, key=lambda pair: (pair[0].epsilon or 0.0, pair[0].value))
+    at = "" if audit.epsilon in (None, highest.epsilon) else f" at {format_epsilon(audit.epsilon)}"
     return (
         f"Not a sign of robustness: {highest.cell} ({highest.decoder.replace('_', ' ')}) keeps "
-        f"{percent(highest.value)} under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit "
-        f"says: {refuted[highest.cell, highest.decoder]}."
+        f"{percent(highest.value)} under FGSM at ε = {format_epsilon(highest.epsilon or 0.0)}, and its audit{at} "
+        f"says: {audit.verdict.text}."
     )
