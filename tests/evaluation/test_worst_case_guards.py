@@ -42,6 +42,37 @@ def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transfer
     assert any("break the surrogate" in sentence for sentence in found) is warns
 
 
+class Blank(nn.Module):
+    """Two equal logits, and a list of the batches that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked.append(images.clone())
+        return images.new_tensor([1.0, 0.0]).expand(len(images), 2)
+
+
+def test_batches_too_small_for_square_are_tried_with_random_numbers_of_their_own():
+    """Two batches of the same two images in L2, which no proposal improves: the proposals differ, but not per run."""
+
+    def tried() -> tuple[list[Tensor], list[Tensor]]:
+        model = Blank()
+        images, labels = torch.full((4, 1, 6, 6), 0.5), torch.zeros(4, dtype=torch.long)
+        search = Search(guard(model), 1, images, labels, Ball("L2", 0.3), 2)
+        model.asked.clear()
+        guards.search_by_square(search, torch.arange(4), seed=7, queries=6)
+        proposals = [batch for batch in model.asked if not torch.equal(batch, images[:2])]
+        assert len(proposals) >= 12
+        return proposals[:6], proposals[6:12]
+
+    first, second = tried()
+    assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    again = tried()
+    assert all(torch.equal(one, other) for one, other in zip((*first, *second), (*again[0], *again[1]), strict=True))
+
+
 def test_square_keeps_to_the_limit_of_queries_on_all_images_together():
     """4,000 queries on 20 images are 200 for each of them, in place of 2,000; the first trial has 100 on 16 images."""
     images, labels = torch.full((20, 1, 12, 12), 0.7), torch.zeros(20, dtype=torch.long)

@@ -268,7 +268,8 @@ def _protected(
 def _square(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     ball, seed = Ball("Linf", subject.epsilon), evaluation_seed(subject.seed, "square")
     with isolated_rng(seed):
-        return square(subject.target, images, labels, ball=ball, queries=subject.effort.queries, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        return square(subject.target, images, labels, ball=ball, queries=subject.effort.queries, generator=generator)
 
 
 def _given(subject: Subject, attack: Attack, flags: list[str], images: Tensor, labels: Tensor) -> Tensor:

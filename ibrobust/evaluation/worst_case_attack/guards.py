@@ -71,9 +71,11 @@ def random_corners(search: Search, positions: Tensor, seed: int) -> None:
 
 def search_by_square(search: Search, positions: Tensor, seed: int, queries: int) -> None:
     """Run Square, a random search, or on images that are too small for it another one."""
+    generator = torch.Generator().manual_seed(seed)
     for at in search.batches(positions[~search.broken[positions]]):
         images, labels = search.images[at], search.labels[at]
-        search.offer(at, square(search.target, images, labels, ball=search.ball, queries=queries, seed=seed))
+        found = square(search.target, images, labels, ball=search.ball, queries=queries, generator=generator)
+        search.offer(at, found)
 
 
 def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: bool = False) -> None:

@@ -12,12 +12,13 @@ LEAST_PUSH = 0.05  # of epsilon: the last proposals are as large as that
 
 
 @torch.no_grad()
-def random_tiles(model: nn.Module, images: Tensor, labels: Tensor, *, ball: Ball, queries: int, seed: int) -> Tensor:
+def random_tiles(
+    model: nn.Module, images: Tensor, labels: Tensor, *, ball: Ball, queries: int, generator: torch.Generator
+) -> Tensor:
     """Push random tiles up or down and keep what raises the margin, at the full radius; it only needs logits.
 
     Tiles and pushes shrink, as Square's do. The arguments and the result are those of `square`.
     """
-    generator = torch.Generator().manual_seed(seed)
     height, width = images.shape[2:]
     best, value = images.clone(), margin(model(images), labels)
     for query in range(queries):

@@ -12,11 +12,13 @@ from ibrobust.evaluation.worst_case_attack.random_tiles import random_tiles
 from ibrobust.full_precision import default_dtype
 
 
-def square(model: nn.Module, images: Tensor, labels: Tensor, *, ball: Ball, queries: int, seed: int) -> Tensor:
+def square(
+    model: nn.Module, images: Tensor, labels: Tensor, *, ball: Ball, queries: int, generator: torch.Generator
+) -> Tensor:
     """Return a point (B, C, H, W) of the ball for each image, misclassified if the search succeeded.
 
-    On images that are too small for Square, `random_tiles` makes as many queries. pyautoattack's Square sets the seed
-    of torch's global generators.
+    On images that are too small for Square, `random_tiles` makes as many queries. pyautoattack's Square starts every
+    batch from the generator's seed, and sets the seed of torch's global generators.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
@@ -24,19 +26,19 @@ def square(model: nn.Module, images: Tensor, labels: Tensor, *, ball: Ball, quer
         labels: (B,).
         ball: the allowed perturbations.
         queries: per image.
-        seed: of the random numbers.
+        generator: of the random numbers, on the CPU: of all batches of a search.
     """
     from pyautoattack.square import SquareAttack
 
     if not square_takes(images, ball.norm):
-        return random_tiles(model, images, labels, ball=ball, queries=queries, seed=seed)
+        return random_tiles(model, images, labels, ball=ball, queries=queries, generator=generator)
     attack = SquareAttack(
         LibraryModel(model),
         norm=ball.norm,
         n_queries=queries,
         eps=ball.epsilon,
         n_restarts=1,
-        seed=seed,
+        seed=generator.initial_seed(),
         device=images.device,
     )
     with torch.no_grad(), default_dtype(torch.float32):
