@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ibrobust import processes
@@ -16,6 +17,7 @@ from ibrobust.training.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 RECORD = "run.json"  # the fingerprint of the images, and the precision
+PRECISION = "mixed_precision"
 
 
 def unfinished_runs() -> list[str]:
@@ -29,11 +31,19 @@ def precision_before(run_dir: Path) -> str | None:
 
     On another device `auto` may mean another precision, but a run has one.
     """
-    return _record(run_dir)["mixed_precision"] if (run_dir / RECIPE).is_file() else None
+    return _record(run_dir)[PRECISION] if (run_dir / RECIPE).is_file() else None
 
 
 def _record(run_dir: Path) -> dict[str, str]:
-    return read_mapping_file(run_dir / RECORD, "record of the run")
+    """Return the record of the run in a folder; raise IbrobustError if it is missing, damaged or incomplete."""
+    with suppress(IbrobustError):
+        found = read_mapping_file(run_dir / RECORD, "record of the run")
+        if isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("fingerprint", PRECISION)):
+            return found
+    raise IbrobustError(
+        f"The run in {str(run_dir)!r} has no readable record ({RECORD}): remove this folder, or start again with "
+        "`overwrite=True`."
+    )
 
 
 def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> None:
@@ -47,7 +57,7 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
         resume: keep its content.
 
     Raises:
-        IbrobustError: it should be resumed but has another recipe or other images.
+        IbrobustError: it should be resumed but has another recipe or other images, or no readable record.
     """
     stored = run_dir / RECIPE
     found = resume and stored.is_file()
@@ -61,7 +71,7 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
     processes.wait()  # every process has looked before the main one writes, and it has written before any reads
     if not found and processes.is_main():
         shutil.rmtree(run_dir, ignore_errors=True)
-        write_text(run_dir / RECORD, json.dumps({"fingerprint": fingerprint, "mixed_precision": precision}) + "\n")
+        write_text(run_dir / RECORD, json.dumps({"fingerprint": fingerprint, PRECISION: precision}) + "\n")
         recipe.to_yaml(stored)  # last: it makes the folder one that can be resumed
     processes.wait()
 

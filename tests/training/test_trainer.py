@@ -76,6 +76,22 @@ def test_a_run_is_not_resumed_with_other_images(tiny_recipe, digits, tmp_path):
         train_encoder(tiny_recipe, fewer, tmp_path / "cut", resume=True)
 
 
+@pytest.mark.parametrize("record", [None, "{}", "[1]", '{"fingerprint": "00"}', "half a rec"])
+def test_a_run_without_a_readable_record_is_refused_with_the_remedy(tiny_recipe, digits, tmp_path, record):
+    run = tmp_path / "cut"
+    with pytest.raises(Stop):
+        train_encoder(tiny_recipe, digits, run, on_progress=stop_in(epoch=2))
+    (run / "run.json").unlink() if record is None else (run / "run.json").write_text(record)
+    with pytest.raises(IbrobustError) as refused:
+        train_encoder(tiny_recipe, digits, run, resume=True)
+    assert str(refused.value) == (
+        f"The run in {str(run)!r} has no readable record (run.json): remove this folder, or start again with "
+        "`overwrite=True`."
+    )
+    train_encoder(tiny_recipe, digits, run)  # anew
+    assert "fingerprint" in (run / "run.json").read_text()
+
+
 def test_a_resumed_run_with_fixed_power_a_memory_and_two_phases_equals_an_uninterrupted_one(
     tiny_recipe, digits, tmp_path
 ):
