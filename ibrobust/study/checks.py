@@ -95,10 +95,10 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> Dataset:
         has = card.decoders
     sweep, attacks, audit = study.evaluations.sweep, study.evaluations.attacks, study.evaluations.audit
     runs = [run for run in attacks.runs if run.is_for(cell.name)] if attacks is not None else []
-    asked = {f"attack {run.attack!r}": run.decoders or () for run in runs}
-    asked |= {"evaluation 'sweep'": sweep.decoders} if sweep is not None else {}
-    asked |= {"evaluation 'audit'": audit.decoders} if audit is not None else {}
-    for what, decoders in asked.items():
+    asked = [(f"attack {run.attack!r}", run.decoders or ()) for run in runs]  # one attack may occur twice
+    asked += [("evaluation 'sweep'", sweep.decoders)] if sweep is not None else []
+    asked += [("evaluation 'audit'", audit.decoders)] if audit is not None else []
+    for what, decoders in asked:
         if decoders and not {*decoders} & {*has, "default"}:
             raise IbrobustError(
                 f"The {what} is for {', '.join(sorted(decoders))}, but the cell {cell.name!r} has "

@@ -146,9 +146,10 @@ def test_an_attack_may_be_for_some_cells():
     assert set(table[table.attack == "PGD:steps=2"].cell) == {"knn_ib-digits", f"{__name__}-Dark"}
 
 
-def test_an_attack_on_a_decoder_that_a_model_lacks_is_refused_before_anything_runs():
-    attack = {"attack": "PGD:steps=1", "eps": [0.1], "decoders": ["resfc"]}
-    study = study_of("cross_entropy-digits", evaluations={"attacks": {"attacks": [attack], "decoders": ["head"]}})
+@pytest.mark.parametrize("others", [[], ["head"], ["head", "logistic"]])
+def test_an_attack_on_a_decoder_that_a_model_lacks_is_refused_before_anything_runs(others):
+    attacks = [{"attack": "PGD:steps=1", "eps": [0.1], "decoders": [decoder]} for decoder in ("resfc", *others)]
+    study = study_of("cross_entropy-digits", evaluations={"attacks": {"attacks": attacks, "decoders": ["head"]}})
     with pytest.raises(IbrobustError, match=r"The attack 'PGD:steps=1' is for resfc, but the cell 'cross_entropy-dig"):
         run_study(study)
 
