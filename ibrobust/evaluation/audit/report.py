@@ -136,6 +136,8 @@ class AuditReport(Readable):
             on it.
         attacks: label of each of the caller's own attacks, and the images that it broke; it ran on the images that were
             still unbroken.
+        chance: accuracy in (0, 1] of a model that always predicts the most frequent class, see `guessing_accuracy`; 0
+            in a record of an earlier version, which lacks it.
     """
 
     robustness: str
@@ -154,6 +156,7 @@ class AuditReport(Readable):
     seed: int
     surrogate: str | None = None
     attacks: tuple[tuple[str, int], ...] = ()
+    chance: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -199,7 +202,8 @@ class AuditReport(Readable):
             f"at {format_epsilon(self.epsilon)}"
         )
         if self.robustness == "undecided":
-            few = "not better than guessing" if self.kept.low > HALF else "too few images to tell"
+            guesses = self.worst_case_accuracy <= self.chance and self.kept.low > HALF
+            few = "not better than guessing" if guesses else "too few images to tell"
             text += f" ({'an upper bound' if self.upper_bound else few})"
         text += f"; {PHRASES[self.gradient]}{f' ({self.reason})' if self.reason else ''}"
         others = [check.name for check in self.failed if check.name not in SAYINGS]
@@ -244,6 +248,7 @@ class AuditReport(Readable):
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> AuditReport:
         """Return the report that `to_dict` wrote."""
+        record = {"chance": 0.0, **record}
         return cls(
             **{
                 **{field.name: record[field.name] for field in fields(cls)},

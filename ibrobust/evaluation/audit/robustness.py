@@ -59,8 +59,8 @@ def is_it_real(kept: Kept, correct: int, total: int, *, chance: float, upper_bou
     - real: at least `MOST` of the claim is left, more than half with 95% confidence, and the worst-case accuracy is
       above chance with 95% confidence.
     - partly real: between the two.
-    - undecided: the interval is too wide for that, the accuracy is not above chance, or the answer would not be
-      `not real` and the worst case is known to be an upper bound only.
+    - undecided: there are too few images for one of these, the worst-case accuracy is at most chance, or the worst case
+      is known to be an upper bound only and the answer would not be `not real`.
     """
     low, high = interval(correct, total)
     if correct / total <= chance and high < HALF:

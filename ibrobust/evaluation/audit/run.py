@@ -202,6 +202,7 @@ def audit(
         seed=seed,
         surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
         attacks=tuple((label, int(broken.sum())) for label, broken in runs.given.items()),
+        chance=chance,
     )
 
 
