@@ -58,6 +58,31 @@ def report():
     return run([ibrobust.PGD(steps=2), open_the_door])
 
 
+class Saturated(nn.Module):
+    """Images -> two logits by brightness, whose margin is 800: cross-entropy has a zero gradient, the margin not."""
+
+    def forward(self, images):
+        score = 2000 * (images.flatten(1).mean(dim=1) - 0.5)
+        return torch.stack([score, -score], dim=1)
+
+
+def on_margin(model, images, labels, *, epsilon, seed):
+    points = images.clone().requires_grad_()
+    logits = model(points)
+    (gradient,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]) @ (1.0 - 2.0 * labels), points)
+    return (images + epsilon * gradient.sign()).clamp(0, 1)
+
+
+def test_an_own_attack_that_had_a_gradient_leaves_the_answer_as_it_is():
+    labels = torch.arange(40) % 2
+    images = torch.where(labels == 0, 0.7, 0.3)[:, None, None, None].expand(40, 1, 4, 4).contiguous()
+    without, beside = (
+        audit(Saturated(), images, labels, epsilon=EPSILON, quick=True, attacks=attacks) for attacks in ([], on_margin)
+    )
+    assert without.worst_case_correct == beside.worst_case_correct == 40
+    assert without.robustness == beside.robustness == "real"
+
+
 def test_what_only_an_own_attack_breaks_is_broken_in_the_worst_case(report):
     assert run().worst_case_correct == 40
     assert report.worst_case_correct == 0

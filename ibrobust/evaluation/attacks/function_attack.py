@@ -74,7 +74,7 @@ class FunctionAttack(Attack):
         """
         watched = WatchedModel(model, len(images))
         adversarial = self._run(watched, images, labels, epsilon=math.inf if self.minimal else epsilon, seed=seed)
-        return judged_by_gradients(watched, adversarial, images, labels, label=self.label)
+        return judged_by_gradients(watched, adversarial, images, labels, label=self.label, minimal=self.minimal)
 
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
         options: dict[str, Any] = dict(self.options)

@@ -117,8 +117,15 @@ class TorchattacksAttack(NamedAttack):
         watched = WatchedModel(model, len(images))
         with default_dtype(torch.float32):
             adversarial = self._run(watched, images, labels, arguments, num_classes)
-        gradient_free = self.name in _GRADIENT_FREE
-        return judged_by_gradients(watched, adversarial, images, labels, label=self.label, gradient_free=gradient_free)
+        return judged_by_gradients(
+            watched,
+            adversarial,
+            images,
+            labels,
+            label=self.label,
+            minimal=self.minimal,
+            gradient_free=self.name in _GRADIENT_FREE,
+        )
 
     def _run(
         self, model: nn.Module, images: Tensor, labels: Tensor, arguments: dict[str, Any], num_classes: int

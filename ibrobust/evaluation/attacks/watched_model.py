@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from ibrobust.correctness import is_correct
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Found
 from ibrobust.evaluation.attacks.losses import LOSSES
@@ -25,8 +26,10 @@ class WatchedModel(LibraryModel):
         failed: (B,) bool, images for which a logit was NaN or plus infinity, or a gradient was not finite, in a call
             with all B of them.
         failed_anywhere: () bool, whether that was so in any call.
-        vanished: () bool, whether the gradient of an image was zero in every pixel.
-        followed: whether any gradient was taken.
+        zero: (B,) bool, images for which the first gradient was zero in every pixel, among calls with all B of them;
+            None if there was no such gradient. Of one call with several gradients, all are zero.
+        vanished: () bool, whether the gradient of an image was zero in every pixel in any call.
+        unseen: whether torch.func called the model, whose gradients cannot be looked at.
     """
 
     def __init__(self, model: nn.Module, count: int = 0) -> None:
@@ -36,26 +39,33 @@ class WatchedModel(LibraryModel):
     def watch(self, count: int) -> None:
         """Forget the record; from now on `count` images are attacked."""
         nothing = torch.zeros(count, dtype=torch.bool, device=model_device(self.model))
-        self.failed, self.failed_anywhere, self.vanished, self.followed = nothing, nothing.any(), nothing.any(), False
+        self.failed, self.failed_anywhere, self.vanished = nothing, nothing.any(), nothing.any()
+        self.zero: Tensor | None = None
+        self.unseen = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
         if is_functorch_wrapped_tensor(images):  # torch.func's tensors cannot be stored
-            self.followed = True
+            self.unseen = True
             return super().forward(images)
         finite = images.detach().flatten(1).isfinite().all(dim=1)  # (B,) else the attack is to blame
         images = images.view_as(images)  # whose hook is called for this call alone
         asked = finite  # (B,) bool, with a loss whose derivative is a number
+        is_first = False  # with all images, of those whose gradient was taken
 
         def receive_from_loss(gradient: Tensor) -> None:
             nonlocal asked
             asked = finite & gradient.isfinite().all(dim=1)
 
         def receive_from_model(gradient: Tensor) -> None:
-            self.followed = True
+            nonlocal is_first
             rows = gradient.flatten(1)
             self._note(asked & ~rows.isfinite().all(dim=1))
-            self.vanished = self.vanished | (asked & (rows == 0).all(dim=1)).any()
+            zero = asked & (rows == 0).all(dim=1)
+            self.vanished = self.vanished | zero.any()
+            is_first = is_first or (self.zero is None and len(zero) == len(self.failed))
+            if is_first:
+                self.zero = zero if self.zero is None else self.zero & zero
 
         if images.requires_grad:
             images.register_hook(receive_from_model)
@@ -79,6 +89,7 @@ def judged_by_gradients(
     labels: Tensor,
     *,
     label: str,
+    minimal: bool,
     gradient_free: bool = False,
 ) -> Found:
     """Return what an attack made of images (B, C, H, W), with warnings if the gradient gave it no direction.
@@ -86,18 +97,24 @@ def judged_by_gradients(
     If it turned an image into NaN because the model's gradient was zero, NaN or infinite, the image comes back
     unchanged: the attack had no direction.
 
+    The first gradient that the attack took says where it had no direction. Cross-entropy's gradient at the image helps
+    if that one is not known: if the attack takes no gradient of all images at once, or takes it by torch.func.
+
     Args:
         watched: the model that the attack was given.
         adversarial: (B, C, H, W) its result.
         images: (B, C, H, W) in [0, 1].
         labels: (B,).
         label: of the attack.
+        minimal: it searches for the smallest perturbation. Then an image that it broke may be far away for want of a
+            direction; otherwise an image that it broke gives no warning.
         gradient_free: the attack follows no gradient, so that one that is NaN at an image does not matter.
 
     Raises:
         IbrobustError: there are NaN or infinite pixels, although the model's gradients are finite and not zero.
     """
-    gradient = loss_gradient(watched.model, images, labels, LOSSES["cross_entropy"])[0].flatten(1)
+    gradient, _, logits = loss_gradient(watched.model, images, labels, LOSSES["cross_entropy"])
+    gradient = gradient.flatten(1)
     at_image = ~gradient.isfinite().all(dim=1)
     lost = ~adversarial.flatten(1).isfinite().all(dim=1)  # (B,)
     failed = bool(watched.failed_anywhere)
@@ -110,7 +127,14 @@ def judged_by_gradients(
     nonfinite = watched.failed | (lost & failed)
     if not gradient_free:
         nonfinite |= at_image
-    flags = zero_gradient_flags((gradient == 0).all(dim=1)) if watched.followed else ()
+    result = torch.where(lost[:, None, None, None], images, adversarial)
+    zero = watched.zero
+    if zero is None:
+        zero = (gradient == 0).all(dim=1) & (watched.vanished | watched.unseen)
+    if bool(zero.any()):
+        with torch.no_grad():
+            zero &= is_correct(logits if minimal else watched.model(result), labels)
+    flags = zero_gradient_flags(zero)
     if failed and not bool(nonfinite.any()):
         flags = (*flags, SOME_NONFINITE)
-    return Found(torch.where(lost[:, None, None, None], images, adversarial), nonfinite, flags)
+    return Found(result, nonfinite, flags)

@@ -274,6 +274,135 @@ def test_an_attack_that_follows_a_zero_gradient_warns(attack, warns) -> None:
     assert (ZERO_GRADIENT in result.flags) is result.upper_bound is warns
 
 
+class Saturated(nn.Module):
+    """Four classes by brightness, with a margin of 400 here: cross-entropy has a zero gradient, the margin not."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 1e3 * (images.mean(dim=(1, 2, 3)) - 0.55)
+        return torch.stack([score, -score, -score - 1, -score - 2], dim=1)
+
+
+def _one_step(loss, model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    points = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(model(points), labels).sum(), points)
+    return (images + epsilon * gradient.sign()).clamp(0, 1)
+
+
+def _margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits[:, 1] - logits[:, 0] + 0 * labels
+
+
+def _on_margin(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    return _one_step(_margin_loss, model, images, labels, epsilon)
+
+
+def _on_margin_by_halves(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    halves = zip(images.split(2), labels.split(2), strict=True)
+    return torch.cat([_one_step(_margin_loss, model, *half, epsilon) for half in halves])
+
+
+def _by_halves(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    halves = zip(images.split(2), labels.split(2), strict=True)
+    return torch.cat([_one_step(nn.functional.cross_entropy, model, *half, epsilon) for half in halves])
+
+
+def _by_torch_func(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    gradient = torch.func.grad(lambda points: nn.functional.cross_entropy(model(points), labels))(images)
+    return (images + epsilon * gradient.sign()).clamp(0, 1)
+
+
+def _jacobian(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    """Follow the larger of the gradients of the logits, one after the other through the same graph."""
+    points = images.clone().requires_grad_()
+    logits = model(points)
+    rows = [torch.autograd.grad(logits[:, k].sum(), points, retain_graph=True)[0] for k in range(2)]
+    return (images + epsilon * (rows[1] - rows[0]).sign()).clamp(0, 1)
+
+
+def _far_away(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    """Start from black images, which are broken, and follow cross-entropy back: nothing leads nearer."""
+    _one_step(nn.functional.cross_entropy, model, images, labels, 0.1)
+    return torch.zeros_like(images)
+
+
+_far_away.minimal = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("attack", "epsilon", "left", "warns"),
+    [
+        (_on_margin, 0.1, 1, False),
+        (_on_margin, 0.3, 0, False),
+        (_on_margin_by_halves, 0.1, 1, False),
+        (_jacobian, 0.1, 1, False),
+        ("PGD:steps=2,loss=margin", 0.1, 1, False),
+        ("CW:steps=2", 0.1, 1, False),
+        ("DeepFool", 0.001, 1, False),
+        ("AutoAttack:n_iter=2,n_queries=5", 0.1, 1, False),
+        ("foolbox:LinfDeepFoolAttack", 0.3, 0, False),
+        ("PGD:steps=2", 0.1, 1, True),
+        ("MIFGSM:steps=2", 0.1, 1, True),
+        ("foolbox:LinfPGD:steps=2", 0.1, 1, True),
+        (_two_steps, 0.1, 1, True),
+        (_by_halves, 0.1, 1, True),
+        (_by_torch_func, 0.1, 1, True),
+        (_far_away, 0.1, 1, True),
+    ],
+)
+def test_the_gradient_that_an_attack_takes_decides_whether_it_was_zero(attack, epsilon, left, warns) -> None:
+    if str(attack).startswith("foolbox"):
+        pytest.importorskip("foolbox")
+    (result,) = run_attacks(Saturated(), GREY, torch.zeros(4, dtype=torch.long), attacks=attack, epsilons=epsilon)
+    assert (result.clean_accuracy, result.robust_accuracy) == (1, left)
+    assert (ZERO_GRADIENT in result.flags) is result.upper_bound is warns
+
+
+def test_one_of_several_gradients_through_a_graph_may_be_zero() -> None:
+    class OneLogit(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            score = images.mean(dim=(1, 2, 3)) - 0.55
+            return torch.stack([torch.zeros_like(score), -score], dim=1)
+
+    (result,) = run_attacks(OneLogit(), GREY, torch.zeros(4, dtype=torch.long), attacks=_jacobian, epsilons=0.1)
+    assert (result.robust_accuracy, result.upper_bound) == (1, False)
+
+
+class FlatAtGrey(nn.Module):
+    """The first class falls away from grey, but is flat within 0.001 of it: only a random start has a gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 0.5 - torch.relu((images - 0.75).abs() - 1e-3).mean(dim=(1, 2, 3))
+        return torch.stack([score, -score], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "warns"),
+    [
+        ("PGD:steps=2,random_start=true", False),
+        ("foolbox:LinfPGD:steps=2", False),
+        ("foolbox:LinfBasicIterativeAttack:steps=2,random_start=false", True),
+        ("MIFGSM:steps=2", True),
+    ],
+)
+def test_the_first_gradient_is_that_of_the_attacks_own_start(attack, warns) -> None:
+    if attack.startswith("foolbox"):
+        pytest.importorskip("foolbox")
+    (result,) = run_attacks(FlatAtGrey(), GREY, torch.zeros(4, dtype=torch.long), attacks=attack, epsilons=0.1)
+    assert (ZERO_GRADIENT in result.flags) is result.upper_bound is warns
+
+
+def test_an_image_that_is_broken_without_a_direction_gives_no_warning() -> None:
+    """The attack follows a zero gradient, and then makes the images black."""
+
+    def black(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+        _one_step(nn.functional.cross_entropy, model, images, labels, epsilon)
+        return (images - epsilon).clamp(0, 1)
+
+    labels = torch.zeros(4, dtype=torch.long)
+    near, far = run_attacks(Saturated(), GREY, labels, attacks=black, epsilons=[0.1, 0.3])
+    assert (near.robust_accuracy, near.upper_bound, far.robust_accuracy, far.upper_bound) == (1, True, 0, False)
+
+
 def test_a_function_may_use_torch_func() -> None:
     def follow(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
         rows = torch.func.vmap(torch.func.jacrev(lambda image: model(image[None])[0]))(images)
