@@ -124,7 +124,7 @@ def with_result(
     Raises:
         WeakerResultError: the card holds a stronger one in its place.
     """
-    key = _key(kind, record, own)
+    key = _key(evaluations, kind, record, own)
     records = evaluations.get(key)
     records = records if isinstance(records, Mapping) else {}
     merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
@@ -137,15 +137,22 @@ def with_result(
     return {**evaluations, key: {**records, decoder: merged}}
 
 
-def _key(kind: str, record: Record, own: str) -> str:
+def _key(evaluations: Mapping[str, Any], kind: str, record: Record, own: str) -> str:
     epsilon = record.get("epsilon")
     key = f"{kind} {epsilon:.6g}" if kind == "audit" and isinstance(epsilon, int | float) else kind
-    return key if is_own(record, own) else f"{key}{images_suffix(record)}"
+    return key if is_own(record, own) else key_on_images(evaluations, key, record)
 
 
-def images_suffix(record: Record) -> str:
-    """Return the end of a key for images that are not the card's own."""
-    return f" on {record.get('dataset')} {str(record.get('dataset_fingerprint'))[:12]}"
+def key_on_images(evaluations: Mapping[str, Any], key: str, record: Record) -> str:
+    """Return the whole key of a result on images that are not the card's own.
+
+    It ends with the name of the images and their fingerprint. If the card has the same images under another name, its
+    key is returned: the same images must not stand in it twice.
+    """
+    fingerprint = record.get("dataset_fingerprint")
+    end = f" {str(fingerprint)[:12]}"
+    known = (each for each in evaluations if each.startswith(f"{key} on ") and each.endswith(end) and fingerprint)
+    return next(known, f"{key} on {record.get('dataset')}{end}")
 
 
 def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:

@@ -35,6 +35,19 @@ def test_a_sweep_that_found_other_counts_replaces_the_earlier_one(field):
     assert with_result({"fgsm": {"head": known}}, "fgsm", "head", new, "mine") == {"fgsm": {"head": new}}
 
 
+@pytest.mark.parametrize(("kind", "key"), [("attacks", "attacks"), ("audit", "audit 0.1")])
+def test_the_same_images_under_another_name_keep_their_place(kind, key):
+    """The fingerprint tells images apart, not the name of the data set."""
+    result = {"epsilon": 0.1, "n": 100, "results": [EXACT], "dataset": "pets", "dataset_fingerprint": "5a" * 32}
+    first = with_result({}, kind, "head", result, "mine")
+    again = with_result(first, kind, "head", {**result, "dataset": "copy of pets"}, "mine")
+    other = with_result(again, kind, "head", {**result, "dataset_fingerprint": "5b" * 32}, "mine")
+    assert list(again) == [f"{key} on pets 5a5a5a5a5a5a"]
+    assert list(other) == [f"{key} on pets 5a5a5a5a5a5a", f"{key} on pets 5b5b5b5b5b5b"]
+    larger = with_result(again, kind, "head", {**result, "epsilon": 0.1000001 if kind == "attacks" else 0.2}, "mine")
+    assert len(larger) == (1 if kind == "attacks" else 2)
+
+
 def test_a_worst_case_at_a_larger_epsilon_goes_with_the_older_result_that_it_was_over():
     """What the older PGD broke at 4/255 counts as broken at 8/255 too."""
     older = {**PLACE, "attack": "PGD", "epsilon": 4 / 255, "nonfinite_gradient": 30}

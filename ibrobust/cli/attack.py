@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
-from ibrobust.data.names import FORMS, attacked_images, attacked_split
+from ibrobust.data.names import FORMS, attacked_images, attacked_name, attacked_split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,9 +155,7 @@ def attack_command(
         if json_file:
             write_attacked(json_file, attacked, data, resize)
         if figure:
-            save_attack_figure(
-                lines, figure, dataset=data.name if attacked_split(data.source) is None else f"{images} of {data.name}"
-            )
+            save_attack_figure(lines, figure, dataset=attacked_name(data.name, data.source))
         if store:
             notes += [store_attacked(model, data) for model in attacked] if resize is None else [NOT_STORED]
     finally:

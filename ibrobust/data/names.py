@@ -174,6 +174,11 @@ def attacked_images(source: str | None) -> str:
     return "training images" if split in training_splits(read_name(source)[0]) else f"images of split {split}"
 
 
+def attacked_name(name: str, source: str | None) -> str:
+    """Return the name of a data set, with its attacked images if they are others: "images of split val of digits"."""
+    return name if attacked_split(source) is None else f"{attacked_images(source)} of {name}"
+
+
 def lasting_name(spec: str) -> str:
     """Return a ``--dataset`` value that means the same from every current folder: a path becomes absolute."""
     name, _ = read_name(spec)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ibrobust.card_results import WeakerResultError, with_result
 from ibrobust.data import Dataset
-from ibrobust.data.names import attacked_images, attacked_split
+from ibrobust.data.names import attacked_name
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir
@@ -124,9 +124,7 @@ def add_evaluation(
         WeakerResultError: the card holds a sweep or an audit on more images, or a full audit instead of a quick one.
         IbrobustError: as `update_metrics` does.
     """
-    images = dataset.name
-    if attacked_split(dataset.source) is not None:
-        images = f"{attacked_images(dataset.source)} of {images}"
+    images = attacked_name(dataset.name, dataset.source)
     record = {**record, "dataset": images, "dataset_fingerprint": dataset.fingerprint}
     return _change_evaluations(
         name, weights, lambda card: with_result(card.evaluations, kind, decoder, record, card.dataset.fingerprint)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ibrobust.data import Dataset
+from ibrobust.data.names import attacked_images
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.model_state import evaluation_mode
 
@@ -21,9 +22,9 @@ ATTACK = "PGD:steps=20"
 def adversarial_examples(model: nn.Module, data: Dataset, *, epsilon: float, seed: int) -> dict[str, Any]:
     """Return a few test images, spread evenly, with their adversarial images, as a report shows them.
 
-    The result has `attack`, `epsilon`, the class names `labels`, `predicted` and `attacked` of each image (COUNT,), and
-    `image`: a PNG in base64 with a column per image. Its rows are the images, the perturbations from -epsilon (black)
-    to epsilon (white), and the adversarial images.
+    The result has `images` (in words: "test images"), `attack`, `epsilon`, the class names `labels`, `predicted` and
+    `attacked` of each image (COUNT,), and `image`: a PNG in base64 with a column per image. Its rows are the images,
+    the perturbations from -epsilon (black) to epsilon (white), and the adversarial images.
     """
     chosen, kept = data.test.subset(COUNT), []
 
@@ -51,6 +52,7 @@ def adversarial_examples(model: nn.Module, data: Dataset, *, epsilon: float, see
     Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(file, "PNG", optimize=True)
     names = data.class_names
     return {
+        "images": attacked_images(data.source),
         "attack": ATTACK,
         "epsilon": epsilon,
         "labels": [names[label] for label in chosen.labels.tolist()],

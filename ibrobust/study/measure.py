@@ -16,6 +16,7 @@ from torch import nn
 
 from ibrobust.card_results import WeakerResultError
 from ibrobust.data import Dataset, Split, load_dataset
+from ibrobust.data.names import attacked_name
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.estimators.latent_information import latent_information
@@ -91,7 +92,7 @@ def measure(
     # A reference has no card: its module says whether it is the one that was measured before.
     weights = card.weights.sha256 if card is not None else fingerprint(models[HEAD])
     about = {"model": cell.model, "weights": weights}
-    images = {"dataset": data.name, "dataset_fingerprint": data.fingerprint}
+    images = {"dataset": attacked_name(data.name, data.source), "dataset_fingerprint": data.fingerprint}
     results = Results(folder / RESULTS_FILE, {**about, **images})
     if results.is_new:
         shutil.rmtree(state_folder(folder), ignore_errors=True)  # of other weights or images

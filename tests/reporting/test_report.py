@@ -257,6 +257,7 @@ def test_the_page_carries_its_records_and_says_how_it_was_made(study_rows, write
 
 def test_a_cell_shows_its_adversarial_images_and_its_training(write):
     examples = {
+        "images": "images of split val",
         "attack": "PGD:steps=20",
         "epsilon": 8 / 255,
         "labels": ["cat", "dog"],
@@ -268,6 +269,7 @@ def test_a_cell_shows_its_adversarial_images_and_its_training(write):
     page = Page(write(cells=[cell("one", examples=examples, training=training), cell("two")]))
     assert [attrs["src"] for tag, attrs in page.tags if tag == "img"] == ["data:image/png;base64,QUJD"]
     assert [text for text in page.text if "→" in text] == ["cat → dog", "cat → cat"]
+    assert any(text.startswith("From above: images of split val; perturbations") for text in page.text)
     assert [attrs["class"] for tag, attrs in page.tags if attrs.get("class") == "error"] == ["error"], "the broken one"
     curves = training_curves(training)
     places = {label: place for place, label in curves.y_ticks}

@@ -56,9 +56,11 @@ class Dark(nn.Module):
         return self.layer(images.flatten(1))
 
 
-def study_of(*models: str, name: str = "given", evaluations: dict | None = None, **fields: object) -> Study:
+def study_of(
+    *models: str, name: str = "given", dataset: str = "digits", evaluations: dict | None = None, **fields: object
+) -> Study:
     wanted = EVALUATIONS if evaluations is None else evaluations
-    base = {"dataset": "digits"}
+    base = {"dataset": dataset}
     return Study.model_validate({"name": name, "base": base, "models": models, "evaluations": wanted, **fields})
 
 
@@ -536,6 +538,31 @@ def test_results_go_into_the_cards_of_ones_own_models_and_into_shipped_ones_on_r
     assert sorted(found, key=str) == sorted(expected, key=str)
     register_other_weights("mine")
     assert write_cards(study) == ([], ["mine", "cross_entropy-digits"])
+
+
+def test_images_of_a_split_have_one_name_in_a_study_and_in_commands(tmp_path):
+    copy_model("cross_entropy-digits", "mine")
+    digits, file = load_dataset("digits"), tmp_path / "halves.npz"
+    halves = {"train": digits.train, "test": digits.test.subset(40), "val": digits.test.subset(30)}
+    arrays = {f"{half}_images": images.images.numpy() for half, images in halves.items()}
+    np.savez(file, **arrays, **{f"{half}_labels": images.labels.numpy() for half, images in halves.items()})
+    wanted = {**SMALL, "audit": {"eps": "8/255", "n_examples": 8, "decoders": ["head"]}}
+    study = study_of("mine", dataset=f"{file}:test=val", evaluations=wanted)
+    run_study(study)
+    write_cards(study)
+    stored = model_card("mine").evaluations
+    val = load_dataset(f"{file}:test=val")
+    assert {record["dataset"] for records in stored.values() for record in records.values()} == {
+        "images of split val of halves"
+    }
+    for key in stored:
+        kind = key.partition(" ")[0]
+        record = {field: value for field, value in stored[key]["head"].items() if not field.startswith("dataset")}
+        add_evaluation("mine", kind, "head", record, val)  # as commands do
+    assert model_card("mine").evaluations == stored
+    assert {key.partition(" on ")[2] for key in stored} == {f"images of split val of halves {val.fingerprint[:12]}"}
+    (cell,) = report_cells(study)
+    assert cell["examples"]["images"] == "images of split val"
 
 
 def test_a_result_that_another_process_stores_meanwhile_stays_in_the_card(monkeypatch):

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from ibrobust.card_results import BENCHMARK, images_suffix
+from ibrobust.card_results import BENCHMARK, key_on_images
 from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.option_types import NORMS
@@ -261,8 +261,9 @@ def store(result: BenchmarkResult) -> str:
         )
     record = result.to_dict()
     key = f"{BENCHMARK} {result.decoder} {result.threat_model} {result.epsilon:.6g} {result.total}"
-    if result.dataset_fingerprint != model_card(result.model).dataset.fingerprint:
-        key += images_suffix(record)
+    card = model_card(result.model)
+    if result.dataset_fingerprint != card.dataset.fingerprint:
+        key = key_on_images(card.evaluations, key, record)
     update_metrics(result.model, key, record)
     return key
 

@@ -145,6 +145,7 @@ def _examples(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     columns = zip(found["labels"], found["predicted"], found["attacked"], strict=True)
     return {
+        "images": found.get("images", "test images"),
         "attack": found["attack"],
         "epsilon": format_epsilon(found["epsilon"]),
         "source": f"data:image/png;base64,{found['image']}",
