@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
-from ibrobust.records import COLUMNS
+from ibrobust.records import COLUMNS, is_thorough
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand
-from ibrobust.study.results import asked_for, card_rows, read_results, rows_of
+from ibrobust.study.results import asked_for, card_rows, read_results, rows_of, surrogate_of
 from ibrobust.study.setting_words import field_words
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, study_states
@@ -139,7 +139,7 @@ def settings_of(
     return settings
 
 
-def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows, each a mapping from some of the columns to values, as one whole file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -158,14 +158,41 @@ def gather_records(study: Study) -> Path:
     results = {name: read_results(cell_folder(study, name)) for name in done}
     cards = {name: _measured_card(content) for name, content in results.items()}
     columns = cell_columns(study, cards)
-    rows = (
+    rows = [
         {**columns[name], **row}
         for name, content in results.items()
         for row in _rows(cards[name], content["dataset_fingerprint"], asked_for(content))
-    )
+    ]
     target = study.folder / "records.csv"
-    write_records(target, rows)
+    write_records(target, without_unlike_worst_cases(rows))
     return target
+
+
+def without_unlike_worst_cases(rows: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a study without the worst cases that would be compared with those over more attacks.
+
+    If a thorough attack ran in a norm, a worst case is over one at its epsilon. Otherwise it is over every attack that
+    another cell or decoder had in this norm at its epsilon or a smaller one. A model is no surrogate of itself, so it
+    needs no transfer from itself.
+    """
+    of_norm: dict[str, set[tuple[str, float]]] = defaultdict(set)
+    of_decoder: dict[tuple[str, ...], set[tuple[str, float]]] = defaultdict(set)
+    for row in rows:
+        if row["quantity"] == "robust_accuracy":
+            attacked = row["attack"], row["epsilon"]
+            of_norm[row["norm"]].add(attacked)
+            of_decoder[row["cell"], row["decoder"], row["norm"]].add(attacked)
+    for row in rows:
+        if row["quantity"] == "worst_case_accuracy":
+            every, own = of_norm[row["norm"]], of_decoder[row["cell"], row["decoder"], row["norm"]]
+            if any(is_thorough(attack) for attack, _ in every):
+                is_alike = any(is_thorough(attack) for attack, epsilon in own if epsilon == row["epsilon"])
+            else:
+                others = {each for each in every if each[1] <= row["epsilon"] and surrogate_of(each[0]) != row["model"]}
+                is_alike = others <= own
+            if not is_alike:
+                continue
+        yield row
 
 
 def _measured_card(content: Mapping[str, Any]) -> ModelCard | None:

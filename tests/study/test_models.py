@@ -34,7 +34,7 @@ from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_ca
 from ibrobust.study.state import cell_folder
 from ibrobust.study.summary import report_cells
 from ibrobust.study.write_cards import study_results, write_cards
-from ibrobust.study.write_records import cell_columns, settings_of
+from ibrobust.study.write_records import cell_columns, settings_of, without_unlike_worst_cases
 
 COMPARED = ("objective", "beta", "noise", "dropout", "dropconnect", "width", "epochs")
 ATTACKS = ["PGD:steps=2", {"attack": "PGD:norm=L2,steps=3", "eps": [0.5, 1.0]}]
@@ -146,6 +146,54 @@ def test_an_attack_may_be_for_some_cells():
     table = pd.read_csv(study.folder / "records.csv")
     assert set(table[table.attack == "PGD:steps=1"].cell) == {cell.name for cell in expand(study)}
     assert set(table[table.attack == "PGD:steps=2"].cell) == {"knn_ib-digits", f"{__name__}-Dark"}
+
+
+def test_a_worst_case_over_fewer_attacks_than_others_is_not_compared_with_them():
+    """PGD on one model alone: the other's accuracy under FGSM is no worst case beside it."""
+    some = {"attack": "PGD:steps=2", "eps": [0.1], "cells": ["knn_*"]}
+    wanted = {"attacks": ["FGSM", some], "eps": [0.05, 0.1], "n_examples": 20, "decoders": ["logistic"]}
+    study = study_of("cross_entropy-digits", "knn_ib-digits", evaluations={"attacks": wanted})
+    run_study(study)
+    table = pd.read_csv(study.folder / "records.csv")
+    worst, under = (table[table.quantity == quantity] for quantity in ("worst_case_accuracy", "robust_accuracy"))
+    assert set(zip(worst.cell, worst.epsilon, strict=True)) == {
+        ("cross_entropy-digits", 0.05),
+        ("knn_ib-digits", 0.05),
+        ("knn_ib-digits", 0.1),
+    }
+    assert len(under) == 5, "each attack's own result stays"
+
+
+def rows_under(cell: str, *attacks: str, decoder: str = "head", epsilon: float = 0.1, norm: str = "Linf") -> list[dict]:
+    row = {"cell": cell, "model": cell, "decoder": decoder, "epsilon": epsilon, "norm": norm}
+    rows = [{**row, "quantity": "robust_accuracy", "attack": attack} for attack in attacks]
+    return [*rows, {**row, "quantity": "worst_case_accuracy", "attack": "worst case"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        ([*rows_under("a", "FGSM", "PGD"), *rows_under("b", "PGD", "FGSM")], ["a", "b"]),
+        ([*rows_under("a", "FGSM", "PGD"), *rows_under("b", "PGD")], ["a"]),
+        ([*rows_under("a", "FGSM"), *rows_under("b", "PGD")], []),
+        ([*rows_under("a", "FGSM", "PGD"), *rows_under("a", "FGSM", decoder="logistic")], ["a"]),
+        ([*rows_under("a", "FGSM"), *rows_under("b", "FGSM"), *rows_under("b", "PGD", norm="L2")], ["a", "b", "b"]),
+        # At 0.2, what PGD broke at 0.1 is broken too.
+        (
+            [*rows_under("a", "PGD"), *rows_under("a", "FGSM", epsilon=0.2), *rows_under("b", "FGSM", epsilon=0.2)],
+            ["a"] * 2,
+        ),
+        # Attacks that search long.
+        ([*rows_under("a", "FGSM", "AutoAttack"), *rows_under("b", "WorstCase")], ["a", "b"]),
+        ([*rows_under("a", "AutoAttack"), *rows_under("b", "FGSM"), *rows_under("b", "FGSM", epsilon=0.2)], ["a"]),
+        # A model is no surrogate of itself.
+        ([*rows_under("a", "PGD"), *rows_under("b", "PGD", "transfer:a")], ["a", "b"]),
+        ([*rows_under("a", "PGD"), *rows_under("b", "PGD", "transfer:c")], ["b"]),
+    ],
+)
+def test_worst_cases_are_over_the_same_attacks_or_over_some_that_search_long(rows, kept):
+    found = [row["cell"] for row in without_unlike_worst_cases(rows) if row["quantity"] == "worst_case_accuracy"]
+    assert found == kept
 
 
 @pytest.mark.parametrize("others", [[], ["head"], ["head", "logistic"]])
