@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibrobust.cli.options import BatchSize, DataDir, Device, NExamples, Resize, Split
-from ibrobust.data.names import FORMS, attacked_images, attacked_name, attacked_split
+from ibrobust.data.names import FORMS, attacked_images, attacked_name
 
 if TYPE_CHECKING:
     from rich.console import Console
