@@ -1,4 +1,4 @@
-"""A fingerprint of a function that is an attack, or of a surrogate: a run is not resumed with another one."""
+"""A fingerprint of code that is an attack, or of a surrogate: a run is not resumed with another one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ibrobust.evaluation.attacks.state import data_digests
 
 
 def fingerprint(value: Callable[..., Any]) -> str:
-    """Return a SHA-256 of a function's text and of the values that it works with, or of a module.
+    """Return a SHA-256 of a function's text and of the values that it works with, or of an object or a module.
 
-    These are its default values, what it encloses or binds, the attributes of a callable object, and what it reads from
-    its module: numbers, text, collections of these, tensors, the weights of modules, and functions of its own package.
-    Of other objects only the name counts. Of a module it is the weights, and the types and attributes of all its parts.
+    These are its default values, what it encloses or binds, and what it reads from its module: numbers, text,
+    collections of these, tensors, the weights of modules, and functions and classes of its own package. Of a callable
+    object these are its class, with base classes and methods, and its attributes. Of other objects only the name
+    counts. Of a module it is the weights, and the types and attributes of all its parts.
     """
     return hashlib.sha256("\x1f".join(_Parts().of(value)).encode()).hexdigest()
 
@@ -76,25 +77,40 @@ class _Parts:
         elif inspect.ismethod(value):
             yield from self.of((value.__func__, value.__self__))
         elif inspect.isfunction(value):
-            yield from self._text(value, value)
+            yield from self._text(value)
             enclosed = inspect.getclosurevars(value)
             read = {name: found for name, found in enclosed.globals.items() if not inspect.ismodule(found)}
             if self._package == _package_of(value):
                 yield from self.of((value.__defaults__, value.__kwdefaults__, dict(enclosed.nonlocals), read))
         elif inspect.isclass(value) or inspect.isroutine(value):
             yield str(getattr(value, "__qualname__", ""))
+            if inspect.isclass(value) and self._package == _package_of(value):
+                yield from self._of_class(value)
         elif callable(value):
-            yield from self._text(type(value), type(value).__call__)
-            yield from self.of(getattr(value, "__dict__", {}))
+            yield from self._of_class(type(value))
+            private = getattr(value, "__pydantic_private__", None) or {}
+            yield from self.of({**getattr(value, "__dict__", {}), **private})
 
-    def _text(self, value: Any, called: Any) -> Iterator[str]:
+    def _of_class(self, kind: type) -> Iterator[str]:
+        yield from self._text(kind)
+        if self._package == _package_of(kind):
+            yield from self.of([base for base in kind.__bases__ if self._package == _package_of(base)])
+            for name, item in vars(kind).items():
+                if isinstance(item, (staticmethod, classmethod)):
+                    item = item.__func__
+                elif isinstance(item, property):
+                    item = item.fget
+                if inspect.isfunction(item) or not name.startswith("__"):  # the others are Python's own records
+                    yield from self.of(item)
+
+    def _text(self, value: Any) -> Iterator[str]:
         self._package = self._package or _package_of(value)
         yield f"{value.__module__}.{value.__qualname__}"
         if self._package == _package_of(value):
             source = _source(value)
             yield source
             if not source:
-                code = getattr(called, "__code__", None)
+                code = getattr(value, "__code__", None)
                 if code is not None:
                     plain = [each for each in code.co_consts if not inspect.iscode(each)]
                     yield f"{code.co_code.hex()} {plain!r} {code.co_names!r}"

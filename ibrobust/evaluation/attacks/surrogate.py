@@ -65,10 +65,10 @@ class SurrogateAttack(NamedAttack):
 
     @property
     def source(self) -> str:
-        """A fingerprint of the surrogate; empty without one."""
-        model = self.surrogate_model
-        if model is None:
-            return ""
+        """A fingerprint of the surrogate, empty without one; for a class that is not ibrobust's, of its code too."""
+        source, model = super().source, self.surrogate_model
+        if source or model is None:
+            return source
         from ibrobust.evaluation.attacks.fingerprint import fingerprint
 
         return fingerprint(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -12,8 +13,10 @@ from torch import nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import text_form
 from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.surrogate import Transfer
 
 EPSILON = 0.1
 
@@ -260,3 +263,90 @@ def test_a_state_is_not_resumed_with_other_values_of_the_function(make, tmp_path
     with pytest.raises(IbrobustError, match="other sources"):
         run(make(1.0))
     assert robust(make(1.0)) != [weak]
+
+
+CLASSES = """
+from typing import ClassVar
+import torch
+from ibrobust.evaluation.attacks import Attack, NamedAttack
+from ibrobust.evaluation.attacks.surrogate import Transfer
+
+SHARE = 0.0
+
+def step(images, epsilon):
+    return (images - 0.0 * epsilon).clamp(0, 1)
+
+class Mean:
+    def of(self, images):
+        return 0.0
+
+class Base(NamedAttack):
+    norm: ClassVar[str] = "Linf"
+    def moved(self, images, epsilon):
+        return (images - 0.00 * epsilon).clamp(0, 1)
+
+class Derived(Base):
+    def find(self, model, images, labels, *, epsilon, seed):
+        return self.moved(images, epsilon), labels < 0
+
+class Calls(Base):
+    by: float = SHARE
+    def find(self, model, images, labels, *, epsilon, seed):
+        return step(images, epsilon * (1 - self.by)) + Mean().of(images), labels < 0
+
+class Plain(Attack):
+    label, norm, minimal = "plain", "Linf", False
+    @staticmethod
+    def factor():
+        return 0.0
+    def find(self, model, images, labels, *, epsilon, seed):
+        return (images - self.factor() * epsilon).clamp(0, 1), labels < 0
+
+class Moved(Transfer):
+    def find(self, model, images, labels, *, epsilon, seed):
+        return images + 0.0, labels < 0
+
+def function(model, images, labels, *, epsilon, seed):
+    return images + Mean().of(images)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("Derived", "self.moved(images, epsilon)", "self.moved(images, -epsilon)"),
+        ("Derived", "0.00 *", "1.00 *"),
+        ("Calls", "0.0 *", "1.0 *"),
+        ("Calls", "SHARE = 0.0", "SHARE = 0.1"),
+        ("Calls", "return 0.0\n\nclass Base", "return 0.01\n\nclass Base"),
+        ("Plain", "return 0.0\n    def find", "return 1.0\n    def find"),
+        ("Plain", "self.factor() *", "2 * self.factor() *"),
+        ("Moved", "images + 0.0", "images + 0.01"),
+        ("function", "return 0.0\n\nclass Base", "return 0.01\n\nclass Base"),
+    ],
+)
+def test_a_state_is_not_resumed_with_edited_code_of_a_class(name, before, after, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(text):
+        (tmp_path / "edited_attacks.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "edited_attacks", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        kind = getattr(importlib.import_module("edited_attacks"), name)
+        attack = kind(surrogate=Brightness()) if name == "Moved" else kind if name == "function" else kind()
+        options = {"attacks": [attack], "epsilons": [EPSILON], "state_path": tmp_path / "state"}
+        return run_attacks(Brightness(), IMAGES, LABELS, **options)
+
+    assert before in CLASSES
+    first = run(CLASSES)
+    assert run("# A comment elsewhere changes nothing.\n" + CLASSES) == first
+    with pytest.raises(IbrobustError, match="other sources"):
+        run(CLASSES.replace(before, after))
+
+
+def test_ibrobusts_own_attacks_have_no_fingerprint_but_that_of_a_surrogate():
+    names = ("FGSM", "PGD:steps=3", "AutoAttack", "worst_case", "CW", "APGD:norm=L2", "transfer:MODEL")
+    assert {read_attack(name).source for name in names} == {""}
+    surrogate = Brightness()
+    assert Transfer(surrogate=surrogate).source == fingerprint(surrogate)
