@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -134,6 +134,15 @@ def require_linf(attack: Attack) -> None:
     """Raise IbrobustError if an attack that an audit is given is in another norm."""
     if attack.norm != "Linf":
         raise IbrobustError(f"{attack.label} is in {attack.norm}, but the audit is in Linf: leave this attack out.")
+
+
+def require_different(attacks: Sequence[Attack]) -> None:
+    """Raise IbrobustError if two attacks have the same label, by which results and random numbers are told apart."""
+    labels = [attack.label for attack in attacks]
+    if len(set(labels)) < len(labels):
+        raise IbrobustError(
+            f"An attack occurs twice in {', '.join(labels)}: give each once, and different functions different names."
+        )
 
 
 class NamedAttack(Attack, BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,11 @@ class FunctionAttack(Attack):
     @property
     def source(self) -> str:
         """SHA-256 of the function and its values, so that a run is not resumed with another one."""
-        return fingerprint(self.function)
+        if all(
+            isinstance(value, (bool, int, float, str, type(None))) for _, value in self.options
+        ):  # which the label says
+            return fingerprint(self.function)
+        return fingerprint(functools.partial(self.function, **dict(self.options)))
 
     def find(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Found:
         """Return the function's result on copies of the images; see `judged_by_gradients` for the warnings.
@@ -107,24 +111,45 @@ def function_attack(
     """Return a function as an attack.
 
     Args:
-        function: see `FunctionAttack`, which takes `norm` and `minimal` from attributes of the function, if it has
-            them. The keywords of a `functools.partial` are its options.
+        function: see `FunctionAttack`. The keywords of a `functools.partial` are its options. `norm` and `minimal` are
+            attributes of the function or of the partial. Without the attribute `norm`, the default value of a parameter
+            `norm` counts.
         label: the function's name by default.
         options: passed to the function by keyword; `norm` is also the attack's norm.
 
     Raises:
         IbrobustError: it is no such function.
     """
-    options = dict(options or {})
-    if isinstance(function, functools.partial) and not function.args:
-        options = {**function.keywords, **options}
-        function = function.func
+    layers: list[Any] = [function]  # a partial, perhaps of partials, and the function inside
+    while isinstance(layers[-1], functools.partial):
+        layers.append(layers[-1].func)
+    *partials, function = layers
+    keywords = {key: value for layer in reversed(partials) for key, value in layer.keywords.items()}
+    given = [value for layer in reversed(partials) for value in layer.args]
+    options = {**keywords, **(options or {})}
     label = label or _name_of(function)
     if not callable(function):
         raise IbrobustError(f"{label} is {a_type(function)}, but a function is needed, {FORM}.")
-    norm = str(options.get("norm", getattr(function, "norm", "Linf")))
-    minimal = bool(getattr(function, "minimal", False))
-    return FunctionAttack(function, with_options(label, options), norm, tuple(options.items()), minimal)
+    norms = [layer.norm for layer in layers if hasattr(layer, "norm")] or [_own_norm(function, given)]
+    minimal = next((layer.minimal for layer in layers if hasattr(layer, "minimal")), False)
+    return FunctionAttack(
+        functools.partial(function, *given) if given else function,
+        with_options(label, options),
+        str(options.get("norm", norms[0])),
+        tuple(options.items()),
+        bool(minimal),
+    )
+
+
+def _own_norm(function: AttackFunction, given: Sequence[Any]) -> Any:
+    """Return the parameter `norm` of a function, as given by position or by default; Linf without one."""
+    try:
+        arguments = inspect.signature(function).bind_partial(*given)
+    except (TypeError, ValueError):  # it does not tell its arguments, or has not so many
+        return "Linf"
+    arguments.apply_defaults()
+    norm = arguments.arguments.get("norm")
+    return norm if norm is not None else "Linf"
 
 
 def _name_of(function: AttackFunction) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ibrobust.correctness import is_correct
 from ibrobust.epsilon import Epsilons, read_epsilons
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack
+from ibrobust.evaluation.attacks.attack import Attack, require_different
 from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.behaviour import Behaviour, behaviour, some_images
 from ibrobust.evaluation.attacks.by_name import read_attack
@@ -101,9 +101,9 @@ def run_attacks(
     epsilons = read_epsilons(epsilons, norms={attack.norm for attack in chosen})
     if not chosen or not epsilons:
         raise IbrobustError("No attack or no epsilon was given: give at least one of each.")
-    for values, what in (([attack.label for attack in chosen], "attack"), (epsilons, "epsilon")):
-        if len(set(values)) < len(values):
-            raise IbrobustError(f"An {what} occurs twice in {', '.join(map(str, values))}: give each once.")
+    require_different(chosen)
+    if len(set(epsilons)) < len(epsilons):
+        raise IbrobustError(f"An epsilon occurs twice in {', '.join(map(str, epsilons))}: give each once.")
     if on_images is not None and state_path is not None:
         raise IbrobustError("A run that keeps its state does not give its images: leave one of the two out.")
     batch_size = check_batch_size(batch_size)

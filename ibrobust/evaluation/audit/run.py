@@ -11,7 +11,7 @@ from torch import nn
 
 from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack, require_linf
+from ibrobust.evaluation.attacks.attack import Attack, require_different, require_linf
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.result import AttackResult
@@ -214,8 +214,7 @@ def own_attacks(attacks: Sequence[Attack | AttackFunction | str] | Attack | Atta
         require_linf(attack)
         if attack.searches_on_copy:
             raise IbrobustError(f"{attack.label}: an audit attacks the model itself, so leave precision=bf16 out.")
-    if len({attack.label for attack in chosen}) < len(chosen):
-        raise IbrobustError("An attack of the audit occurs twice: give each once.")
+    require_different(chosen)
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import text_form
-from ibrobust.evaluation.attacks.by_name import read_attack
+from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
@@ -77,6 +78,82 @@ def test_a_function_in_another_norm():
     assert (result.norm, result.robust_correct) == ("L2", (True, True, True, False))
     (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=in_l2, epsilons=[0.11])
     assert result.robust_correct == (False, True, True, False)
+
+
+def by_share(share, model, images, labels, *, epsilon, seed, steps=1):
+    return (images - share * epsilon / 2).clamp(0, 1)
+
+
+by_share.norm = "L2"
+
+
+def in_its_own_norm(model, images, labels, *, epsilon, seed, norm="L2"):
+    return in_l2(model, images, labels, epsilon=epsilon, seed=seed)
+
+
+def norm_first(norm, model, images, labels, *, epsilon, seed):
+    return in_l2(model, images, labels, epsilon=epsilon, seed=seed)
+
+
+def with_attributes(function, **attributes):
+    vars(function).update(attributes)
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "label"),
+    [
+        (functools.partial(by_share, 1.0), "by_share"),
+        (functools.partial(by_share, 1.0, steps=2), "by_share:steps=2"),
+        (functools.partial(functools.partial(by_share, 1.0), steps=2), "by_share:steps=2"),
+        (with_attributes(functools.partial(darken), norm="L2"), "darken"),
+        (functools.partial(with_attributes(functools.partial(brighten), norm="L2"), by=-0.5), "brighten:by=-0.5"),
+        (in_its_own_norm, "in_its_own_norm"),
+        (functools.partial(norm_first, "L2"), "norm_first"),
+    ],
+)
+def test_the_norm_of_a_function_is_found(function, label):
+    attack = read_attack(function)
+    assert (attack.norm, attack.label) == ("L2", f"{__name__}:{label}")
+    assert not attack.minimal
+    assert read_attack(with_attributes(functools.partial(function), minimal=True)).minimal
+
+
+def test_a_norm_that_is_given_outranks_the_attribute_and_the_attribute_the_default_value():
+    function = with_attributes(functools.partial(in_its_own_norm), norm="L1")
+    assert read_attack(function).norm == "L1"
+    assert read_attack(functools.partial(function, norm="Linf")).norm == "Linf"
+    assert create_attack(f"{__name__}:in_its_own_norm", norm="L1").norm == "L1"
+
+
+def test_a_partial_with_a_value_by_position_runs_with_it():
+    # 0.05 from the boundary in each of four pixels: 0.1 in L2.
+    for share, broken in ((1.0, True), (0.5, False)):
+        attack = functools.partial(by_share, share)
+        (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=attack, epsilons=[0.11])
+        assert (result.norm, result.robust_correct[0]) == ("L2", not broken)
+
+
+def test_two_partials_of_one_name_are_refused_with_the_remedy():
+    attacks = [functools.partial(by_share, share) for share in (0.5, 1.0)]
+    with pytest.raises(IbrobustError, match="give each once, and different functions different names"):
+        run_attacks(Brightness(), IMAGES, LABELS, attacks=attacks, epsilons=[0.11])
+
+
+def test_a_state_is_not_resumed_with_another_option_that_its_text_does_not_tell(tmp_path):
+    def scaled(model, images, labels, *, epsilon, seed, scale):
+        return (images - scale[500] * epsilon).clamp(0, 1)
+
+    def run(at):
+        scale = torch.zeros(1001)
+        scale[500] = at
+        attack = functools.partial(scaled, scale=scale)
+        run_attacks(Brightness(), IMAGES, LABELS, attacks=attack, epsilons=[EPSILON], state_path=tmp_path / "state")
+
+    run(0.0)
+    run(0.0)
+    with pytest.raises(IbrobustError, match="other sources"):
+        run(1.0)
 
 
 def test_random_numbers_follow_from_the_seed():
