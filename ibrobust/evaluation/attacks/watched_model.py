@@ -30,6 +30,7 @@ class WatchedModel(LibraryModel):
             None if there was no such gradient. Of one call with several gradients, all are zero.
         vanished: () bool, whether the gradient of an image was zero in every pixel in any call.
         unseen: whether torch.func called the model, whose gradients cannot be looked at.
+        followed: whether any other gradient was taken; None if the model was never called.
     """
 
     def __init__(self, model: nn.Module, count: int = 0) -> None:
@@ -42,12 +43,14 @@ class WatchedModel(LibraryModel):
         self.failed, self.failed_anywhere, self.vanished = nothing, nothing.any(), nothing.any()
         self.zero: Tensor | None = None
         self.unseen = False
+        self.followed: bool | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
         if is_functorch_wrapped_tensor(images):  # torch.func's tensors cannot be stored
             self.unseen = True
             return super().forward(images)
+        self.followed = bool(self.followed)
         finite = images.detach().flatten(1).isfinite().all(dim=1)  # (B,) else the attack is to blame
         images = images.view_as(images)  # whose hook is called for this call alone
         asked = finite  # (B,) bool, with a loss whose derivative is a number
@@ -59,6 +62,7 @@ class WatchedModel(LibraryModel):
 
         def receive_from_model(gradient: Tensor) -> None:
             nonlocal is_first
+            self.followed = True
             rows = gradient.flatten(1)
             self._note(asked & ~rows.isfinite().all(dim=1))
             zero = asked & (rows == 0).all(dim=1)
@@ -108,7 +112,8 @@ def judged_by_gradients(
         label: of the attack.
         minimal: it searches for the smallest perturbation. Then an image that it broke may be far away for want of a
             direction; otherwise an image that it broke gives no warning.
-        gradient_free: the attack follows no gradient, so that one that is NaN at an image does not matter.
+        gradient_free: the attack follows no gradient, so that one that is NaN at an image does not matter. This is
+            also so if it calls the model and takes no gradient.
 
     Raises:
         IbrobustError: there are NaN or infinite pixels, although the model's gradients are finite and not zero.
@@ -124,9 +129,9 @@ def judged_by_gradients(
             f"The attack {label} gave NaN or infinite pixels for {int(unexplained.sum())} images, although the model's "
             "outputs and gradients are finite: its result is not counted. Correct it, or leave it out."
         )
-    nonfinite = watched.failed | (lost & failed)
-    if not gradient_free:
-        nonfinite |= at_image
+    # An attack that does not call the watched model may take gradients of a copy.
+    follows = not gradient_free and (watched.unseen or watched.followed is not False)
+    nonfinite = watched.failed | (lost & failed) | (at_image & (lost | follows))
     result = torch.where(lost[:, None, None, None], images, adversarial)
     zero = watched.zero
     if zero is None:

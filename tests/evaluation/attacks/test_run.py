@@ -10,7 +10,7 @@ import pyautoattack
 import pytest
 import torch
 import torchattacks
-from brightness import NaNGradient
+from brightness import Brightness, NaNGradient
 from torch import Tensor, nn
 
 import ibrobust
@@ -187,6 +187,38 @@ def test_a_gradient_that_is_no_number_breaks_no_image_and_is_a_warning(attack, l
     assert result.robust_correct == left
     assert result.nonfinite_gradient == 2
     assert result.upper_bound
+
+
+def _corners(model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
+    """Keep random corners of the ball that are misclassified."""
+    generator, worst = torch.Generator().manual_seed(seed), images.clone()
+    for _ in range(8):
+        corner = (images + epsilon * (torch.rand(images.shape, generator=generator) - 0.5).sign()).clamp(0, 1)
+        broken = model(corner).argmax(dim=1) != labels
+        worst[broken] = corner[broken]
+    return worst
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        _corners,
+        "foolbox:LinfAdditiveUniformNoiseAttack",
+        "foolbox:HopSkipJumpAttack:steps=1,constraint=linf",
+        "Square:n_queries=2",
+        "Pixle",
+    ],
+)
+def test_a_gradient_that_is_no_number_does_not_matter_to_an_attack_without_gradients(attack) -> None:
+    if str(attack).startswith("foolbox"):
+        pytest.importorskip("foolbox")
+    labels = torch.zeros(3, dtype=torch.long)
+    results = [
+        run_attacks(model, FIRST_DARK, labels, attacks=attack, epsilons=0.22)[0]
+        for model in (NaNGradient(), Brightness())  # which differ in their gradient alone
+    ]
+    assert [(result.nonfinite_gradient, result.upper_bound) for result in results] == [(0, False)] * 2
+    assert results[0].robust_correct == results[1].robust_correct
 
 
 class Away(nn.Module):
