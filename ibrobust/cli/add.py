@@ -119,9 +119,10 @@ def _output(model: nn.Module, data: Dataset) -> Any:
     import torch
 
     from ibrobust.data import to_unit_range
+    from ibrobust.isolated_rng import isolated_rng
 
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), isolated_rng():
             return model.eval()(to_unit_range(data.test.images[:2]))
     except Exception:  # said when the model is registered
         return None

@@ -8,7 +8,7 @@ from torch import Tensor
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.logit_distance import MOVED, logit_distances
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.isolated_rng import isolated_rng
 
 GRAD_MODE = (
     "The model gives other logits when a gradient is taken: attacks that follow the gradient see another model "

@@ -8,14 +8,10 @@ from torch.nn.parameter import is_lazy
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.logit_distance import COMPARED, draws_random_numbers
-from ibrobust.evaluation.model_state import (
-    attack_dtype,
-    floating_dtypes,
-    isolated_rng,
-    set_evaluation_mode,
-)
+from ibrobust.evaluation.model_state import attack_dtype, floating_dtypes, set_evaluation_mode
 from ibrobust.evaluation.predictions import check_logits
 from ibrobust.full_precision import default_dtype
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.suggestions import a_type
 
 # torch's message if a forward pass calls `x.numpy()` on an image with a gradient.

@@ -10,8 +10,9 @@ from torch import Tensor
 from ibrobust.correctness import is_correct
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
-from ibrobust.evaluation.model_state import isolated_rng, model_reference
+from ibrobust.evaluation.model_state import model_reference
 from ibrobust.evaluation.predictions import guessing_accuracy, is_distribution
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.spread import spread_evenly
 
 LOOKED_AT = 256  # images

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ibrobust.evaluation.model_state import isolated_rng, random_state
+from ibrobust.evaluation.model_state import random_state
+from ibrobust.isolated_rng import isolated_rng
 
 # A larger distance is no rounding; as in AutoAttack's check for randomised models.
 SAME = 1e-4

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.full_precision import full_precision
+from ibrobust.isolated_rng import isolated_rng
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -78,26 +79,6 @@ def set_evaluation_mode(model: nn.Module) -> None:
     except NotImplementedError:  # an exported program keeps the mode of its export
         for module in model.modules():
             module.training = False
-
-
-@contextmanager
-def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Seed the global generators of torch (every device), NumPy and Python in the block; restore them afterwards.
-
-    APGD, FAB and Square reseed torch's, and a few of torchattacks' attacks draw from the other two.
-    """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            if seed is not None:
-                torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)
-                random.seed(seed)
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
 
 def random_state(device: torch.device) -> tuple[object, ...]:

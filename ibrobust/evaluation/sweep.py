@@ -23,8 +23,9 @@ from ibrobust.evaluation.guarded_model import guard, image_gradient
 from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
-from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.predictions import count_classes
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import following
 from ibrobust.readable import Readable, percent
 from ibrobust.seeds import check_seed, evaluation_seed

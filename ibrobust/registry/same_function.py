@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ibrobust.data import Dataset, to_unit_range
 from ibrobust.errors import IbrobustError
+from ibrobust.isolated_rng import isolated_rng
 
 IMAGES = 8
 # Relative to the largest number: the tolerance for another order of summation in float64.
@@ -65,7 +66,7 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
 def require_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise IbrobustError if the model's number of outputs is not the data set's number of classes."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), isolated_rng():
             output = copy.deepcopy(model).cpu().eval()(to_unit_range(dataset.test.images[:2]))
         shape = tuple(output.shape)
     except Exception:  # whatever the caller's own forward pass does; the comparison reports it
@@ -112,7 +113,8 @@ def _logits_and_gradient(model: nn.Module, images: Tensor, direction: Tensor) ->
     """Return logits (B, C), and the gradient (B, 3, H, W) of their product with `direction` (B, C)."""
     net = copy.deepcopy(model).cpu().double().eval()
     points = images.clone().requires_grad_()
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    # A model that draws random numbers is recognised by the same draws each time.
+    with torch.enable_grad(), isolated_rng(0):
         logits: Tensor = net(points)
         if logits.shape != direction.shape:
             raise ValueError(f"its output is of shape {tuple(logits.shape)}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ibrobust.correctness import is_correct
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.full_precision import full_precision
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.models import encode_in_batches
 from ibrobust.registry.card import AccuracyRecord
 
@@ -48,7 +49,8 @@ def module_accuracy(model: nn.Module, dataset: Dataset) -> AccuracyRecord:
         dataset: its test images are used.
     """
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    logits = encode_in_batches(model, unit_batches(dataset.test, device))
+    with isolated_rng(0):  # a model may draw random numbers
+        logits = encode_in_batches(model, unit_batches(dataset.test, device))
     return _record(logits, dataset.test.labels.to(device))
 
 

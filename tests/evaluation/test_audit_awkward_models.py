@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from ibrobust.evaluation.audit import AuditReport, attack_runs, audit
 from ibrobust.evaluation.audit.model_checks import check_determinism
 from ibrobust.evaluation.audit.subject import QUICK, Effort, Subject
-from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
+from ibrobust.isolated_rng import isolated_rng
 
 EPSILON = 0.04
 Data = tuple[Tensor, Tensor]

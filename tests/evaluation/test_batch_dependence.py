@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, SAME, logit_distance, logits_depend_on
-from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
+from ibrobust.isolated_rng import isolated_rng
 
 SHAPE = (3, 8, 8)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -213,6 +215,31 @@ def test_a_factory_whose_code_was_changed_is_refused(nets, before, after):
     path.write_text(path.read_text().replace(before, after))
     del sys.modules["my_nets"]
     with pytest.raises(IbrobustError, match="my_nets:build builds another function than when 'net' was registered"):
+        load_model("net")
+
+
+@pytest.mark.parametrize(
+    "noise",
+    ["torch.randn_like(images)", "float(numpy.random.randn())", "random.gauss(0, 1)"],
+    ids=["torch", "numpy", "python"],
+)
+def test_a_model_that_draws_random_numbers_is_recognised_by_the_same_draws(nets, noise):
+    path = Path(nets.__file__)
+    text = "import random\nimport numpy\nimport torch\n" + path.read_text()
+    path.write_text(text.replace("return self.net(images)", f"return self.net(images + 0.1 * {noise})"))
+    del sys.modules["my_nets"]
+    model = importlib.import_module("my_nets").shifted().eval()
+    states = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    register_model("net", model, dataset=dataset(), factory="my_nets:shifted")
+    assert states == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    for seed in (0, 5):
+        torch.manual_seed(seed)
+        numpy.random.seed(seed)
+        random.seed(seed)
+        load_model("net")
+    path.write_text(path.read_text().replace("0.1 *", "0.2 *"))
+    del sys.modules["my_nets"]
+    with pytest.raises(IbrobustError, match="another function than when 'net' was registered"):
         load_model("net")
 
 

@@ -31,8 +31,9 @@ from ibrobust.evaluation.grad_mode import grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, logits_depend_on
-from ibrobust.evaluation.model_state import isolated_rng, model_device, model_reference
+from ibrobust.evaluation.model_state import model_device, model_reference
 from ibrobust.full_precision import default_dtype
+from ibrobust.isolated_rng import isolated_rng
 
 PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 # The number of classes that the losses need: DLR uses the third largest logit, its targeted form the fourth.

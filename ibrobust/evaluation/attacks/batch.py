@@ -9,7 +9,7 @@ from ibrobust.evaluation.attacks.attack import Attack, Found
 from ibrobust.evaluation.attacks.perturbation import check_result, is_invalid, perturbation_size, tolerance
 from ibrobust.evaluation.bfloat16.search import search_on_copy
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.isolated_rng import isolated_rng
 
 
 def attack_batch(

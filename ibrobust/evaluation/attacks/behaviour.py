@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ibrobust.evaluation.guarded_model import image_gradient
-from ibrobust.evaluation.model_state import isolated_rng
+from ibrobust.isolated_rng import isolated_rng
 
 _IMAGES = 4
 _DIRECTIONS = 8

@@ -15,10 +15,10 @@ from ibrobust.evaluation.attacks.batch import attack_batch
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.ball import Ball
-from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.square import square
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.seeds import evaluation_seed
 
 # Stages of the worst-case attack, by name.

@@ -11,8 +11,8 @@ from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, KORSHUNOVA, NATS, PINTOR, Check
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.logit_distance import HALF_LEVEL
-from ibrobust.evaluation.model_state import isolated_rng
 from ibrobust.evaluation.statistics import exceeds
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.seeds import evaluation_seed
 from ibrobust.spread import spread_evenly
 

@@ -18,9 +18,10 @@ from ibrobust.evaluation.logit_distance import (
     logit_distance,
     slightly_moved,
 )
-from ibrobust.evaluation.model_state import isolated_rng, random_state
+from ibrobust.evaluation.model_state import random_state
 from ibrobust.evaluation.predictions import guessing_accuracy, is_distribution
 from ibrobust.evaluation.statistics import chance_ceiling, exceeds
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.seeds import evaluation_seed
 
 

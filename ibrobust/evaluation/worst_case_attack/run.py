@@ -16,12 +16,13 @@ from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_random_numbers, logits_depend_on
-from ibrobust.evaluation.model_state import evaluation_mode, isolated_rng, model_device, model_reference
+from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import check_seed, evaluation_seed
 
