@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +102,34 @@ def use_plugins(group: str, what: str, use: Callable[[str, Any], None]) -> None:
         except Exception as error:  # whatever a plugin does
             reason = error if isinstance(error, IbrobustError) else f"{type(error).__name__}: {error}"
             warnings.warn(f"The {what} plugin {point.name!r} ({point.value}) was skipped: {reason}", stacklevel=3)
+
+
+def usable_plugins(
+    points: Iterable[EntryPoint], what: str, *, taken: Mapping[str, str], plain: Callable[[str], str] = str
+) -> list[EntryPoint]:
+    """Return the entry points whose names are free; each other one is named in a warning and skipped.
+
+    Args:
+        points: in the order in which they take the names that are free.
+        what: they offer, for the warning.
+        taken: names in use, and who has them.
+        plain: gives the form in which names are compared.
+    """
+    usable: list[EntryPoint] = []
+    owners = {plain(name): owner for name, owner in taken.items()}
+    for point in points:
+        package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
+        name = plain(point.name)
+        if name not in owners:
+            owners[name] = package
+            usable.append(point)
+        elif all((known.name, known.value) != (point.name, point.value) for known in usable):  # else found twice
+            warnings.warn(
+                f"The {what} plugin {point.name!r} ({point.value}) of {package} was skipped, since {owners[name]} has "
+                "the name: rename its entry point.",
+                stacklevel=2,
+            )
+    return usable
 
 
 def load_plugin(point: EntryPoint, what: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
+from ibrobust.function_names import usable_plugins
+
 ENTRY_POINT_GROUP = "ibrobust.decoders"
 
 # The decoders that are fitted on a frozen encoder. A model may also have a ``head``, which is trained with it.
@@ -15,8 +17,13 @@ registered_names: set[str] = set()
 
 
 def decoder_plugins() -> dict[str, EntryPoint]:
-    """Return the decoders that other packages offer, by name, without importing them."""
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    """Return the decoders that other packages offer, by name, without importing them.
+
+    One whose name is taken is skipped with a warning.
+    """
+    taken = dict.fromkeys((*FITTED_DECODERS, HEAD), "ibrobust")
+    points = usable_plugins(entry_points(group=ENTRY_POINT_GROUP), "decoder", taken=taken)
+    return {point.name: point for point in points}
 
 
 def fitted_decoders() -> tuple[str, ...]:
@@ -27,6 +34,7 @@ def fitted_decoders() -> tuple[str, ...]:
 
 def known_decoder(name: str) -> str:
     """Return a decoder's name; raise ValueError if there is no such decoder."""
-    if name in FITTED_DECODERS or name in (known := fitted_decoders()):
+    known = fitted_decoders()
+    if name in known:
         return name
     raise ValueError(f"there is no decoder of this name, but {', '.join(known)}")

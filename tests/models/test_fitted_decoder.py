@@ -116,6 +116,24 @@ def test_the_same_class_again_replaces_it_and_another_one_does_not():
             register_decoder(name)(other)
 
 
+@pytest.mark.parametrize("name", ["logistic", "head"])
+def test_a_decoder_of_a_package_with_a_name_of_ibrobusts_own_is_skipped_with_a_warning(name, tmp_path, monkeypatch):
+    install(tmp_path / "site", monkeypatch, name, "a_decoder_package:NearestMean")
+    with pytest.warns(UserWarning, match=f"'{name}' .* of {name} was skipped, since ibrobust has the name"):
+        assert fitted_decoders() == ("gaussian_mixture", "logistic", "resfc")
+    with pytest.warns(UserWarning, match=f"'{name}' .* was skipped"):
+        assert decoder_names.known_decoder("logistic") == "logistic"
+
+
+def test_of_two_decoders_of_one_name_the_second_is_skipped_with_a_warning(tmp_path, monkeypatch):
+    for package in ("second", "first"):
+        install(tmp_path / package, monkeypatch, package, f"{package}:Decoder")
+        points = tmp_path / package / f"{package}-1.0.dist-info" / "entry_points.txt"
+        points.write_text(f"[ibrobust.decoders]\nnearest = {package}:Decoder\n")
+    with pytest.warns(UserWarning, match="'nearest' .second:Decoder. of second was skipped, since first"):
+        assert decoder_names.decoder_plugins()["nearest"].value == "first:Decoder"
+
+
 class Forgetful(NearestMean):
     """It loses its means when it is stored."""
 

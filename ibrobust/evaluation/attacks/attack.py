@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ibrobust.evaluation.inputs import ArrayLike
+
+
+Self = TypeVar("Self", bound="NamedAttack")
 
 
 class Found(NamedTuple):
@@ -39,12 +42,21 @@ class Found(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
+class _InLinf:
+    """The norm of an attack that does not say it. A class has no such attribute, so that `norm` can be its field."""
+
+    def __get__(self, attack: object, kind: type) -> str:
+        if attack is None:
+            raise AttributeError("norm")
+        return "Linf"
+
+
 class Attack(ABC):
     """An attack, called as ``attack(model, images, labels, epsilon=..., seed=...)`` -> adversarial images.
 
     Attributes:
         label: the attack as it is written on the command line and in results.
-        norm: of epsilon: Linf, L2, L1, or L0 as the share of pixels changed.
+        norm: of epsilon: Linf (the default), L2, L1, or L0 as the share of pixels changed.
         skips_misclassified: whether images that are already wrong are skipped.
         minimal: whether it searches for the smallest perturbation, whatever epsilon is. One run then gives the robust
             accuracy at every epsilon.
@@ -63,6 +75,8 @@ class Attack(ABC):
         def norm(self) -> str: ...
         @property
         def minimal(self) -> bool: ...
+    else:
+        norm = _InLinf()
 
     @property
     def source(self) -> str:
@@ -146,13 +160,14 @@ def require_different(attacks: Sequence[Attack]) -> None:
 
 
 class NamedAttack(Attack, BaseModel):
-    """An attack with its options as fields; its name is that of the class.
+    """An attack with its options as fields; its name is that of the class, or of the entry point that offers it.
 
     Raises:
         IbrobustError: an option is unknown, or the attack cannot work with a value.
     """
 
     minimal: ClassVar[bool] = False
+    _name: str | None = PrivateAttr(None)
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -167,7 +182,13 @@ class NamedAttack(Attack, BaseModel):
     @property
     def name(self) -> str:
         """The name of the attack."""
-        return type(self).__name__
+        return self._name or type(self).__name__
+
+    def named(self: Self, name: str) -> Self:
+        """Return the attack under another name."""
+        attack = self.model_copy()
+        attack._name = name
+        return attack
 
     @property
     def options(self) -> dict[str, Any]:

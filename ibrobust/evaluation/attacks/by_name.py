@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.attack import Attack
+from ibrobust.evaluation.attacks.attack import Attack, NamedAttack
 from ibrobust.evaluation.attacks.own_attacks import OWN_ATTACKS
 from ibrobust.evaluation.attacks.surrogate import Transfer
 from ibrobust.evaluation.attacks.text_form import (
@@ -106,7 +106,7 @@ def create_attack(name: str, /, **options: Any) -> Attack:
         >>> ibrobust.create_attack("worst_case", norm="L2") == ibrobust.WorstCase(norm="L2")
         True
     """
-    wanted = plain(name)
+    wanted, plugins = plain(name), attack_plugins()  # which warns of those whose names are taken
     for own in OWN_ATTACKS:
         if plain(own.__name__) == wanted:
             return own(**options)
@@ -115,7 +115,7 @@ def create_attack(name: str, /, **options: Any) -> Attack:
             from ibrobust.evaluation.attacks.torchattacks_classes import torchattacks_class
 
             return torchattacks_class(known)(**options)
-    for point in attack_plugins():
+    for point in plugins:
         if plain(point.name) == wanted:
             return _load(point, options)
     scheme, _, target = name.partition(":")
@@ -152,7 +152,8 @@ def list_attacks() -> list[str]:
 def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:
     loaded = load_plugin(point, "attack")
     if isinstance(loaded, type) and issubclass(loaded, Attack):
-        return loaded(**options)
+        attack = loaded(**options)
+        return attack.named(point.name) if isinstance(attack, NamedAttack) else attack
     from ibrobust.evaluation.attacks.function_attack import function_attack
 
     return function_attack(loaded, label=point.name, options=options)

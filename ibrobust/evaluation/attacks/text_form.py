@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ibrobust.errors import IbrobustError
+from ibrobust.function_names import usable_plugins
 from ibrobust.suggestions import remedy
 
 ENTRY_POINT_GROUP = "ibrobust.attacks"
@@ -41,8 +42,13 @@ def torchattacks_names() -> list[str]:
 
 
 def attack_plugins() -> list[EntryPoint]:
-    """Return what installed packages offer as attacks."""
-    return list(entry_points(group=ENTRY_POINT_GROUP))
+    """Return what installed packages offer as attacks; one whose name is taken is skipped with a warning."""
+    points = entry_points(group=ENTRY_POINT_GROUP)
+    if not points:
+        return []
+    taken = dict.fromkeys(torchattacks_names(), "torchattacks")
+    taken |= dict.fromkeys((*OWN_NAMES, TRANSFER, FOOLBOX, ADV_LIB), "ibrobust")
+    return usable_plugins(points, "attack", taken=taken, plain=plain)
 
 
 def plain(name: str) -> str:

@@ -13,7 +13,8 @@ from torch import nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import text_form
-from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
+from ibrobust.evaluation.attacks.attack import NamedAttack
+from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
@@ -427,3 +428,57 @@ def test_ibrobusts_own_attacks_have_no_fingerprint_but_that_of_a_surrogate():
     assert {read_attack(name).source for name in names} == {""}
     surrogate = Brightness()
     assert Transfer(surrogate=surrogate).source == fingerprint(surrogate)
+
+
+def offer(folder, package, **attacks):
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in attacks.items())
+    (info / "entry_points.txt").write_text(f"[{text_form.ENTRY_POINT_GROUP}]\n{lines}")
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "kind"),
+    [("Square", "torchattacks", "Square"), ("p_g_d", "ibrobust", "PGD"), ("foolbox", "ibrobust", None)],
+)
+def test_a_plugin_whose_name_is_taken_is_skipped_with_a_warning(name, owner, kind, tmp_path, monkeypatch):
+    offer(tmp_path, "some-package", **{name: "my_attacks:darken"})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match=f"'{name}' .my_attacks:darken. of some-package .* {owner} has the name"):
+        names = list_attacks()
+    assert names.count(name) == (name == "Square")
+    with pytest.warns(UserWarning, match="some-package"):
+        attack = create_attack(name if kind else "foolbox:LinfPGD")
+    assert type(attack).__name__ == (kind or "FunctionAttack")
+
+
+def test_of_two_plugins_of_one_name_the_second_is_skipped_with_a_warning(module, tmp_path, monkeypatch):
+    offer(tmp_path, "first", dark="my_attacks:darken")
+    (tmp_path / "other").mkdir()
+    offer(tmp_path / "other", "second", Dark="my_attacks:odd")
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match="'Dark' .my_attacks:odd. of second was skipped, since first has the name"):
+        assert read_attack("dark").function.__name__ == "darken"
+
+
+def test_a_class_without_a_norm_is_in_linf():
+    class Darker(NamedAttack):
+        def find(self, model, images, labels, *, epsilon, seed):
+            return (images - epsilon).clamp(0, 1), torch.zeros(len(images), dtype=torch.bool)
+
+    (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=Darker, epsilons=[EPSILON])
+    assert (result.norm, result.robust_correct) == ("Linf", (False, True, True, False))
+
+
+def test_the_label_of_a_class_of_a_plugin_reads_back_as_the_same_attack(tmp_path, monkeypatch):
+    offer(tmp_path, "some-package", my_calls="edited_attacks:Calls")
+    (tmp_path / "edited_attacks.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "edited_attacks", raising=False)
+    attack = create_attack("My_Calls", by=0.5)
+    assert attack.label == "my_calls:by=0.5"
+    assert read_attack(attack.label) == attack
+    (result,) = run_attacks(Brightness(), IMAGES, LABELS, attacks=attack, epsilons=[EPSILON])
+    assert result.attack == "my_calls:by=0.5"
