@@ -123,9 +123,10 @@ def _load_timm(name: str) -> nn.Module:
 
 
 def robustbench_models_dir() -> Path:
-    """Return the folder of RobustBench's weights: its own ``./models`` if that exists, else one of ours."""
+    """Return the folder of RobustBench's weights: its own ``./models`` if that has a data set's, else one of ours."""
     customary = Path("models")
-    return customary if (customary / "cifar10").is_dir() else home() / "robustbench"
+    has_weights = any((customary / name).is_dir() for name in ("cifar10", "cifar100", "imagenet"))
+    return customary if has_weights else home() / "robustbench"
 
 
 def _load_robustbench(name: str) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ibrobust.integrations.robustbench.run_benchmark as rb
 from ibrobust.errors import IbrobustError
-from ibrobust.integrations.external_models import UnitRangeInput, load_reference
+from ibrobust.integrations.external_models import UnitRangeInput, load_reference, robustbench_models_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.integrations.robustbench.environment import imported_quietly
 
@@ -209,3 +209,14 @@ def test_zoo_names_are_found_in_every_listing() -> None:
     assert rb.find_zoo_model(only_imagenet) == ("imagenet", "Linf", only_imagenet)
     with pytest.raises(IbrobustError, match=r"several models .*choose robustbench:"):
         rb.find_zoo_model("Hendrycks2020AugMix_ResNeXt")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "imagenet"])
+def test_robustbenchs_own_folder_of_weights_is_used_for_every_data_set(
+    dataset: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    assert robustbench_models_dir() == home / "robustbench"
+    (tmp_path / "models" / dataset / "Linf").mkdir(parents=True)
+    assert robustbench_models_dir() == Path("models")

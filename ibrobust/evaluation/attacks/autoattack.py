@@ -236,7 +236,7 @@ class _Run:
         robust = _bits(self.robust)
         self.step("end", 0, lambda: {"robust": robust}, lambda line: line["robust"] == robust)
         progress(1.0)
-        flags = tuple(self.messages.flags)
+        flags = tuple(dict.fromkeys(self.messages.flags))  # a batch may say what an earlier one said
         return AutoAttackOutcome(self.clean, self.robust, self.nonfinite, self.predictions, self.adversarial, flags)
 
     def step(

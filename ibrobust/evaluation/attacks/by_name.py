@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,11 @@ def read_attack(attack: Attack | type[Attack] | AttackFunction | str) -> Attack:
     library = next((base.__module__.partition(".")[0] for base in kind.__mro__ if base.__module__ in _BASES), None)
     if library is not None:
         name = f"{FOOLBOX}:{kind.__name__}" if library == FOOLBOX else kind.__name__
+        offered = vars(sys.modules["foolbox.attacks" if library == FOOLBOX else library])
+        has_name = offered.get(kind.__name__) is kind and (library == FOOLBOX or name in torchattacks_names())
+        by_name = f"its name with its options as text, such as {name!r}, or " if has_name else ""
         raise IbrobustError(
-            f"The attack is {kind.__name__} of {library} itself: give its name with its options as text, such as "
-            f"{name!r}, or a function, {FORM}."
+            f"The attack is {kind.__name__} of {library} itself: give {by_name}a function that calls it, {FORM}."
         )
     if not callable(attack):
         raise IbrobustError(f"The attack is {a_type(attack)}: give a name or a function, {FORM}.")

@@ -24,7 +24,7 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
 
     Args:
         name: of a class in foolbox.attacks, as LinfPGD or L2FMNAttack.
-        options: of the class, by keyword.
+        options: of the class, by keyword; `distance` is Linf, L2 or L1.
 
     Raises:
         IbrobustError: foolbox is not installed, has no such attack, or the attack does not take the options or works in
@@ -50,8 +50,17 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
             raise IbrobustError(
                 f"The attack {FOOLBOX}:{name} has no option {key!r}: it takes {', '.join(known) or 'none'}."
             )
+    norms = {"Linf": foolbox.distances.linf, "L2": foolbox.distances.l2, "L1": foolbox.distances.l1}
+    arguments = {**options}
+    written = options.get("distance")  # of attacks that work in any; in Python also foolbox's own object
+    if isinstance(written, str):
+        if written not in norms:
+            raise IbrobustError(
+                f"The attack {FOOLBOX}:{name} has no distance {written!r}: choose {' or '.join(norms)}."
+            )
+        arguments["distance"] = norms[written]
     try:
-        attack: Any = kinds[name](**options)
+        attack: Any = kinds[name](**arguments)
         distance = attack.distance
     except ModuleNotFoundError as error:  # Brendel and Bethge's attacks are compiled by numba
         raise IbrobustError(f"The attack {FOOLBOX}:{name} needs {error.name}: pip install {error.name}.") from error
@@ -60,8 +69,7 @@ def foolbox_attack(name: str, options: Mapping[str, Any]) -> FunctionAttack:
             f"The attack {FOOLBOX}:{name} cannot be made with these options ({short_reason(error)}): it takes "
             f"{', '.join(known) or 'none'}."
         ) from error
-    norms = {foolbox.distances.linf: "Linf", foolbox.distances.l2: "L2", foolbox.distances.l1: "L1"}
-    norm = next((norm for known_distance, norm in norms.items() if distance is known_distance), None)
+    norm = next((norm for norm, known_distance in norms.items() if distance is known_distance), None)
     if norm is None:
         raise IbrobustError(f"The attack {FOOLBOX}:{name} works in {distance}: choose one in Linf, L2 or L1.")
 

@@ -62,7 +62,7 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         card: of a registered model.
         folder: in RobustBench's layout, an image folder, or where the card's own data are downloaded to; by default the
             card's own data, recognised by their fingerprint.
-        count: number of images; the first of CIFAR-10's own files, as RobustBench takes them, else evenly spaced ones.
+        count: number of images: of CIFAR-10 and CIFAR-100 the first, as RobustBench takes them, else evenly spaced.
 
     Raises:
         IbrobustError: they are missing, too few, other ones than the card's, or not of 10 or 100 classes.
@@ -80,8 +80,8 @@ def benchmark_images(card: ModelCard | None, folder: Path | None, count: int | N
         )
     if len(images.class_names) not in (10, 100):
         raise IbrobustError(
-            f"{images.source} has {len(images.class_names)} classes: RobustBench attacks data sets of 10 or 100 "
-            "classes; for others use ibrobust attack."
+            f"{images.source} has {len(images.class_names)} classes, but this command supports 10 or "
+            "100: use ibrobust attack."
         )
     return images
 
@@ -102,7 +102,7 @@ def _own_images(card: ModelCard, folder: Path | None, count: int | None) -> Benc
         raise IbrobustError(
             f"The images of {spec!r} are not those that {card.name!r} was trained on: {remedy} `data_dir`."
         )
-    return _from_dataset(dataset, count, first=spec == "cifar10")
+    return _from_dataset(dataset, count, first=spec in ("cifar10", "cifar100"))
 
 
 def _from_dataset(dataset: Dataset, count: int | None, *, first: bool = False) -> BenchmarkImages:

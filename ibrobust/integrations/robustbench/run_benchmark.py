@@ -164,8 +164,8 @@ def benchmark(
     Args:
         model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C).
         eps: epsilon, in [0, 1] pixel scale.
-        n_examples: number of test images: the first of CIFAR-10's own files, as RobustBench takes them, or
-            evenly spaced ones of an image folder, which is sorted by class. All by default.
+        n_examples: number of test images: the first of CIFAR-10 and CIFAR-100, as RobustBench takes them, or evenly
+            spaced ones of an image folder, which is sorted by class. All by default.
         threat_model: ``Linf`` or ``L2``.
         data_dir: folder with CIFAR-10 in RobustBench's layout (it holds ``cifar-10-batches-py``), or an image
             folder ``train/<class>/*``, ``test/<class>/*``. By default the model's own data set.

@@ -70,6 +70,19 @@ def test_warnings_are_in_the_record() -> None:
     assert plain.flags == ()
 
 
+class Rounded(Linear):
+    """The same on images of 8 bits: the gradient is zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images * 255).round() / 255)
+
+
+def test_a_warning_of_several_batches_is_told_once() -> None:
+    """Batches of five images give the same sentence."""
+    (result,) = run_attacks(Rounded(), *data(), attacks=SHORT, epsilons=0.02, batch_size=5)
+    assert [flag.partition(" points")[0] for flag in result.flags] == ["there are 5", "there are 1"]
+
+
 @pytest.mark.parametrize(("norm", "is_skipped"), [("L2", True), ("Linf", False)])
 def test_a_part_that_the_size_of_the_images_rules_out_is_a_warning(norm: str, is_skipped: bool) -> None:
     (result,) = run_attacks(Linear(), *data(), attacks=f"{SHORT},norm={norm}", epsilons=0.01)

@@ -218,6 +218,18 @@ def test_a_sentence_has_single_spaces(text: str) -> None:
     assert "  " not in str(caught.value)
 
 
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_an_attack_of_another_package_without_a_name_is_refused_without_one(library):
+    package = pytest.importorskip(library)
+    model = ibrobust.load_model("knn_ib-digits")
+    if library == "foolbox":
+        given = package.attacks.LinfPGD().repeat(3)
+    else:
+        given = package.MultiAttack([package.FGSM(model), package.BIM(model)])
+    with pytest.raises(IbrobustError, match="itself: give a function that calls it, attack"):
+        read_attack(given)
+
+
 @pytest.mark.parametrize(
     ("library", "name", "written"),
     [("torchattacks", "CW", "'CW'"), ("foolbox.attacks", "LInfFMNAttack", "'foolbox:LInf")],

@@ -245,6 +245,7 @@ def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
         ("foolbox:LinfPDG", "foolbox has no attack 'LinfPDG': did you mean LinfPGD"),
         ("foolbox:LinfPGD:step=3", "has no option 'step': it takes"),
         ("foolbox:VirtualAdversarialAttack", "cannot be made with these options"),
+        ("foolbox:InversionAttack:distance=l2", "has no distance 'l2': choose Linf or L2 or L1"),
         (3, "The attack is an int: give a name or a function"),
         (lambda model, images: images, "cannot be called as"),
     ],
@@ -273,6 +274,15 @@ def test_a_foolbox_attack_that_searches_the_smallest_perturbation_in_l2():
     results = run_attacks(Brightness(), IMAGES, LABELS, attacks="foolbox:L2DeepFoolAttack", epsilons=[0.05, 0.12])
     assert [result.norm for result in results] == ["L2", "L2"]
     assert [result.robust_correct for result in results] == [(True, True, True, False), (False, False, True, False)]
+
+
+@pytest.mark.parametrize(("norm", "size"), [("Linf", 0.1), ("L2", 0.2), ("L1", 0.4)])
+def test_the_distance_of_a_foolbox_attack_is_its_norm(norm, size):
+    # The first image is 0.55, and its inversion 0.45, which is of class 1: all four pixels move by 0.1.
+    attack = f"foolbox:InversionAttack:distance={norm}"
+    results = run_attacks(Brightness(), IMAGES, LABELS, attacks=attack, epsilons=[0.9 * size, 1.1 * size])
+    assert [(result.norm, result.attack) for result in results] == [(norm, attack)] * 2
+    assert [result.robust_correct[0] for result in results] == [True, False]
 
 
 def test_a_state_is_not_resumed_with_another_function_of_the_name(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyautoattack
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import ibrobust.integrations.robustbench.images as robustbench_images
 import ibrobust.integrations.robustbench.run_benchmark as rb
 from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
@@ -332,6 +334,28 @@ def test_robustbenchs_own_layout_is_read_by_robustbench(
     assert result.to_dict()["first_images"] is True
     with pytest.raises(IbrobustError, match="but cifar10 has 150: give `n_examples`, at most 150"):
         rb.benchmark(tiny_model, eps=0.01, n_examples=151, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "are_first"), [("cifar10", True), ("cifar100", True), ("cifar10-jpeg", False)])
+def test_the_first_images_of_cifar_are_used_as_in_robustbench(
+    name: str, are_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.arange(150, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32).contiguous()
+    labels = torch.arange(150) % 10
+    dataset = Dataset.of((images, labels), train=(images, labels), name=name)
+    monkeypatch.setattr(robustbench_images, "load_dataset", lambda *_, **__: dataset)
+    card = SimpleNamespace(images=name, name="net", dataset=SimpleNamespace(fingerprint=dataset.fingerprint))
+    found = benchmark_images(card, None, 3)  # type: ignore[arg-type]
+    assert ((found.images[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]) is found.are_first is are_first
+
+
+def test_other_numbers_of_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
+    dataset = Dataset.of((images, labels), train=(images, labels), name="three")
+    monkeypatch.setattr(robustbench_images, "load_dataset", lambda *_, **__: dataset)
+    card = SimpleNamespace(images="three", name="net", dataset=SimpleNamespace(fingerprint=dataset.fingerprint))
+    with pytest.raises(IbrobustError, match="three has 3 classes, but this command supports 10 or 100: use ibrobust"):
+        benchmark_images(card, None, None)  # type: ignore[arg-type]
 
 
 def test_missing_cifar10_that_cannot_be_downloaded_is_one_sentence(
