@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from ibrobust.cli.options import DataDir
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import per_cent
+from ibrobust.suggestions import a_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,8 +140,15 @@ def _with_logits(model: nn.Module, data: Dataset) -> nn.Module:
     if output is None:
         return model
     if not isinstance(output, Tensor):
-        model = logits_of(model)
-        output = getattr(output, "logits", output["logits"] if isinstance(output, dict) else None)
+        is_mapping = isinstance(output, Mapping)
+        logits = output.get("logits") if is_mapping else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            what = f"{a_type(output)} with the keys {', '.join(map(repr, output))}" if is_mapping else a_type(output)
+            raise IbrobustError(
+                f"The model gives {what} and no logits: write a function that returns a module with logits (B, C) "
+                "alone, and give its name, package.module:function."
+            )
+        model, output = logits_of(model), logits
     count = min(len(data.test), 2)
     if isinstance(output, Tensor) and output.shape in ((count,), (count, 1)) and data.num_classes == 2:
         return two_logits(model)

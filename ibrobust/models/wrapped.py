@@ -18,6 +18,14 @@ from ibrobust.models.channels import require_channels
 torch.fx.wrap("require_channels")
 
 
+def _as_taken(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the images in the dtype of a model in half precision; for other models unchanged."""
+    if isinstance(model, (Normalized, Resized)):  # which does this itself, after its own computation
+        return images
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    return images.to(dtype) if dtype.itemsize < 4 else images
+
+
 class Normalized(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> what the model gives for (images - mean) / std."""
 
@@ -34,7 +42,7 @@ class Normalized(nn.Module):
         """Return the model's output."""
         if self.mean.shape[1] > 1:  # a single mean is for all channels
             require_channels(images, self.mean.shape[1])
-        output: Tensor = self.model((images - self.mean) / self.std)
+        output: Tensor = self.model(_as_taken(self.model, (images - self.mean) / self.std))
         return output
 
 
@@ -82,7 +90,10 @@ class Resized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's output."""
-        output: Tensor = self.model(F.interpolate(images, size=self.size, mode="bilinear", antialias=True))
+        images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            images = _as_taken(self.model, images)
+        output: Tensor = self.model(images)
         return output
 
 

@@ -35,8 +35,8 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
         remedy: to end the error with.
     """
     dtypes = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
-    if dtypes != {torch.float32}:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32}))
+    if others := dtypes - {torch.float32}:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
         raise IbrobustError(f"A model in {names} cannot be stored as it is: give it in float32, as model.float().")
     generator = torch.Generator().manual_seed(0)
     images = to_unit_range(dataset.test.subset(IMAGES).images).double()

@@ -159,3 +159,27 @@ def test_what_cannot_be_added_is_one_sentence(run, monkeypatch, arguments, messa
     assert finished.returncode == 2
     assert message in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ('{"out": logits, "aux": logits}', "The model gives a dict with the keys 'out', 'aux' and no logits: write a"),
+        ("(logits, images)", "The model gives a tuple and no logits: write a function that returns a module"),
+        ("SimpleNamespace(logits=None)", "The model gives a SimpleNamespace and no logits"),
+        ('{"logits": logits, "aux": logits}', None),
+        ("SimpleNamespace(logits=logits)", None),
+    ],
+)
+def test_an_output_that_is_no_tensor(run, monkeypatch, folder, output, message):
+    Path("my_net.py").write_text(
+        f"{FACTORY}\nfrom types import SimpleNamespace\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = build()\n"
+        f"    def forward(self, images):\n        logits = self.net(images)\n        return {output}\n"
+    )
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    finished = run("add", "my_net:Net", "--name", "net", "--dataset", str(folder))
+    assert finished.returncode == (2 if message else 0), finished.stderr
+    if message:
+        assert message in finished.stderr
+        assert finished.stderr.count("\n") == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibrobust import IbrobustError, fgsm_sweep, load_model, normalized, resized, two_logits
+from ibrobust import IbrobustError, fgsm_sweep, load_model, normalized, resized, run_attacks, two_logits
 from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 
 
@@ -72,3 +72,59 @@ def test_a_model_refuses_images_of_other_channels(shape, remedy):
 
 def test_a_single_mean_is_for_all_channels():
     assert normalized(nn.Flatten(), [0.5], [0.5])(torch.ones(1, 3, 1, 1)).tolist() == [[1.0, 1.0, 1.0]]
+
+
+class Net(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.seen = []
+        layer = nn.Conv2d(3, 4, 8)
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)) / 4)
+            layer.bias.zero_()
+        self.layer = layer.to(dtype)
+
+    def forward(self, images):
+        self.seen.append(images)
+        return self.layer(images).flatten(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: normalized(net, [0.485, 0.456, 0.406], [0.2, 0.2, 0.2]),
+        lambda net: resized(net, 8),
+        lambda net: resized(normalized(net, [0.485, 0.456, 0.406], [0.2, 0.2, 0.2]), 8),
+        lambda net: normalized(resized(net, 8), [0.485, 0.456, 0.406], [0.2, 0.2, 0.2]),
+    ],
+    ids=["normalized", "resized", "both", "both inside out"],
+)
+def test_a_model_in_another_precision_is_attacked(wrap, dtype):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(6, 3, 8, 8, generator=generator)
+    net = Net(dtype)
+    model, same = wrap(net), wrap(Net(torch.float32))
+    with torch.no_grad():
+        labels = same(images).argmax(1)
+    (result,) = run_attacks(model, images, labels, attacks="PGD:steps=2", epsilons=0.1)
+    assert result.clean_accuracy > 0.8 > result.robust_accuracy
+    assert net.seen[-1].dtype == dtype
+    # The wrappers compute in float32, and round once.
+    net.seen.clear()
+    points = images.to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
+    model(points).sum().backward()
+    with torch.no_grad():
+        same(images)
+    assert points.grad is not None
+    assert points.grad.dtype == points.dtype
+    assert (points.grad != 0).float().mean() > 0.9
+    if dtype != torch.float64:
+        assert torch.equal(net.seen[0], list(same.modules())[-2].seen[-1].to(dtype))
+
+
+def test_a_half_model_that_is_wrapped_before_it_is_halved_is_attacked():
+    model = normalized(Net(torch.float32), [0.5] * 3, [0.25] * 3).half()
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    (result,) = run_attacks(model, images, [0] * 4, attacks="PGD:steps=2", epsilons=0.1)
+    assert result.total == 4

@@ -399,3 +399,15 @@ def test_a_model_without_a_gradient_is_stored(nets, monkeypatch):
     model = Rounding().eval()
     register_model("net", model, dataset=dataset(), factory="my_nets:Rounding")
     assert torch.equal(logits(load_model("net")), logits(model))
+
+
+def test_a_module_without_parameters_is_stored(nets):
+    path = Path(nets.__file__)
+    path.write_text(
+        path.read_text() + "\ndef pixels():\n    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(7))\n"
+    )
+    del sys.modules["my_nets"]
+    model = importlib.import_module("my_nets").pixels()
+    card = register_model("net", model, dataset=dataset(), factory="my_nets:pixels")
+    assert card.clean_accuracy["head"].total == 14
+    assert torch.equal(logits(load_model("net")), logits(model))
