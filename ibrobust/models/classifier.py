@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ibrobust.full_precision import full_precision
 from ibrobust.models.encoder import Encoder, fast_memory_format
+
+
+def with_contiguous_gradient(images: Tensor) -> Tensor:
+    """Return the same images, whose gradient will be contiguous: torchattacks reads it as if it were."""
+    if images.requires_grad:
+        images = images.view_as(images)  # whose hook is called for this call alone
+        images.register_hook(lambda gradient: gradient.contiguous())
+    return images
+
+
+torch.fx.wrap("with_contiguous_gradient")  # which cannot trace a branch
 
 
 class ImageClassifier(nn.Module):
@@ -34,7 +46,7 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of images (B, 3, H, W) in [0, 1]."""
-        return self.decoder(self.latents(images))
+        return self.decoder(self.latents(with_contiguous_gradient(images)))
 
     def to_fast_memory_format(self) -> ImageClassifier:
         """Put the weights in the fastest memory format of their device; return self."""

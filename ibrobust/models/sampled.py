@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.models.classifier import ImageClassifier
+from ibrobust.models.classifier import ImageClassifier, with_contiguous_gradient
 from ibrobust.models.encoder import Encoder
 
 
@@ -47,7 +47,7 @@ class SampledClassifier(ImageClassifier):
     def forward(self, images: Tensor) -> Tensor:
         """Return log-probabilities (B, C) in nats of images (B, 3, H, W) in [0, 1]."""
         precise = torch.promote_types(self.draws.dtype, torch.float32)
-        mean, log_std = self.encoder(images).to(precise).chunk(2, dim=1)  # (B, D) each
+        mean, log_std = self.encoder(with_contiguous_gradient(images)).to(precise).chunk(2, dim=1)  # (B, D) each
         latents = mean + log_std.exp() * self.draws  # (S, B, D)
         logits = self.decoder(latents.flatten(0, 1)).to(precise).unflatten(0, latents.shape[:2])  # (S, B, C)
         return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(latents))
