@@ -309,3 +309,27 @@ def test_what_autoattack_breaks_on_robustbenchs_images_is_that_of_the_records(ta
         f"{len(bottlenecks)} `knn_ib` and `soft_ib` models ({sum(broken)} of {left} images in all {len(bottlenecks)}), "
         f"and none of the {of_heads} that it left of the {len(heads)} models with a head"
     ) in text
+
+
+def test_what_autoattack_breaks_at_2_255_is_that_of_the_records(tables):
+    attacks = ("WorstCase", "WorstCase:escalate=true")
+    counts = {}
+    for name, content in tables.read_records().items():
+        results = next(iter(content["decoders"].values()))["attacks"]
+        left = {
+            each["attack"]: [int(image) for image in each["attacked_correct"]]
+            for each in results
+            if each["attack"] in attacks and each["epsilon"] == 2 / 255
+        }
+        if len(left) == len(attacks):
+            with_and_without = zip(*left.values(), strict=True)
+            counts[name] = sum(left["WorstCase"]), sum(left["WorstCase"]) - sum(map(min, with_and_without))
+    text = " ".join(_page("docs/worst-case.md").split())
+    for model in ("cross_entropy", "knn_ib-k50", "soft_ib"):
+        of_seeds = [counts.pop(f"{model}-w16-s{seed}") for seed in range(3)]
+        left, broken = map(sum, zip(*of_seeds, strict=True))
+        assert f"{broken} of {left} of the three `{model}` models" in text
+        assert all(number <= 3 for _, number in of_seeds)
+    for name, (left, broken) in counts.items():
+        assert f"{broken} of {left} of `{name}`" in text
+    assert all(broken <= 3 for _, broken in counts.values())
