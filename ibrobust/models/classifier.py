@@ -16,7 +16,8 @@ def with_contiguous_gradient(images: Tensor) -> Tensor:
     """Return the same images, whose gradient will be contiguous: torchattacks reads it as if it were."""
     if images.requires_grad:
         images = images.view_as(images)  # whose hook is called for this call alone
-        images.register_hook(lambda gradient: gradient.contiguous())
+        # The gradient is None if what follows does not depend on the logits.
+        images.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
     return images
 
 
