@@ -324,12 +324,12 @@ def test_what_autoattack_breaks_at_2_255_is_that_of_the_records(tables):
         if len(left) == len(attacks):
             with_and_without = zip(*left.values(), strict=True)
             counts[name] = sum(left["WorstCase"]), sum(left["WorstCase"]) - sum(map(min, with_and_without))
-    text = " ".join(_page("docs/worst-case.md").split())
+    text, most = " ".join(_page("docs/worst-case.md").split()), max(broken for _, broken in counts.values())
+    assert f"breaks at most {most} per model" in text
+    assert f"may be {most / 10} points too high" in text
     for model in ("cross_entropy", "knn_ib-k50", "soft_ib"):
         of_seeds = [counts.pop(f"{model}-w16-s{seed}") for seed in range(3)]
         left, broken = map(sum, zip(*of_seeds, strict=True))
         assert f"{broken} of {left} of the three `{model}` models" in text
-        assert all(number <= 3 for _, number in of_seeds)
     for name, (left, broken) in counts.items():
         assert f"{broken} of {left} of `{name}`" in text
-    assert all(broken <= 3 for _, broken in counts.values())
