@@ -326,6 +326,7 @@ def test_what_autoattack_breaks_at_2_255_is_that_of_the_records(tables):
             counts[name] = sum(left["WorstCase"]), sum(left["WorstCase"]) - sum(map(min, with_and_without))
     text, most = " ".join(_page("docs/worst-case.md").split()), max(broken for _, broken in counts.values())
     assert f"breaks at most {most} per model" in text
+    assert f"at 2/255 at most {most} ([comparison]" in text
     assert f"may be {most / 10} points too high" in text
     for model in ("cross_entropy", "knn_ib-k50", "soft_ib"):
         of_seeds = [counts.pop(f"{model}-w16-s{seed}") for seed in range(3)]
