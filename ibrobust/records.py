@@ -15,11 +15,13 @@ from ibrobust.errors import IbrobustError
 
 # The number of today's way to audit. Raise it when the same model may get another verdict: an audit in a card that has
 # a lower number, or none, is shown as an older one until it is made again.
-AUDIT_VERSION = 7
+AUDIT_VERSION = 8
+# The earliest version with the same answers as today's, if the robustness was decided.
+SAME_AUDIT = 7
 # The same of the worst-case attack. Raise it when the attack may break other images: a study measures them anew, and a
 # run that was interrupted does not resume.
-WORST_CASE_VERSION = 4
-# The earliest version that breaks the same images as today's, if no gradient is NaN, infinite or misleading.
+WORST_CASE_VERSION = 5
+# The earliest version that breaks the same images as today's, if no gradient is NaN, infinite, misleading or cut.
 SAME_WORST_CASE = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")
@@ -29,7 +31,8 @@ WORST_CASE_OF = "worst case of "  # begins the label of a worst case over attack
 
 def is_older_audit(audit: Mapping[str, Any]) -> bool:
     """Return whether an audit, as a card or a study holds it, was made by older rules than today's."""
-    return int(audit.get("audit_version", 0)) < AUDIT_VERSION
+    version, undecided = int(audit.get("audit_version", 0)), str(audit.get("verdict")).startswith("undecided")
+    return version < SAME_AUDIT or (version < AUDIT_VERSION and undecided)
 
 
 def is_older_attack(result: Mapping[str, Any]) -> bool:

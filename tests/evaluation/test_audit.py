@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from awkward_models import Wrapped
 from light_audit import lighten
 from torch import Tensor, nn
@@ -88,6 +89,14 @@ class DetachedBranch(Wrapped):
         return self.model(images.detach()) + 1e-3 * self.model(images.flip(3))
 
 
+class Vote(Wrapped):
+    """How many of four views of an image get each class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = (images, images.flip(3), images.roll(1, 3), images.roll(-1, 3))
+        return torch.stack([F.one_hot(self.model(view).argmax(dim=1), 10) for view in views]).sum(dim=0)
+
+
 class Plateau(Wrapped):
     """The logits are rounded, and what is left of the gradient points anywhere."""
 
@@ -163,6 +172,18 @@ def test_what_became_of_the_gradient_is_said(defect, answer, plain_model, test_d
 def test_no_robustness_of_a_fake_is_called_real(defect, plain_model, test_data, reports):
     # The model within keeps nothing at this epsilon.
     assert reports(defect, plain_model, test_data).robustness in ("not real", "undecided")
+
+
+@pytest.mark.parametrize(
+    ("defect", "gradient"), [(QuantisedInput, "vanishing"), (Vote, "vanishing"), (DetachedBranch, "misleading")]
+)
+def test_nothing_is_left_undecided_if_a_gradient_past_the_cut_breaks_it(
+    defect, gradient, plain_model, test_data, reports
+):
+    report = reports(defect, plain_model, test_data)
+    assert (report.robustness, report.gradient) == ("not real", gradient)
+    assert report.worst_case_correct <= 0.02 * len(test_data[1])
+    assert "black_box_not_stronger" in failed(report)
 
 
 def test_robustness_behind_a_shattered_gradient_is_undecided(robust_model, test_data):

@@ -132,6 +132,67 @@ def test_a_zero_gradient_is_said_and_attacked_without_one():
     assert sum(result.robust_correct) < 5
 
 
+class Cut(nn.Module):
+    """A linear model that cuts the gradient of a share of its logits, and adds noise to them."""
+
+    def __init__(self, how: str, share: float = 1.0, noise: float = 0.0) -> None:
+        super().__init__()
+        self.linear, self.how, self.share, self.noise = Linear(10, (3, 12, 12)), how, share, noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.how == "no_grad":
+            with torch.no_grad():
+                logits = self.linear(images)
+        else:
+            logits = self.linear(images.detach() if self.how == "detach" else (images * 1e4).round() / 1e4)
+        logits = self.share * logits + (1.0 - self.share) * self.linear(images.flip(3))
+        return logits + self.noise * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("how", ["detach", "no_grad", "round"])
+def test_a_cut_gradient_breaks_exactly_the_images_within_epsilon_past_the_cut(how, norm):
+    model, images = Cut(how), _inner_images(40, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    distances = model.linear.distances(images, labels, norm)
+    epsilon = float(distances.median())
+    images, labels = images[far := (distances / epsilon - 1.0).abs() > 0.05], labels[far]
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon, norm=norm)
+
+    assert list(result.robust_correct) == (distances[far] > epsilon).tolist()
+    assert set(result.broken_by) == {"", "straight-through"}
+    assert result.upper_bound
+    assert result.warnings[1].startswith("The model cuts its gradient")
+    _assert_holds(result, model, images, labels)
+
+
+def test_a_gradient_of_a_small_part_of_the_model_does_not_hide_the_rest():
+    """The gradient is right, nowhere zero and raises the margin; attacks that follow it leave most images."""
+    model, images = Cut("detach", share=0.97), _inner_images(40, (3, 12, 12))
+    labels = model(images).argmax(dim=1)
+    epsilon = 1.5 * float(model.linear.distances(images, labels, "Linf").max())
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+
+    assert not any(result.robust_correct)
+    assert result.broken_by.count("straight-through") > 10
+    assert result.upper_bound
+
+
+def test_a_random_model_s_cut_gradient_is_averaged_over_draws():
+    model, images = Cut("detach", noise=0.02), _inner_images(12, (3, 12, 12))
+    labels = model.linear(images).argmax(dim=1)
+    epsilon = 2.0 * float(model.linear.distances(images, labels, "Linf").max())
+
+    result = worst_case_attack(model, images, labels, epsilon=epsilon)
+
+    (stage,) = [stage for stage in result.stages if stage.name == "straight-through"]
+    assert stage.attacked == stage.broken >= 10
+    assert not any(result.robust_correct)
+    assert stage.cost.backward_images % 8 == 0
+
+
 def test_a_surrogate_breaks_what_a_model_without_gradients_hides():
     model, images = Quantised(), _inner_images(20, (3, 12, 12))
     labels = model(images).argmax(dim=1)
@@ -163,6 +224,18 @@ def test_a_surrogate_s_images_that_break_what_gradients_left_make_the_number_an_
     assert honest.warnings == ()
 
 
+class Hidden(torch.autograd.Function):
+    """The images, without a gradient that anything could find."""
+
+    @staticmethod
+    def forward(ctx: object, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return torch.zeros_like(gradient)
+
+
 class NarrowForSome(nn.Module):
     """A linear model of which some images, the bright ones, have a gradient in three numbers alone."""
 
@@ -171,7 +244,7 @@ class NarrowForSome(nn.Module):
         self.linear, self.threshold = Linear(10, (3, 12, 12)), threshold
 
     def forward(self, images: Tensor) -> Tensor:
-        narrow = images.detach().clone()
+        narrow = Hidden.apply(images)
         narrow[:, 0, 0, :3] = images[:, 0, 0, :3]
         bright = images.detach().mean(dim=(1, 2, 3), keepdim=True) > self.threshold
         return self.linear(torch.where(bright, narrow, images))

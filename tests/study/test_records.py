@@ -10,7 +10,7 @@ import pandas as pd
 
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.sweep import SweepResult
-from ibrobust.records import AUDIT_VERSION, COLUMNS, read_study_records
+from ibrobust.records import AUDIT_VERSION, COLUMNS, SAME_AUDIT, read_study_records
 from ibrobust.study import CellState, expand, gather_records, study_states
 from ibrobust.study.results import RESULTS_FILE, card_rows, rows_of, worst_cases
 from ibrobust.study.state import asked_digest, cell_folder, write_state
@@ -93,7 +93,7 @@ def test_upper_bounds_are_in_the_records(tmp_path):
         ("WorstCase", "robust_accuracy"),
         ("worst case", "worst_case_accuracy"),
     }
-    for audit in ({"upper_bound": True}, {"audit_version": AUDIT_VERSION - 1}):
+    for audit in ({"upper_bound": True}, {"audit_version": SAME_AUDIT - 1}):
         rows = rows_of(_content(**{"audit_version": AUDIT_VERSION, **audit}))
         bounds_of_audit = [row["upper_bound"] for row in rows if row["quantity"] == "audit_worst_case_accuracy"]
         assert bounds_of_audit == [True]

@@ -10,6 +10,7 @@ from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.predictions import guessing_accuracy
 from ibrobust.evaluation.statistics import chance_ceiling, exceeds, more_often
+from ibrobust.evaluation.worst_case_attack import STRAIGHT_THROUGH
 
 FEWEST = 2  # images that a comparison of attacks needs to speak against a model
 LATE = 0.1  # of the loss's rise
@@ -53,7 +54,7 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
         # objective's.
         _share(
             "targeted_changes_little",
-            runs.stages.broken & ~runs.stages.of(STEPS, *BETTER_STARTS),
+            runs.stages.broken & ~runs.stages.of(STEPS, *BETTER_STARTS, STRAIGHT_THROUGH),
             0.03,
             "images are broken only by an attack that targets one class after the other: the nearest class misleads "
             "it, and attacks without a target overstate the robustness.",
@@ -65,8 +66,8 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
             "black_box_not_stronger",
             runs.stages.of(*BLACK_BOX),
             MISSED,
-            "images are left by all gradient steps of the worst-case attack and broken by its attacks without "
-            "gradients.",
+            "images are left by all gradient steps of the worst-case attack and broken by its attacks without the "
+            "model's own gradient.",
             f"{CROCE}; {ATHALYE}",
         ),
         check_accuracy_falls(runs),

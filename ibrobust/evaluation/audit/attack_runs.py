@@ -16,7 +16,7 @@ from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.sweep import FGSMSweep
-from ibrobust.evaluation.worst_case_attack import AVERAGED, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import AVERAGED, STRAIGHT_THROUGH, WorstCaseResult, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.square import square
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.seeds import evaluation_seed
@@ -25,7 +25,8 @@ from ibrobust.seeds import evaluation_seed
 STEPS = "untargeted"
 BETTER_STARTS = ("surrogate start", "larger ball")
 SURROGATE_START = BETTER_STARTS[0]
-BLACK_BOX = ("random corners", "Square")
+# Those that do not follow the model's own gradient.
+BLACK_BOX = (STRAIGHT_THROUGH, "random corners", "Square")
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,14 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
             search.offer(at, search.ball.project(found, images))
 
 
-def warnings(search: Search, *, by_guards: int, by_untargeted: int) -> tuple[str, ...]:
+def warnings(search: Search, *, by_untargeted: int, past_cuts: int, by_guards: int) -> tuple[str, ...]:
     """Return a sentence for each sign that the gradient is misleading.
 
     Args:
         search: after the stages.
-        by_guards: images that attacks without a gradient broke.
         by_untargeted: images that the untargeted steps left.
+        past_cuts: images that the gradient past the model's cuts broke, and its own did not.
+        by_guards: images that attacks without a gradient broke.
     """
     right = max(int(search.clean.sum()), 1)
     zero, nonfinite = int((search.zero & search.clean).sum()), int((search.nonfinite & search.clean).sum())
@@ -128,6 +129,11 @@ def warnings(search: Search, *, by_guards: int, by_untargeted: int) -> tuple[str
     if search.transferred > max(1, 0.01 * right):
         found.append(
             f"Images that break the surrogate broke {search.transferred} of {right} images that the gradient left."
+        )
+    if past_cuts > TOLERATED * len(search.images):
+        found.append(
+            "The model cuts its gradient, for example by rounding or detach: a gradient that passes straight through "
+            f"broke {past_cuts} images that its own gradient left."
         )
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.straight_through import cuts_gradient
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
@@ -28,6 +30,7 @@ from ibrobust.seeds import check_seed, evaluation_seed
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
+STRAIGHT_THROUGH = "straight-through"  # the stage's name
 AVERAGED = "The model draws random numbers: it was attacked and judged through averages over draws."
 
 
@@ -50,12 +53,13 @@ def worst_case_attack(
 
     Each stage attacks the images that earlier stages did not break: the margin from the image; the margin from a better
     start; the ratio loss towards each class through shrinking balls; further steps, slower balls and last steps for
-    images near another class; attacks without gradients, and FAB on a few. If gradients are zero or NaN or do not raise
-    the margin, or if attacks without a gradient or the surrogate's images break what gradients left, the number is an
-    upper bound. Random restarts, more queries on all that is left and FAB on more images then follow. If better starts
-    and targets break more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then
-    runs on more images, and the number is an upper bound if FAB breaks more than 0.2% of the images. Model mode,
-    parameter gradients and random state are restored afterwards.
+    images near another class; attacks without gradients, and FAB on a few. If the model cuts its gradient, for example
+    by rounding, the stages are repeated with a gradient that passes straight through. If gradients are zero or NaN or
+    do not raise the margin, or if attacks without the model's gradient or the surrogate's images break what it left,
+    the number is an upper bound. Random restarts, more queries on all that is left and FAB on more images then follow.
+    If better starts and targets break more than 3% of the correct images after the untargeted steps, the gradient
+    misleads: FAB then runs on more images, and the number is an upper bound if FAB breaks more than 0.2% of the images.
+    Model mode, parameter gradients and random state are restored afterwards.
 
     A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
     transformation). An image counts as correct or broken by the mean over 32 draws, and at last a broken one by that
@@ -109,10 +113,11 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
+                cut = cuts_gradient(guarded, points[:batch_size])
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(queries=queries, escalate=escalate)
+        warnings = run.all_stages(cut=cut, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
         warnings = (*by_grad_mode, *warnings)
@@ -154,7 +159,7 @@ class _Run:
         self.broken_in = [0] * len(search.images)  # positions in `records`
         self.flags: tuple[str, ...] = ()  # of AutoAttack
 
-    def all_stages(self, *, queries: int | None, escalate: bool) -> tuple[str, ...]:
+    def all_stages(self, *, cut: bool, queries: int | None, escalate: bool) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -168,6 +173,8 @@ class _Run:
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         self.stage("last steps", lambda: stages.last_steps(search))
         misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
+        past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search)) if cut else 0
+        warnings = partial(guards.warnings, search, by_untargeted=by_untargeted, past_cuts=past_cuts)
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
@@ -178,7 +185,7 @@ class _Run:
                 advice = "" if escalate else ": give escalate=true"
                 found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
         by_guards = self._guards(guards.watched(search), guards.QUERIES)
-        fired = bool(by_guards or guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted))
+        fired = bool(by_guards or warnings(by_guards=by_guards))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
@@ -188,7 +195,7 @@ class _Run:
             by_guards += self._guards(search.left, more)
         if not misled:
             self._fab(guards.MORE_FAB if fired else guards.FAB)
-        found = (*guards.warnings(search, by_guards=by_guards, by_untargeted=by_untargeted), *found)
+        found = (*warnings(by_guards=by_guards), *found)
         if escalate:
             self.stage("AutoAttack", self._autoattack)
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))

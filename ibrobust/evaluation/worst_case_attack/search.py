@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Search:
     def __init__(
         self, model: GuardedModel, draws: int, images: Tensor, labels: Tensor, ball: Ball, batch_size: int
     ) -> None:
-        self.model = model
+        self.model, self.draws = model, draws
         self.target: nn.Module = AveragedDraws(model, draws) if draws > 1 else model
         self.judge: nn.Module = judging(model, draws) if draws > 1 else model
         self.images, self.labels, self.ball, self.batch_size = images, labels, ball, batch_size
@@ -81,6 +82,16 @@ class Search:
     def left(self) -> Tensor:
         """(M,) positions of the images that are correct and unbroken."""
         return (self.clean & ~self.broken).nonzero()[:, 0]
+
+    @contextmanager
+    def attacking(self, model: nn.Module) -> Iterator[None]:
+        """Attack through another model of the same logits in the block; what is learned of gradients is forgotten."""
+        kept, nonfinite = self.target, self.nonfinite.clone()
+        self.target = model if kept is self.model else AveragedDraws(model, self.draws)
+        try:
+            yield
+        finally:
+            self.target, self.nonfinite = kept, nonfinite
 
     def batches(self, positions: Tensor) -> Iterator[Tensor]:
         """Yield positions (M,) batch by batch."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.straight_through import StraightThrough
 from ibrobust.evaluation.worst_case_attack.ascent import AimedLoss, climb, margin_loss, ratio_loss
 from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
 
@@ -120,6 +121,17 @@ def shrinking_slowly(search: Search) -> None:
         near = near[search.reached[near]]
         for at, targets in search.batches_towards(near, search.ranked(near)[:, rank]):
             _shrink(search, at, SHRINKING_SLOWLY, margin_loss, targets)
+
+
+def straight_through(search: Search) -> None:
+    """Repeat the stages with the gradient of `StraightThrough`, for a model that cuts its own."""
+    with search.attacking(StraightThrough(search.model)):
+        for at in search.batches(search.left):
+            images, labels = search.images[at], search.labels[at]
+            run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
+            search.learn(at, run)
+        for stage in (from_larger_ball, towards_each_class, further_steps, shrinking_slowly, last_steps):
+            stage(search)
 
 
 def beyond_the_boundary(search: Search, positions: Tensor) -> None:
