@@ -14,7 +14,7 @@ from ibrobust.evaluation.guarded_model import GuardedModel, image_gradient
 from ibrobust.isolated_rng import isolated_rng
 
 # By the names of torch's functions, without the underscores of operators and of functions that change their argument.
-ROUNDING = {"round", "floor", "ceil", "trunc", "fix", "sign"}
+STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "greater": 1.0, "less": -1.0}
 CASTS = {"to", "type", "byte", "char", "short", "int", "long", "bool"}
 DETACHING: set[Any] = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore[attr-defined]
@@ -29,7 +29,7 @@ class StraightThrough(nn.Module):
 
     The backward pass replaces (BPDA, backward pass differentiable approximation; Athalye et al. 2018):
 
-    - rounding, `sign` and casts to integers by the identity
+    - rounding, other steps such as `sign`, and casts to integers by the identity
     - `a > b` by `a - b`, and `one_hot(argmax(z))` by the softmax of z, in what is computed from them
     - `detach`, `.data` and `no_grad` by nothing.
 
@@ -129,8 +129,8 @@ class _Mode(TorchFunctionMode):
             return args[0]
         if func in TO_NUMPY:
             return func(args[0].detach(), *args[1:], **kwargs)
-        name = func.__name__
-        if name.endswith("_") and name[:-1] in ROUNDING:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and name[:-1] in STEPS:
             # In place: the argument gets a new history.
             self.replaced |= args[0].requires_grad
             return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
@@ -139,7 +139,10 @@ class _Mode(TorchFunctionMode):
             self._remember(args, kwargs, out if isinstance(out, Tensor) else out[1])
         if not isinstance(out, Tensor):
             return out
-        smooth = self._smooth(func, name.strip("_"), args, kwargs, out)
+        try:
+            smooth = self._smooth(func, name, args, kwargs, out)
+        except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no floats, such as an index or a bit
+            return out
         if smooth is None or not smooth.requires_grad or smooth.shape != out.shape:
             return out
         if out.is_floating_point():
@@ -154,32 +157,27 @@ class _Mode(TorchFunctionMode):
             self._scores[id(index)] = index, args[0].movedim(dim, -1)
 
     def _smooth(
-        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
+        self, func: Callable[..., Any], func_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
     ) -> Tensor | None:
         """Return a tensor with a gradient that stands for `out`; None if there is none, or `out` has its own."""
-        first = args[0] if args and isinstance(args[0], Tensor) else None
+        name, first = func_name.strip("_"), args[0] if args and isinstance(args[0], Tensor) else None
+        twins = [self._twin(each) for each in args]
+        if name in COMPARISONS:
+            return COMPARISONS[name] * (twins[0] - twins[1])  # type: ignore[no-any-return]
         if first is not None and first.is_floating_point():
-            if name in ROUNDING:
+            if name in STEPS or (name in CASTS and not out.is_floating_point()):
                 return first
             if kwargs.get("rounding_mode"):
                 return first / args[1]
-            if name in COMPARISONS:
-                return COMPARISONS[name] * (first - args[1])
-            if name in CASTS and not out.is_floating_point():
-                return first
         if out.requires_grad:
             return None
         if name == "one_hot" and id(first) in self._scores:
             return self._scores[id(first)][1].softmax(dim=-1)
-        twins = [self._twin(each) for each in args]
-        if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func.__name__):
+        if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func_name):
             return None
         if name == "where" and len(args) == 3:
             return twins[0] * args[1] + (1.0 - twins[0]) * args[2]
-        try:
-            return func(*twins, **kwargs)
-        except (RuntimeError, TypeError, IndexError):  # it takes no floats, such as an index or a bit
-            return None
+        return func(*twins, **kwargs)
 
     def _twin(self, value: Any) -> Any:
         """Return the tensor with a gradient instead of `value`, also in a list; `value` itself if it has none."""
