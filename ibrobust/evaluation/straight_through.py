@@ -163,7 +163,7 @@ class _Mode(TorchFunctionMode):
         name, first = func_name.strip("_"), args[0] if args and isinstance(args[0], Tensor) else None
         twins = [self._twin(each) for each in args]
         if name in COMPARISONS:
-            return COMPARISONS[name] * (twins[0] - twins[1])  # type: ignore[no-any-return]
+            return COMPARISONS[name] * (twins[0] - twins[1])
         if first is not None and first.is_floating_point():
             if name in STEPS or (name in CASTS and not out.is_floating_point()):
                 return first
