@@ -20,7 +20,7 @@ CASTS = {"to", "type", "byte", "char", "short", "int", "long", "bool"}
 DETACHING: set[Any] = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore[attr-defined]
 TO_NUMPY: set[Any] = {Tensor.numpy, Tensor.__array__}
 
-PROBED = 8  # images, to see whether a model cuts its gradient
+PROBED = 8  # images, to see which operations cut a gradient
 ROUNDED = 0.01  # relative difference of two gradients that may be rounding
 
 
@@ -39,12 +39,14 @@ class StraightThrough(nn.Module):
         model: in a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
 
     Attributes:
-        replaced: whether any operation was replaced so far.
+        cuts: in words, the operations that cut a gradient so far.
+        replaced: whether any logits may have another gradient than the model's own.
     """
 
     def __init__(self, model: GuardedModel) -> None:
         super().__init__()
         self.model = model
+        self.cuts: dict[str, None] = {}
         self.replaced = False
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,28 +56,30 @@ class StraightThrough(nn.Module):
         mode = _Mode()
         with torch.enable_grad(), mode:  # restored here, since the model's own ways to restore it are switched off
             logits: Tensor = self.model(images)
+        self.cuts |= mode.cuts
         self.replaced |= mode.replaced
         return logits
 
 
-def cuts_gradient(model: GuardedModel, images: Tensor) -> bool:
-    """Return whether the gradient of `StraightThrough` at some of the images (B, C, H, W) is another than the model's.
+def gradient_cuts(model: GuardedModel, images: Tensor) -> tuple[str, ...]:
+    """Return, in words, the operations of a model that cut its gradient at some of the images (B, C, H, W).
 
-    Not if the backward pass fails without what was replaced.
+    None if the gradient of `StraightThrough` is the model's, or if its backward pass fails.
     """
     through = StraightThrough(model)
     try:
         with torch.enable_grad():
             points, value = _value(through, images[:PROBED])
             if not through.replaced:
-                return False
+                return ()
             gradient = image_gradient(value, points)
             points, value = _value(model, images[:PROBED])
             own = image_gradient(value, points)
     except IbrobustError:
-        return False
+        return ()
     gradient, own = (each.nan_to_num(0.0, 0.0, 0.0) for each in (gradient, own))
-    return bool(torch.dist(gradient, own) > ROUNDED * torch.linalg.vector_norm(own))
+    differs = bool(torch.dist(gradient, own) > ROUNDED * torch.linalg.vector_norm(own))
+    return tuple(through.cuts) if differs else ()
 
 
 def _value(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +114,7 @@ class _Mode(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.cuts: dict[str, None] = {}
         self.replaced = False
         # For tensors without a gradient, by id: the tensor itself, so that no other gets its id, and a tensor with a
         # gradient. That is one of the same values (twins), or the scores whose largest an index is of (scores).
@@ -122,17 +127,20 @@ class _Mode(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:
-            self.replaced = True
+            if not args[0]:
+                self._cut("no_grad", replaced=True)
             return func(True)
         if func in DETACHING:
-            self.replaced |= args[0].requires_grad
+            if args[0].requires_grad:
+                self._cut("detach", replaced=True)
             return args[0]
         if func in TO_NUMPY:
             return func(args[0].detach(), *args[1:], **kwargs)
         name = getattr(func, "__name__", "")
         if name.endswith("_") and name[:-1] in STEPS:
             # In place: the argument gets a new history.
-            self.replaced |= args[0].requires_grad
+            if args[0].requires_grad:
+                self._cut(name[:-1], replaced=True)
             return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
         out = func(*args, **kwargs)
         if name in ("argmax", "max"):
@@ -145,11 +153,16 @@ class _Mode(TorchFunctionMode):
             return out
         if smooth is None or not smooth.requires_grad or smooth.shape != out.shape:
             return out
+        self._cut(_words(name.strip("_"), kwargs, out), replaced=out.is_floating_point())
         if out.is_floating_point():
-            self.replaced = True
             return _replace(out, smooth)
         self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth)
         return out
+
+    def _cut(self, words: str, *, replaced: bool) -> None:
+        """Note an operation that cuts a gradient; "" if it only passes one on."""
+        self.cuts |= {words: None} if words else {}
+        self.replaced |= replaced
 
     def _remember(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], index: Tensor) -> None:
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -186,6 +199,18 @@ class _Mode(TorchFunctionMode):
             return found if any(one is not other for one, other in zip(found, value, strict=True)) else value
         known = self._twins.get(id(value))
         return value if known is None else known[1]
+
+
+def _words(name: str, kwargs: Mapping[str, Any], out: Tensor) -> str:
+    if name in COMPARISONS:
+        return "a comparison"
+    if name == "one_hot":
+        return "argmax"
+    if kwargs.get("rounding_mode"):
+        return "a rounded quotient"
+    if name in CASTS and not out.is_floating_point():
+        return "a cast to integers"
+    return name if name in STEPS else ""
 
 
 def _changes(name: str) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.straight_through import StraightThrough, cuts_gradient
+from ibrobust.evaluation.straight_through import StraightThrough, gradient_cuts
 
 IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 WEIGHT = torch.randn(48, 5, generator=torch.Generator().manual_seed(1))
@@ -52,23 +52,26 @@ def thermometer(images: Tensor) -> Tensor:
 
 
 CUT = {
-    "round": lambda x: linear((15 * x).round() / 15),
-    "round in place": rounded_in_place,
-    "floor": lambda x: linear(torch.floor(15 * x) / 15),
-    "quotient": lambda x: linear(torch.div(15 * x, 1.0, rounding_mode="floor") / 15),
-    "sign": lambda x: linear(torch.sign(x - 0.5)),
-    "8-bit levels": lambda x: linear((255 * x).to(torch.uint8).float() / 255),
-    "8-bit levels, changed": lambda x: linear((255 * x).byte().flip(3).float().flip(3) / 255),
-    "comparison": lambda x: linear((x > 0.5).float()),
-    "comparison of levels": lambda x: linear(((255 * x).byte() > 127).float() / 255),
-    "comparison the other way": lambda x: linear(1.0 - (x < 0.5).float()),
-    "thermometer": thermometer,
-    "where": lambda x: linear(torch.where(x > 0.5, 1.0, 0.0)),
-    "detach": lambda x: linear(x.detach()),
-    "data": lambda x: linear(x.data),
-    "no_grad": lambda x: without_grad(x / 2),
-    "no_grad around all": all_without_grad,
-    "a part": lambda x: linear(x.detach() - 0.1 * x) / 0.9,
+    "round": (lambda x: linear((15 * x).round() / 15), "round"),
+    "round in place": (rounded_in_place, "round"),
+    "floor": (lambda x: linear(torch.floor(15 * x) / 15), "floor"),
+    "quotient": (lambda x: linear(torch.div(15 * x, 1.0, rounding_mode="floor") / 15), "a rounded quotient"),
+    "sign": (lambda x: linear(torch.sign(x - 0.5)), "sign"),
+    "8-bit levels": (lambda x: linear((255 * x).to(torch.uint8).float() / 255), "a cast to integers"),
+    "8-bit levels, changed": (lambda x: linear((255 * x).byte().flip(3).float().flip(3) / 255), "a cast to integers"),
+    "comparison": (lambda x: linear((x > 0.5).float()), "a comparison"),
+    "comparison of levels": (
+        lambda x: linear(((255 * x).byte() > 127).float() / 255),
+        "a cast to integers, a comparison",
+    ),
+    "comparison the other way": (lambda x: linear(1.0 - (x < 0.5).float()), "a comparison"),
+    "thermometer": (thermometer, "a comparison"),
+    "where": (lambda x: linear(torch.where(x > 0.5, 1.0, 0.0)), "a comparison"),
+    "detach": (lambda x: linear(x.detach()), "detach"),
+    "data": (lambda x: linear(x.data), "detach"),
+    "no_grad": (lambda x: without_grad(x / 2), "no_grad"),
+    "no_grad around all": (all_without_grad, "no_grad"),
+    "a part": (lambda x: linear(x.detach() - 0.1 * x) / 0.9, "detach"),
 }
 
 OWN = {
@@ -100,11 +103,12 @@ def gradient(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_cut_gradient_is_that_of_the_function_without_the_cut(name):
-    model = guard(Function(CUT[name]))
+    function, words = CUT[name]
+    model = guard(Function(function))
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     torch.testing.assert_close(through, gradient(guard(Function(linear)))[1])
-    assert cuts_gradient(model, IMAGES)
+    assert ", ".join(gradient_cuts(model, IMAGES)) == words
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -113,7 +117,7 @@ def test_a_gradient_of_the_models_own_stays(name):
     (logits, through), (own_logits, own) = gradient(StraightThrough(model)), gradient(model)
     assert torch.equal(logits, own_logits)
     torch.testing.assert_close(through, own)
-    assert not cuts_gradient(model, IMAGES)
+    assert not gradient_cuts(model, IMAGES)
 
 
 VOTES = {
@@ -133,7 +137,7 @@ def test_a_vote_has_the_gradient_of_the_voters_softmax(name):
     assert torch.equal(logits, model(IMAGES))
     assert logits.sum() == 2 * len(IMAGES)
     torch.testing.assert_close(through.double(), gradient(soft)[1].double())
-    assert cuts_gradient(model, IMAGES)
+    assert gradient_cuts(model, IMAGES) == ("argmax",)
 
 
 class Opaque(torch.autograd.Function):
@@ -159,7 +163,7 @@ def test_what_is_not_seen_has_no_gradient_and_no_error(name):
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     assert not through.any()
-    assert not cuts_gradient(model, IMAGES)
+    assert not gradient_cuts(model, IMAGES)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -175,7 +179,7 @@ def test_a_model_whose_backward_pass_needs_the_cut_is_left_as_it_is():
         floored = torch.floor_divide(images.detach(), 0.1)  # its gradient is not implemented
         return linear(images) + linear(floored)
 
-    assert not cuts_gradient(guard(Function(needs_it)), IMAGES)
+    assert not gradient_cuts(guard(Function(needs_it)), IMAGES)
 
 
 def test_random_numbers_of_a_model_are_no_other_gradient():
@@ -183,5 +187,5 @@ def test_random_numbers_of_a_model_are_no_other_gradient():
         return linear(images) * (1.0 + torch.rand(5)) + 0.0 * images.detach().flatten(1)[:, :5]
 
     before = torch.get_rng_state()
-    assert not cuts_gradient(guard(Function(noisy)), IMAGES)
+    assert not gradient_cuts(guard(Function(noisy)), IMAGES)
     assert torch.equal(torch.get_rng_state(), before)

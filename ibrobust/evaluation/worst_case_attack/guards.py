@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,12 +108,15 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
             search.offer(at, search.ball.project(found, images))
 
 
-def warnings(search: Search, *, by_untargeted: int, past_cuts: int, by_guards: int) -> tuple[str, ...]:
+def warnings(
+    search: Search, *, by_untargeted: int, cuts: Sequence[str], past_cuts: int, by_guards: int
+) -> tuple[str, ...]:
     """Return a sentence for each sign that the gradient is misleading.
 
     Args:
         search: after the stages.
         by_untargeted: images that the untargeted steps left.
+        cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
         by_guards: images that attacks without a gradient broke.
     """
@@ -132,8 +136,8 @@ def warnings(search: Search, *, by_untargeted: int, past_cuts: int, by_guards: i
         )
     if past_cuts > TOLERATED * len(search.images):
         found.append(
-            "The model cuts its gradient, for example by rounding or detach: a gradient that passes straight through "
-            f"broke {past_cuts} images that its own gradient left."
+            f"The model cuts its gradient ({', '.join(cuts)}): a gradient that passes straight through broke "
+            f"{past_cuts} images that its own gradient left."
         )
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")

@@ -20,7 +20,7 @@ from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
-from ibrobust.evaluation.straight_through import cuts_gradient
+from ibrobust.evaluation.straight_through import gradient_cuts
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
@@ -113,11 +113,11 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-                cut = cuts_gradient(guarded, points[:batch_size])
+                cuts = gradient_cuts(guarded, points[:batch_size])
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(cut=cut, queries=queries, escalate=escalate)
+        warnings = run.all_stages(cuts, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
         warnings = (*by_grad_mode, *warnings)
@@ -159,7 +159,7 @@ class _Run:
         self.broken_in = [0] * len(search.images)  # positions in `records`
         self.flags: tuple[str, ...] = ()  # of AutoAttack
 
-    def all_stages(self, *, cut: bool, queries: int | None, escalate: bool) -> tuple[str, ...]:
+    def all_stages(self, cuts: tuple[str, ...], *, queries: int | None, escalate: bool) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -173,8 +173,8 @@ class _Run:
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         self.stage("last steps", lambda: stages.last_steps(search))
         misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
-        past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search)) if cut else 0
-        warnings = partial(guards.warnings, search, by_untargeted=by_untargeted, past_cuts=past_cuts)
+        past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search)) if cuts else 0
+        warnings = partial(guards.warnings, search, by_untargeted=by_untargeted, cuts=cuts, past_cuts=past_cuts)
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
