@@ -39,13 +39,17 @@ from ibrobust.training.trainer import Progress
 # A state is written this often during training.
 SECONDS_BETWEEN_STATES = 2.0
 
+# What nothing in the results depends on.
+NOT_MEASURED = ("title", "figures", "slurm")
+
 Launcher = Callable[[Study, Sequence[Cell]], None]
 
 
 def prepare_study(study: Study) -> None:
     """Create the study's folder.
 
-    A study of models alone may name more models or evaluations than before: those that are missing are measured.
+    Its title, figures and Slurm resources may be others than before. A study of models alone may also name more models
+    or evaluations: those that are missing are measured.
 
     Raises:
         IbrobustError: the study is invalid, or its folder holds another study of that name.
@@ -56,14 +60,16 @@ def prepare_study(study: Study) -> None:
         write_text(path, study.to_text())
         return
     before = read_study(path)
-    if before != study and not study.grids and not before.grids and before.base == study.base:
-        write_text(path, study.to_text())
-    elif before != study:
+    measures_same = before.model_copy(update={field: getattr(study, field) for field in NOT_MEASURED}) == study
+    has_only_models = not study.grids and not before.grids and before.base == study.base
+    if not measures_same and not has_only_models:
         raise IbrobustError(
             f"The folder {str(study.folder)!r} holds another study {study.name!r} ({_difference(before, study)}): run "
             "it as "
             "it was started, give this one another `name`, or remove that folder."
         )
+    if before != study:
+        write_text(path, study.to_text())
 
 
 def run_study(
@@ -97,7 +103,9 @@ def run_study(
     fingerprints = check_machine(study, device=device, data_dir=data_dir)
     prepare_study(study)
     _reopen_outdated(study, fingerprints)
-    wanted = [cell for cell in expand(study) if _is_to_run(read_state(study, cell.name), retry_failed=retry_failed)]
+    if retry_failed:
+        _reopen_failed(study)
+    wanted = [cell for cell in expand(study) if read_state(study, cell.name).status in ("waiting", "interrupted")]
     if launch is not None:
         launch(study, wanted)
     else:
@@ -134,6 +142,13 @@ def _reopen_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
         has_old = any(has_older(results, kind) for kind, asked in wanted.items() if asked is not None)
         if has_old or is_outdated(results, card.weights.sha256 if card is not None else None, images):
             write_state(study, replace(state, asked=""))
+
+
+def _reopen_failed(study: Study) -> None:
+    """Let failed cells run again. Their error is removed, as a process that dies early would leave it behind."""
+    for state in study_states(study):
+        if state.status == "failed":
+            write_state(study, CellState(state.cell))
 
 
 def run_cell(study: Study, name: str, *, device: str | None = None, data_dir: Path | None = None) -> None:
@@ -285,16 +300,13 @@ def _difference(before: Study, after: Study) -> str:
     """Return the first difference between two studies in a few words."""
     for field in Study.model_fields:
         old, new = getattr(before, field), getattr(after, field)
-        if old != new and field == "base":
+        if old == new or field in NOT_MEASURED:
+            continue
+        if field == "base":
             changed = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
             return "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed)
-        if old != new:
-            return f"with other {field}"
+        return f"with other {field}"
     return ""
-
-
-def _is_to_run(state: CellState, *, retry_failed: bool) -> bool:
-    return state.status in ("waiting", "interrupted") or (retry_failed and state.status == "failed")
 
 
 def _sentence(error: Exception) -> str:

@@ -388,6 +388,42 @@ def test_a_number_on_fewer_images_says_so_and_is_not_the_best(write_records):
     ]
 
 
+def _clean(cell: str, quantity: str, share: float, images: int) -> dict[str, Any]:
+    (row,) = _numbers(cell, linf=share)
+    return {**row, "quantity": quantity, "attack": "", "epsilon": "", "norm": "", "num_images": images}
+
+
+def test_a_model_without_a_card_has_its_clean_accuracy_beside_test_accuracies(write_records):
+    rows = [
+        *_numbers("a", linf=0.3),
+        *_numbers("b", linf=0.3),
+        *_numbers("reference", linf=0.3),
+        _clean("a", "test_accuracy", 0.8, 1000),
+        _clean("a", "clean_accuracy", 0.5, 100),
+        _clean("b", "test_accuracy", 0.7, 1000),
+        _clean("reference", "clean_accuracy", 0.9, 100),
+        _clean("reference", "clean_accuracy", 0.6, 50),
+    ]
+    board = leaderboard(read_study_records(write_records(rows)))
+    assert [(entry.text, entry.is_best) for entry in column(board, "test_accuracy")] == [
+        ("90.0 (n = 100)", False),
+        ("80.0", True),
+        ("70.0", False),
+    ]
+    assert [entry.text for entry in column(board, "cell")] == ["reference", "a", "b"]
+    plain = [row for row in rows if row["quantity"] != "test_accuracy"]
+    (clean,) = [each for each in leaderboard(read_study_records(write_records(plain))).columns if each.label == "clean"]
+    assert clean.unit == "%, n = 100"
+
+
+def test_the_noise_of_an_objective_without_beta_is_shown(study_rows, write_records):
+    rows = [row for row in study_rows if row["beta"] is None]
+    rows = [{**row, "noise": noise, "cell": f"{row['cell']}-{noise}"} for row in rows for noise in (True, False)]
+    board = leaderboard(read_study_records(write_records(rows)))
+    entries = zip(column(board, "cell"), column(board, "noise"), strict=True)
+    assert {(cell.text.rpartition("-")[2], noise.text) for cell, noise in entries} == {("True", "yes"), ("False", "no")}
+
+
 def test_each_data_set_has_a_best_number_and_a_sentence_of_its_own(write_records):
     datasets = {"a": "digits", "b": "digits", "c": "cifar10", "d": "cifar10"}
     rows = [row for name, share in zip("abcd", (0.9, 0.8, 0.4, 0.3), strict=True) for row in _numbers(name, linf=share)]
@@ -640,6 +676,39 @@ def test_the_summary_counts_and_names_the_best_worst_case(records):
     assert best.endswith(f"n = 200), {name} ({decoder.replace('_', ' ')}).")
     assert "knn_ib-0.3-True-0.0-0 (gaussian mixture) keeps 51.1% under FGSM at ε = 32/255" in overstated
     assert overstated.endswith("its audit at 8/255 says: not real, vanishing.")
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.2, 0.4, 0.1), ": 40.0% (95% interval 30.9 to 49.8, n = 100), b (head)."),
+        ((0.4, 0.4, 0.1), "n = 100), a (head) and b (head)."),
+        ((0.4, 0.4, 0.4), "n = 100), a (head), b (head) and c (head)."),
+        ((0.4, 0.4, 0.4, 0.4), "n = 100), 4 models."),
+        ((0.0, 0.0), ": 0.0% (95% interval 0.0 to 3.7, n = 100); no model keeps any image."),
+    ],
+)
+def test_the_summary_names_all_models_with_the_highest_accuracy(write_records, shares, said):
+    rows = [row for name, share in zip("abcd", shares, strict=False) for row in _numbers(name, linf=share)]
+    sentence = summary(read_study_records(write_records(rows)), [])[-1]
+    assert sentence.startswith("Highest accuracy in the worst case over attacks at ε = 8/255: ")
+    assert sentence.endswith(said)
+
+
+def test_the_summary_names_a_model_once_with_its_decoders(write_records):
+    rows = _numbers("a", linf=0.4)
+    rows += [*_with_decoder(rows, "gaussian_mixture"), *_numbers("b", linf=0.4), *_numbers("c", linf=0.4)]
+    sentence = summary(read_study_records(write_records(rows)), [])[-1]
+    assert sentence.endswith("n = 100), a (head, gaussian mixture), b (head) and c (head).")
+
+
+def test_the_summary_does_not_say_that_no_model_keeps_an_image_if_it_leaves_one_out(write_records):
+    bound = [{**row, "upper_bound": True} for row in _numbers("bound", linf=0.3)]
+    sentence = summary(read_study_records(write_records([*bound, *_numbers("a", linf=0.0)])), [])[-1]
+    assert sentence.startswith(
+        "Highest accuracy in the worst case over attacks at ε = 8/255; upper bounds (≤) are left out: 0.0% ("
+    )
+    assert sentence.endswith("; none of these models keeps any image.")
 
 
 def test_the_summary_says_of_an_accuracy_what_the_audit_at_its_epsilon_says(study_rows, write_records):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,37 @@ def test_a_download_says_which_numbers_are_upper_bounds(browser, study_rows, wri
     assert [(line["cell"], float(line["audit worst case 8/255"])) for line in bounds] == [
         (audited[0]["cell"], audited[0]["value"])
     ]
+
+
+def test_a_download_says_which_numbers_are_masked_and_on_how_many_images(browser, study_rows, write_records, tmp_path):
+    few = "cross_entropy-None-None-0.5-1"
+    rows = [
+        {**row, "num_images": 40} if row["cell"] == few and row.get("attack") in ("FGSM", "PGD:steps=50") else row
+        for row in study_rows
+    ]
+    report = write_report(title="A study", records=write_records(rows), figures=(), cells=[], out=tmp_path / "r.html")
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    files = {}
+    for name in ("CSV", "JSON"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        files[name] = Path(download.value.path()).read_text(encoding="utf-8")
+    page.close()
+    lines = list(csv.DictReader(files["CSV"].splitlines()))
+    marked = [key for key in lines[0] if key.endswith(("robustness", "images"))]
+    fgsm = [key for key in lines[0] if re.fullmatch(r"FGSM \d+/255", key)]
+    assert marked == [
+        *(f"{key} is not a sign of robustness" for key in fgsm),
+        *(f"{key} number of images" for key in fgsm),
+    ]
+    for line, other in zip(lines, json.loads(files["JSON"]), strict=True):
+        is_masked = line["cell"].startswith("knn_ib-0.3-True") and line["decoder"] == "gaussian mixture"
+        count = 40 if line["cell"] == few else 1000
+        for key in fgsm:
+            assert line[f"{key} is not a sign of robustness"] == ("true" if is_masked else "false")
+            assert int(line[f"{key} number of images"]) == other[f"{key} number of images"] == count
+    assert sum(line["cell"] == few for line in lines) == 2
 
 
 def test_answers_at_two_epsilons_are_sorted_and_saved_each(browser, study_rows, write_records, tmp_path):

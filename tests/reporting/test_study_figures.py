@@ -14,7 +14,7 @@ from ibrobust.reporting.figures.attacks import attack_panels, draw_attacks
 from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
 from ibrobust.reporting.figures.generalization import beta_places, draw_generalization, generalization_errors
-from ibrobust.reporting.figures.information_plane import fading, trajectories
+from ibrobust.reporting.figures.information_plane import draw_information_plane, fading, trajectories
 from ibrobust.reporting.figures.series import Line, arrange, fgsm_lines, fgsm_panels, make_point, robust_lines
 from ibrobust.reporting.figures.settings import Setting, averaged_over, hidden_settings
 from ibrobust.reporting.figures.style import (
@@ -226,6 +226,71 @@ def test_a_note_says_how_many_seeds_the_points_have(records):
     assert averaged_over([1, 1], records) is None
     assert averaged_over([3, 3], records) == "mean of 3 seeds"
     assert averaged_over([3, 1], records) == "mean of 1 to 3 seeds"
+
+
+@pytest.fixture
+def noisy_baseline_rows(study_rows):
+    """The rows of a study with another objective that adds noise and has no beta, with and without that noise."""
+    return study_rows + [
+        {**row, "objective": "mine", "cell": f"mine-{noise}-{row['seed']}", "noise": noise}
+        for row in study_rows
+        if row["beta"] is None and not row["dropconnect"]
+        for noise in (True, False)
+    ]
+
+
+def test_a_baseline_with_noise_is_another_line_than_one_without(noisy_baseline_rows, write_records, records):
+    for row in noisy_baseline_rows:
+        row["value"] /= 2 if row["cell"].startswith("mine-True") else 1
+    found = read_study_records(write_records(noisy_baseline_rows))
+    plain, with_noise, without = (
+        [
+            {(point.x, point.mean, point.cells) for point in line(panel, f"{name}{decoder}").points}
+            for panel, decoder in zip(fgsm_panels(found), ("", " (head)"), strict=True)
+        ]
+        for name in ("cross-entropy", "mine, noise", "mine, no noise")
+    )
+    assert without == plain
+    assert with_noise == [{(x, mean / 2, cells) for x, mean, cells in panel} for panel in plain]
+    assert not hidden_settings(found)
+    labels = [[each.setting.label() for each in panel.lines] for panel in fgsm_panels(found)]
+    assert [
+        set(names) - {each.setting.label() for each in panel.lines}
+        for names, panel in zip(labels, fgsm_panels(records), strict=True)
+    ] == [{"mine, noise", "mine, no noise"}, {"mine, noise (head)", "mine, no noise (head)"}]
+    settings = list(dict.fromkeys(each.setting for panel in fgsm_panels(found) for each in panel.lines))
+    styles = looks(settings, sorted({each.beta for each in settings if each.beta is not None})).values()
+    assert len({(look.colour, look.dashes, look.marker) for look in styles}) == len(settings)
+
+
+def test_a_baseline_with_noise_alone_needs_no_word_for_it(noisy_baseline_rows, write_records, tmp_path, monkeypatch):
+    legends = []
+    legend = "ibrobust.reporting.figures.accuracy.legend_below"
+    monkeypatch.setattr(legend, lambda figure, entries, note: legends.append(list(entries)))
+    rows = [row for row in noisy_baseline_rows if row["cell"].startswith("mine-True")]
+    draw_fgsm(read_study_records(write_records(rows)), tmp_path)
+    assert legends == [["mine"]]
+
+
+def test_the_information_plane_has_a_baseline_with_noise_among_models_with_noise(
+    noisy_baseline_rows, write_records, tmp_path, monkeypatch
+):
+    drawn, titles = [], []
+    module = "ibrobust.reporting.figures.information_plane"
+    monkeypatch.setattr(f"{module}.save", lambda figure, *_: drawn.append(figure))
+    monkeypatch.setattr(f"{module}.name_panels", lambda places, names: titles.append(names))
+    draw_information_plane(read_study_records(write_records(noisy_baseline_rows)), tmp_path)
+    own = [row for row in noisy_baseline_rows if row["beta"] is None]
+    draw_information_plane(read_study_records(write_records(own)), tmp_path)
+    assert titles == [
+        ["with zero-entropy noise", "without noise"],
+        ["without bottleneck, with zero-entropy noise", "without bottleneck"],
+    ]
+    labels = ["preserved: I[X;Z] = H[Z] (nats)", "H[Z] (nats)"]
+    assert [[axes.get_ylabel() for axes in figure.axes] for figure in drawn] == [labels, labels]
+    # Its last point has a large marker: one per trajectory.
+    ends = [[sum(each.get_markersize() == 5.5 for each in axes.lines) for axes in figure.axes] for figure in drawn]
+    assert ends == [[6 + 1, 6 + 1 + 2], [1, 1 + 2]]
 
 
 @pytest.fixture
@@ -607,6 +672,16 @@ def test_a_figure_without_its_records_keeps_no_other_from_being_drawn(tmp_path, 
     paths = draw_study_figures(records, tmp_path / "again", ["fgsm", "generalization"], on_missing=told.append)
     assert [path.name for path in paths] == ["generalization.png", "generalization.svg"]
     assert ["fgsm figure needs records of an FGSM sweep" in str(error) for error in told] == [True]
+
+
+def test_attacks_in_l2_alone_give_no_figure_and_it_says_which_attack_is_missing(tmp_path, study_rows, write_records):
+    rows = [
+        {**row, "attack": "CW", "norm": "L2", "quantity": "robust_accuracy"}
+        for row in study_rows
+        if row.get("attack") == "PGD:steps=50"
+    ]
+    with pytest.raises(IbrobustError, match="an attack in L-infinity other than the FGSM sweep: add one"):
+        draw_study_figures(write_records(rows), tmp_path, ["attacks"])
 
 
 def test_a_loss_that_is_not_a_number_is_read(study_rows, write_records):

@@ -23,7 +23,7 @@ from ibrobust.registry import copy_model, list_models, load_model, model_card
 from ibrobust.study import Study, expand, gather_records, prepare_study, run_cell, run_study, study_states
 from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
-from ibrobust.study.state import cell_folder, hold
+from ibrobust.study.state import CellState, cell_folder, hold, write_state
 from ibrobust.study.summary import report_cells
 
 GRIDS = ({"objective": ["knn_ib"], "beta": [0.1], "noise": [True]}, {"objective": ["cross_entropy"]})
@@ -424,6 +424,19 @@ def test_a_failed_cell_is_run_again_on_request(make_study, monkeypatch):
     assert [state.status for state in run_study(study)] == ["failed"]
     (state,) = run_study(study, retry_failed=True)
     assert (state.status, state.error) == ("done", "")
+
+
+def test_a_cell_that_is_tried_again_does_not_keep_its_old_error(make_study):
+    study = make_study({"beta": [0.1], "seed": [0, 1]})
+    for cell in expand(study):
+        write_state(study, CellState(cell.name, "failed", error="The disk is full."))
+    at_launch = []
+    run_study(study, launch=lambda study, cells: at_launch.extend(study_states(study)))
+    assert at_launch == study_states(study)
+    assert {(state.status, state.error) for state in at_launch} == {("failed", "The disk is full.")}
+    at_launch.clear()
+    run_study(study, retry_failed=True, launch=lambda study, cells: at_launch.extend(study_states(study)))
+    assert {(state.status, state.error) for state in at_launch} == {("waiting", "")}
 
 
 def test_two_processes_do_not_work_on_one_cell(make_study):

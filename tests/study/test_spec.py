@@ -129,6 +129,25 @@ def test_a_study_that_was_changed_is_refused(write):
         prepare_study(load_study(write(grids=[{"beta": [0.1, 0.2]}])))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"title": "A title"},
+        {"slurm": {"minutes": 240}},
+        {"evaluations": {"sweep": {"eps": [0.1]}}, "figures": ["fgsm"]},
+    ],
+)
+def test_what_no_result_depends_on_may_change_and_is_stored(write, changed):
+    evaluations = changed.get("evaluations", {})
+    prepare_study(load_study(write(evaluations=evaluations)))
+    wanted = load_study(write(**changed))
+    prepare_study(wanted)
+    assert stored_study("mine") == wanted
+    with pytest.raises(IbrobustError, match=r"another study 'mine' \(with other grids\)"):
+        prepare_study(load_study(write(evaluations=evaluations, title="Another", grids=[{"beta": [0.2]}])))
+    assert stored_study("mine") == wanted
+
+
 def test_a_study_as_it_was_run_is_found_by_name_and_by_file(write):
     run = load_study(write(), dataset="elsewhere")
     prepare_study(run)

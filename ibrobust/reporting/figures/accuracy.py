@@ -132,7 +132,7 @@ def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
         if line.setting.beta is not None:
             entries[f"β = {line.setting.beta:g}"] = Line2D([], [], color=look.colour, marker=look.marker)
     for noise, label in ((True, "with noise"), (False, "without noise")):
-        if any(line.setting.noise is noise for line in lines):
+        if any(line.setting.noise is noise and not line.setting.is_baseline for line in lines):
             entries[label] = Line2D([], [], color=NOTE, linestyle="-" if noise else DOTTED)
     for line in lines:
         if line.setting.beta is None:

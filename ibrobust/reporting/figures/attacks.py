@@ -37,12 +37,13 @@ def draw_attacks(records: Sequence[StudyRecord], out: Path) -> list[Path]:
     """Draw accuracy under each attack against epsilon, as `draw_accuracy` draws it.
 
     Raises:
-        IbrobustError: there are no records of an attack other than the FGSM sweep.
+        IbrobustError: there are no records of an attack in L-infinity other than the FGSM sweep.
     """
     panels = attack_panels(records)
     if not panels:
         raise IbrobustError(
-            "The attacks figure needs records of an attack other than the FGSM sweep: add attacks to the study."
+            "The attacks figure needs records of an attack in L-infinity other than the FGSM sweep: add one to the "
+            "study's attacks."
         )
     of_panels = [
         record

@@ -130,13 +130,12 @@ def draw_information_plane(records: Sequence[StudyRecord], out: Path) -> list[Pa
 def _panels(found: Sequence[Trajectory]) -> list[tuple[str, list[Trajectory]]]:
     """Return (title, trajectories): with noise, then without, each split further if the settings differ.
 
-    Baselines are trained without noise, so they are in the panel of models without noise, else in their own.
+    Baselines are in the panels of models with noise if they add noise, or else in those without noise. Those that fit
+    in none are in panels of their own.
     """
     names = variant_names(trajectory.setting for trajectory in found)
     baselines = [trajectory for trajectory in found if trajectory.setting.is_baseline]
-    settings = [trajectory.setting for trajectory in baselines]
     panels = []
-    homeless = True
     for noise, title in ((True, "with zero-entropy noise"), (False, "without noise"), (None, "")):
         for variant, words in names.items():
             shown = [
@@ -148,12 +147,14 @@ def _panels(found: Sequence[Trajectory]) -> list[tuple[str, list[Trajectory]]]:
             ]
             if not shown:
                 continue
-            if noise is not True:
-                shown += [trajectory for trajectory in baselines if fits(trajectory.setting, variant, settings)]
-                homeless = False
+            alike = [each for each in baselines if bool(each.setting.noise) is bool(noise)]
+            settings = [each.setting for each in alike]
+            shown += [each for each in alike if fits(each.setting, variant, settings)]
             panels.append((", ".join(filter(None, [title, *words])), shown))
-    if baselines and homeless:
-        panels.append(("without bottleneck", baselines))
+    left = [each for each in baselines if not any(each in shown for _, shown in panels)]
+    for noisy, title in ((True, "without bottleneck, with zero-entropy noise"), (False, "without bottleneck")):
+        if alone := [each for each in left if bool(each.setting.noise) is noisy]:
+            panels.append((title, alone))
     return panels
 
 

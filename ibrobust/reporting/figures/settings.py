@@ -21,6 +21,7 @@ OBJECTIVE_NAMES = {
     "cross_entropy": "cross-entropy",
     "adversarial": "adversarial training",
 }
+NOISE_WORDS = {True: "noise", False: "no noise", None: ""}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class Setting:
     def label(self) -> str:
         """Return a name that distinguishes the lines of one panel."""
         if self.beta is not None:
-            noise = {True: ", noise", False: ", no noise", None: ""}[self.noise]
-            return f"β = {self.beta:g}{noise}"
+            return ", ".join(filter(None, [f"β = {self.beta:g}", NOISE_WORDS[self.noise]]))
         parts = []
         if self.dropout:
             parts.append(f"dropout {self.dropout:g}")
@@ -63,14 +63,14 @@ class Setting:
 
 
 def told_apart(settings: Iterable[Setting]) -> dict[Setting, Setting]:
-    """Return each setting, with its width or epochs in its name if it would have the name of another baseline."""
+    """Return each setting; if it would have the name of another baseline, with their differences in its name."""
     found = list(dict.fromkeys(settings))
     named = {}
     for setting in found:
         namesakes = [other for other in found if other.is_baseline and other.label() == setting.label()]
         words = [
-            f"{field} {getattr(setting, field)}"
-            for field in ("width", "epochs")
+            NOISE_WORDS[setting.noise] if field == "noise" else f"{field} {getattr(setting, field)}"
+            for field in ("noise", "width", "epochs")
             if setting.is_baseline and len({getattr(other, field) for other in namesakes}) > 1
         ]
         named[setting] = replace(setting, other=", ".join(filter(None, [setting.other, *words])))
@@ -82,7 +82,7 @@ def setting_of(record: StudyRecord) -> Setting:
     return Setting(
         objective=record.objective,
         beta=record.beta,
-        noise=record.noise if record.beta is not None else None,
+        noise=record.noise,
         dropout=record.dropout,
         dropconnect=record.dropconnect,
         width=record.width,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ibrobust.epsilon import format_epsilon
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import WORST_CASE, sweep_records
-from ibrobust.reporting.html.leaderboard_rows import DESCRIPTIONS, IN_L2, Column, Entry, Measure, Row, audits_in
+from ibrobust.reporting.html.leaderboard_rows import CLEAN, DESCRIPTIONS, IN_L2, Column, Entry, Measure, Row, audits_in
 
 MOST_EPSILONS = 4
 
@@ -44,14 +44,13 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     for record in records:
         if record.decoder:
             by_row.setdefault((record.cell, record.decoder), []).append(record)
-    clean = "test_accuracy" if any(record.quantity == "test_accuracy" for record in records) else "clean_accuracy"
     swept_at = _epsilons(records, "accuracy", "FGSM")
     attacked_at = _few(_epsilons(records, "worst_case_accuracy", WORST_CASE))
     audited_at = _few(_epsilons(records, "audit_worst_case_accuracy", ""))
     beside = [epsilon for epsilon in swept_at if epsilon in {*attacked_at, *audited_at}]
     alone = _few([epsilon for epsilon in swept_at if epsilon not in beside], MOST_EPSILONS - len(beside) - bool(beside))
     measures = [
-        Measure(clean),
+        Measure(CLEAN[0]),
         *(Measure("accuracy", "FGSM", epsilon) for epsilon in sorted({*beside, *alone})),
         *(Measure("worst_case_accuracy", WORST_CASE, epsilon) for epsilon in attacked_at),
         *(Measure("audit_worst_case_accuracy", "", epsilon) for epsilon in audited_at),
@@ -142,7 +141,6 @@ def _column(measure: Measure, most: int, *, starts: bool) -> Column:
     unit = f"%, n = {most:,}" if most else "%"  # a number on fewer images says so
     names = {
         "test_accuracy": "clean",
-        "clean_accuracy": "clean",
         "accuracy": "FGSM",
         "worst_case_accuracy": "worst case",
         "audit_worst_case_accuracy": "audit worst case",

@@ -19,6 +19,8 @@ from ibrobust.verdicts import Audited, Verdict, read_verdict, speak_against
 NOT_AUDITED = (1, 9)
 FGSM_ALONE = (3, 9)
 NOTHING_LEFT = (4, 9)
+# The accuracy without an attack: a model from elsewhere has no card with its test accuracy, only that of its sweep.
+CLEAN = ("test_accuracy", "clean_accuracy")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Entry:
         is_best: the best of its column.
         tone: a verdict's, see `Verdict.tone`, or "marked" for a figure that is no sign of robustness.
         is_bound: whether other attacks may break more images.
+        is_masked: whether FGSM did not attack too many images; it has a dagger.
+        images: number of images of a number; None if unknown.
     """
 
     text: str
@@ -59,6 +63,8 @@ class Entry:
     is_best: bool = False
     tone: str = ""
     is_bound: bool = False
+    is_masked: bool = False
+    images: int | None = None
 
 
 IN_L2 = f"{WORST_CASE}, L2"
@@ -83,16 +89,22 @@ class Measure:
     epsilon: float | None = None
 
     def of(self, records: Iterable[StudyRecord]) -> StudyRecord | None:
-        """Return the record with the number, of several the one on the most images; None if there is no number."""
+        """Return the record with the number, of several the one on the most images; None if there is no number.
+
+        Without a test accuracy, the clean accuracy on the images of an evaluation is the number.
+        """
+        quantities = CLEAN if self.quantity == CLEAN[0] else (self.quantity,)
         found = [
             record
             for record in records
-            if record.quantity == self.quantity
+            if record.quantity in quantities
             and record.epsilon == self.epsilon
             and (record.attack == self.attack or not self.attack)
             and math.isfinite(record.value)
         ]
-        return max(found, key=lambda record: record.num_images or 0, default=None)
+        return min(
+            found, key=lambda record: (quantities.index(record.quantity), -(record.num_images or 0)), default=None
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +166,7 @@ class Row:
         objective = OBJECTIVE_NAMES.get(first.objective, first.objective)
         for rate, name in ((first.dropout, "dropout"), (first.dropconnect, "DropConnect")):
             objective += f", {name} {rate:g}" if rate else ""
-        noise = {True: "yes", False: "no", None: ""}[first.noise if first.beta is not None else None]
+        noise = {True: "yes", False: "no", None: ""}[first.noise]
         return (
             Entry(self.cell, self.cell),
             Entry(self.decoder.replace("_", " "), self.decoder),
@@ -176,7 +188,8 @@ class Row:
         text = f"{bound_sign(record.value, is_bound=bound)}{text}{DAGGER if marked else ''}"
         if record.num_images is not None and record.num_images < most:
             text += f" (n = {record.num_images:,})"
-        return Entry(text, repr(record.value), is_best, "marked" if marked else "", bound)
+        tone = "marked" if marked else ""
+        return Entry(text, repr(record.value), is_best, tone, bound, marked, record.num_images)
 
     def judgement(self, epsilon: float) -> Entry:
         """Return the field of the audit at an epsilon."""

@@ -14,6 +14,7 @@ from ibrobust.reporting.figures.series import WORST_CASE
 from ibrobust.reporting.html.leaderboard_rows import audits_in
 from ibrobust.verdicts import Verdict, doubts, read_verdict, speak_against
 
+MOST_NAMED = 3  # models with the same accuracy
 STATUSES = ("done", "failed", "interrupted", "running", "waiting")
 
 
@@ -97,7 +98,7 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
             and not speak_against(audits.get(record.cell, ()), largest or 0.0)
             and not ((record.cell, record.decoder) in unknown or record.upper_bound)
         ]
-        among = "without models that an audit calls not real or not honest"
+        among = ", without models that an audit calls not real or not honest" if audits else ""
         if any((record.cell, record.decoder) in unknown for record in found if record.epsilon == largest):
             among += " and those without an audit"
         if any(record.upper_bound for record in found if record.epsilon == largest):
@@ -105,12 +106,25 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
         if not contenders:
             continue
         best = max(contenders, key=lambda record: record.value)
-        interval = _interval(best)
-        return (
-            f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}, {among}: "
-            f"{percent(best.value)}{interval}, {best.cell} ({best.decoder.replace('_', ' ')})."
-        )
+        number = f"{percent(best.value)}{_interval(best)}"
+        if best.value:
+            who = f", {_named([record for record in contenders if record.value == best.value])}"
+        else:
+            left_out = len(contenders) < sum(record.epsilon == largest for record in found)
+            who = f"; {'none of these models' if left_out else 'no model'} keeps any image"
+        return f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}{among}: {number}{who}."
     return ""
+
+
+def _named(equal: Sequence[StudyRecord]) -> str:
+    """Return the names of some models with their decoders, or their number if there are many."""
+    decoders: dict[str, list[str]] = {}
+    for record in equal:
+        decoders.setdefault(record.cell, []).append(record.decoder.replace("_", " "))
+    if len(decoders) > MOST_NAMED:
+        return f"{len(decoders)} models"
+    *others, last = (f"{cell} ({', '.join(names)})" for cell, names in decoders.items())
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _interval(record: StudyRecord) -> str:

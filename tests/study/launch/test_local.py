@@ -17,7 +17,7 @@ from launching import is_alive, meanwhile, process_of, states, statuses, wait_un
 from ibrobust.study import expand, gather_records, prepare_study, run_cell, run_study
 from ibrobust.study.launch import local as module
 from ibrobust.study.launch.local import local_launcher
-from ibrobust.study.state import cell_folder
+from ibrobust.study.state import CellState, cell_folder, write_state
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes under /proc")
 
@@ -96,6 +96,17 @@ def test_a_process_that_dies_fails_its_cell_and_the_others_go_on(launched):
     killed, *others = launched[0]
     assert [state.status for state in (killed, *others)] == ["failed", "done", "done", "failed"]
     assert "Its process was ended by SIGKILL" in killed.error
+
+
+def test_a_process_that_dies_before_its_first_state_leaves_no_older_error(make_study, monkeypatch):
+    study = make_study({"objective": ["cross_entropy"], "seed": [0]})
+    (cell,) = expand(study)
+    write_state(study, CellState(cell.name, "failed", error="The disk was full."))
+    dies = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(module, "_start", lambda *_, **__: subprocess.Popen(dies, stdin=subprocess.PIPE))
+    (state,) = run_study(study, launch=local_launcher(jobs=1, device="cpu", data_dir=None), retry_failed=True)
+    assert state.status == "failed"
+    assert state.error.startswith("Its process was ended by SIGKILL")
 
 
 def test_a_cell_that_fails_has_its_own_sentence_and_its_traceback_kept(launched):

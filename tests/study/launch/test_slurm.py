@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launching import meanwhile, states, statuses
@@ -17,6 +18,7 @@ from ibrobust.registry import model_card
 from ibrobust.study import expand, run_study
 from ibrobust.study.launch import slurm as module
 from ibrobust.study.launch.slurm import slurm_launcher
+from ibrobust.study.state import CellState, write_state
 
 SCRIPTS = Path(__file__).parent / "slurm"
 # Epochs that take long enough for a test to act in one.
@@ -135,6 +137,21 @@ def test_a_partition_that_is_not_there_is_named(make_study, launch):
     study = make_study({"objective": ["cross_entropy"]}, slurm={**ASK, "partition": "gpu9"})
     with pytest.raises(IbrobustError, match=r"rejected the study's jobs.*invalid partition specified: gpu9"):
         run_study(study, launch=launch)
+
+
+def test_a_job_that_ends_before_its_cell_starts_leaves_no_older_error(make_study, tmp_path):
+    study = make_study({"objective": ["cross_entropy"]})
+    (cell,) = expand(study)
+    write_state(study, CellState(cell.name, "failed", error="The disk was full."))
+    (tmp_path / "log.err").touch()
+    job = SimpleNamespace(job_id="7_0", paths=SimpleNamespace(stderr=tmp_path / "log.err"))
+
+    def launch(study, cells):
+        for each in cells:
+            module._mark_stillborn(study, each, job)
+
+    (state,) = run_study(study, launch=launch, retry_failed=True)
+    assert (state.status, state.error[:26]) == ("failed", "Its job 7_0 ended before t")
 
 
 def test_without_submitit_the_remedy_is_named(monkeypatch):

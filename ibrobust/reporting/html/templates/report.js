@@ -70,13 +70,21 @@ for (const table of document.querySelectorAll("table.board")) {
   for (const button of document.querySelectorAll("button[data-format]")) {
     button.addEventListener("click", () => {
       const places = heads.map((_, place) => place);
-      // Upper bounds have a column of their own, because the numbers stay numbers.
-      const bounded = places.filter((place) => rows.some((row) => row.cells[place].dataset.bound));
-      const names = [...places.map(title), ...bounded.map((place) => `${title(place)} is an upper bound`)];
+      // The marks beside a number have columns of their own, because the numbers stay numbers.
+      const marks = [
+        ["is an upper bound", (cell) => String(cell.dataset.bound === "true"), (found) => found.includes("true")],
+        ["is not a sign of robustness", (cell) => String(cell.dataset.masked === "true"), (found) => found.includes("true")],
+        ["number of images", (cell) => (cell.dataset.images ? Number(cell.dataset.images) : null),
+          (found) => new Set(found.filter((count) => count !== null)).size > 1],
+      ];
+      const marked = marks.flatMap(([words, read, isNeeded]) => places
+        .filter((place) => isNeeded(rows.map((row) => read(row.cells[place]))))
+        .map((place) => ({ name: `${title(place)} ${words}`, read: (row) => read(row.cells[place]) })));
+      const names = [...places.map(title), ...marked.map((mark) => mark.name)];
       const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
       const fields = shown.map((row) => [
         ...heads.map((head, place) => exact(row.cells[place], head)),
-        ...bounded.map((place) => (row.cells[place].dataset.bound === "true" ? "true" : "false")),
+        ...marked.map((mark) => mark.read(row)),
       ]);
       const csv = () => [names, ...fields].map((line) => line.map(quoted).join(",") + "\n").join("");
       const json = () => JSON.stringify(fields.map((line) => Object.fromEntries(line.map((field, place) => [names[place], field]))), null, 1);
