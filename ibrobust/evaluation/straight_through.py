@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,18 +12,21 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, image_gradient
 from ibrobust.isolated_rng import isolated_rng
 
 # By the names of torch's functions, without the underscores of operators and of functions that change their argument.
 STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
-COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0, "greater": 1.0, "less": -1.0}
-CASTS = {"to", "type", "byte", "char", "short", "int", "long", "bool"}
+QUOTIENTS = {"floordiv", "floor_divide"}
+UPWARD, DOWNWARD = {"gt", "ge", "greater", "greater_equal"}, {"lt", "le", "less", "less_equal"}
+CASTS = {"to", "type", "type_as", "byte", "char", "short", "int", "long", "bool"}
 DETACHING: set[Any] = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore[attr-defined]
 TO_NUMPY: set[Any] = {Tensor.numpy, Tensor.__array__}
 
 PROBED = 8  # images, to see which operations cut a gradient
-ROUNDED = 0.01  # relative difference of two gradients that may be rounding
+# A gradient past the cuts is another one than the model's if a step along it raises the logits by so much more.
+STRONGER = 1.2
 
 
 class StraightThrough(nn.Module):
@@ -30,24 +35,33 @@ class StraightThrough(nn.Module):
     The backward pass replaces (BPDA, backward pass differentiable approximation; Athalye et al. 2018):
 
     - rounding, other steps such as `sign`, and casts to integers by the identity
-    - `a > b` by `a - b`, and `one_hot(argmax(z))` by the softmax of z, in what is computed from them
+    - `a > b` by `a - b`
+    - `one_hot(argmax(z))`, or another table with the rows argmax(z), by the mean of its rows with the softmax of z
     - `detach`, `.data` and `no_grad` by nothing.
 
-    What has a gradient of its own keeps it. NumPy arrays and autograd functions of the model are not seen.
+    So a product of a number and a comparison has the gradients of both. Other operations that cut a gradient are not
+    seen: those on bits, NumPy arrays, and autograd functions of the model.
+
+    It works on a copy of the model with the same parameters, so that what a model stores in its passes gets no history.
 
     Args:
         model: in a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
 
     Attributes:
-        cuts: in words, the operations that cut a gradient so far.
-        replaced: whether any logits may have another gradient than the model's own.
+        cuts: in words, the operations that were replaced so far.
+
+    Raises:
+        IbrobustError: the model cannot be copied.
     """
 
     def __init__(self, model: GuardedModel) -> None:
         super().__init__()
-        self.model = model
+        try:
+            self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+        except Exception as error:  # an outside model may raise any error
+            raise IbrobustError(f"The model cannot be copied ({error}): give it a __deepcopy__.") from error
         self.cuts: dict[str, None] = {}
-        self.replaced = False
+        self._passed: list[weakref.ref[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
@@ -57,38 +71,63 @@ class StraightThrough(nn.Module):
         with torch.enable_grad(), mode:  # restored here, since the model's own ways to restore it are switched off
             logits: Tensor = self.model(images)
         self.cuts |= mode.cuts
-        self.replaced |= mode.replaced
+        self._passed += mode.passed
         return logits
 
+    def release(self) -> None:
+        """Cut the history of detached tensors that the model's hooks have stored elsewhere."""
+        for reference in self._passed:
+            stored = reference()
+            if stored is not None and stored.grad_fn is not None and not stored._is_view():
+                stored.detach_()
+        self._passed.clear()
 
-def gradient_cuts(model: GuardedModel, images: Tensor) -> tuple[str, ...]:
+
+def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> tuple[str, ...]:
     """Return, in words, the operations of a model that cut its gradient at some of the images (B, C, H, W).
 
-    None if the gradient of `StraightThrough` is the model's, or if its backward pass fails.
+    None if a step of the ball's size along the gradient of `StraightThrough` raises logits no more than one along the
+    model's own, or if its backward pass fails. A gradient of zero raises nothing.
     """
-    through = StraightThrough(model)
+    images = images[:PROBED].detach()
     try:
-        with torch.enable_grad():
-            points, value = _value(through, images[:PROBED])
-            if not through.replaced:
+        through = StraightThrough(model)
+        try:
+            points, value = _value_at(through, images)
+            if not through.cuts:
                 return ()
-            gradient = image_gradient(value, points)
-            points, value = _value(model, images[:PROBED])
-            own = image_gradient(value, points)
+            gradient = _gradient(points, value)
+        finally:
+            through.release()
+        own = _gradient(*_value_at(model, images))
     except IbrobustError:
         return ()
-    gradient, own = (each.nan_to_num(0.0, 0.0, 0.0) for each in (gradient, own))
-    differs = bool(torch.dist(gradient, own) > ROUNDED * torch.linalg.vector_norm(own))
-    return tuple(through.cuts) if differs else ()
+    if not own.any():
+        return tuple(through.cuts) if gradient.any() else ()
+    ahead, behind = (_gain(model, images, each, ball, float(value.detach())) for each in (gradient, own))
+    return tuple(through.cuts) if ahead > STRONGER * max(behind, 0.0) else ()
 
 
-def _value(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def _value_at(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return points (B, C, H, W) that require a gradient, and a sum () of unequal shares of their logits."""
-    points = images.detach().clone().requires_grad_()
-    with isolated_rng(0):
-        logits = model(points)
+    points = images.clone().requires_grad_()
+    with isolated_rng(0), torch.enable_grad():
+        return points, _value(model(points))
+
+
+def _gradient(points: Tensor, value: Tensor) -> Tensor:
+    return image_gradient(value, points).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _gain(model: nn.Module, images: Tensor, gradient: Tensor, ball: Ball, start: float) -> float:
+    moved = ball.project(images + ball.epsilon * ball.direction(gradient, images), images)
+    with isolated_rng(0), torch.no_grad():
+        return float(_value(model(moved))) - start
+
+
+def _value(logits: Tensor) -> Tensor:
     shares = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    return points, (logits * shares).sum()
+    return (logits.nan_to_num() * shares).sum()
 
 
 class _Replace(torch.autograd.Function):
@@ -110,15 +149,21 @@ def _replace(value: Tensor, smooth: Tensor) -> Tensor:
 
 
 class _Mode(TorchFunctionMode):
-    """Sees every call of a torch function in its block."""
+    """Sees every call of a torch function in its block.
+
+    Attributes:
+        cuts: in words, the operations that were replaced.
+        passed: the tensors that `detach` would have cut off.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.cuts: dict[str, None] = {}
-        self.replaced = False
-        # For tensors without a gradient, by id: the tensor itself, so that no other gets its id, and a tensor with a
-        # gradient. That is one of the same values (twins), or the scores whose largest an index is of (scores).
-        self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.passed: list[weakref.ref[Tensor]] = []
+        # For tensors without a gradient, by id: the tensor itself, so that no other gets its id; a tensor of the same
+        # values with a gradient; and what cut it, in words.
+        self._twins: dict[int, tuple[Tensor, Tensor, tuple[str, ...]]] = {}
+        # For indices, by id: the index itself, and the scores (..., K) whose largest it is of.
         self._scores: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -127,70 +172,85 @@ class _Mode(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:
-            if not args[0]:
-                self._cut("no_grad", replaced=True)
+            self._note(() if args[0] else ("no_grad",))
             return func(True)
         if func in DETACHING:
             if args[0].requires_grad:
-                self._cut("detach", replaced=True)
+                self._note(("detach",))
+                self.passed.append(weakref.ref(args[0]))
             return args[0]
         if func in TO_NUMPY:
             return func(args[0].detach(), *args[1:], **kwargs)
         name = getattr(func, "__name__", "")
         if name.endswith("_") and name[:-1] in STEPS:
             # In place: the argument gets a new history.
-            if args[0].requires_grad:
-                self._cut(name[:-1], replaced=True)
+            self._note((name[:-1],) if args[0].requires_grad else ())
             return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
         out = func(*args, **kwargs)
-        if name in ("argmax", "max"):
-            self._remember(args, kwargs, out if isinstance(out, Tensor) else out[1])
-        if not isinstance(out, Tensor):
+        self._remember(name, args, kwargs, out)
+        if not isinstance(out, Tensor) or out.is_complex():
             return out
         try:
-            smooth = self._smooth(func, name, args, kwargs, out)
+            words, smooth = self._smooth(func, name, args, kwargs, out)
         except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no floats, such as an index or a bit
             return out
         if smooth is None or not smooth.requires_grad or smooth.shape != out.shape:
             return out
-        self._cut(_words(name.strip("_"), kwargs, out), replaced=out.is_floating_point())
+        words = (*self._cuts_of(args), *words)
         if out.is_floating_point():
+            self._note(words)
             return _replace(out, smooth)
-        self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth)
+        self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth), words
         return out
 
-    def _cut(self, words: str, *, replaced: bool) -> None:
-        """Note an operation that cuts a gradient; "" if it only passes one on."""
-        self.cuts |= {words: None} if words else {}
-        self.replaced |= replaced
+    def _note(self, words: Iterable[str]) -> None:
+        self.cuts |= dict.fromkeys(words)
 
-    def _remember(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], index: Tensor) -> None:
-        dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if isinstance(dim, int) and args[0].is_floating_point() and args[0].requires_grad:
-            self._scores[id(index)] = index, args[0].movedim(dim, -1)
+    def _remember(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Store the scores of indices: those of `argmax`, `argmin` and `max`, and of a stack of such."""
+        if not args:
+            return
+        if name in ("argmax", "argmin", "max") and isinstance(args[0], Tensor):
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            index = out if isinstance(out, Tensor) else out[1]
+            if isinstance(dim, int) and args[0].is_floating_point() and args[0].requires_grad:
+                scores = args[0].movedim(dim, -1)
+                self._scores[id(index)] = index, -scores if name == "argmin" else scores
+        elif name == "stack" and all(id(each) in self._scores for each in args[0]):
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            if dim >= 0:  # the classes come last, as before
+                self._scores[id(out)] = out, torch.stack([self._scores[id(each)][1] for each in args[0]], dim)
 
     def _smooth(
         self, func: Callable[..., Any], func_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
-    ) -> Tensor | None:
-        """Return a tensor with a gradient that stands for `out`; None if there is none, or `out` has its own."""
+    ) -> tuple[tuple[str, ...], Tensor | None]:
+        """Return what is cut here, in words, and a tensor with a gradient that stands for `out`; or None for it."""
         name, first = func_name.strip("_"), args[0] if args and isinstance(args[0], Tensor) else None
         twins = [self._twin(each) for each in args]
-        if name in COMPARISONS:
-            return COMPARISONS[name] * (twins[0] - twins[1])
+        if name in UPWARD | DOWNWARD:
+            return ("a comparison",), twins[0] - twins[1] if name in UPWARD else twins[1] - twins[0]
+        if name in QUOTIENTS or kwargs.get("rounding_mode"):
+            return ("a rounded quotient",), twins[0] / twins[1]
         if first is not None and first.is_floating_point():
-            if name in STEPS or (name in CASTS and not out.is_floating_point()):
-                return first
-            if kwargs.get("rounding_mode"):
-                return first / args[1]
+            if name in STEPS:
+                return (name,), first
+            if name in CASTS and not out.is_floating_point():
+                return ("a cast to integers",), first
         if out.requires_grad:
-            return None
+            return (), None
         if name == "one_hot" and id(first) in self._scores:
-            return self._scores[id(first)][1].softmax(dim=-1)
+            return ("argmax",), self._scores[id(first)][1].softmax(dim=-1)
+        if name == "getitem" and id(args[1]) in self._scores and out.is_floating_point():
+            return ("argmax",), self._scores[id(args[1])][1].softmax(dim=-1) @ args[0]
         if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func_name):
-            return None
+            return (), None
+        if name in ("invert", "logical_not") and out.dtype == torch.bool:
+            return (), 1.0 - twins[0]
+        if name in ("and", "logical_and") and out.dtype == torch.bool:
+            return (), twins[0] * twins[1]
         if name == "where" and len(args) == 3:
-            return twins[0] * args[1] + (1.0 - twins[0]) * args[2]
-        return func(*twins, **kwargs)
+            return (), twins[0] * args[1] + (1.0 - twins[0]) * args[2]
+        return (), func(*twins, **kwargs)
 
     def _twin(self, value: Any) -> Any:
         """Return the tensor with a gradient instead of `value`, also in a list; `value` itself if it has none."""
@@ -200,17 +260,15 @@ class _Mode(TorchFunctionMode):
         known = self._twins.get(id(value))
         return value if known is None else known[1]
 
-
-def _words(name: str, kwargs: Mapping[str, Any], out: Tensor) -> str:
-    if name in COMPARISONS:
-        return "a comparison"
-    if name == "one_hot":
-        return "argmax"
-    if kwargs.get("rounding_mode"):
-        return "a rounded quotient"
-    if name in CASTS and not out.is_floating_point():
-        return "a cast to integers"
-    return name if name in STEPS else ""
+    def _cuts_of(self, values: Iterable[Any]) -> tuple[str, ...]:
+        """Return what cut the values that have a twin."""
+        found: list[str] = []
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                found += self._cuts_of(value)
+            elif id(value) in self._twins:
+                found += self._twins[id(value)][2]
+        return tuple(dict.fromkeys(found))
 
 
 def _changes(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.straight_through import StraightThrough, gradient_cuts
 
 IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 WEIGHT = torch.randn(48, 5, generator=torch.Generator().manual_seed(1))
+BALL = Ball("Linf", 0.1)
 SHARES = torch.tensor([3.0, -1.0, 2.0, 0.5, -2.0])
 
 
@@ -56,6 +59,17 @@ CUT = {
     "round in place": (rounded_in_place, "round"),
     "floor": (lambda x: linear(torch.floor(15 * x) / 15), "floor"),
     "quotient": (lambda x: linear(torch.div(15 * x, 1.0, rounding_mode="floor") / 15), "a rounded quotient"),
+    "levels of levels": (
+        lambda x: linear(((255 * x).byte() // 16).float() * 16 / 255),
+        "a cast to integers, a rounded quotient",
+    ),
+    "quotient of detached": (lambda x: linear(255 * x.detach() // 16 * 16 / 255), "detach, a rounded quotient"),
+    "type of another": (
+        lambda x: linear((255 * x).type_as(torch.zeros(1, dtype=torch.uint8)).float() / 255),
+        "a cast to integers",
+    ),
+    "not": (lambda x: linear(1.0 - (~(x > 0.5)).float()), "a comparison"),
+    "another comparison": (lambda x: linear(torch.greater_equal(x, 0.5).float()), "a comparison"),
     "sign": (lambda x: linear(torch.sign(x - 0.5)), "sign"),
     "8-bit levels": (lambda x: linear((255 * x).to(torch.uint8).float() / 255), "a cast to integers"),
     "8-bit levels, changed": (lambda x: linear((255 * x).byte().flip(3).float().flip(3) / 255), "a cast to integers"),
@@ -81,6 +95,7 @@ OWN = {
     "mask": lambda x: linear(x.masked_fill(x < 0.3, 0.0)),
     "a comparison of bits": lambda x: linear(x) + ((x > 0.5) == (x > 0.7)).float().flatten(1)[:, :5],
     "bits of levels": lambda x: linear(x) + ((255 * x).byte() & 15).flatten(1)[:, :5],
+    "a leaky step": lambda x: linear(torch.where(x > 0.5, x, 0.1 * x)),
     "an index": lambda x: linear(x) + WEIGHT[(40 * x[:, 0, 0, 0]).long()],
     "a straight-through quantiser": lambda x: linear(x + ((15 * x).round() / 15 - x).detach()),
     "the gradient of an inner step": lambda x: linear(x + _inner_step(x)),
@@ -108,7 +123,7 @@ def test_a_cut_gradient_is_that_of_the_function_without_the_cut(name):
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     torch.testing.assert_close(through, gradient(guard(Function(linear)))[1])
-    assert ", ".join(gradient_cuts(model, IMAGES)) == words
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -117,13 +132,30 @@ def test_a_gradient_of_the_models_own_stays(name):
     (logits, through), (own_logits, own) = gradient(StraightThrough(model)), gradient(model)
     assert torch.equal(logits, own_logits)
     torch.testing.assert_close(through, own)
-    assert not gradient_cuts(model, IMAGES)
+    assert not gradient_cuts(model, IMAGES, BALL)
+
+
+MASKS = {
+    "ReLU": lambda x: linear((x - 0.5) * (x > 0.5).float()),
+    "k winners": lambda x: linear(x * (x >= x.flatten(1).topk(24).values[:, -1:, None, None]).float()),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_that_multiplies_a_gradient_is_no_cut(name):
+    model = guard(Function(MASKS[name]))
+    assert torch.equal(gradient(StraightThrough(model))[0], model(IMAGES))
+    assert not gradient_cuts(model, IMAGES, Ball("Linf", 0.02))
 
 
 VOTES = {
     "argmax": lambda scores: F.one_hot(scores.argmax(dim=1), 5),
     "argmax in floats": lambda scores: F.one_hot(scores.argmax(1), 5).float(),
     "max": lambda scores: F.one_hot(scores.max(dim=1).indices, 5),
+    "axis": lambda scores: F.one_hot(scores.argmax(axis=1), 5),
+    "a table": lambda scores: torch.eye(5)[scores.argmax(dim=1)],
+    "argmin": lambda scores: torch.eye(5)[(-scores).argmin(dim=1)],
+    "a stack": lambda scores: F.one_hot(torch.stack([scores.argmax(1)]), 5).sum(dim=0),
     "max with a keyword": lambda scores: F.one_hot(torch.max(scores, dim=-1)[1], 5),
 }
 
@@ -137,7 +169,7 @@ def test_a_vote_has_the_gradient_of_the_voters_softmax(name):
     assert torch.equal(logits, model(IMAGES))
     assert logits.sum() == 2 * len(IMAGES)
     torch.testing.assert_close(through.double(), gradient(soft)[1].double())
-    assert gradient_cuts(model, IMAGES) == ("argmax",)
+    assert gradient_cuts(model, IMAGES, BALL) == ("argmax",)
 
 
 class Opaque(torch.autograd.Function):
@@ -163,7 +195,7 @@ def test_what_is_not_seen_has_no_gradient_and_no_error(name):
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     assert not through.any()
-    assert not gradient_cuts(model, IMAGES)
+    assert not gradient_cuts(model, IMAGES, BALL)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -179,7 +211,49 @@ def test_a_model_whose_backward_pass_needs_the_cut_is_left_as_it_is():
         floored = torch.floor_divide(images.detach(), 0.1)  # its gradient is not implemented
         return linear(images) + linear(floored)
 
-    assert not gradient_cuts(guard(Function(needs_it)), IMAGES)
+    assert not gradient_cuts(guard(Function(needs_it)), IMAGES, BALL)
+
+
+class Storing(nn.Module):
+    """Keeps a running mean in a buffer, the last features in an attribute, and a list elsewhere, without gradients."""
+
+    def __init__(self, stored: list[Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+        self.weight = nn.Parameter(WEIGHT.clone())
+        self.last, self.stored = torch.zeros(1), (stored.append,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.flatten(1) @ self.weight
+        with torch.no_grad():
+            self.mean.lerp_(logits.mean(dim=0), 0.1)
+        self.last = (2.0 * logits).detach()
+        self.stored[0]((3.0 * logits).detach())
+        return linear((15 * images).round() / 15) + 0.1 * self.mean
+
+
+def test_what_a_model_stores_has_no_history_and_its_own_state_is_not_touched():
+    stored: list[Tensor] = []
+    model = Storing(stored)
+    mean = model.mean
+    assert "round" in gradient_cuts(guard(model), IMAGES, BALL)
+    through = StraightThrough(guard(model))
+    through(IMAGES.clone().requires_grad_()).sum().backward()
+    through.release()
+
+    assert model.mean is mean
+    assert len(stored) >= 2
+    assert not any(each.requires_grad for each in (mean, model.last, *stored))
+    F.cross_entropy(model(IMAGES), torch.zeros(6, dtype=torch.long)).requires_grad_().backward()
+    copy.deepcopy(model)
+
+
+def test_a_model_that_cannot_be_copied_is_left_as_it_is():
+    class Locked(Function):
+        def __deepcopy__(self, memo: object) -> Locked:
+            raise TypeError("locked")
+
+    assert not gradient_cuts(guard(Locked(CUT["round"][0])), IMAGES, BALL)
 
 
 def test_random_numbers_of_a_model_are_no_other_gradient():
@@ -187,5 +261,5 @@ def test_random_numbers_of_a_model_are_no_other_gradient():
         return linear(images) * (1.0 + torch.rand(5)) + 0.0 * images.detach().flatten(1)[:, :5]
 
     before = torch.get_rng_state()
-    assert not gradient_cuts(guard(Function(noisy)), IMAGES)
+    assert not gradient_cuts(guard(Function(noisy)), IMAGES, BALL)
     assert torch.equal(torch.get_rng_state(), before)

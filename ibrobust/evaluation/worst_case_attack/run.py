@@ -113,7 +113,7 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-                cuts = gradient_cuts(guarded, points[:batch_size])
+                cuts = gradient_cuts(guarded, points[:batch_size], ball)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])

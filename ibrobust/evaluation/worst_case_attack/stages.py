@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.straight_through import StraightThrough
 from ibrobust.evaluation.worst_case_attack.ascent import AimedLoss, climb, margin_loss, ratio_loss
 from ibrobust.evaluation.worst_case_attack.search import NEAR, Search
@@ -124,14 +126,19 @@ def shrinking_slowly(search: Search) -> None:
 
 
 def straight_through(search: Search) -> None:
-    """Repeat the stages with the gradient of `StraightThrough`, for a model that cuts its own."""
-    with search.attacking(StraightThrough(search.model)):
+    """Repeat the stages with the gradient of `StraightThrough`, for a model that cuts its own.
+
+    They end at once if that gradient fails for some images; what was found until then counts.
+    """
+    through = StraightThrough(search.model)
+    with search.attacking(through), suppress(IbrobustError):
         for at in search.batches(search.left):
             images, labels = search.images[at], search.labels[at]
             run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
             search.learn(at, run)
         for stage in (from_larger_ball, towards_each_class, further_steps, shrinking_slowly, last_steps):
             stage(search)
+    through.release()
 
 
 def beyond_the_boundary(search: Search, positions: Tensor) -> None:
