@@ -50,6 +50,13 @@ def test_a_seed_gives_the_same_encoder_twice(tiny_recipe, digits, tmp_path):
     assert_same_weights(first.encoder, second.encoder)
 
 
+def test_accumulated_gradients_in_accelerates_environment_change_nothing(tiny_recipe, digits, tmp_path, monkeypatch):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1, "optimizer": "sgd"})  # Adam's steps hardly notice a factor
+    first = train_encoder(recipe, digits, tmp_path / "a")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    assert_same_weights(first.encoder, train_encoder(recipe, digits, tmp_path / "b").encoder)
+
+
 def test_another_seed_gives_another_encoder(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     first = train_encoder(recipe, digits, tmp_path / "a")
