@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ibrobust.data import Dataset
 from ibrobust.data.names import attacked_split, lasting_name, read_name, training_splits
-from ibrobust.registry import list_models, model_card
+from ibrobust.registry import list_models
 from ibrobust.registry.card import ModelCard
+from ibrobust.registry.catalog import readable_cards
 
 # The same photographs, as they were published and re-encoded: a model of one can be evaluated on the other.
 CIFAR10 = {"cifar10": "CIFAR-10", "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG"}
@@ -15,8 +16,11 @@ CIFAR10_SIZE = (32, 32)
 
 
 def models_for(data: Dataset) -> list[str]:
-    """Return the names of all models for these images. Both encodings of CIFAR-10 count as the same images."""
-    return [name for name in list_models() if _fits(model_card(name), data)]
+    """Return the names of all models for these images. Both encodings of CIFAR-10 count as the same images.
+
+    A card that cannot be read is skipped with a warning.
+    """
+    return [card.name for card in readable_cards(list_models()) if _fits(card, data)]
 
 
 def _fits(card: ModelCard, data: Dataset) -> bool:

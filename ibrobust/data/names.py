@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ibrobust.errors import IbrobustError
 from ibrobust.home import expanded
@@ -74,13 +75,18 @@ def read_name(spec: str) -> tuple[str, dict[str, str]]:
     return spec[: found.start()], options
 
 
+def _is_known(name: str) -> bool:
+    """Return whether a name, without options, is that of a known data set and no path."""
+    return name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY))
+
+
 def check_exists(spec: str) -> None:
     """Raise IbrobustError, with similar names, unless a ``--dataset`` value is a known name or an existing path.
 
     Its options are checked as well, as far as they are known without reading it.
     """
     name, options = read_name(spec)
-    known = name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY))
+    known = _is_known(name)
     if not known and not expanded(name).exists():
         # A path has no similar name.
         similar = NAMED_DATASETS if Path(name).name == name else ()
@@ -147,7 +153,11 @@ def _check_count(spec: str, option: str, text: str) -> None:
 def with_option(spec: str, key: str, value: object) -> str:
     """Return a ``--dataset`` value with one more option; it replaces an earlier value of the same option."""
     name, options = read_name(spec)
-    return name + ":" + ",".join(f"{k}={v}" for k, v in {**options, key: value}.items())
+    return _with_options(name, {**options, key: value})
+
+
+def _with_options(name: str, options: Mapping[str, object]) -> str:
+    return name + ":" * bool(options) + ",".join(f"{key}={value}" for key, value in options.items())
 
 
 def attacked_split(source: str | None) -> str | None:
@@ -182,9 +192,32 @@ def attacked_name(name: str, source: str | None) -> str:
 def lasting_name(spec: str) -> str:
     """Return a ``--dataset`` value that means the same from every current folder: a path becomes absolute."""
     name, _ = read_name(spec)
-    if name in NAMED_DATASETS or name.startswith((TORCHVISION, HUGGING_FACE, MEMORY)):
+    if _is_known(name):
         return spec
     return str(expanded(name).resolve()) + spec[len(name) :]
+
+
+def portable_name(spec: str, shown: str) -> str:
+    """Return a ``--dataset`` value without a path of this machine; its options stay.
+
+    Args:
+        spec: the value.
+        shown: name of the data set, which replaces its path. A path in an option is replaced by its last part.
+    """
+    name, options = read_name(spec)
+    is_path = not _is_known(name) or _leads_elsewhere(name.removeprefix(HUGGING_FACE))  # datasets reads folders too
+    kept = {key: _last_part(value) if _leads_elsewhere(value) else value for key, value in options.items()}
+    return _with_options(shown if is_path else name, kept)
+
+
+def _leads_elsewhere(text: str) -> bool:
+    """Return whether a text is a path, of any system, that is absolute, in a home folder, or goes up a folder."""
+    path = PureWindowsPath(text)  # which / separates as well
+    return bool(path.anchor) or text.startswith("~") or ".." in path.parts
+
+
+def _last_part(path: str) -> str:
+    return PureWindowsPath(path).name
 
 
 def file_name(spec: str) -> str:

@@ -61,10 +61,12 @@ def encode_in_batches(encoder: nn.Module, batches: Iterator[Tensor]) -> Tensor:
 
     They are computed in the precision of the images' dtype, see `full_precision`.
     """
-    was_training = encoder.training
+    modes = [(module, module.training) for module in encoder.modules() if hasattr(module, "training")]
     encoder.eval()
     try:
         with full_precision():
             return torch.cat([encoder(images) for images in batches])
     finally:
-        encoder.train(was_training)
+        for module, training in modes:  # each, since some parts may have had another mode than the whole
+            if module.training != training:
+                module.train(training)

@@ -242,6 +242,10 @@ def check_name(name: str, what: str = "model") -> None:
         raise IbrobustError(
             f"The {what} name {name!r} is not a safe file name, because Windows reserves it: choose another name."
         )
+    if name.lower().endswith(".lock"):
+        raise IbrobustError(
+            f"The {what} name {name!r} is not a safe file name, because lock files end in .lock: choose another name."
+        )
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise IbrobustError(
             f"The {what} name {name!r} is not a safe file name: choose another name, of up to 100 ASCII letters (a-z, "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from ibrobust.data.names import file_name, with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.home import zoo_dir
-from ibrobust.registry.card import ModelCard, read_card
-from ibrobust.registry.store import card_paths, find_card
+from ibrobust.registry.card import ModelCard
+from ibrobust.registry.store import card_paths, find_card, model_card
 
 if TYPE_CHECKING:
     from ibrobust.data import Dataset
@@ -20,22 +22,27 @@ def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -
 
     Args:
         pattern: shell pattern that a name must match, for example ``"knn_ib*"``.
-        dataset_fingerprint: only models trained on the data set with this fingerprint.
-
-    Raises:
-        IbrobustError: cards are asked for their data set and one of them cannot be read.
+        dataset_fingerprint: only models trained on the data set with this fingerprint. A card that cannot be read is
+            skipped with a warning.
 
     Examples:
         >>> import ibrobust
         >>> ibrobust.list_models("cross_entropy-w16-s*")
         ['cross_entropy-w16-s0', 'cross_entropy-w16-s1', 'cross_entropy-w16-s2']
     """
-    paths = {name: path for name, path in card_paths().items() if fnmatch(name, pattern)}
-    if dataset_fingerprint is not None:
-        paths = {
-            name: path for name, path in paths.items() if read_card(path).dataset.fingerprint == dataset_fingerprint
-        }
-    return sorted(paths)
+    names = sorted(name for name in card_paths() if fnmatch(name, pattern))
+    if dataset_fingerprint is None:
+        return names
+    return [card.name for card in readable_cards(names) if card.dataset.fingerprint == dataset_fingerprint]
+
+
+def readable_cards(names: Iterable[str]) -> Iterator[ModelCard]:
+    """Yield the cards of models; one that cannot be read, as of a newer ibrobust, is skipped with a warning."""
+    for name in names:
+        try:
+            yield model_card(name)
+        except IbrobustError as error:
+            warnings.warn(f"The model {name!r} was skipped: {error}", stacklevel=3)
 
 
 def shipped_models() -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ibrobust.atomic import atomic_path, write_text
 from ibrobust.data import load_dataset
+from ibrobust.data.names import portable_name
 from ibrobust.errors import IbrobustError
 from ibrobust.models import HEAD
 from ibrobust.models.gaussian_mixture import pack_triangles
@@ -25,9 +26,11 @@ MIXTURE_FACTORS = "decoders.gaussian_mixture.whitening"
 
 def portable_card(card: ModelCard) -> ModelCard:
     """Return the card with the data set's name instead of its path on this machine."""
-    if card.recipe is None:
-        return card.model_copy(update={"dataset": card.dataset.model_copy(update={"source": None})})
-    return card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": card.dataset.name})})
+    images = portable_name(card.images, card.dataset.name)
+    if card.recipe is not None:
+        return card.model_copy(update={"recipe": card.recipe.model_copy(update={"dataset": images})})
+    source = images if images != card.dataset.name else None
+    return card.model_copy(update={"dataset": card.dataset.model_copy(update={"source": source})})
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

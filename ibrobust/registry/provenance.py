@@ -6,6 +6,12 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibrobust import processes
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "ibrobust",
@@ -30,14 +36,20 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def hardware(device_type: str = "cpu") -> str:
-    """Return the processor's name, with the number of threads or of GPUs."""
+def hardware(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor with its threads; several processes are counted.
+
+    Each process uses one GPU, however many it can see.
+    """
     import torch
 
-    if device_type == "cuda":
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    count = processes.count()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return f"{count} x {name}" if count > 1 else name
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
+    used = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
+    return f"{used}, {count} processes" if count > 1 else used
 
 
 def _processor() -> str:

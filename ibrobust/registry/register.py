@@ -48,7 +48,7 @@ def register_model(
             ``timm:NAME`` or ``torchvision:NAME``. An `ImageClassifier` of ibrobust's encoder and one of its decoders
             needs none.
         arguments: of the factory, by keyword: numbers, text, lists and dictionaries.
-        recipe: its training, if a recipe can describe it.
+        recipe: its training, if a recipe can describe it. In the card its data set is `dataset`.
         description: one sentence for the card.
         overwrite: replace a model of this name.
 
@@ -67,6 +67,7 @@ def register_model(
     """
     check_name(name)
     refuse_duplicate(name, overwrite=overwrite)
+    recipe = naming(recipe, dataset) if recipe is not None else None
     if factory is not None:
         return _register_outside(
             name, model, factory, arguments or {}, dataset, recipe=recipe, description=description, overwrite=overwrite
@@ -187,8 +188,17 @@ def _pack(
     return card, content
 
 
+def naming(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe with the data set that it is trained on, which may be in memory only."""
+    return recipe.model_copy(update={"dataset": _source(dataset)})
+
+
+def _source(dataset: Dataset) -> str:
+    return dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"
+
+
 def _dataset_record(dataset: Dataset, recipe: Recipe | None) -> DatasetRecord:
-    source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"
+    source = _source(dataset)
     return DatasetRecord(
         name=dataset.name,
         fingerprint=dataset.fingerprint,

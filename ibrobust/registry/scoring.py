@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ibrobust.correctness import is_correct
 from ibrobust.data import Dataset, Split, to_unit_range
-from ibrobust.full_precision import full_precision
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.models import encode_in_batches
 from ibrobust.registry.card import AccuracyRecord
@@ -34,9 +33,7 @@ def clean_accuracy(
     labels = dataset.test.labels.to(device)
     records = {}
     for kind, decoder in decoders.items():
-        decoder.eval()
-        with full_precision():
-            logits = torch.cat([decoder(part) for part in torch.split(latents, ENCODING_BATCH)])
+        logits = encode_in_batches(decoder, iter(torch.split(latents, ENCODING_BATCH)))
         records[kind] = _record(logits, labels)
     return records
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
-from ibrobust.data.names import MEMORY
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
 from ibrobust.home import require_writable_folder, runs_dir
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import is_watched
 from ibrobust.locking import locked
 from ibrobust.models import (
@@ -36,7 +36,7 @@ from ibrobust.models import (
 from ibrobust.objectives import objective_class
 from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
 from ibrobust.registry.provenance import hardware, library_versions
-from ibrobust.registry.register import store_model
+from ibrobust.registry.register import naming, store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
 from ibrobust.suggestions import a_type
@@ -101,13 +101,19 @@ def train(
     """
     processes.join(cpu=is_cpu(device))
     if dataset is not None:
-        recipe = _naming(recipe, dataset)
+        if not isinstance(dataset, Dataset):
+            raise IbrobustError(
+                f"The data set is {a_type(dataset)}: give ibrobust.Dataset.of(test, train=...), which takes arrays, "
+                "tensors and loaders, or name it in the recipe."
+            )
+        recipe = naming(recipe, dataset)
     name = name if name is not None else recipe.default_name()
     check_name(name)
     require_writable_folder(runs_dir())
     refusal = f"{name!r} is being trained by another process: wait for it, or choose another `name`."
     # Of several processes that train together the main one holds the name for all.
     with (
+        isolated_rng(),  # the caller's random state is not changed, also by callbacks and by resuming
         locked(runs_dir() / f"{name}.lock", refusal) if processes.is_main() else nullcontext(),
         _shown(recipe, name, progress, on_progress, on_stage) as (on_progress, on_stage),
         default_dtype(torch.float32),
@@ -202,17 +208,6 @@ def _both(first: Callable[[T], None], second: Callable[[T], None] | None) -> Cal
     return call
 
 
-def _naming(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return the recipe with the data set that it is trained on, which may be in memory only."""
-    if not isinstance(dataset, Dataset):
-        raise IbrobustError(
-            f"The data set is {a_type(dataset)}: give ibrobust.Dataset.of(test, train=...), which takes "
-            "arrays, tensors and loaders, or name it in the recipe."
-        )
-    source = dataset.source if dataset.source is not None else f"{MEMORY}{dataset.name}"
-    return recipe.model_copy(update={"dataset": source})
-
-
 def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
     """Return the names of the future model's decoders.
 
@@ -295,7 +290,7 @@ def _training_record(trained: TrainedEncoder) -> TrainingRecord:
         images_per_second=round(speeds[len(speeds) // 2], 1),
         final_terms=terms_of(trained.history[-1]),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        hardware=hardware(device.type),
+        hardware=hardware(device),
         precision=trained.precision,
         versions=library_versions(),
     )

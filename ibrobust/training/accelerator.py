@@ -50,6 +50,8 @@ def build_accelerator(
         log_with=log_with,
         project_dir=str(run_dir),
     )
+    # accelerate takes another number from the environment, and would divide every gradient by it.
+    accelerator.gradient_accumulation_steps = 1
     accelerator.register_save_state_pre_hook(_save_unwrapped)
     accelerator.register_load_state_pre_hook(_load_unwrapped)
     return accelerator

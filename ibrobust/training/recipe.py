@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -42,6 +43,15 @@ STORED = {"stored": True}
 
 def _decoder(name: str, info: ValidationInfo) -> str:
     return name if info.context == STORED else known_decoder(name)
+
+
+def _as_in_a_file(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as a recipe file and a card hold them, so that a tuple is a list before a resumption too."""
+    try:
+        read: dict[str, Any] = json.loads(json.dumps(options, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a value cannot be stored ({error}): give finite numbers, text, lists or mappings") from None
+    return read
 
 
 DecoderName = Annotated[str, AfterValidator(_decoder)]
@@ -156,7 +166,9 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         Field(gt=0.0, le=1.0, description="epsilon of adversarial training, in [0, 1] scale or as 8/255"),
     ] = 8 / 255
     objective_options: Annotated[
-        dict[str, Any], Field(description="further options, for objectives of other packages")
+        dict[str, Any],
+        AfterValidator(_as_in_a_file),
+        Field(description="further options, for objectives of other packages"),
     ] = {}
 
     width: Annotated[

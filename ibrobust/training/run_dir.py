@@ -27,11 +27,16 @@ def unfinished_runs() -> list[str]:
 
 
 def precision_before(run_dir: Path) -> str | None:
-    """Return the precision with which the run in a folder began, or None if there is no run.
+    """Return the precision with which the run in a folder began, or None if there is nothing to resume.
 
     On another device `auto` may mean another precision, but a run has one.
     """
-    return _record(run_dir)[PRECISION] if (run_dir / RECIPE).is_file() else None
+    return _record(run_dir)[PRECISION] if _can_be_resumed(run_dir) else None
+
+
+def _can_be_resumed(run_dir: Path) -> bool:
+    # A finished run, or one that was interrupted in its first epoch, has no checkpoint: it starts anew.
+    return (run_dir / RECIPE).is_file() and latest_checkpoint(run_dir / "checkpoints") is not None
 
 
 def _record(run_dir: Path) -> dict[str, str]:
@@ -47,7 +52,7 @@ def _record(run_dir: Path) -> dict[str, str]:
 
 
 def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> None:
-    """Start a new folder, or keep it if `resume` is set and it has this recipe.
+    """Start a new folder, or keep it if `resume` is set and it has a checkpoint of this recipe.
 
     Args:
         run_dir: the folder.
@@ -60,7 +65,7 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
         IbrobustError: it should be resumed but has another recipe or other images, or no readable record.
     """
     stored = run_dir / RECIPE
-    found = resume and stored.is_file()
+    found = resume and _can_be_resumed(run_dir)
     if found:
         _refuse_difference(run_dir, Recipe.from_yaml(stored), recipe)
         if _record(run_dir)["fingerprint"] != fingerprint:

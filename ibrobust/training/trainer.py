@@ -18,9 +18,9 @@ from ibrobust.collectives import own_share
 from ibrobust.data import Dataset, Split, to_unit_range
 from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
 from ibrobust.data.batches import balanced_batches, shuffled_batches
-from ibrobust.devices import gpus_in_use
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
+from ibrobust.isolated_rng import isolated_rng
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
 from ibrobust.objectives import Objective, objective_class
@@ -129,8 +129,8 @@ def train_encoder(
     prepare_run_dir(run_dir, recipe, dataset.fingerprint, precision=accelerator.mixed_precision, resume=resume)
     if not processes.is_main():
         on_progress = on_epoch = None
-    # The caller's random state is not changed; a seed sets the generators of all GPUs.
-    with torch.random.fork_rng(devices=gpus_in_use()), default_dtype(torch.float32):
+    # The caller's random state is not changed: a seed sets torch's on all GPUs, and accelerate restores all kinds.
+    with isolated_rng(), default_dtype(torch.float32):
         main = processes.is_main()
         bare, step, optimizer, prepared = build_step(recipe, dataset, accelerator, initial_encoder=initial_encoder)
         encoder, objective = bare.encoder, bare.objective

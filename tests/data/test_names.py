@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ibrobust.data.names import file_name, lasting_name, read_name, with_option
+from ibrobust.data.names import file_name, lasting_name, portable_name, read_name, with_option
 from ibrobust.training.recipe import Recipe
 
 
@@ -41,6 +41,29 @@ def test_a_path_becomes_absolute_and_a_name_stays(tmp_path, monkeypatch):
     assert lasting_name("pets:test=val") == f"{tmp_path / 'pets'}:test=val"
     for name in ("mnist:channels=3", "hf:me/pets", "torchvision:STL10", "memory:mine", "digits"):
         assert lasting_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("digits:channels=1", "digits:channels=1"),
+        ("torchvision:FashionMNIST", "torchvision:FashionMNIST"),
+        ("torchvision:EMNIST:split=letters", "torchvision:EMNIST:split=letters"),
+        ("hf:me/pets:label=fine,test=val", "hf:me/pets:label=fine,test=val"),
+        ("memory:blobs", "memory:blobs"),
+        ("/home/me/pets.npz:test=val", "pets:test=val"),
+        ("C:\\Users\\me\\pets:size=64", "pets:size=64"),
+        ("~/images", "pets"),
+        ("images", "pets"),
+        ("hf:/home/me/pets:test=val", "pets:test=val"),
+        ("hf:../me/pets", "pets"),
+        ("/home/me/pets:train=/home/me/more/a,test=.", "pets:train=a,test=."),
+        ("images:train=../../me/a,test=~/b,size=8", "pets:train=a,test=b,size=8"),
+        ("hf:me/pets:config=D:\\me\\c,test=sub/val", "hf:me/pets:config=c,test=sub/val"),
+    ],
+)
+def test_a_path_of_this_machine_is_replaced_and_options_stay(spec, expected):
+    assert portable_name(spec, "pets") == expected
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from ibrobust.data import to_unit_range
+from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
-from ibrobust.registry import export_model, load_model, model_card, train, update_metrics
+from ibrobust.integrations.huggingface import save_pretrained
+from ibrobust.models import Encoder, ImageClassifier
+from ibrobust.registry import export_model, load_model, model_card, register_model, train, update_metrics
+from ibrobust.registry.card import read_card
 from ibrobust.registry.export import MIXTURE_FACTORS, halved, portable_card
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.training.recipe import Recipe
@@ -107,6 +111,30 @@ def test_a_portable_card_has_no_path():
     portable = portable_card(local)
     assert portable.recipe is not None
     assert portable.recipe.dataset == "digits"
+
+
+def test_an_exported_card_reads_the_same_images(tmp_path, classifier):
+    grey = load_dataset("digits:channels=1")
+    model = ImageClassifier(Encoder(width=2, latent_dim=8, mean=(0.5,), std=(0.25,)), torch.nn.Linear(8, 10))
+    register_model("trained", model, dataset=grey, recipe=RECIPE)
+    register_model("registered", model, dataset=grey)
+    for name in ("trained", "registered"):
+        export_model(name, tmp_path / "away")
+        card = read_card(tmp_path / "away" / f"{name}.yaml")
+        assert load_dataset(card.images).fingerprint == card.dataset.fingerprint
+
+
+@pytest.mark.parametrize("with_recipe", [True, False])
+def test_an_exported_card_keeps_the_options_of_a_file_without_its_path(tmp_path, classifier, with_recipe):
+    labels = np.arange(20) % 10
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    file = tmp_path / "pets.npz"
+    np.savez(file, train_images=images, train_labels=labels, val_images=255 - images, val_labels=labels)
+    data = load_dataset(f"{file}:test=val")
+    register_model("mine", classifier, dataset=data, recipe=RECIPE if with_recipe else None)
+    assert export_model("mine", tmp_path / "away").images == "pets:test=val"
+    assert str(tmp_path) not in (tmp_path / "away" / "mine.yaml").read_text()
+    assert str(tmp_path) not in (save_pretrained("mine", tmp_path / "hub") / "config.json").read_text()
 
 
 def test_an_unknown_model_is_refused(tmp_path):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,12 +14,14 @@ from torch import nn
 
 import ibrobust
 from ibrobust.card_results import with_result
+from ibrobust.cli.matching import models_for
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
 from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
+from ibrobust.models.resfc import ResFCDecoder
 from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry import (
     add_evaluation,
@@ -155,6 +159,32 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
     assert train(recipe, name="tiny", resume=True).training.epochs_run == 2
 
 
+def test_a_training_leaves_the_callers_random_numbers_alone_also_if_it_is_resumed():
+    def stop(progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    def states() -> tuple[object, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    recipe = TINY.model_copy(update={"objective": "cross_entropy", "epochs": 2, "decoders": ("logistic", "resfc")})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, name="tiny", on_progress=stop)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = states()
+    train(recipe, name="tiny", resume=True)
+    assert states() == before
+
+
+def test_a_finished_run_is_no_unfinished_one(digits):
+    first = train(TINY, name="tiny")
+    fewer = replace(digits, train=digits.train.subset(300), source=None)
+    recipe = TINY.model_copy(update={"seed": 1})
+    card = train(recipe, name="tiny", dataset=fewer, resume=True, overwrite=True)
+    assert (card.recipe.seed, card.dataset.num_train) == (1, 300)
+    assert card.weights != first.weights
+
+
 def test_a_finished_run_leaves_metrics_and_no_checkpoints(home):
     train(TINY, name="tiny")
     assert sorted(entry.name for entry in (home / "runs" / "tiny").iterdir()) == [
@@ -180,6 +210,23 @@ def test_a_registered_classifier_gives_the_same_logits_when_loaded(classifier, d
     register_model("mine", classifier, dataset=digits)
     images = torch.rand(4, 3, 32, 32)
     torch.testing.assert_close(load_model("mine")(images), classifier(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_recipe_of_a_registered_model_names_the_images_that_it_was_registered_with(classifier, digits):
+    recipe = Recipe(objective="cross_entropy", width=2, latent_dim=8, seed=3)  # of CIFAR-10, the default
+    card = register_model("mine", classifier, dataset=digits, recipe=recipe)
+    assert load_dataset(card.images).fingerprint == card.dataset.fingerprint
+    assert card.recipe == Recipe(**{**recipe.model_dump(), "dataset": "digits"})
+    in_memory = register_model("other", classifier, dataset=replace(digits, source=None, name="blobs"), recipe=recipe)
+    assert in_memory.images == "memory:blobs"
+
+
+def test_registering_leaves_every_part_of_a_model_in_its_mode(digits):
+    model = ImageClassifier(Encoder(width=2, latent_dim=8), ResFCDecoder(8, 10, units=4)).train()
+    model.encoder.bn1.eval()  # frozen statistics
+    modes = {name: part.training for name, part in model.named_modules()}
+    register_model("mine", model, dataset=digits)
+    assert {name: part.training for name, part in model.named_modules()} == modes
 
 
 def test_a_gaussian_encoder_survives_the_registry(digits):
@@ -237,7 +284,9 @@ def test_an_overwriting_that_dies_before_the_card_leaves_the_old_model(classifie
     assert torch.equal(load_model("mine").decoder.bias, old)
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "con", "NUL.x", "a b", "x" * 101, "dot.", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["", "../up", "a/b", ".hidden", "con", "NUL.x", "a b", "x" * 101, "dot.", "a\nb", "x.lock", "x.LOCK"]
+)
 def test_an_unsafe_name_is_refused(name, classifier, digits):
     with pytest.raises(IbrobustError, match="safe file name"):
         register_model(name, classifier, dataset=digits)
@@ -340,6 +389,15 @@ def test_models_are_found_by_their_data_set(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     assert list_models("mine", dataset_fingerprint=digits.fingerprint) == ["mine"]
     assert list_models("mine", dataset_fingerprint="0" * 64) == []
+
+
+def test_a_card_of_a_newer_schema_hides_no_other_model(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    newer = yaml.safe_load(card_file(home, "mine").read_text()) | {"schema_version": 2, "name": "newer"}
+    card_file(home, "newer").write_text(yaml.safe_dump(newer))
+    for find in (lambda: list_models(dataset_fingerprint=digits.fingerprint), lambda: models_for(digits)):
+        with pytest.warns(UserWarning, match="'newer' was skipped: .* has schema 2"):
+            assert find() == ["mine"]
 
 
 def test_models_are_found_by_pattern(classifier, digits):

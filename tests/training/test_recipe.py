@@ -191,3 +191,16 @@ def test_an_unknown_preset_is_answered_with_those_there_are():
 def test_an_estimator_that_would_never_be_used_is_refused():
     with pytest.raises(IbrobustError, match="soft_share 1 of knn_ib leaves no step for the estimator.*soft_ib"):
         Recipe.parse({"soft_share": 1.0})
+
+
+def test_options_of_an_objective_are_as_they_are_read_back_from_a_file(tmp_path):
+    recipe = Recipe(objective="mine", objective_options={"sizes": (1, 2), "at": {3: ("a", 0.5)}, "none": None})
+    assert recipe.objective_options == {"sizes": [1, 2], "at": {"3": ["a", 0.5]}, "none": None}
+    recipe.to_yaml(tmp_path / "recipe.yaml")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, {1, 2}, object()])
+def test_an_option_of_an_objective_that_cannot_be_stored_is_refused(value):
+    with pytest.raises(IbrobustError, match="objective_options: a value cannot be stored .* give finite numbers"):
+        Recipe(objective="mine", objective_options={"margin": value})

@@ -50,6 +50,13 @@ def test_a_seed_gives_the_same_encoder_twice(tiny_recipe, digits, tmp_path):
     assert_same_weights(first.encoder, second.encoder)
 
 
+def test_accumulated_gradients_in_accelerates_environment_change_nothing(tiny_recipe, digits, tmp_path, monkeypatch):
+    recipe = tiny_recipe.model_copy(update={"epochs": 1, "optimizer": "sgd"})  # Adam's steps hardly notice a factor
+    first = train_encoder(recipe, digits, tmp_path / "a")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    assert_same_weights(first.encoder, train_encoder(recipe, digits, tmp_path / "b").encoder)
+
+
 def test_another_seed_gives_another_encoder(tiny_recipe, digits, tmp_path):
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     first = train_encoder(recipe, digits, tmp_path / "a")
@@ -208,6 +215,19 @@ def test_a_run_without_a_checkpoint_begins_its_metrics_anew(tiny_recipe, digits,
     trained = train_encoder(tiny_recipe, digits, tmp_path, resume=True)
     assert [record["epoch"] for record in trained.history] == [1, 2, 3]
     assert trained.history[0]["loss"] != 0.0
+
+
+def test_a_run_without_a_checkpoint_holds_no_other_run_back(tiny_recipe, digits, tmp_path):
+    """As a kill in the first epoch leaves it: there is nothing to resume, in its precision or with its images."""
+    with pytest.raises(Stop):
+        train_encoder(
+            tiny_recipe.model_copy(update={"mixed_precision": "bf16"}), digits, tmp_path, on_progress=stop_in(1)
+        )
+    fewer = replace(digits, train=digits.train.subset(300))
+    recipe = tiny_recipe.model_copy(update={"mixed_precision": "no", "seed": 1, "epochs": 1})
+    resumed = train_encoder(recipe, fewer, tmp_path, resume=True)
+    whole = train_encoder(recipe, fewer, tmp_path / "whole")
+    assert_same_weights(resumed.encoder, whole.encoder)
 
 
 def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tiny_recipe, digits, tmp_path, monkeypatch):

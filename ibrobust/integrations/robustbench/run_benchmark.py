@@ -237,7 +237,7 @@ def benchmark(
         seed=seed,
         batch_size=batch_size,
         flags=outcome.flags,
-        hardware=hardware(target.type),
+        hardware=hardware(target),
         versions={**library_versions(), "pyautoattack": version("pyautoattack")},
         dataset_fingerprint=images.fingerprint,
         first_images=images.are_first,
