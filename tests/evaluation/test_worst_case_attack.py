@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from awkward_models import Hidden
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
@@ -191,6 +192,7 @@ def test_a_random_model_s_cut_gradient_is_averaged_over_draws():
     assert stage.attacked == stage.broken >= 10
     assert not any(result.robust_correct)
     assert stage.cost.backward_images % 8 == 0
+    assert stage.cost.backward_images >= 8 * stage.attacked
 
 
 def test_a_surrogate_breaks_what_a_model_without_gradients_hides():
@@ -222,18 +224,6 @@ def test_a_surrogate_s_images_that_break_what_gradients_left_make_the_number_an_
     assert any("break the surrogate" in warning for warning in result.warnings)
     assert set(result.broken_by) == {"surrogate start"}
     assert honest.warnings == ()
-
-
-class Hidden(torch.autograd.Function):
-    """The images, without a gradient that anything could find."""
-
-    @staticmethod
-    def forward(ctx: object, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return torch.zeros_like(gradient)
 
 
 class NarrowForSome(nn.Module):

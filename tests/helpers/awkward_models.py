@@ -1,4 +1,4 @@
-"""Models that an audit may take for what they are not: honest ones that look odd, and fakes. All wrap a classifier."""
+"""Models that an audit may take for what they are not: honest ones that look odd, and fakes."""
 
 from __future__ import annotations
 
@@ -137,3 +137,15 @@ class NoEmptyBatch(Wrapped):
     def forward(self, images: Tensor) -> Tensor:
         assert len(images) > 0
         return self.model(images)
+
+
+class Hidden(torch.autograd.Function):
+    """The images, without a gradient that anything could find."""
+
+    @staticmethod
+    def forward(ctx: object, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return torch.zeros_like(gradient)

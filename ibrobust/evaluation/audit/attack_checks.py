@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.evaluation.audit.attack_runs import BETTER_STARTS, BLACK_BOX, STEPS, SURROGATE_START, AttackRuns
+from ibrobust.evaluation.audit.attack_runs import (
+    BETTER_STARTS,
+    STEPS,
+    SURROGATE_START,
+    WITHOUT_OWN_GRADIENT,
+    AttackRuns,
+)
 from ibrobust.evaluation.audit.report import ATHALYE, CARLINI, CROCE, KORSHUNOVA, PINTOR, TRAMER, Check
 from ibrobust.evaluation.audit.subject import Subject
 from ibrobust.evaluation.predictions import guessing_accuracy
@@ -64,7 +70,7 @@ def attack_checks(subject: Subject, runs: AttackRuns) -> list[Check]:
         check_worst_case(runs),
         _share(
             "black_box_not_stronger",
-            runs.stages.of(*BLACK_BOX),
+            runs.stages.of(*WITHOUT_OWN_GRADIENT),
             MISSED,
             "images are left by all gradient steps of the worst-case attack and broken by its attacks without the "
             "model's own gradient.",

@@ -25,8 +25,7 @@ from ibrobust.seeds import evaluation_seed
 STEPS = "untargeted"
 BETTER_STARTS = ("surrogate start", "larger ball")
 SURROGATE_START = BETTER_STARTS[0]
-# Those that do not follow the model's own gradient.
-BLACK_BOX = (STRAIGHT_THROUGH, "random corners", "Square")
+WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, "random corners", "Square")
 
 
 @dataclass(frozen=True)

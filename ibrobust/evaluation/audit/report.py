@@ -38,7 +38,7 @@ MISLEADING = {
     "same_logits_with_gradient": "the logits are others when a gradient is taken",
     "better_start_changes_little": "a better start breaks {:.0%} of what 20 steps left",
     "square_not_stronger": "Square, which uses no gradient, breaks a further {:.1%} of the images",
-    "black_box_not_stronger": "attacks without its own gradient break a further {:.1%} of the images",
+    "black_box_not_stronger": "attacks without the model's own gradient break a further {:.1%} of the images",
     "random_search_not_stronger": "random corners break a further {:.1%} of the images",
     "transfer_not_stronger": "the surrogate's adversarial images break a further {:.1%} of the images",
     "iterative_not_weaker": "one step breaks {:.1%} of the images, and many steps do not",
