@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models.decoder_names import HEAD
-from ibrobust.models.fitted_decoder import decoder_class, name_of_fitted, require_storable
+from ibrobust.models.fitted_decoder import decoder_class, name_of_fitted
 from ibrobust.models.gaussian_mixture import GaussianMixtureDecoder, fit_gaussian_mixture
 from ibrobust.models.head import MLPHead, head_for_weights
 from ibrobust.models.logistic import LogisticDecoder, fit_logistic
@@ -47,11 +47,7 @@ def fit_decoder(
         return fit_logistic(latents, labels, num_classes)
     if name == "resfc":
         return fit_resfc(latents, labels, num_classes, seed=seed, units=resfc_units)
-    decoder = decoder_class(name).fit(
-        latents, labels, num_classes=num_classes, noise_variance=noise_variance, seed=seed
-    )
-    require_storable(name, decoder, latents, num_classes)
-    return decoder
+    return decoder_class(name).fit(latents, labels, num_classes=num_classes, noise_variance=noise_variance, seed=seed)
 
 
 def decoder_name(decoder: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import EntryPoint, entry_points
 
 from ibrobust.function_names import usable_plugins
@@ -19,11 +20,18 @@ registered_names: set[str] = set()
 def decoder_plugins() -> dict[str, EntryPoint]:
     """Return the decoders that other packages offer, by name, without importing them.
 
-    One whose name is taken is skipped with a warning.
+    One whose name is taken, or has a dot, is skipped with a warning.
     """
     taken = dict.fromkeys((*FITTED_DECODERS, HEAD), "ibrobust")
     points = usable_plugins(entry_points(group=ENTRY_POINT_GROUP), "decoder", taken=taken)
-    return {point.name: point for point in points}
+    for point in points:
+        if "." in point.name:  # the weights of a model are named by decoder.parameter
+            warnings.warn(
+                f"The decoder plugin {point.name!r} ({point.value}) was skipped, since its name has a dot: rename its "
+                "entry point.",
+                stacklevel=2,
+            )
+    return {point.name: point for point in points if "." not in point.name}
 
 
 def fitted_decoders() -> tuple[str, ...]:

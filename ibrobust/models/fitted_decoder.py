@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
@@ -53,8 +52,10 @@ def register_decoder(name: str) -> Callable[[Kind], Kind]:
     Defining the same class again, as in a notebook, replaces it.
 
     Raises:
-        IbrobustError: the name is taken by another class.
+        IbrobustError: the name is taken by another class, or has a dot.
     """
+    if "." in name:
+        raise IbrobustError(f"The decoder name {name!r} has a dot: choose a name without one.")
 
     def register(kind: Kind) -> Kind:
         known = _registered.get(name, kind)
@@ -91,34 +92,3 @@ def decoder_class(name: str) -> type[FittedDecoder]:
 def name_of_fitted(decoder: nn.Module) -> str | None:
     """Return the name under which a decoder's class is registered, or None."""
     return next((name for name, kind in _registered.items() if type(decoder) is kind), None)
-
-
-@torch.no_grad()
-def require_storable(name: str, decoder: nn.Module, latents: Tensor, num_classes: int) -> None:
-    """Raise IbrobustError unless a decoder gives logits, and gives the same when it is built from its stored weights.
-
-    Args:
-        name: of the decoder.
-        decoder: fitted.
-        latents: (N, D), some of which are decoded.
-        num_classes: C.
-    """
-    some = latents[:8]
-    logits = decoder.eval()(some) if isinstance(decoder, nn.Module) else None
-    if not isinstance(logits, Tensor) or logits.shape != (len(some), num_classes):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise IbrobustError(f"The decoder {name!r} gives {shape}, not logits of shape {(len(some), num_classes)}.")
-    state = decoder.state_dict()
-    twin = decoder_class(name).for_weights(state, latent_dim=latents.shape[1], num_classes=num_classes)
-    try:
-        twin.load_state_dict(state)
-    except RuntimeError as error:
-        raise IbrobustError(
-            f"The decoder {name!r} cannot be stored, since its weights do not fit what for_weights returns "
-            f"({' '.join(str(error).split())})."
-        ) from error
-    if not torch.allclose(twin.to(some.device).eval()(some), logits):
-        raise IbrobustError(
-            f"The decoder {name!r} cannot be stored, since it gives other logits when it is built from its weights: "
-            "keep all that it learns in parameters and buffers."
-        )

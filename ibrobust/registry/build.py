@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
-from ibrobust.models import Encoder, ImageClassifier, SampledClassifier, build_decoder
+from ibrobust.isolated_rng import isolated_rng
+from ibrobust.models import FITTED_DECODERS, HEAD, Encoder, ImageClassifier, SampledClassifier, build_decoder
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.outside import build_outside
+from ibrobust.registry.store import pack_weights
 
 
 def build_model(
@@ -72,9 +74,8 @@ def build_classifier(
                 std=scale,
                 fixed_power=card.fixed_power,
             )
-            module = build_decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
         _load(encoder, of_encoder)
-        _load(module, parts)
+        module = _decoder(chosen, parts, latent_dim=card.latent_dim, num_classes=len(card.dataset.class_names))
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise IbrobustError(
@@ -90,6 +91,52 @@ def build_classifier(
     else:
         model = ImageClassifier(encoder, module, latent_dim=card.latent_dim)
     return model.to(device).to_fast_memory_format().eval()
+
+
+def _decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, num_classes: int) -> nn.Module:
+    """Return the decoder `name` with its stored weights; raise RuntimeError if they do not fit."""
+    if name in (*FITTED_DECODERS, HEAD):
+        with torch.device("meta"):
+            own = build_decoder(name, weights, latent_dim=latent_dim, num_classes=num_classes)
+        _load(own, weights)
+        return own
+    # The constructor of another package may compute and draw random numbers, and its dtypes are its own.
+    with isolated_rng():
+        decoder = build_decoder(name, weights, latent_dim=latent_dim, num_classes=num_classes)
+    decoder.load_state_dict(weights)
+    return decoder
+
+
+@torch.no_grad()
+def require_storable(name: str, decoder: nn.Module, latents: Tensor, num_classes: int) -> None:
+    """Raise IbrobustError unless a decoder gives logits, and gives the same when it is loaded from its stored weights.
+
+    Args:
+        name: of the decoder.
+        decoder: fitted.
+        latents: (N, D), some of which are decoded.
+        num_classes: C.
+    """
+    from safetensors.torch import load
+
+    some = latents[:8]
+    logits = decoder.eval()(some) if isinstance(decoder, nn.Module) else None
+    if not isinstance(logits, Tensor) or logits.shape != (len(some), num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise IbrobustError(f"The decoder {name!r} gives {shape}, not logits of shape {(len(some), num_classes)}.")
+    try:
+        _, content = pack_weights(name, decoder.state_dict())
+        twin = _decoder(name, _part(load(content), ""), latent_dim=latents.shape[1], num_classes=num_classes)
+    except Exception as error:  # whatever for_weights does
+        raise IbrobustError(
+            f"The decoder {name!r} cannot be stored, since its weights do not fit what for_weights returns "
+            f"({' '.join(str(error).split())})."
+        ) from error
+    if not torch.allclose(twin.to(some.device).eval()(some), logits, equal_nan=True):
+        raise IbrobustError(
+            f"The decoder {name!r} cannot be stored, since it gives other logits when it is built from its weights: "
+            "keep all that it learns in parameters and buffers, in the dtype that they have in its constructor."
+        )
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

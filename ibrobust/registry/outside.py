@@ -42,8 +42,7 @@ def describe(
     odd = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
     if odd is not None:
         raise IbrobustError(f"The {type(inside).__name__} keeps {odd!r} in its state, which is no tensor: remove it.")
-    # Copies, since a file of weights has no tensors that share memory.
-    return architecture, {key: value.detach().cpu().clone() for key, value in state.items()}
+    return architecture, state
 
 
 def _architecture(reference: str, arguments: Mapping[str, Any], **fields: Any) -> ArchitectureRecord:

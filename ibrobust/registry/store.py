@@ -43,7 +43,8 @@ def pack_weights(name: str, tensors: Mapping[str, Tensor]) -> tuple[WeightsRecor
     """
     from safetensors.torch import save
 
-    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+    # Copies, since a file of weights has no tensors that share memory.
+    content = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     return WeightsRecord(file=f"{name}-{digest[:12]}.safetensors", sha256=digest), content
 

@@ -34,6 +34,7 @@ from ibrobust.models import (
     fit_decoder,
 )
 from ibrobust.objectives import objective_class
+from ibrobust.registry.build import require_storable
 from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
 from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import naming, store_model
@@ -50,6 +51,8 @@ from ibrobust.training.recipe import Recipe
 from ibrobust.training.trainer import Progress, TrainedEncoder, train_encoder
 
 T = TypeVar("T")
+
+TRIED_PER_CLASS = 16  # random latents of each class, on which decoders of other packages are tried before the training
 
 
 def train(
@@ -212,7 +215,8 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
     """Return the names of the future model's decoders.
 
     Raises:
-        IbrobustError: it has none, its trained head cannot be stored, or fields contradict each other.
+        IbrobustError: it has none, its trained head or a decoder of another package cannot be stored, or fields
+            contradict each other.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not changed
         head = build_objective_of(recipe, num_classes).head
@@ -229,7 +233,21 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
     for name in recipe.decoders:
         if name not in FITTED_DECODERS:
             decoder_class(name)
+            _try_on_random_latents(name, recipe, num_classes)
     return recipe.decoders if head is None else (HEAD, *recipe.decoders)
+
+
+def _try_on_random_latents(name: str, recipe: Recipe, num_classes: int) -> None:
+    """Raise IbrobustError if a decoder of another package could not be stored."""
+    with isolated_rng(0):
+        labels = torch.arange(TRIED_PER_CLASS * num_classes) % num_classes
+        latents = torch.randn(len(labels), recipe.latent_dim)
+        try:
+            decoder = fit_decoder(name, latents, labels, num_classes, noise_variance=0.0, seed=recipe.seed)
+            decoder.eval()(latents)
+        except Exception:  # such latents may be too few or too strange for it
+            return
+        require_storable(name, decoder, latents, num_classes)
 
 
 def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
@@ -278,6 +296,8 @@ def _decoders(
             seed=recipe.seed,
             resfc_units=recipe.resfc_units,
         )
+        if kind not in FITTED_DECODERS:
+            require_storable(kind, decoders[kind], latents, dataset.num_classes)
     return decoders
 
 

@@ -134,6 +134,86 @@ def test_of_two_decoders_of_one_name_the_second_is_skipped_with_a_warning(tmp_pa
         assert decoder_names.decoder_plugins()["nearest"].value == "first:Decoder"
 
 
+class InHalfPrecision(NearestMean):
+    def __init__(self, latent_dim: int, num_classes: int) -> None:
+        super().__init__(latent_dim, num_classes)
+        self.means = self.means.half()
+
+    def forward(self, latents):
+        return -torch.cdist(latents, self.means.float())
+
+    @classmethod
+    def fit(cls, latents, labels, **others):
+        decoder = super().fit(latents, labels, **others)
+        decoder.means = decoder.means.half()
+        return decoder
+
+
+class FittedInDouble(NearestMean):
+    def forward(self, latents):
+        return super().forward(latents.to(self.means)).float()
+
+    @classmethod
+    def fit(cls, latents, labels, **others):
+        return super().fit(latents, labels, **others).double()
+
+
+class WithAConstant(NearestMean):
+    def __init__(self, latent_dim: int, num_classes: int) -> None:
+        super().__init__(latent_dim, num_classes)
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+        self.shift = torch.tensor(-1.0) + torch.rand(()) * 0  # a tensor that is no buffer, and a random number
+
+    def forward(self, latents):
+        return 0.5 * self.scale * super().forward(latents) + self.shift + 1
+
+
+class Tied(NearestMean):
+    def __init__(self, latent_dim: int, num_classes: int) -> None:
+        super().__init__(latent_dim, num_classes)
+        self.one = self.other = nn.Linear(latent_dim, num_classes)
+        nn.init.zeros_(self.one.weight)
+        nn.init.zeros_(self.one.bias)
+
+    def forward(self, latents):
+        return super().forward(latents) + self.one(latents) + self.other(latents)
+
+
+@pytest.mark.parametrize("kind", [InHalfPrecision, FittedInDouble, WithAConstant, Tied])
+def test_what_can_be_stored_loads_with_the_same_logits(data, kind):
+    register_decoder("odd")(kind)
+    train(recipe("odd"), name="net", dataset=data)
+    state = torch.get_rng_state()
+    model = load_model("net", device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)  # loading changes no random numbers of the caller
+    images = data.train.images / 255
+    with torch.no_grad():
+        latents = model.latents(images)
+        means = torch.stack([latents[data.train.labels == label].mean(dim=0) for label in range(3)])
+        torch.testing.assert_close(model(images), -torch.cdist(latents, means), rtol=2e-3, atol=2e-3)
+
+
+def test_names_with_a_dot_are_refused(tmp_path, monkeypatch):
+    # The weights of "near.5" would be among those of "near".
+    with pytest.raises(IbrobustError, match="'near.5' has a dot"):
+        register_decoder("near.5")(NearestMean)
+    install(tmp_path / "site", monkeypatch, "near.5", "a_decoder_package:NearestMean")
+    with pytest.warns(UserWarning, match="'near.5' .* was skipped, since its name has a dot"):
+        assert fitted_decoders() == ("gaussian_mixture", "logistic", "resfc")
+
+
+def test_a_decoder_that_cannot_be_fitted_to_random_latents_is_used(data):
+    class Choosy(NearestMean):
+        @classmethod
+        def fit(cls, latents, labels, **others):
+            if len(latents) != len(data.train):
+                raise ValueError("other latents")
+            return super().fit(latents, labels, **others)
+
+    register_decoder("choosy")(Choosy)
+    assert train(recipe("choosy"), name="net", dataset=data).decoders == ("choosy",)
+
+
 class Forgetful(NearestMean):
     """It loses its means when it is stored."""
 
@@ -152,8 +232,10 @@ class OneLogit(NearestMean):
 )
 def test_what_cannot_be_stored_is_refused(data, kind, message):
     register_decoder("odd")(kind)
+    stages: list[str] = []
     with pytest.raises(IbrobustError, match=message):
-        train(recipe("odd"), name="net", dataset=data)
+        train(recipe("odd"), name="net", dataset=data, on_stage=stages.append)
+    assert "training" not in stages
 
 
 def test_what_is_wrong_with_a_name_is_told_before_training(data, tmp_path, monkeypatch):
