@@ -109,7 +109,7 @@ def _in_order(head: nn.Module) -> Iterator[nn.Module]:
 
 def _plain(source: nn.Linear) -> nn.Linear:
     scale = 1.0 - source.rate if isinstance(source, DropConnectLinear) else 1.0
-    plain = nn.Linear(source.in_features, source.out_features).to(source.weight.device)
+    plain = nn.Linear(source.in_features, source.out_features).to(source.weight)
     with torch.no_grad():
         plain.weight.copy_(scale * source.weight)
         plain.bias.copy_(source.bias) if source.bias is not None else plain.bias.zero_()

@@ -66,10 +66,11 @@ def build_classifier(
     scale = [0.5] * (of_encoder["mean"].numel() if "mean" in of_encoder else 3)
     try:
         # Without initial values, since the weights are replaced anyway.
+        pooled = "latent.weight" not in of_encoder and card.encoder_outputs == 8 * card.width
         with torch.device("meta"):
             encoder = Encoder(
                 width=card.width,
-                latent_dim=card.encoder_outputs,
+                latent_dim=None if pooled else card.encoder_outputs,
                 mean=scale,
                 std=scale,
                 fixed_power=card.fixed_power,

@@ -12,7 +12,17 @@ from torch import nn
 from ibrobust.data import Dataset
 from ibrobust.data.names import MEMORY
 from ibrobust.errors import IbrobustError
-from ibrobust.models import HEAD, Encoder, FixedPower, ImageClassifier, decoder_name, evaluation_head
+from ibrobust.isolated_rng import isolated_rng
+from ibrobust.models import (
+    HEAD,
+    DropConnectLinear,
+    Encoder,
+    FixedPower,
+    ImageClassifier,
+    MLPHead,
+    decoder_name,
+    evaluation_head,
+)
 from ibrobust.registry.build import build_classifier
 from ibrobust.registry.card import DatasetRecord, ModelCard, TrainingRecord, check_name
 from ibrobust.registry.factories import allow
@@ -21,6 +31,8 @@ from ibrobust.registry.same_function import OUTSIDE_REMEDY, OWN_REMEDY, require_
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights, refuse_duplicate, write_model
 from ibrobust.training.recipe import Recipe
+
+HEADS = (nn.Linear, DropConnectLinear, MLPHead, nn.Sequential)  # what `build_head` and `evaluation_head` return
 
 
 def register_model(
@@ -79,7 +91,8 @@ def register_model(
             "ibrobust.ImageClassifier, or attack the module as it is."
         )
     # A head as it was trained is stored as it is in evaluation.
-    decoder = evaluation_head(model.decoder) if type(model.decoder) is nn.Sequential else model.decoder
+    with isolated_rng():  # new layers draw random numbers
+        decoder = evaluation_head(model.decoder) if type(model.decoder) in HEADS else model.decoder
     decoders = {decoder_name(decoder): decoder}
     card, content = _pack(
         name,

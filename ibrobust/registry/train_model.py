@@ -255,8 +255,9 @@ def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
     assert recipe.warm_start is not None
     card, tensors = read_model(recipe.warm_start)
     outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent
-    wanted = {"width": recipe.width, "encoder outputs": outputs}
+    wanted = {"width": recipe.width, "encoder outputs": outputs, "latent layer": True}
     there = {"width": card.width, "encoder outputs": card.encoder_outputs}
+    there["latent layer"] = "encoder.latent.weight" in tensors
     differing = [f"{key} {there[key]}, not {wanted[key]}" for key in wanted if there[key] != wanted[key]]
     if differing:
         raise IbrobustError(

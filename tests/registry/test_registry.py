@@ -20,7 +20,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
 from ibrobust.home import models_dir, zoo_dir
 from ibrobust.locking import locked
-from ibrobust.models import Encoder, ImageClassifier, SampledClassifier
+from ibrobust.models import Encoder, ImageClassifier, MLPHead, SampledClassifier, build_head
 from ibrobust.models.resfc import ResFCDecoder
 from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 from ibrobust.registry import (
@@ -234,6 +234,30 @@ def test_a_gaussian_encoder_survives_the_registry(digits):
     register_model("gaussian", model, dataset=digits)
     images = torch.rand(4, 3, 32, 32)
     torch.testing.assert_close(load_model("gaussian")(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "head"),
+    [
+        (None, lambda: nn.Linear(16, 10)),  # without a latent layer the latents are the 8 * width pooled features
+        (8, lambda: nn.Linear(8, 10, bias=False)),
+        (8, lambda: build_head(8, 10, dropconnect=0.5)),
+        (8, lambda: build_head(8, 10, units=4, dropout=0.5)),
+        (8, lambda: MLPHead([8, 4, 10])),
+    ],
+)
+def test_classifiers_of_every_head_and_encoder_survive_the_registry(digits, latent_dim, head):
+    torch.manual_seed(0)
+    model = ImageClassifier(Encoder(width=2, latent_dim=latent_dim), head()).eval()
+    register_model("mine", model, dataset=digits)
+    images = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(load_model("mine")(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_warm_start_from_an_encoder_without_a_latent_layer_is_refused(digits):
+    register_model("first", ImageClassifier(Encoder(width=1, latent_dim=None), nn.Linear(8, 10)), dataset=digits)
+    with pytest.raises(IbrobustError, match="latent layer False, not True"):
+        train(TINY.model_copy(update={"warm_start": "first", "width": 1, "latent_dim": 8}), name="second")
 
 
 def test_a_loaded_model_is_in_evaluation_mode_and_can_be_trained_on(classifier, digits):
