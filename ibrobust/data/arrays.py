@@ -13,9 +13,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ibrobust.data.pictures import pixels_of
 from ibrobust.errors import IbrobustError
+from ibrobust.from_numpy import tensor_of
 from ibrobust.suggestions import a_type
 
 CHANNELS = (1, 3)
+# How far beyond [0, 1] interpolation and other steps may round a float: less than half a level of 8 bits.
+ROUNDING = 1e-3
 
 
 def images_and_labels_of(source: Any, what: str) -> tuple[Tensor, Tensor]:
@@ -34,7 +37,7 @@ def images_and_labels_of(source: Any, what: str) -> tuple[Tensor, Tensor]:
     elif isinstance(source, DataLoader):
         batches = [_pair(batch, what) for batch in source]
         images = torch.cat([images_of(images, what) for images, _ in batches]) if batches else []
-        labels = torch.cat([torch.as_tensor(labels).reshape(-1) for _, labels in batches]) if batches else []
+        labels = torch.cat([torch.atleast_1d(_numbers(labels, what)) for _, labels in batches]) if batches else []
     elif isinstance(source, TorchDataset) and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         pairs = [_pair(source[index], what) for index in range(len(source))]
         images, labels = [image for image, _ in pairs], [label for _, label in pairs]
@@ -93,7 +96,7 @@ def _stacked(values: Any, what: str) -> Tensor:
         array = np.asarray(values)
         if array.dtype == np.uint16:
             raise IbrobustError(f"The {what} images have 16 bits: give uint8, as (images // 256).astype('uint8').")
-        return torch.tensor(array)
+        return tensor_of(array)
     except IbrobustError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -106,8 +109,8 @@ def _one(part: Any, *, grey: bool, what: str) -> Tensor:
     if isinstance(part, Tensor):
         return part.detach().cpu()
     if hasattr(part, "convert"):  # a picture of Pillow's
-        return torch.tensor(np.asarray(part.convert("L")) if grey else pixels_of(part, what))
-    return torch.tensor(np.asarray(part))
+        return tensor_of(part.convert("L") if grey else pixels_of(part, what))
+    return tensor_of(part)
 
 
 def _eight_bits(images: Tensor, what: str) -> Tensor:
@@ -118,14 +121,14 @@ def _eight_bits(images: Tensor, what: str) -> Tensor:
             f"The {what} images have the dtype {_name(images.dtype)}: give uint8 in [0, 255] or floats in [0, 1]."
         )
     low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):  # NaN fails as well
-        whole = low >= 0.0 and 1.0 < high <= 255.0
+    if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):  # NaN fails as well
+        whole = low >= 0.0 and 2.0 < high <= 255.0
         remedy = "divide them by 255" if whole else "give them as they were before any normalisation"
         raise IbrobustError(
             f"The {what} images are floats from {low:g} to {high:g}, not in [0, 1]: {remedy}; "
             "ibrobust.normalized puts a normalisation inside the model."
         )
-    return (images.double() * 255).round().to(torch.uint8)
+    return (images.double() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def labels_of(values: Any, count: int, what: str) -> Tensor:
@@ -139,17 +142,7 @@ def labels_of(values: Any, count: int, what: str) -> Tensor:
     Raises:
         IbrobustError: they are not of that form.
     """
-    try:
-        if isinstance(values, (list, tuple)):
-            values = [value.item() if isinstance(value, (Tensor, np.generic)) else value for value in values]
-        labels = (
-            values.detach().to("cpu", copy=True) if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split()).partition(". The only supported types")[0]  # torch lists all of its own
-        raise IbrobustError(
-            f"The {what} labels cannot be read as numbers ({why}): give whole numbers from 0."
-        ) from error
+    labels = _numbers(values, what)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -193,6 +186,20 @@ def numbered_classes(labels: Iterable[Tensor]) -> tuple[str, ...]:
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Return class names with the index after each that occurs twice, as "crane" does in ImageNet."""
     return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))
+
+
+def _numbers(labels: Any, what: str) -> Tensor:
+    try:
+        if isinstance(labels, Tensor):
+            return labels.detach().to("cpu", copy=True)
+        if isinstance(labels, (list, tuple)):
+            labels = [label.tolist() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
+        return tensor_of(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split()).partition(". The only supported types")[0]  # torch lists all of its own
+        raise IbrobustError(
+            f"The {what} labels cannot be read as numbers ({why}): give whole numbers from 0."
+        ) from error
 
 
 def _pair(item: Any, what: str) -> tuple[Any, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ibrobust.errors import IbrobustError
+from ibrobust.from_numpy import tensor_of
 
 # (N,) integers or booleans.
 Labels: TypeAlias = Tensor | np.ndarray | Sequence[int]
@@ -62,6 +62,6 @@ def _as_tensor(values: Any, name: str, needed: str) -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
-        return torch.from_numpy(np.array(values))
+        return tensor_of(values)
     except (TypeError, ValueError) as error:
         raise IbrobustError(f"The {name} cannot be read as {needed}: {error}") from error

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ibrobust.counts import MOST
 from ibrobust.errors import IbrobustError
+from ibrobust.from_numpy import tensor_of
 from ibrobust.seeds import whole_number
 from ibrobust.suggestions import a_type
 
@@ -56,8 +57,7 @@ def _as_tensor(values: ArrayLike, what: str) -> Tensor:
             if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
                 values = torch.stack([value.detach() for value in values])
             if not isinstance(values, Tensor):
-                # A copy, since torch accepts neither negative strides nor read-only arrays.
-                return torch.from_numpy(np.array(values))
+                return tensor_of(values)
         except (RuntimeError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())
             raise IbrobustError(

@@ -16,6 +16,8 @@ from ibrobust.errors import IbrobustError
 PIXELS = torch.randint(0, 256, (6, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
+ONE_HOT = torch.eye(3, dtype=torch.int64)[LABELS]
+
 
 class Pictures(TorchDataset):
     """Pictures of Pillow with their labels, as torchvision's data sets without a transform give them."""
@@ -42,12 +44,17 @@ class Pictures(TorchDataset):
         (PIXELS.float() / 255, LABELS.to(torch.int32)),
         ((PIXELS / 255).half(), LABELS[:, None]),
         ([image for image in PIXELS.numpy()], list(LABELS)),
+        (PIXELS.flip(1).numpy()[:, ::-1], LABELS.flip(0).numpy()[::-1]),  # as from BGR to RGB
+        ([image[::-1] for image in PIXELS.flip(1).numpy()], LABELS.tolist()),
+        ((PIXELS.numpy() / 255).astype(">f4"), LABELS.numpy().astype(">i8")),
         TensorDataset(PIXELS / 255, LABELS),
         Pictures(),
         DataLoader(TensorDataset(PIXELS / 255, LABELS), batch_size=4),
+        DataLoader(TensorDataset(PIXELS / 255, LABELS[:, None]), batch_size=4),
     ],
-    ids=["tensors", "arrays", "NHWC", "floats", "halves", "lists", "TensorDataset", "pictures", "DataLoader"],
-)
+    ids=["tensors", "arrays", "NHWC", "floats", "halves", "lists", "reversed", "reversed list", "big-endian",
+         "TensorDataset", "pictures", "DataLoader", "DataLoader of (B, 1)"],
+)  # fmt: skip
 def test_every_form_gives_the_same_images_and_labels(given):
     data = Dataset.of(given, name="mine")
     assert torch.equal(data.test.images, PIXELS)
@@ -98,6 +105,24 @@ def test_training_images_and_the_fingerprint():
     assert data.fingerprint == Dataset("other", ("0", "1", "2"), Split(PIXELS[:4], LABELS[:4]), split).fingerprint
 
 
+def test_floats_a_rounding_outside_the_range_are_at_its_ends():
+    images = torch.zeros(1, 1, 1, 3)
+    images[0, 0, 0] = torch.tensor([-1e-8, 0.5, 1 + 1.2e-7])
+    assert Dataset.of((images, [0])).test.images.flatten().tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "remedy"),
+    [(0.0, 255.0, "divide them by 255"), (0.0, 1.01, "before any normalisation"), (-0.01, 1.0, "normalisation"),
+     (-2.0, 2.5, "before any normalisation"), (0.0, float("nan"), "before any normalisation")],
+)  # fmt: skip
+def test_floats_outside_the_range_are_refused_with_the_remedy(low, high, remedy):
+    images = torch.linspace(0, 1, 12).view(1, 1, 3, 4)
+    images[0, 0, 0, 0], images[0, 0, 2, 3] = low, high
+    with pytest.raises(IbrobustError, match=rf"not in \[0, 1\]: .*{remedy}"):
+        Dataset.of((images, [0]))
+
+
 class Endless(torch.utils.data.IterableDataset):
     def __iter__(self):
         return iter(())
@@ -113,6 +138,10 @@ class Endless(torch.utils.data.IterableDataset):
         (([PIXELS[0], PIXELS[1, :, :3]], [0, 1]), {}, r"several shapes \(\(3, 3, 4\) and \(3, 5, 4\)\)"),
         ((["a"], [0]), {}, "cannot be read as numbers"),
         ((PIXELS, ["a"] * 6), {}, "labels cannot be read as numbers"),
+        *(
+            (given, {}, r"labels have the shape \(6, 3\), not \(6,\): .* of one-hot labels labels.argmax\(1\)")
+            for given in ((PIXELS, ONE_HOT), TensorDataset(PIXELS, ONE_HOT), DataLoader(TensorDataset(PIXELS, ONE_HOT)))
+        ),
         ((PIXELS, LABELS), {"class_names": ["a", "b"]}, "labels from 0 to 2, but there are 2 classes"),
         ((PIXELS, LABELS), {"class_names": "abc", "train": (PIXELS[:, :1], LABELS)}, "bring all images to one size"),
     ],

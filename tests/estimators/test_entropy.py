@@ -371,6 +371,10 @@ def test_the_dtype_of_labels_changes_nothing(dtype: torch.dtype, one_matrix: boo
 def test_arrays_and_lists_are_taken():
     z, labels = draw(60, 3), torch.arange(60) % 2
     expected = float(conditional_knn_entropy(z, labels))
+    big_endian = z.numpy().astype(">f8")
+    assert float(conditional_knn_entropy(big_endian, labels.numpy().astype(">i4"))) == pytest.approx(
+        expected, rel=1e-12
+    )
     for given in (labels.numpy(), labels.numpy()[::-1], labels.tolist(), labels.bool().tolist(), labels.numpy() == 1):
         points = z.flip(0) if isinstance(given, np.ndarray) and given.strides[0] < 0 else z
         assert float(conditional_knn_entropy(points.numpy(), given)) == pytest.approx(expected, rel=1e-12)

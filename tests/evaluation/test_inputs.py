@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, unit_range
+from ibrobust.evaluation.inputs import check_batch_size, check_images_and_labels, images_and_labels, unit_range
 from ibrobust.evaluation.sweep import fgsm_sweep
 
 IMAGES = torch.linspace(0, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
@@ -112,6 +112,13 @@ def test_every_pixel_level_becomes_its_255th() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     expected = torch.tensor([level / 255 for level in range(256)], dtype=torch.float64).float()
     assert torch.equal(unit_range(levels, CPU).flatten(), expected)
+
+
+def test_arrays_of_any_memory_layout_are_taken() -> None:
+    images, labels = IMAGES.flip(1).numpy().astype(">f4")[:, ::-1], LABELS.numpy().astype(">i8")
+    found = images_and_labels(images, labels)
+    assert torch.equal(found[0], IMAGES)
+    assert torch.equal(found[1], LABELS)
 
 
 def test_floats_stay_as_they_are() -> None:

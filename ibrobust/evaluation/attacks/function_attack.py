@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from ibrobust.evaluation.attacks.attack import Attack, Found, with_options
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.attacks.watched_model import WatchedModel, judged_by_gradients
+from ibrobust.from_numpy import tensor_of
 from ibrobust.function_names import short_reason
 from ibrobust.suggestions import a_type
 
@@ -91,7 +93,7 @@ class FunctionAttack(Attack):
                 f"The attack {self.label} fails ({short_reason(error)}): correct it, or leave it out."
             ) from error
         try:
-            adversarial = torch.as_tensor(given).detach().clone()
+            adversarial = torch.as_tensor(tensor_of(given) if isinstance(given, np.ndarray) else given).detach().clone()
         except (TypeError, ValueError, RuntimeError):
             adversarial = None
         if adversarial is None or adversarial.shape != images.shape or not adversarial.is_floating_point():

@@ -53,6 +53,10 @@ def in_l2(model, images, labels, *, epsilon, seed):
 in_l2.norm = "L2"
 
 
+def mirrored_twice(model, images, labels, *, epsilon, seed):
+    return (images - epsilon).clamp(0, 1).flip(3).numpy()[..., ::-1]  # of negative strides
+
+
 def robust(*attacks, epsilon=EPSILON, images=IMAGES):
     return [r.robust_correct for r in run_attacks(Brightness(), images, LABELS, attacks=attacks, epsilons=[epsilon])]
 
@@ -65,6 +69,7 @@ def test_a_function_breaks_what_it_breaks():
         (False, False, True, False),
     ]
     assert torch.equal(IMAGES, before)
+    assert robust(mirrored_twice) == robust(darken)
 
 
 def test_it_counts_in_the_worst_case_beside_ibrobusts_own():
