@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ibrobust.errors import IbrobustError
-from ibrobust.estimators.arguments import Labels, as_labels, as_points, whole_number
+from ibrobust.estimators.arguments import Labels, as_labels, as_points, require_finite, whole_number
 from ibrobust.estimators.exact_search import lengths, rows_at_once
 from ibrobust.estimators.neighbors import TILE, nearest_neighbors, nearest_within_classes
 
@@ -152,10 +152,8 @@ def check_class_sizes(
 def _compared(z: Tensor, validate: bool) -> Tensor:
     """Return the points (N, D) in the dtype of the comparison, without a graph."""
     points = z.detach() if z.dtype == torch.float64 else z.detach().float()
-    # NaN if any coordinate is; ten times as fast as checking each one.
-    if validate and not bool(torch.stack(points.aminmax()).isfinite().all()):
-        bad = int((~points.isfinite().all(dim=1)).sum())
-        raise IbrobustError(f"{bad} of the {len(z)} points have NaN or infinite coordinates: leave them out.")
+    if validate:
+        require_finite(points)
     return points
 
 

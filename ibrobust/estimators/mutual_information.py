@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ibrobust.errors import IbrobustError
-from ibrobust.estimators.arguments import Labels, as_labels, as_points, whole_number
+from ibrobust.estimators.arguments import Labels, as_labels, as_points, require_finite, whole_number
 from ibrobust.estimators.entropy import check_class_sizes
 from ibrobust.estimators.exact_search import count_within
 from ibrobust.estimators.neighbors import nearest_within_classes
@@ -60,10 +59,7 @@ def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> Mut
         0.69
     """
     points = as_points(z).double()
-    if not bool(points.isfinite().all()):
-        raise IbrobustError(
-            f"The points have shape {tuple(z.shape)} and dtype {z.dtype}: (N, D) floats, all finite, are needed."
-        )
+    require_finite(points)
     classes = as_labels(labels, len(points))
     num_neighbors = whole_number("num_neighbors", num_neighbors)
     check_class_sizes(classes, num_neighbors)

@@ -50,7 +50,7 @@ def build_head(
 
 
 def evaluation_head(head: nn.Module) -> nn.Linear | MLPHead:
-    """Return plain linear layers, with ReLU between them, equal to `head` in evaluation mode.
+    """Return plain linear layers in float32, with ReLU between them, equal to `head` in evaluation mode.
 
     Raises:
         IbrobustError: the head has other layers than linear ones, dropout, DropConnect, and ReLU between the linear
@@ -73,7 +73,7 @@ def evaluation_head(head: nn.Module) -> nn.Linear | MLPHead:
         for index, layer in enumerate(plain):
             stored[2 * index] = layer
     _require_equal(head, stored, plain[0])
-    return stored
+    return stored.float()
 
 
 @torch.no_grad()

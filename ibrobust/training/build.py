@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ibrobust.data import Dataset, channel_statistics
 from ibrobust.data.batches import check_balance
@@ -33,6 +34,11 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
 def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     """Return the objective of a recipe, untrained; raise IbrobustError if its fields contradict each other."""
     kind = objective_class(recipe.objective)
+    if unknown := set(kind.options) - {*Recipe.model_fields, "head"}:
+        raise IbrobustError(
+            f"The class of the objective {recipe.objective!r} names {', '.join(sorted(unknown))} among its options, "
+            "which is no field of a recipe: leave it out there, and give it in objective_options of the recipe."
+        )
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(
@@ -48,13 +54,19 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
             f"dropconnect {recipe.dropconnect:g} and head_units {recipe.head_units} would have no effect: leave them "
             "out, or choose cross_entropy."
         )
-    return build_objective(
+    objective = build_objective(
         recipe.objective,
         latent_dim=recipe.latent_dim,
         num_classes=num_classes,
         **options,
         **recipe.objective_options,
     )
+    if any(is_lazy(tensor) for tensor in (*objective.parameters(), *objective.buffers())):
+        raise IbrobustError(
+            f"The objective {recipe.objective!r} has lazy layers, such as nn.LazyLinear, whose sizes are not known "
+            "before the training: give each layer its size, as nn.Linear(latent_dim, num_classes)."
+        )
+    return objective
 
 
 def unused_fields(kind: type[Objective]) -> set[str]:

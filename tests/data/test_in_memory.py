@@ -106,9 +106,8 @@ def test_training_images_and_the_fingerprint():
 
 
 def test_floats_a_rounding_outside_the_range_are_at_its_ends():
-    images = torch.zeros(1, 1, 1, 3)
-    images[0, 0, 0] = torch.tensor([-1e-8, 0.5, 1 + 1.2e-7])
-    assert Dataset.of((images, [0])).test.images.flatten().tolist() == [0, 128, 255]
+    images = torch.tensor([-1e-8, 0.5, 1 + 1.2e-7, 1 + 9e-4]).view(2, 1, 1, 2)
+    assert Dataset.of((images, [0, 1])).test.images.flatten().tolist() == [0, 128, 255, 255]
 
 
 @pytest.mark.parametrize(

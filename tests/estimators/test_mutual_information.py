@@ -122,7 +122,8 @@ def test_coinciding_points_of_each_class_tell_everything():
     ("z", "labels", "k", "message"),
     [
         (torch.zeros(5), torch.zeros(5).long(), 1, "points have shape"),
-        (torch.full((5, 2), math.nan), torch.zeros(5).long(), 1, "all finite"),
+        (torch.full((5, 2), math.nan), torch.zeros(5).long(), 1, "5 of the 5 points have NaN or infinite"),
+        ([[math.nan], [1.0], [2.0], [3.0]], [0, 0, 1, 1], 1, "1 of the 4 points have NaN or infinite"),
         (torch.zeros(5, 2), torch.zeros(4).long(), 1, "labels have shape"),
         (torch.zeros(5, 2), torch.zeros(5), 1, "integers are needed"),
         (torch.zeros(5, 2), torch.zeros(5).long(), 0, "num_neighbors is 0"),

@@ -68,6 +68,13 @@ def test_linear_layers_with_relu_between_them_are_stored_as_such():
     assert torch.equal(rebuilt(inputs), stored(inputs))
 
 
+def test_a_head_in_double_precision_is_stored_in_float32():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
+    inputs = torch.rand(6, 4)
+    torch.testing.assert_close(evaluation_head(head)(inputs), head(inputs.double()).float())
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()

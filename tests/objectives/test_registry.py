@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ibrobust import function_names
 from ibrobust.errors import IbrobustError
@@ -20,6 +20,8 @@ from ibrobust.objectives import (
     register_objective,
     registry,
 )
+from ibrobust.training.build import build_objective_of
+from ibrobust.training.recipe import Recipe
 
 
 class Mine(Objective):
@@ -72,6 +74,23 @@ def test_unknown_name_offers_the_nearest():
 def test_unknown_option_is_refused():
     with pytest.raises(IbrobustError, match="'cross_entropy' does not take these options: .*'sharpness'"):
         build_objective("cross_entropy", latent_dim=3, num_classes=2, sharpness=4.0)
+
+
+def test_an_option_that_is_no_field_of_a_recipe_is_named_before_training():
+    register_objective("mine")(type("Mine", (Mine,), {"options": ("beta", "sharpness")}))
+    with pytest.raises(IbrobustError, match="'mine' names sharpness among its options.*objective_options"):
+        build_objective_of(Recipe(objective="mine"), 10)
+
+
+def test_lazy_layers_are_refused_before_training():
+    class Lazy(Mine):
+        def __init__(self, *, latent_dim: int, num_classes: int) -> None:
+            super().__init__(latent_dim=latent_dim, num_classes=num_classes)
+            self.head = nn.LazyLinear(num_classes)
+
+    register_objective("lazy")(Lazy)
+    with pytest.raises(IbrobustError, match="'lazy' has lazy layers.*give each layer its size"):
+        build_objective_of(Recipe(objective="lazy"), 10)
 
 
 def test_plugin_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch):
