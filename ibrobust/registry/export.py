@@ -68,8 +68,8 @@ def export_model(
 ) -> ModelCard:
     """Write a stored model's card and weights into `folder`, and return the card written.
 
-    With `half` the weights are rounded, so they are another model: its clean accuracy is measured again on the data
-    set of the recipe, and results of earlier evaluations are left out.
+    With `half` the weights are rounded, so they are another model: its clean accuracy is measured again on the images
+    that the card names, and results of earlier evaluations are left out.
 
     Args:
         name: of the model.
@@ -80,8 +80,8 @@ def export_model(
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the model does not exist, or the new name is unsafe; or, with `half`, the card has no recipe or
-            the data set has changed.
+        IbrobustError: the model does not exist, or the new name is unsafe; or, with `half`, the data set cannot be read
+            again or has changed.
     """
     card, tensors = read_model(name)
     name = new_name if new_name is not None else name
@@ -107,16 +107,14 @@ def export_model(
 
 
 def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:
-    if card.recipe is None:
-        raise IbrobustError(f"The model {card.name!r} has no recipe with its data set: export it without `half`.")
     try:
-        dataset = load_dataset(card.recipe.dataset, data_dir=data_dir)
+        dataset = load_dataset(card.images, data_dir=data_dir)
     except IbrobustError as error:
         problem = str(error).rpartition(": ")[0]
         raise IbrobustError(f"{problem}: restore the images, or export the model without `half`.") from error
     if dataset.fingerprint != card.dataset.fingerprint:
         raise IbrobustError(
-            f"The images in {card.recipe.dataset!r} are not those that {card.name!r} was scored on: restore them, or "
+            f"The images in {card.images!r} are not those that {card.name!r} was scored on: restore them, or "
             "export it without `half`."
         )
     cpu = torch.device("cpu")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,22 @@ def test_an_exported_card_reads_the_same_images(tmp_path, classifier):
         export_model(name, tmp_path / "away")
         card = read_card(tmp_path / "away" / f"{name}.yaml")
         assert load_dataset(card.images).fingerprint == card.dataset.fingerprint
+
+
+def test_a_model_without_a_recipe_is_rounded_and_scored_on_the_images_of_its_card(tmp_path, classifier, monkeypatch):
+    digits = load_dataset("digits")
+    register_model("mine", classifier, dataset=digits)
+    scored = export_model("mine", tmp_path / "away" / "models", half=True).clean_accuracy["head"]
+    monkeypatch.setenv("IBROBUST_HOME", str(tmp_path / "away"))
+    with torch.no_grad():
+        predictions = load_model("mine")(to_unit_range(digits.test.images)).argmax(dim=1)
+    assert scored.correct == int((predictions == digits.test.labels).sum())
+
+
+def test_a_model_of_images_in_memory_is_not_rounded(tmp_path, classifier, digits):
+    register_model("mine", classifier, dataset=replace(digits, source=None, name="blobs"))
+    with pytest.raises(IbrobustError, match="blobs.*export the model without `half`"):
+        export_model("mine", tmp_path / "away", half=True)
 
 
 @pytest.mark.parametrize("with_recipe", [True, False])
