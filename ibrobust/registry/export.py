@@ -95,7 +95,7 @@ def export_model(
             # The rounded weights give other numbers.
             unprobed = card.architecture.model_copy(update={"probe": None})
             card = card.model_copy(update={"architecture": unprobed})
-            probed = probe_of(build_outside(card, tensors, device=torch.device("cpu")), card)
+            probed, _ = probe_of(build_outside(card, tensors, device=torch.device("cpu")), card)
             update["architecture"] = unprobed.model_copy(update={"probe": probed})
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
     weights, content = pack_weights(name, tensors)

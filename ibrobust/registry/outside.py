@@ -116,12 +116,13 @@ def _is_as_registered(model: nn.Module, card: ModelCard) -> bool:
     assert card.architecture is not None
     assert card.architecture.probe is not None
     try:
-        return is_the_same(probe_of(model, card), card.architecture.probe)
+        numbers, tolerance = probe_of(model, card)
+        return is_the_same(numbers, card.architecture.probe, tolerance)
     except Exception:  # whatever the changed code does
         return False
 
 
-def probe_of(model: nn.Module, card: ModelCard) -> tuple[float, ...]:
+def probe_of(model: nn.Module, card: ModelCard) -> tuple[tuple[float, ...], float]:
     """Return the `probe` of the model of a card with an architecture."""
     assert card.architecture is not None
     channels, image_size = card.architecture.channels, card.architecture.image_size

@@ -140,7 +140,7 @@ def _register_outside(
         return build_outside(card, load(content), device=torch.device("cpu"), trust=True, found_now=True)
 
     require_same_function(model, rebuild, dataset, remedy=OUTSIDE_REMEDY)
-    recognised = architecture.model_copy(update={"probe": probe_of(rebuild(), card)})
+    recognised = architecture.model_copy(update={"probe": probe_of(rebuild(), card)[0]})
     card = card.model_copy(update={"architecture": recognised})
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     accuracy = module_accuracy(rebuild().to(device), dataset)

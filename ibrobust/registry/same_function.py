@@ -14,10 +14,11 @@ from ibrobust.errors import IbrobustError
 from ibrobust.isolated_rng import isolated_rng
 
 IMAGES = 8
-# Relative to the largest number: the tolerance for another order of summation in float64.
-TOLERANCE = 1e-6
+# Relative to the largest number: the tolerance for another order of summation. In float32 only a model is compared that
+# cannot be computed in float64, as one that casts its images to float32.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
 PROBED = 2  # images of a probe, which is made whenever a model is loaded
-PROBE_TOLERANCE = 1e-5
+PROBE_TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4}
 
 OWN_REMEDY = "store an ibrobust.ImageClassifier that does no more than its encoder and decoder, or attack it as it is."
 OUTSIDE_REMEDY = "give the factory and the arguments that build this module, and its weights, or attack it as it is."
@@ -26,7 +27,8 @@ OUTSIDE_REMEDY = "give the factory and the arguments that build this module, and
 def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], dataset: Dataset, *, remedy: str) -> None:
     """Raise IbrobustError if the logits or the input gradients of two models differ, in evaluation mode.
 
-    Both are compared as copies in float64, where rounding cannot hide or feign a difference.
+    Both are compared as copies in float64, where rounding cannot hide or feign a difference; in float32 if such a copy
+    of the given model fails.
 
     Args:
         model: images (B, 3, H, W) in [0, 1] -> logits (B, C), in float32.
@@ -45,18 +47,17 @@ def require_same_function(model: nn.Module, rebuild: Callable[[], nn.Module], da
     direction = torch.randn(len(images), dataset.num_classes, generator=generator, dtype=torch.float64)
     require_classes(model, dataset)
     try:
-        given = _logits_and_gradient(model, images, direction)
+        given, dtype = _logits_and_gradient(model, images, direction)
     # Whatever the caller's own forward pass does.
     except Exception as error:
         raise IbrobustError(
-            f"The {type(model).__name__} cannot be stored: a copy of it in float64 gives no logits "
+            f"The {type(model).__name__} cannot be stored: a copy of it gives no logits "
             f"(B, {dataset.num_classes}) with a gradient ({type(error).__name__}: {error}); {remedy}"
         ) from error
-    for what, ours, theirs in zip(
-        ("logits", "input gradients"), given, _logits_and_gradient(rebuild(), images, direction), strict=True
-    ):
+    found = _in_dtype(rebuild(), images, direction, dtype)
+    for what, ours, theirs in zip(("logits", "input gradients"), given, found, strict=True):
         difference, size = float((ours - theirs).abs().max()), float(theirs.abs().max())
-        if not difference <= TOLERANCE * size:
+        if not difference <= TOLERANCES[dtype] * size:
             raise IbrobustError(
                 f"The {type(model).__name__} cannot be stored: what would be loaded has other {what} (by up to "
                 f"{difference:.2g}, their largest is {size:.2g}); {remedy}"
@@ -78,8 +79,12 @@ def require_classes(model: nn.Module, dataset: Dataset) -> None:
         )
 
 
-def probe(model: nn.Module, *, channels: int, image_size: tuple[int, int], num_classes: int) -> tuple[float, ...]:
-    """Return numbers by which a model is recognised: its logits and input gradients for fixed images, projected.
+def probe(
+    model: nn.Module, *, channels: int, image_size: tuple[int, int], num_classes: int
+) -> tuple[tuple[float, ...], float]:
+    """Return numbers by which a model is recognised, and the tolerance of their comparison, see `is_the_same`.
+
+    They are its logits and input gradients for fixed images, projected, in float64, or in float32 if that fails.
 
     The code that a card names may change after the weights were stored, and its module may be another one of the same
     name. The first numbers are products with fixed random directions, divided by the sum of the terms' magnitudes, so
@@ -94,25 +99,41 @@ def probe(model: nn.Module, *, channels: int, image_size: tuple[int, int], num_c
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(PROBED, channels, *image_size, generator=generator, dtype=torch.float64)
     direction = torch.randn(PROBED, num_classes, generator=generator, dtype=torch.float64)
-    found = _logits_and_gradient(model, images, direction)
+    pair, dtype = _logits_and_gradient(model, images, direction)
+    found = [values.double() for values in pair]
     numbers = []
     for values in found:
         along = torch.randn(values.shape, generator=generator, dtype=torch.float64)
         products = (values * along).flatten(1)
         numbers += (products.sum(dim=1) / products.abs().sum(dim=1).clamp(min=torch.finfo(torch.float64).tiny)).tolist()
     size = [float(values.abs().max()) for values in found]
-    return (*numbers, *(math.log(value) if 0 < value < math.inf else 0.0 for value in size))
+    logs = (math.log(value) if 0 < value < math.inf else 0.0 for value in size)
+    return (*numbers, *logs), PROBE_TOLERANCES[dtype]
 
 
-def is_the_same(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Return whether two probes are of one model, up to the rounding of another processor."""
-    return len(one) == len(other) and all(abs(a - b) <= PROBE_TOLERANCE for a, b in zip(one, other, strict=True))
+def is_the_same(one: Sequence[float], other: Sequence[float], tolerance: float) -> bool:
+    """Return whether the numbers of two probes are of one model, up to the rounding of another processor."""
+    return len(one) == len(other) and all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
-def _logits_and_gradient(model: nn.Module, images: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def _logits_and_gradient(
+    model: nn.Module, images: Tensor, direction: Tensor
+) -> tuple[tuple[Tensor, Tensor], torch.dtype]:
+    """Return what `_in_dtype` does in float64, or in float32 if the model fails in float64, and the dtype."""
+    try:
+        return _in_dtype(model, images, direction, torch.float64), torch.float64
+    except Exception as error:  # whatever its forward pass does
+        try:
+            return _in_dtype(model, images, direction, torch.float32), torch.float32
+        except Exception:
+            raise error from None
+
+
+def _in_dtype(model: nn.Module, images: Tensor, direction: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return logits (B, C), and the gradient (B, 3, H, W) of their product with `direction` (B, C)."""
-    net = copy.deepcopy(model).cpu().double().eval()
-    points = images.clone().requires_grad_()
+    net = copy.deepcopy(model).cpu().eval()
+    net = net.double() if dtype == torch.float64 else net.float()  # unlike .to, they leave complex weights as they are
+    points = images.to(dtype, copy=True).requires_grad_()
     # A model that draws random numbers is recognised by the same draws each time.
     with torch.enable_grad(), isolated_rng(0):
         logits: Tensor = net(points)

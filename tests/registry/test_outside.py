@@ -350,7 +350,7 @@ def test_rounded_weights_are_recognised_as_themselves(nets, tmp_path, monkeypatc
     ("other", "same"), [((0.1, 0.2), True), ((0.1, 0.2, 0.3), False), ((0.1,), False), ((), False)]
 )
 def test_a_probe_of_fewer_or_more_numbers_is_of_another_model(other, same):
-    assert is_the_same((0.1, 0.2), other) is same
+    assert is_the_same((0.1, 0.2), other, 1e-5) is same
 
 
 def test_a_card_of_ibrobusts_own_model_is_as_it_was(classifier, digits, home):
@@ -384,6 +384,38 @@ def test_a_decoder_that_is_not_there(nets):
     register_model("net", nets.build(), dataset=dataset(), factory=nets.build)
     with pytest.raises(IbrobustError, match="leave decoder and num_samples out"):
         load_model("net", num_samples=3)
+
+
+FLOAT32_ONLY = {
+    "casts its images": "images.float().flatten(1) @ self.net",
+    "makes a filter": "(images * torch.ones(1, 1, 24, 24)).flatten(1).to(torch.float32) @ self.net",
+    "complex": "torch.fft.irfft2(torch.fft.rfft2(images) @ self.mixing).flatten(1) @ self.net",
+}
+
+
+@pytest.mark.parametrize("forward", FLOAT32_ONLY.values(), ids=FLOAT32_ONLY)
+def test_a_model_that_fails_in_float64_is_compared_in_float32(nets, forward):
+    path = Path(nets.__file__)
+    text = f"""
+import torch
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Parameter(torch.randn(1728, 7) / 40)
+        self.mixing = nn.Parameter(torch.eye(13, dtype=torch.complex64))
+    def forward(self, images):
+        return {forward}
+"""
+    path.write_text(path.read_text() + text)
+    del sys.modules["my_nets"]
+    model = importlib.import_module("my_nets").Net().eval()
+    register_model("net", model, dataset=dataset(), factory="my_nets:Net")
+    images = torch.rand(2, 3, 24, 24)
+    assert torch.equal(load_model("net")(images), model(images))
+    path.write_text(path.read_text().replace("@ self.net", "@ self.net.round(decimals=3)"))
+    del sys.modules["my_nets"]
+    with pytest.raises(IbrobustError, match="another function than when 'net' was registered"):
+        load_model("net")
 
 
 def test_a_model_without_a_gradient_is_stored(nets, monkeypatch):
