@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ibrobust.data.names import NAMED_DATASETS
+from ibrobust.data.names import NAMED_DATASETS, read_name
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.robustbench.environment import adapt_timm, imported_quietly, require_timm
 from ibrobust.registry import ModelCard, list_models, load_model, model_card
@@ -135,6 +135,8 @@ def _image_shape(model: nn.Module, card: ModelCard) -> tuple[int, tuple[int, int
     """Return the channels and (H, W) of the images that a model was trained on; None if its card does not say."""
     if card.architecture is not None:
         return card.architecture.channels, card.architecture.image_size
-    side = SIDES.get(card.dataset.name)
+    # The whole name: a folder may be called as a known data set is.
+    name, options = read_name(card.images)
+    side = SIDES.get(name) if "size" not in options else None
     channels: int = cast(Any, model).encoder.mean.shape[1]
     return channels, None if side is None else (side, side)

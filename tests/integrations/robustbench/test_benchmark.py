@@ -110,6 +110,17 @@ def test_timm_is_told_the_channels_and_the_size_of_the_images_or_no_size(home: P
     assert (len(config["mean"]), len(config["std"]), "input_size" in config) == (1, 1, False)
 
 
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [("svhn", (3, 32, 32)), ("svhn:test=extra", (3, 32, 32)), ("svhn:size=64", None), ("/mine/svhn", None)],
+)
+def test_timm_is_told_no_size_of_a_folder_that_has_the_name_of_a_data_set(home: Path, source: str, size) -> None:
+    data = replace(load_dataset("digits"), name="svhn", source=source)
+    register_model("sized", ImageClassifier(Encoder(width=1, latent_dim=2), nn.Linear(2, 10)), dataset=data)
+    rb.register()
+    assert timm.create_model("sized_cifar10_linf", pretrained=True).pretrained_cfg.get("input_size") == size
+
+
 def test_a_model_trained_after_registration_needs_no_second_factory(
     registered: str, digits_classifier: ImageClassifier
 ) -> None:
