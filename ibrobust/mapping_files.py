@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,18 @@ def read_mapping_file(path: Path, what: str) -> Any:
 def read_yaml(text: str) -> Any:
     """Return the content of a YAML text; raise yaml.YAMLError if it is not YAML or gives a key twice in one mapping."""
     return yaml.load(text, _Loader)
+
+
+def read_value(text: str) -> Any:
+    """Return a value as `read_yaml` does, but also 1e-3 as a number, which is a text in YAML 1.1.
+
+    It is not for a whole file, in which the name of a class or a model may be 1e3. The words nan and inf stay texts.
+    """
+    value = read_yaml(text)
+    if value == text:
+        with suppress(ValueError):
+            return number if math.isfinite(number := float(text)) else text
+    return value
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ibrobust.errors import IbrobustError
-from ibrobust.mapping_files import read_mapping_file, read_yaml
+from ibrobust.mapping_files import read_mapping_file, read_value, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,16 @@ def test_a_key_that_is_given_twice_in_one_mapping_is_refused(text: str) -> None:
 )
 def test_everything_else_is_what_pyyaml_makes_of_it(text: str) -> None:
     assert read_yaml(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("2E5", 200000.0), ("1.5e-3", 0.0015), ("nan", "nan"), ("inf", "inf"), ("1e999", "1e999"),
+     ("'1e-3'", "1e-3"), ("3", 3), ("relu", "relu"), ("[1, a]", [1, "a"]), ("", None)],
+)  # fmt: skip
+def test_a_single_value_may_be_a_number_with_an_exponent(text: str, value: object) -> None:
+    assert read_value(text) == value
+    assert type(read_value(text)) is type(value)
 
 
 def test_aliases_that_stand_for_very_many_values_are_refused(tmp_path: Path) -> None:

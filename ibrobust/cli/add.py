@@ -179,6 +179,8 @@ def _arguments(written: list[str]) -> dict[str, Any]:
     """Return arguments of a function: each NAME=VALUE, where a value is read as YAML is."""
     import yaml
 
+    from ibrobust.mapping_files import read_value
+
     arguments: dict[str, Any] = {}
     for text in written:
         key, equals, value = text.partition("=")
@@ -187,7 +189,7 @@ def _arguments(written: list[str]) -> dict[str, Any]:
         if key in arguments:
             raise IbrobustError(f"--arg gives {key} twice: give it once.")
         try:
-            arguments[key] = yaml.safe_load(value)
+            arguments[key] = read_value(value)
         except yaml.YAMLError as error:
             raise IbrobustError(f"--arg {text} has no value that can be read: write a number or a word.") from error
     return arguments

@@ -189,7 +189,7 @@ def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     import yaml
 
     from ibrobust.errors import IbrobustError
-    from ibrobust.mapping_files import read_yaml
+    from ibrobust.mapping_files import read_value, read_yaml
 
     fields = dict(fields)
     for text in texts:
@@ -197,7 +197,8 @@ def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:
         if not equals or not field:
             raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE.")
         try:
-            read = read_yaml(value)
+            # The fields themselves have types, with which the recipe reads them.
+            read = read_value(value) if "." in field else read_yaml(value)
         except yaml.YAMLError as error:
             raise IbrobustError(f"--set {text!r}: the value is not YAML, or gives a key twice.") from error
         name, dot, key = field.partition(".")

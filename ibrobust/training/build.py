@@ -21,6 +21,8 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
     """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
     kind = objective_class(recipe.objective)
     mean, std = channel_statistics(dataset.train.images)
+    if any(std):  # one channel may be constant, as an empty one
+        std = tuple(deviation or 1.0 for deviation in std)
     encoder = Encoder(
         width=recipe.width,
         latent_dim=recipe.latent_dim * kind.outputs_per_latent,

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from ibrobust.cli.add import _arguments
 from ibrobust.integrations.huggingface import load_pretrained, save_pretrained
 from ibrobust.registry import load_model, model_card
 
@@ -61,6 +62,10 @@ def test_a_network_and_its_weights_become_a_model(added):
     mean, std = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.2] * 3).view(1, 3, 1, 1)
     with torch.no_grad():
         assert torch.equal(load_model(added)(images), network(6)((images - mean) / std))
+
+
+def test_an_argument_with_an_exponent_is_a_number():
+    assert _arguments(["p=1e-3", "name=1e-3x"]) == {"p": 0.001, "name": "1e-3x"}
 
 
 def test_without_weights_it_is_said_whose_they_are(run, added, folder):

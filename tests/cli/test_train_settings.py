@@ -17,6 +17,7 @@ from ibrobust.training.recipe import Recipe
         ({"width": 8}, ["width=16"], {"width": 16}),
         ({}, ["learning-rate=0.1"], {"learning_rate": 0.1}),
         ({}, ["objective_options.margin=2.0"], {"objective_options": {"margin": 2.0}}),
+        ({}, ["objective_options.margin=1e-3"], {"objective_options": {"margin": 0.001}}),
         (
             {},
             ["objective-options.margin=2", "objective-options.power=3"],

@@ -13,7 +13,7 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.data.batches import balanced_batches
 from ibrobust.errors import IbrobustError
 from ibrobust.objectives.memory import LatentMemory
-from ibrobust.training.build import check_fit, refuse_unused
+from ibrobust.training.build import build_modules, check_fit, refuse_unused
 from ibrobust.training.recipe import Recipe
 
 
@@ -183,6 +183,26 @@ def test_fields_that_were_not_given_may_be_unused(change, tmp_path):
     refuse_unused(recipe)
     recipe.to_yaml(tmp_path / "recipe.yaml")
     refuse_unused(Recipe.from_yaml(tmp_path / "recipe.yaml"))
+
+
+def test_a_constant_channel_is_only_centred():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    images[:, 1] = 51
+    data = Dataset.of((images, [0, 1] * 3), train=(images, [0, 1] * 3))
+    encoder, _ = build_modules(Recipe(objective="cross_entropy", width=1, latent_dim=2), data)
+    first, _, last = (images / 255).transpose(0, 1).flatten(1).std(dim=1, correction=0)
+    expected = torch.stack([first, torch.tensor(1.0), last])
+    torch.testing.assert_close(encoder.std.flatten(), expected)
+    assert float(encoder.mean.flatten()[1]) == pytest.approx(0.2)
+    assert bool(encoder(images / 255).isfinite().all())
+
+
+def test_images_of_one_value_are_refused():
+    images = torch.full((6, 3, 8, 8), 51, dtype=torch.uint8)
+    data = Dataset.of((images, [0, 1] * 3), train=(images, [0, 1] * 3))
+    with pytest.raises(IbrobustError, match="standard deviation 0"):
+        build_modules(Recipe(objective="cross_entropy", width=1, latent_dim=2), data)
 
 
 def test_how_training_images_are_added_to_a_file_or_folder(tmp_path):
