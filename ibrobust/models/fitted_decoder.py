@@ -16,7 +16,8 @@ class FittedDecoder(nn.Module):
     """Base class of decoders that are fitted to a frozen encoder's latents: latents (B, D) -> logits (B, C).
 
     A subclass writes `forward` and `fit`. Its constructor takes ``latent_dim`` and ``num_classes``, or it writes
-    `for_weights` too. What it learns is in parameters and buffers, which are stored with the model.
+    `for_weights` too. What it learns is in parameters and buffers, which are stored with the model. Before a training,
+    it is also fitted to a few random latents, to find out whether it can be stored.
     """
 
     @classmethod
