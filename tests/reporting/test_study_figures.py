@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -626,6 +627,18 @@ def test_a_baseline_whose_width_no_panel_has_is_in_a_panel_of_its_own():
     first, second = arrange([model, _baseline(16), _baseline(32)])
     assert [line.setting.width for line in first.lines] == [16, 16]
     assert [line.setting.width for line in second.lines] == [32]
+
+
+def test_the_only_baseline_of_its_kind_is_beside_models_of_other_epochs_and_says_so():
+    plain = Setting("cross_entropy", None, None, None, None, 16, 20, "")
+    settings = (Setting("knn_ib", 0.1, True, None, None, 16, 20, ""), plain)
+    model, baseline = (Line(setting, "logistic", (make_point(8 / 255, [0.1]),)) for setting in settings)
+    (panel,) = arrange([model, baseline, _baseline(16, epochs=40)])
+    names = ["cross-entropy", "adversarial training, epochs 40 (head)"]
+    assert [line.setting.label() for line in panel.lines[1:]] == names
+    reference = Line(replace(plain, objective="", width=None, epochs=None, other="Wong2020"), "-", model.points)
+    (panel,) = arrange([model, reference])
+    assert "None" not in panel.lines[1].setting.label()
 
 
 @pytest.mark.parametrize("name", FIGURES)

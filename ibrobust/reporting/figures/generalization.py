@@ -92,11 +92,11 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
             if place.bottom:
                 axes.set_xlabel("β (logarithmic, 0 apart)" if 0.0 in at and len(at) > 1 else "β (logarithmic)")
         baselines = _baselines(errors)
-        settings = [setting for setting, _ in baselines]
+        settings, names = [setting for setting, _ in baselines], told_apart(setting for setting, _ in errors)
         entries |= _noise_entries(errors)
         for place, variant in zip(places, variants, strict=True):
             shown = {key for key in baselines if fits(key[0], variant, settings)}
-            _draw_baselines(place.axes, baselines, shown, entries)
+            _draw_baselines(place.axes, baselines, shown, names, entries)
         # The margin that matplotlib leaves is a share of the values' range, but the axis starts at 0.
         highest = max(place.axes.dataLim.ymax for place in places)
         for place in places:
@@ -175,13 +175,13 @@ def _draw_baselines(
     axes: Any,
     baselines: dict[tuple[Setting, str], Point],
     shown: set[tuple[Setting, str]],
+    names: dict[Setting, Setting],
     entries: dict[str, Any],
 ) -> None:
     """Draw those of the figure's baselines that a panel shows; no two look alike, as all share one legend."""
     from matplotlib.lines import Line2D
 
     most = max((len(baselines) - 1) // len(BASELINE_DASHES), 1)
-    names = told_apart(setting for setting, _ in baselines)
     for index, ((setting, decoder), point) in enumerate(baselines.items()):
         if (setting, decoder) not in shown:
             continue

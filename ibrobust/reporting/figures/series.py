@@ -175,7 +175,7 @@ def arrange(lines: Sequence[Line], rows: Sequence[Sequence[Line]] = ()) -> tuple
 
     A baseline is drawn with the decoder of the panel, since a decoder alone can change the accuracy under attack by
     more than an objective does. If it was not measured with that decoder, it is drawn with its first one, and its name
-    says so. Baselines whose width and epochs no panel has are in panels of their own.
+    says so. A baseline is in a panel of its own if another of its kind has the width and epochs of each panel.
 
     Args:
         lines: to draw.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ibrobust.records import StudyRecord
 
@@ -63,16 +64,19 @@ class Setting:
 
 
 def told_apart(settings: Iterable[Setting]) -> dict[Setting, Setting]:
-    """Return each setting; if it would have the name of another baseline, with their differences in its name."""
+    """Return each setting; a baseline's name says how it differs from its namesakes and from the models beside it."""
     found = list(dict.fromkeys(settings))
+    baselines = [setting for setting in found if setting.is_baseline]
+    variants = {variant_of(setting) for setting in found if not setting.is_baseline}
     named = {}
     for setting in found:
-        namesakes = [other for other in found if other.is_baseline and other.label() == setting.label()]
-        words = [
-            NOISE_WORDS[setting.noise] if field == "noise" else f"{field} {getattr(setting, field)}"
-            for field in ("noise", "width", "epochs")
-            if setting.is_baseline and len({getattr(other, field) for other in namesakes}) > 1
-        ]
+        namesakes = [other for other in baselines if other.label() == setting.label()]
+        beside = [variant for variant in variants if fits(setting, variant, baselines)]
+        words = []
+        for field in ("noise", "width", "epochs"):
+            own, others = getattr(setting, field), namesakes if field == "noise" else [*namesakes, *beside]
+            if setting.is_baseline and own is not None and any(getattr(other, field) != own for other in others):
+                words.append(NOISE_WORDS[own] if field == "noise" else f"{field} {own}")
         named[setting] = replace(setting, other=", ".join(filter(None, [setting.other, *words])))
     return named
 
@@ -114,9 +118,14 @@ def variant_names(settings: Iterable[Setting]) -> dict[Setting, tuple[str, ...]]
 
 
 def fits(baseline: Setting, variant: Setting, baselines: Iterable[Setting]) -> bool:
-    """Return whether a baseline belongs beside a variant: with its width and epochs, if such a baseline exists."""
+    """Return whether a baseline belongs beside a variant: with its width and epochs, if one of its kind has them."""
     alike = (variant.width, variant.epochs)
-    return (baseline.width, baseline.epochs) == alike or all((b.width, b.epochs) != alike for b in baselines)
+    of_its_kind = [(other.width, other.epochs) for other in baselines if _kind(other) == _kind(baseline)]
+    return (baseline.width, baseline.epochs) == alike or alike not in of_its_kind
+
+
+def _kind(baseline: Setting) -> tuple[Any, ...]:
+    return baseline.objective, baseline.dropout, baseline.dropconnect
 
 
 def order(setting: Setting) -> tuple[float, bool, bool, str, float, float]:
