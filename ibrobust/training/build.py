@@ -35,12 +35,7 @@ def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]
 
 def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     """Return the objective of a recipe, untrained; raise IbrobustError if its fields contradict each other."""
-    kind = objective_class(recipe.objective)
-    if unknown := set(kind.options) - {*Recipe.model_fields, "head"}:
-        raise IbrobustError(
-            f"The class of the objective {recipe.objective!r} names {', '.join(sorted(unknown))} among its options, "
-            "which is no field of a recipe: leave it out there, and give it in objective_options of the recipe."
-        )
+    kind = _class_of(recipe.objective)
     options = {name: getattr(recipe, name) for name in kind.options if name != "head"}
     if "head" in kind.options:
         options["head"] = build_head(
@@ -71,6 +66,17 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
     return objective
 
 
+def _class_of(name: str) -> type[Objective]:
+    """Return the class of an objective; raise IbrobustError if it names a field that recipes do not have."""
+    kind = objective_class(name)
+    if unknown := {*kind.options, *kind.needs, *kind.needs.values()} - {*Recipe.model_fields, "head"}:
+        raise IbrobustError(
+            f"The class of the objective {name!r} names {', '.join(sorted(unknown))} in its options or needs, which is "
+            "no field of a recipe: leave it out there, and give it in objective_options of the recipe."
+        )
+    return kind
+
+
 def unused_fields(kind: type[Objective]) -> set[str]:
     """Return the fields of a recipe that an objective does not use, and others do."""
     specific = {option for name in list_objectives() for option in objective_class(name).options}
@@ -83,7 +89,7 @@ def without_effect(recipe: Recipe) -> dict[str, str]:
 
     For example, `neighbor_fall` needs `first_neighbors`.
     """
-    needs = objective_class(recipe.objective).needs
+    needs = _class_of(recipe.objective).needs
     return {field: other for field, other in needs.items() if not getattr(recipe, other)}
 
 

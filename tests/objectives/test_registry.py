@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import EntryPoint
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from ibrobust.objectives import (
     register_objective,
     registry,
 )
-from ibrobust.training.build import build_objective_of
+from ibrobust.training.build import build_objective_of, refuse_unused
 from ibrobust.training.recipe import Recipe
 
 
@@ -76,10 +77,14 @@ def test_unknown_option_is_refused():
         build_objective("cross_entropy", latent_dim=3, num_classes=2, sharpness=4.0)
 
 
-def test_an_option_that_is_no_field_of_a_recipe_is_named_before_training():
-    register_objective("mine")(type("Mine", (Mine,), {"options": ("beta", "sharpness")}))
-    with pytest.raises(IbrobustError, match="'mine' names sharpness among its options.*objective_options"):
-        build_objective_of(Recipe(objective="mine"), 10)
+@pytest.mark.parametrize(
+    "names", [{"options": ("beta", "sharpness")}, {"needs": {"beta": "sharpness"}}, {"needs": {"sharpness": "beta"}}]
+)
+def test_a_name_that_is_no_field_of_a_recipe_is_named_before_training(names):
+    register_objective("mine")(type("Mine", (Mine,), names))
+    for check in (refuse_unused, partial(build_objective_of, num_classes=10)):
+        with pytest.raises(IbrobustError, match="'mine' names sharpness in its options or needs.*objective_options"):
+            check(Recipe(objective="mine"))
 
 
 def test_lazy_layers_are_refused_before_training():
