@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -351,3 +352,59 @@ def test_how_many_worst_cases_a_gaussian_mixture_lowers_is_that_of_the_records(t
             lowered[name] = with_mixture < with_head
     text = " ".join(_page("docs/results.md").split())
     assert f"lowers the worst case of {sum(lowered.values())} of the {len(lowered)} models of width 16" in text
+
+
+def _clean_fgsm_and_worst_case(tables, content) -> tuple[str, list[str], list[str]]:
+    """Return the first decoder's accuracies in %, as the pages write them; under attack at 2, 4 and 8/255."""
+    decoder = next(iter(content["decoders"]))
+    sweep = content["decoders"][decoder]["fgsm"]
+    under_fgsm = [f"{tables.swept(sweep, epsilon):.2%}"[:-1] for epsilon in tables.EPSILONS]
+    cases = [tables.worst_of(content, decoder, epsilon) for epsilon in tables.EPSILONS]
+    return f"{sweep['clean_accuracy']:.2%}"[:-1], under_fgsm, [tables.worst_cell(case) for case in cases]
+
+
+def test_the_adversarial_training_for_longer_is_that_of_the_records(tables):
+    shorter = json.loads(_page("docs/records/adversarial-20-epochs-w16-s0.json"))
+    longer, wider = (tables.read_records()[f"adversarial-{width}-s0"] for width in ("w16", "w32"))
+    trials, text = _page("docs/trials.md"), " ".join(_page("docs/results.md").split())
+    for content, title in ((shorter, "20 | last"), (longer, "40 (shipped) | last")):
+        clean, fgsm, worst = _clean_fgsm_and_worst_case(tables, content)
+        assert f"| {title} | {' | '.join([clean, *fgsm, *worst])} |" in trials
+    _, fgsm, worst = _clean_fgsm_and_worst_case(tables, longer)
+    _, _, baseline = _clean_fgsm_and_worst_case(tables, tables.read_records()["cross_entropy-w16-s0"])
+    above = [float(here) - float(there) for here, there in zip(worst, baseline, strict=True)]
+    shown = "the model keeps {}, {} and {}% at 2, 4 and 8/255: {:.0f}, {:.0f} and {:.0f} points above cross-entropy."
+    assert shown.format(*worst, *above) in text
+    assert "Under FGSM it keeps {:.1f}, {:.1f} and {:.1f}%.".format(*map(float, fgsm)) in text
+    clean, _, worst = _clean_fgsm_and_worst_case(tables, shorter)
+    shown = "it has {:.1f}% without an attack, and {}, {} and {}% in the worst case. The model of width 32"
+    assert shown.format(float(clean), *worst) in text
+    clean, _, worst = _clean_fgsm_and_worst_case(tables, wider)
+    shown = "It has {:.1f}% without an attack, and {}, {} and {}% in the worst case (one standard"
+    assert shown.format(float(clean), *worst) in text
+
+
+def test_what_autoattack_breaks_at_2_255_on_robustbenchs_images_is_that_of_the_records(tables):
+    found = []
+    for name, content in tables.read_records("zoo-lossless").items():
+        left = {
+            each["attack"]: [int(image) for image in each["attacked_correct"]]
+            for each in next(iter(content["decoders"].values()))["attacks"]
+            if each["attack"].startswith("WorstCase") and each["norm"] == "Linf" and each["epsilon"] == 2 / 255
+        }
+        if len(left) == 2:
+            before, after = sum(left["WorstCase"]), sum(map(min, *left.values()))
+            found.append(f"{before - after or 'none'} of the {before} of `{name}`")
+    shown = f"the images that are left of three models: it broke {found[0]}, {found[1]}, and {found[2]}."
+    assert len(found) == 3
+    assert shown in " ".join(_page("docs/results.md").split())
+
+
+def test_the_means_in_l2_on_robustbenchs_images_are_those_of_the_records(tables):
+    known, text = tables.read_records("zoo-lossless"), " ".join(_page("docs/results.md").split())
+    names = {"cross_entropy": "cross-entropy", "knn_ib-k50": "`knn_ib-k50`", "soft_ib": "`soft_ib`"}
+    for model, shown in names.items():
+        of_seeds = [known[f"{model}-w16-s{seed}"] for seed in range(3)]
+        cases = [tables.worst_of(each, next(iter(each["decoders"])), 0.25, norm="L2") for each in of_seeds]
+        mean = sum(sum(case.robust_correct) / 30 for case in cases)
+        assert f"{mean:.1f}% for {shown}" in text
