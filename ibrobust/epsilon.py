@@ -23,8 +23,11 @@ def parse_epsilons(text: str, *, norm: str = "Linf") -> list[float]:
     meant = f"did you mean {comma[1]}.{comma[2]}? A comma separates epsilons." if comma else ""
     if comma and (comma[1] == "0" or comma[2][0] == "0" != comma[2]):  # nobody wants 0 and 5, or writes 03 for 3
         raise IbrobustError(f"The epsilons {text.strip()!r} are not clear: {meant}")
+    parts = text.split(",")
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise IbrobustError(f"One of the epsilons {text!r} is empty: remove the comma before or after it.")
     try:
-        epsilons = [read_epsilon(part, norm=norm) for part in text.split(",")]
+        epsilons = [read_epsilon(part, norm=norm) for part in parts]
     except IbrobustError as error:
         raise IbrobustError(f"{str(error).rstrip('.')}; {meant}") if meant else error from None
     if len(set(epsilons)) < len(epsilons):
@@ -45,7 +48,8 @@ def _parse_number(text: str) -> float:
     try:
         return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
-        raise IbrobustError(f"The epsilon {text!r} is not a number: write 0.03 or 8/255.") from None
+        one = "give one epsilon, such as" if "," in text else "write"
+        raise IbrobustError(f"The epsilon {text!r} is not a number: {one} 0.03 or 8/255.") from None
 
 
 # The type of an argument for epsilons: 8/255, "8/255", or several of them.

@@ -34,6 +34,17 @@ def test_a_decimal_comma_is_answered_with_the_point(text: str, meant: str) -> No
         parse_epsilons(text, norm="L2")
 
 
+@pytest.mark.parametrize("text", ["0.03,", ",0.03", "0.03,,0.1", ","])
+def test_a_comma_without_an_epsilon_is_named(text: str) -> None:
+    with pytest.raises(IbrobustError, match=f"One of the epsilons '{text}' is empty: remove the comma"):
+        parse_epsilons(text)
+
+
+def test_several_epsilons_instead_of_one_are_refused_with_the_remedy() -> None:
+    with pytest.raises(IbrobustError, match="'2/255,4/255' is not a number: give one epsilon, such as 0.03 or 8/255"):
+        read_epsilon("2/255,4/255")
+
+
 def test_a_comma_separates_epsilons() -> None:
     assert parse_epsilons("0,2/255") == [0.0, 2 / 255]
     assert parse_epsilons("1,5", norm="L2") == [1.0, 5.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -121,7 +122,9 @@ def _eight_bits(images: Tensor, what: str) -> Tensor:
             f"The {what} images have the dtype {_name(images.dtype)}: give uint8 in [0, 255] or floats in [0, 1]."
         )
     low, high = float(images.min()), float(images.max())
-    if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):  # NaN fails as well
+    if math.isnan(low):  # the least of numbers is NaN if one of them is
+        raise IbrobustError(f"The {what} images have pixels that are NaN: replace them, or leave these images out.")
+    if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):
         whole = low >= 0.0 and 2.0 < high <= 255.0
         remedy = "divide them by 255" if whole else "give them as they were before any normalisation"
         raise IbrobustError(

@@ -16,6 +16,7 @@ from ibrobust.data.names import with_option
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import Readable
 from ibrobust.spread import spread_evenly
+from ibrobust.suggestions import a_type
 
 # The largest value of images on a scale of their own, such as 0/1 or 0..16: epsilon would have no meaning.
 OTHER_SCALE = 16
@@ -208,6 +209,15 @@ class Dataset(Readable):
 def no_images(like: Split) -> Split:
     """Return a split without images, of the shape of another one."""
     return Split(like.images[:0], like.labels[:0])
+
+
+def check_dataset(value: object) -> None:
+    """Raise IbrobustError if `value` is no Dataset, such as the name of one."""
+    if not isinstance(value, Dataset):
+        raise IbrobustError(
+            f"The data set is {a_type(value)}: give ibrobust.load_dataset(NAME), or ibrobust.Dataset.of(test, "
+            "train=...), which takes arrays, tensors and loaders."
+        )
 
 
 def _check_split(dataset: Dataset, what: str, split: Split) -> None:

@@ -90,9 +90,9 @@ def check_exported(source: str | Path) -> str:
     if path.suffix == ".yaml" or path.is_dir() or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text)):
         return text
     raise IbrobustError(
-        f"{text!r} is neither a folder with config.json and model.safetensors, nor the card of an exported model, a "
-        ".yaml file, nor a repository of the Hugging Face Hub (OWNER/NAME), nor a function of yours "
-        "(package.module:function)."
+        f"{text!r} is no model: give a folder with config.json and model.safetensors, the card of an exported model (a "
+        ".yaml file), a repository of the Hugging Face Hub (OWNER/NAME), or the function that builds your network "
+        "(package.module:function), with its file of weights as `weights`."
     )
 
 

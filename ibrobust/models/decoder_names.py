@@ -45,4 +45,4 @@ def known_decoder(name: str) -> str:
     known = fitted_decoders()
     if name in known:
         return name
-    raise ValueError(f"there is no decoder of this name, but {', '.join(known)}")
+    raise ValueError(f"there is no decoder of this name: choose from {', '.join(known)}")

@@ -10,6 +10,7 @@ from safetensors.torch import load
 from torch import nn
 
 from ibrobust.data import Dataset
+from ibrobust.data.dataset import check_dataset
 from ibrobust.data.names import MEMORY
 from ibrobust.errors import IbrobustError
 from ibrobust.isolated_rng import isolated_rng
@@ -78,6 +79,7 @@ def register_model(
         (1, 2)
     """
     check_name(name)
+    check_dataset(dataset)
     refuse_duplicate(name, overwrite=overwrite)
     recipe = naming(recipe, dataset) if recipe is not None else None
     if factory is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ibrobust import processes
 from ibrobust.data import Dataset, load_dataset
+from ibrobust.data.dataset import check_dataset
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
@@ -40,7 +41,6 @@ from ibrobust.registry.provenance import hardware, library_versions
 from ibrobust.registry.register import naming, store_model
 from ibrobust.registry.scoring import unit_batches
 from ibrobust.registry.store import model_card, read_model, refuse_duplicate
-from ibrobust.suggestions import a_type
 from ibrobust.training.accelerator import is_cpu
 from ibrobust.training.build import build_objective_of, refuse_unused, require_training_images
 from ibrobust.training.checkpoint import latest_checkpoint
@@ -104,11 +104,7 @@ def train(
     """
     processes.join(cpu=is_cpu(device))
     if dataset is not None:
-        if not isinstance(dataset, Dataset):
-            raise IbrobustError(
-                f"The data set is {a_type(dataset)}: give ibrobust.Dataset.of(test, train=...), which takes arrays, "
-                "tensors and loaders, or name it in the recipe."
-            )
+        check_dataset(dataset)
         recipe = naming(recipe, dataset)
     name = name if name is not None else recipe.default_name()
     check_name(name)

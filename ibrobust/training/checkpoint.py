@@ -37,9 +37,9 @@ def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
     # A full disk is an OSError, a SafetensorError or a RuntimeError of torch, by who writes.
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
+        again = "resume with `resume=True`" if _checkpoints(folder) else "train again"
         raise IbrobustError(
-            f"The checkpoint {str(target)!r} cannot be written ({reason}): free space on that disk, then resume with "
-            "`resume=True`."
+            f"The checkpoint {str(target)!r} cannot be written ({reason}): free space on that disk, then {again}."
         ) from error
     for older in _checkpoints(folder):
         if older != target:

@@ -113,13 +113,20 @@ def test_floats_a_rounding_outside_the_range_are_at_its_ends():
 @pytest.mark.parametrize(
     ("low", "high", "remedy"),
     [(0.0, 255.0, "divide them by 255"), (0.0, 1.01, "before any normalisation"), (-0.01, 1.0, "normalisation"),
-     (-2.0, 2.5, "before any normalisation"), (0.0, float("nan"), "before any normalisation")],
+     (-2.0, 2.5, "before any normalisation"), (0.0, float("inf"), "before any normalisation")],
 )  # fmt: skip
 def test_floats_outside_the_range_are_refused_with_the_remedy(low, high, remedy):
     images = torch.linspace(0, 1, 12).view(1, 1, 3, 4)
     images[0, 0, 0, 0], images[0, 0, 2, 3] = low, high
     with pytest.raises(IbrobustError, match=rf"not in \[0, 1\]: .*{remedy}"):
         Dataset.of((images, [0]))
+
+
+def test_pixels_that_are_nan_are_refused_with_the_remedy():
+    images = torch.full((2, 1, 3, 4), 0.5)
+    images[1, 0, 2, 3] = float("nan")
+    with pytest.raises(IbrobustError, match="have pixels that are NaN: replace them, or leave these images out"):
+        Dataset.of((images, [0, 1]))
 
 
 class Endless(torch.utils.data.IterableDataset):

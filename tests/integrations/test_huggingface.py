@@ -180,8 +180,8 @@ def test_an_unknown_decoder_is_refused(folder: Path) -> None:
 
 def test_what_is_neither_folder_nor_repository_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for place in (tmp_path / "no" / "such" / "folder", "nobody/nothing"):
-        with pytest.raises(IbrobustError, match="neither a folder with config.json"):
+    for place, said in ((tmp_path / "no" / "such" / "folder", "is no model: give"), ("nobody/nothing", "is neither")):
+        with pytest.raises(IbrobustError, match=f"{said} a folder with config.json"):
             load_pretrained(place)
 
 

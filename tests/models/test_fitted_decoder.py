@@ -239,7 +239,7 @@ def test_what_cannot_be_stored_is_refused(data, kind, message):
 
 
 def test_what_is_wrong_with_a_name_is_told_before_training(data, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no decoder of this name, but gaussian_mixture, logistic, resfc"):
+    with pytest.raises(ValueError, match="no decoder of this name: choose from gaussian_mixture, logistic, resfc"):
         recipe("nearest")
     install(tmp_path / "site", monkeypatch, "broken", "no_such_package:Thing")
     with pytest.raises(IbrobustError, match=r"'broken' \(no_such_package:Thing\) cannot be imported"):

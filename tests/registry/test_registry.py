@@ -206,6 +206,12 @@ def test_a_model_without_any_decoder_is_refused_before_it_is_trained(home):
     assert not (home / "runs" / "tiny").exists()
 
 
+def test_the_name_of_a_data_set_is_no_data_set(classifier, home):
+    with pytest.raises(IbrobustError, match=r"The data set is a str: give ibrobust.load_dataset\(NAME\)"):
+        register_model("mine", classifier, dataset="digits")
+    assert "mine" not in list_models()
+
+
 def test_a_registered_classifier_gives_the_same_logits_when_loaded(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     images = torch.rand(4, 3, 32, 32)

@@ -36,3 +36,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_older_checkpoint(tmp_path: P
         write()
     assert [entry.name for entry in tmp_path.iterdir()] == ["epoch-00001"]
     assert latest_checkpoint(tmp_path) == tmp_path / "epoch-00001"
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    with (
+        pytest.raises(IbrobustError, match=r"free space on that disk, then train again\."),
+        new_checkpoint(tmp_path, 1),
+    ):
+        write_text()
+    assert latest_checkpoint(tmp_path) is None

@@ -24,7 +24,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
 FORMAT = 6
-_REMEDY = "remove it or name another file"
+_REMEDY = "remove it, or store the state elsewhere"
 
 
 class AttackLog:
