@@ -16,6 +16,7 @@ from ibrobust.from_numpy import tensor_of
 from ibrobust.seeds import whole_number
 from ibrobust.suggestions import a_type
 
+ROUNDING = 1e-3  # floats that lie so little outside [0, 1] were rounded on the way
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 
@@ -89,10 +90,13 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):
-        raise IbrobustError(
-            f"The images range from {low:g} to {high:g}: values in [0, 1] are needed. Put a normalisation "
-            "inside the model with ibrobust.normalized(model, mean, std)."
+        is_rounding = low >= -ROUNDING and high <= 1.0 + ROUNDING
+        remedy = (
+            "Clamp them with images.clamp(0, 1)."
+            if is_rounding
+            else "Put a normalisation inside the model with ibrobust.normalized(model, mean, std)."
         )
+        raise IbrobustError(f"The images range from {low:.8g} to {high:.8g}: values in [0, 1] are needed. {remedy}")
 
 
 def check_batch_size(batch_size: SupportsIndex | float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ibrobust.copied_module import copied
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, image_gradient
@@ -57,9 +57,12 @@ class StraightThrough(nn.Module):
     def __init__(self, model: GuardedModel) -> None:
         super().__init__()
         try:
-            self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+            self.model = copied(model, shared=model.parameters())
         except Exception as error:  # an outside model may raise any error
-            raise IbrobustError(f"The model cannot be copied ({error}): give it a __deepcopy__.") from error
+            raise IbrobustError(
+                f"The model cannot be copied ({error}), so no attack went past cuts of its gradient: give it a "
+                "__deepcopy__."
+            ) from error
         self.cuts: dict[str, None] = {}
         self._passed: list[weakref.ref[Tensor]] = []
 
@@ -88,10 +91,13 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> tuple[str,
 
     None if a step of the ball's size along the gradient of `StraightThrough` raises logits no more than one along the
     model's own, or if its backward pass fails. A gradient of zero raises nothing.
+
+    Raises:
+        IbrobustError: the model cannot be copied.
     """
     images = images[:PROBED].detach()
+    through = StraightThrough(model)
     try:
-        through = StraightThrough(model)
         try:
             points, value = _value_at(through, images)
             if not through.cuts:
@@ -127,7 +133,8 @@ def _gain(model: nn.Module, images: Tensor, gradient: Tensor, ball: Ball, start:
 
 def _value(logits: Tensor) -> Tensor:
     shares = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    return (logits.nan_to_num() * shares).sum()
+    # A logit of -inf, which rules a class out, does not count: as the largest float it would be the whole sum.
+    return (logits.nan_to_num(0.0, 0.0, 0.0) * shares).sum()
 
 
 class _Replace(torch.autograd.Function):

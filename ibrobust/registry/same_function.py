@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ibrobust.copied_module import copied
 from ibrobust.data import Dataset, to_unit_range
 from ibrobust.errors import IbrobustError
 from ibrobust.isolated_rng import isolated_rng
@@ -68,7 +68,7 @@ def require_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise IbrobustError if the model's number of outputs is not the data set's number of classes."""
     try:
         with torch.no_grad(), isolated_rng():
-            output = copy.deepcopy(model).cpu().eval()(to_unit_range(dataset.test.images[:2]))
+            output = copied(model).cpu().eval()(to_unit_range(dataset.test.images[:2]))
         shape = tuple(output.shape)
     except Exception:  # whatever the caller's own forward pass does; the comparison reports it
         return
@@ -131,7 +131,7 @@ def _logits_and_gradient(
 
 def _in_dtype(model: nn.Module, images: Tensor, direction: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return logits (B, C), and the gradient (B, 3, H, W) of their product with `direction` (B, C)."""
-    net = copy.deepcopy(model).cpu().eval()
+    net = copied(model).cpu().eval()
     net = net.double() if dtype == torch.float64 else net.float()  # unlike .to, they leave complex weights as they are
     points = images.to(dtype, copy=True).requires_grad_()
     # A model that draws random numbers is recognised by the same draws each time.

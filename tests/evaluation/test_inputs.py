@@ -35,6 +35,7 @@ def test_both_ends_of_the_range_are_in_it() -> None:
         (float("inf"), "to inf"),
         (-1e-6, "range from -1e-06"),
         (1.001, "normalisation"),
+        (1 + 1.2e-7, r"to 1\.0000001: .*Clamp them with images.clamp\(0, 1\)"),
         (255.0, "to 255"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.straight_through import StraightThrough, gradient_cuts
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 WEIGHT = torch.randn(48, 5, generator=torch.Generator().manual_seed(1))
@@ -239,12 +241,39 @@ def test_what_a_model_stores_has_no_history_and_its_own_state_is_not_touched():
     copy.deepcopy(model)
 
 
-def test_a_model_that_cannot_be_copied_is_left_as_it_is():
+@pytest.mark.parametrize("kept", [lambda x: 2.0 * x, lambda x: [2.0 * x]], ids=["a tensor", "a list"])
+def test_a_cut_is_found_behind_features_that_the_model_keeps_with_their_history(kept):
+    class Keeping(Function):
+        def forward(self, images: Tensor) -> Tensor:
+            self.features = kept(images)
+            return super().forward(images)
+
+    function, words = CUT["round"]
+    model = guard(Keeping(function))
+    gradient(model)
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
+    labels = model(IMAGES).argmax(dim=1)
+    found = worst_case_attack(model.model, IMAGES, labels, epsilon=0.1)
+    assert "straight-through" in {stage.name for stage in found.stages}
+
+
+def test_a_cut_is_found_if_a_class_is_ruled_out():
+    def slightly_misleading(images: Tensor) -> Tensor:
+        rounded = (15 * images).round() / 15 - 1e-3 * (images - images.detach())
+        return torch.cat([linear(rounded), torch.full((len(images), 1), -math.inf)], dim=1)
+
+    assert "round" in gradient_cuts(guard(Function(slightly_misleading)), IMAGES, BALL)
+
+
+def test_a_model_that_cannot_be_copied_carries_a_warning():
     class Locked(Function):
         def __deepcopy__(self, memo: object) -> Locked:
             raise TypeError("locked")
 
-    assert not gradient_cuts(guard(Locked(CUT["round"][0])), IMAGES, BALL)
+    model = Locked(CUT["round"][0])
+    found = worst_case_attack(model, IMAGES, model(IMAGES).argmax(dim=1), epsilon=0.1)
+    assert any("cannot be copied (locked), so no attack went past cuts" in each for each in found.warnings)
+    assert found.upper_bound
 
 
 def test_random_numbers_of_a_model_are_no_other_gradient():

@@ -549,6 +549,18 @@ def test_no_two_baselines_of_the_generalization_figure_look_alike(study_rows, wr
     assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(lines) == 8
 
 
+def test_a_baseline_of_other_epochs_is_in_the_generalization_figure(study_rows, write_records, tmp_path, monkeypatch):
+    legends = []
+    legend = "ibrobust.reporting.figures.generalization.legend_below"
+    monkeypatch.setattr(legend, lambda figure, entries, note: legends.append(list(entries)))
+    plain = [row for row in study_rows if row["quantity"] == "test_accuracy"]
+    longer = [
+        {**row, "cell": f"{row['cell']}-longer", "epochs": 1000} for row in plain if row["objective"] == "cross_entropy"
+    ]
+    draw_generalization(read_study_records(write_records([*plain, *longer])), tmp_path)
+    assert any("cross-entropy" in name and "epochs 1000" in name for name in legends[0]), legends[0]
+
+
 def test_labels_do_not_overlap():
     assert spread([0.5, 0.48, 0.1], gap=0.1) == pytest.approx([0.58, 0.48, 0.1])
     low = spread([1.0, 1.0, 0.99], gap=0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import operator
 from contextlib import redirect_stderr
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ibrobust.copied_module import copied
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.bfloat16.convolution import BFloat16Convolution
 from ibrobust.evaluation.guarded_model import unguard
@@ -119,7 +119,7 @@ def _lowered(model: nn.Module, image: Tensor, dtype: torch.dtype) -> tuple[fx.Gr
         raise NoCopyError("it does not compute in float32")
     if any(_hooks(module) for module in model.modules()):
         raise NoCopyError("it has hooks")
-    duplicate = copy.deepcopy(model)
+    duplicate = copied(model)
     before, generators = _state(duplicate), random_state(image.device)
     duplicate(image.clone())
     if not _same(before, _state(duplicate)):

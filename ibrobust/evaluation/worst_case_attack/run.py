@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
+from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
@@ -113,14 +114,14 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-                cuts = gradient_cuts(guarded, points[:batch_size], ball)
+                cuts, uncopied = _cuts(guarded, points[:batch_size], ball)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
         warnings = run.all_stages(cuts, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
-        warnings = (*by_grad_mode, *warnings)
+        warnings = (*by_grad_mode, *uncopied, *warnings)
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(
@@ -136,6 +137,14 @@ def worst_case_attack(
         adversarial=search.adversarial,
         nonfinite_gradient=tuple((search.nonfinite & search.clean).tolist()),
     )
+
+
+def _cuts(model: GuardedModel, images: Tensor, ball: Ball) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what cuts the model's gradient, in words, and a warning if this cannot be found out."""
+    try:
+        return gradient_cuts(model, images, ball), ()
+    except IbrobustError as error:
+        return (), (str(error),)
 
 
 def _described(line: LiveLine) -> Callable[[str, int, int], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor, nn
@@ -130,15 +130,17 @@ def straight_through(search: Search) -> None:
 
     They end at once if that gradient fails for some images; what was found until then counts.
     """
-    through = StraightThrough(search.model)
-    with search.attacking(through), suppress(IbrobustError):
+    with ExitStack() as stack:
+        stack.enter_context(suppress(IbrobustError))
+        through = StraightThrough(search.model)
+        stack.callback(through.release)
+        stack.enter_context(search.attacking(through))
         for at in search.batches(search.left):
             images, labels = search.images[at], search.labels[at]
             run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
             search.learn(at, run)
         for stage in (from_larger_ball, towards_each_class, further_steps, shrinking_slowly, last_steps):
             stage(search)
-    through.release()
 
 
 def beyond_the_boundary(search: Search, positions: Tensor) -> None:

@@ -94,9 +94,10 @@ def draw_generalization(records: Sequence[StudyRecord], out: Path) -> list[Path]
         baselines = _baselines(errors)
         settings, names = [setting for setting, _ in baselines], told_apart(setting for setting, _ in errors)
         entries |= _noise_entries(errors)
-        for place, variant in zip(places, variants, strict=True):
-            shown = {key for key in baselines if fits(key[0], variant, settings)}
-            _draw_baselines(place.axes, baselines, shown, names, entries)
+        beside = [{key for key in baselines if fits(key[0], variant, settings)} for variant in variants]
+        elsewhere = set(baselines).difference(*beside)  # beside no models of its own epochs: in all panels
+        for place, fitting in zip(places, beside, strict=True):
+            _draw_baselines(place.axes, baselines, fitting | elsewhere, names, entries)
         # The margin that matplotlib leaves is a share of the values' range, but the axis starts at 0.
         highest = max(place.axes.dataLim.ymax for place in places)
         for place in places:
