@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,11 @@ def read_yaml(text: str) -> Any:
 
 
 def read_value(text: str) -> Any:
-    """Return a value as `read_yaml` does, but also 1e-3 as a number, which is a text in YAML 1.1.
+    """Return a value as `read_yaml` does, but also each 1e-3 in it as a number, which is a text in YAML 1.1.
 
-    It is not for a whole file, in which the name of a class or a model may be 1e3. The words nan and inf stay texts.
+    It is not for a whole file, in which the name of a class or a model may be 1e3.
     """
-    value = read_yaml(text)
-    if value == text:
-        with suppress(ValueError):
-            return number if math.isfinite(number := float(text)) else text
-    return value
+    return yaml.load(text, _ValueLoader)
 
 
 class _Loader(yaml.SafeLoader):
@@ -91,6 +87,21 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"{_twice(key)} (line {key_node.start_mark.line + 1})")
             seen.add(key)
         return node
+
+
+class _ValueLoader(_Loader):
+    """A loader that also reads numbers with an exponent and no point, or no sign of the exponent."""
+
+
+def _number(_: _ValueLoader, node: yaml.ScalarNode) -> float | str:
+    number = float(node.value)
+    return number if math.isfinite(number) else str(node.value)
+
+
+_ValueLoader.add_implicit_resolver(
+    "!exponent", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), [*"-+.0123456789"]
+)
+_ValueLoader.add_constructor("!exponent", _number)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -47,11 +47,21 @@ def test_everything_else_is_what_pyyaml_makes_of_it(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 0.001), ("2E5", 200000.0), ("1.5e-3", 0.0015), ("nan", "nan"), ("inf", "inf"), ("1e999", "1e999"),
-     ("'1e-3'", "1e-3"), ("3", 3), ("relu", "relu"), ("[1, a]", [1, "a"]), ("", None)],
+     ("'1e-3'", "1e-3"), ("3", 3), ("relu", "relu"), ("[1, a]", [1, "a"]), ("", None),
+     (".5e3", 500.0), ("+2.e1", 20.0), ("1e3x", "1e3x"), ("1e", "1e"), ("0x1e3", 0x1E3)],
 )  # fmt: skip
 def test_a_single_value_may_be_a_number_with_an_exponent(text: str, value: object) -> None:
     assert read_value(text) == value
     assert type(read_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("[1e-3,-2E3, 3]", [0.001, -2000.0, 3]), ("{lr: 1e-3, at: [[1e2]]}", {"lr": 0.001, "at": [[100.0]]}),
+     ("['1e-3', \"2e3\", 1e999, 1e3x]", ["1e-3", "2e3", "1e999", "1e3x"])],
+)  # fmt: skip
+def test_a_number_with_an_exponent_in_a_list_or_mapping_is_one(text: str, value: object) -> None:
+    assert read_value(text) == value
 
 
 def test_aliases_that_stand_for_very_many_values_are_refused(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _arguments(written: list[str]) -> dict[str, Any]:
             raise IbrobustError(f"--arg gives {key} twice: give it once.")
         try:
             arguments[key] = read_value(value)
-        except yaml.YAMLError as error:
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
             raise IbrobustError(f"--arg {text} has no value that can be read: write a number or a word.") from error
     return arguments
 

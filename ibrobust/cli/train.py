@@ -196,13 +196,13 @@ def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE.")
-        try:
-            # The fields themselves have types, with which the recipe reads them.
-            read = read_value(value) if "." in field else read_yaml(value)
-        except yaml.YAMLError as error:
-            raise IbrobustError(f"--set {text!r}: the value is not YAML, or gives a key twice.") from error
         name, dot, key = field.partition(".")
         name = name.replace("-", "_")
+        try:
+            # Every other field has a type, with which the recipe reads 1e-3.
+            read = read_value(value) if name == "objective_options" else read_yaml(value)
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
+            raise IbrobustError(f"--set {text!r}: the value is not YAML, or gives a key twice.") from error
         if dot:
             read = {**_mapping(fields.get(name), text), key: read}
         fields[name] = read

@@ -121,22 +121,25 @@ def require_storable(name: str, decoder: nn.Module, latents: Tensor, num_classes
     from safetensors.torch import load
 
     some = latents[:8]
-    logits = decoder.eval()(some) if isinstance(decoder, nn.Module) else None
+    logits = decoder.eval()(some) if isinstance(decoder, nn.Module) else decoder
     if not isinstance(logits, Tensor) or logits.shape != (len(some), num_classes):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise IbrobustError(f"The decoder {name!r} gives {shape}, not logits of shape {(len(some), num_classes)}.")
+    remedy = "keep all that it learns in parameters and buffers, in the dtype that they have in its constructor."
     try:
         _, content = pack_weights(name, decoder.state_dict())
         twin = _decoder(name, _part(load(content), ""), latent_dim=latents.shape[1], num_classes=num_classes)
-    except Exception as error:  # whatever for_weights does
+        again = twin.to(some.device).eval()(some)
+        same = again.dtype == logits.dtype and torch.allclose(again, logits, equal_nan=True)
+    except Exception as error:  # whatever for_weights and forward do
         raise IbrobustError(
             f"The decoder {name!r} cannot be stored, since its weights do not fit what for_weights returns "
-            f"({' '.join(str(error).split())})."
+            f"({' '.join(str(error).split())}): {remedy}"
         ) from error
-    if not torch.allclose(twin.to(some.device).eval()(some), logits, equal_nan=True):
+    if not same:
         raise IbrobustError(
             f"The decoder {name!r} cannot be stored, since it gives other logits when it is built from its weights: "
-            "keep all that it learns in parameters and buffers, in the dtype that they have in its constructor."
+            f"{remedy}"
         )
 
 

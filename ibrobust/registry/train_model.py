@@ -240,7 +240,8 @@ def _try_on_random_latents(name: str, recipe: Recipe, num_classes: int) -> None:
         latents = torch.randn(len(labels), recipe.latent_dim)
         try:
             decoder = fit_decoder(name, latents, labels, num_classes, noise_variance=0.0, seed=recipe.seed)
-            decoder.eval()(latents)
+            if isinstance(decoder, nn.Module):  # else it is refused below
+                decoder.eval()(latents)
         except Exception:  # such latents may be too few or too strange for it
             return
         require_storable(name, decoder, latents, num_classes)

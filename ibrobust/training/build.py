@@ -69,7 +69,8 @@ def build_objective_of(recipe: Recipe, num_classes: int) -> Objective:
 def _class_of(name: str) -> type[Objective]:
     """Return the class of an objective; raise IbrobustError if it names a field that recipes do not have."""
     kind = objective_class(name)
-    if unknown := {*kind.options, *kind.needs, *kind.needs.values()} - {*Recipe.model_fields, "head"}:
+    named = {*kind.options} - {"head"} | {*kind.needs, *kind.needs.values()}
+    if unknown := named - {*Recipe.model_fields}:
         raise IbrobustError(
             f"The class of the objective {name!r} names {', '.join(sorted(unknown))} in its options or needs, which is "
             "no field of a recipe: leave it out there, and give it in objective_options of the recipe."

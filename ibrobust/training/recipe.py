@@ -45,8 +45,10 @@ def _decoder(name: str, info: ValidationInfo) -> str:
     return name if info.context == STORED else known_decoder(name)
 
 
-def _as_in_a_file(options: dict[str, Any]) -> dict[str, Any]:
+def _as_in_a_file(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     """Return the options as a recipe file and a card hold them, so that a tuple is a list before a resumption too."""
+    if info.context == STORED:  # an earlier card may hold an infinite number
+        return options
     try:
         read: dict[str, Any] = json.loads(json.dumps(options, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ibrobust.cli.add import _arguments
+from ibrobust.errors import IbrobustError
 from ibrobust.integrations.huggingface import load_pretrained, save_pretrained
 from ibrobust.registry import load_model, model_card
 
@@ -66,6 +67,12 @@ def test_a_network_and_its_weights_become_a_model(added):
 
 def test_an_argument_with_an_exponent_is_a_number():
     assert _arguments(["p=1e-3", "name=1e-3x"]) == {"p": 0.001, "name": "1e-3x"}
+    assert _arguments(["sizes=[1e-3,2e-3]"]) == {"sizes": [0.001, 0.002]}
+
+
+def test_an_argument_that_is_a_date_that_does_not_exist_is_refused():
+    with pytest.raises(IbrobustError, match="--arg day=2001-13-45 has no value that can be read"):
+        _arguments(["day=2001-13-45"])
 
 
 def test_without_weights_it_is_said_whose_they_are(run, added, folder):

@@ -18,6 +18,9 @@ from ibrobust.training.recipe import Recipe
         ({}, ["learning-rate=0.1"], {"learning_rate": 0.1}),
         ({}, ["objective_options.margin=2.0"], {"objective_options": {"margin": 2.0}}),
         ({}, ["objective_options.margin=1e-3"], {"objective_options": {"margin": 0.001}}),
+        ({}, ["objective_options.sizes=[1e-3, '1e-3']"], {"objective_options": {"sizes": [0.001, "1e-3"]}}),
+        ({}, ["objective-options={margin: 1e-3}"], {"objective_options": {"margin": 0.001}}),
+        ({}, ["warm_start=1e3"], {"warm_start": "1e3"}),
         (
             {},
             ["objective-options.margin=2", "objective-options.power=3"],
@@ -36,6 +39,12 @@ def test_a_field_or_one_key_of_it_is_set(fields, texts, expected):
 def test_a_field_without_keys_has_none_to_set():
     with pytest.raises(IbrobustError, match="'width.channels=2': this field is no mapping"):
         _assigned({"width": 8}, ["width.channels=2"])
+
+
+@pytest.mark.parametrize("text", ["width=2001-13-45", "objective_options.day=2001-13-45"])
+def test_a_date_that_does_not_exist_is_refused(text):
+    with pytest.raises(IbrobustError, match="2001-13-45': the value is not YAML"):
+        _assigned({}, [text])
 
 
 @pytest.mark.parametrize(

@@ -227,8 +227,37 @@ class OneLogit(NearestMean):
         return latents[:, 0]
 
 
+class LogitsInDouble(NearestMean):
+    """Its constructor makes them float32."""
+
+    def forward(self, latents):
+        return super().forward(latents.to(self.means))
+
+    @classmethod
+    def fit(cls, latents, labels, **others):
+        return super().fit(latents, labels, **others).double()
+
+
+class InDoubleAlone(LogitsInDouble):
+    def forward(self, latents):
+        return (latents.double() @ self.means.T).float()
+
+
+class NoModule(NearestMean):
+    @classmethod
+    def fit(cls, *_, **__):
+        return lambda latents: latents
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"), [(Forgetful, "gives other logits when it is built"), (OneLogit, r"gives \(8,\), not logits")]
+    ("kind", "message"),
+    [
+        (Forgetful, "gives other logits when it is built"),
+        (OneLogit, r"gives \(8,\), not logits"),
+        (LogitsInDouble, "gives other logits when it is built .* in the dtype that they have in its constructor"),
+        (InDoubleAlone, "weights do not fit .*dtype.*: keep all .* in the dtype that they have in its constructor"),
+        (NoModule, r"gives function, not logits"),
+    ],
 )
 def test_what_cannot_be_stored_is_refused(data, kind, message):
     register_decoder("odd")(kind)

@@ -87,6 +87,13 @@ def test_a_name_that_is_no_field_of_a_recipe_is_named_before_training(names):
             check(Recipe(objective="mine"))
 
 
+@pytest.mark.parametrize("needs", [{"dropout": "head"}, {"head": "dropout"}])
+def test_the_head_is_in_options_alone(needs):
+    register_objective("mine")(type("Mine", (Mine,), {"options": ("head",), "needs": needs}))
+    with pytest.raises(IbrobustError, match="'mine' names head in its options or needs, which is no field"):
+        refuse_unused(Recipe(objective="mine", dropout=0.5))
+
+
 def test_lazy_layers_are_refused_before_training():
     class Lazy(Mine):
         def __init__(self, *, latent_dim: int, num_classes: int) -> None:

@@ -34,6 +34,7 @@ from ibrobust.registry import (
     train,
     update_metrics,
 )
+from ibrobust.registry.card import read_card
 from ibrobust.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -447,6 +448,13 @@ def test_an_infinite_number_in_a_card_stays_one(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     update_metrics("mine", "entropy", {"nats": [-float("inf"), 1e-05]})
     assert model_card("mine").evaluations == {"entropy": {"nats": [-float("inf"), 1e-05]}}
+
+
+def test_an_infinite_option_of_the_recipe_in_a_card_stays_one(tmp_path):
+    card, options = model_card("cross_entropy-digits"), {"cap": math.inf, "sizes": [1, -math.inf]}
+    recipe = card.recipe.model_copy(update={"objective_options": options})
+    (tmp_path / "card.yaml").write_text(card.model_copy(update={"recipe": recipe}).to_text())
+    assert read_card(tmp_path / "card.yaml").recipe.objective_options == options
 
 
 def test_evaluations_of_two_decoders_stand_side_by_side_with_their_images(classifier, digits):
