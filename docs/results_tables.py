@@ -11,8 +11,10 @@ results.md stands between two comments; the text around them is written by hand.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -40,6 +42,7 @@ EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 L2_EPSILONS = (0.25, 0.5)
 IMAGES = 1000  # of the attacks; a few more results have other numbers
 PLANE = RECORDS / "figure2-small.csv"
+REENCODING = RECORDS / "reencoding.csv"
 WIDTHS = (RECORDS / "worst-case.csv", RECORDS / "widths.csv")
 LEARNT = 0.5  # an accuracy; the error of a model that guesses would hide the differences of the others
 # The objectives in the figures, and the beginning of the names of the models that are drawn: the figures say it.
@@ -216,6 +219,32 @@ def widths_table(_known: dict[str, Content]) -> Lines:
     yield from (row(*cells) for cells in rows)
 
 
+def reencoding_table(known: dict[str, Content]) -> Lines:
+    """Yield the mean worst case over seeds, by the attack alone, of the same images in two encodings, and of others."""
+    with REENCODING.open(encoding="utf-8") as file:
+        of_copies = {line["model"]: float(line["worst_case"]) for line in csv.DictReader(file)}
+    originals = read_records("zoo-lossless")
+    yield from header("worst case, over seeds", "original files", "the same, re-encoded", "evenly spaced, re-encoded")
+    for model, of_seeds in seeds_of(known).items():
+        names = [content["model"] for content in of_seeds]
+        by_images = (
+            [_by_the_attack_alone(originals[name]) for name in names],
+            [of_copies[name] for name in names],
+            [_by_the_attack_alone(known[name]) for name in names],
+        )
+        yield row(model, *(f"{statistics.mean(of_images):.1f}" for of_images in by_images))
+
+
+def _by_the_attack_alone(content: Content) -> float:
+    """Return the accuracy in % that the worst-case attack leaves of the first decoder at the smallest epsilon."""
+    (found,) = (
+        AttackResult.from_dict(result)
+        for result in content["decoders"][first_decoder(content)]["attacks"]
+        if (result["attack"], result["norm"], result["epsilon"]) == ("WorstCase", "Linf", EPSILONS[0])
+    )
+    return 100 * found.robust_accuracy
+
+
 TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "answers": answers_table,
     "audits": audits_table,
@@ -227,6 +256,7 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "differences over seeds": seed_difference_table,
     "information": information_table,
     "widths": widths_table,
+    "reencoding": reencoding_table,
 }
 
 
