@@ -20,6 +20,7 @@ def copied(module: Module, *, shared: Iterable[Tensor] = ()) -> Module:
 
     Examples:
         >>> import torch
+        >>> from ibrobust.copied_module import copied
         >>> layer = torch.nn.Linear(2, 1)
         >>> layer.last = layer(torch.ones(1, 2))  # copy.deepcopy refuses it
         >>> copied(layer).last.requires_grad
