@@ -88,7 +88,7 @@ ODD = np.array([{"a": 1}], dtype=object)
         ({"images": RGB * 2.0, "labels": LABELS}, r"floats from \d+ to \d+, not in \[0, 1\]"),
         ({"images": RGB * 1.0, "labels": LABELS}, "divide them by 255"),
         ({"images": RGB / 255 - 0.5, "labels": LABELS}, "before any normalisation"),
-        ({"images": np.where(RGB > 0, np.nan, 0.0), "labels": LABELS}, "floats from nan"),
+        ({"images": np.where(RGB > 0, np.nan, 0.0), "labels": LABELS}, "have pixels that are NaN"),
         ({"images": RGB.astype(np.uint16) * 256, "labels": LABELS}, "have 16 bits: give uint8"),
         ({"images": RGB.astype(np.int64), "labels": LABELS}, "dtype int64: give uint8"),
         ({"images": np.concatenate([RGB, RGB[..., :1]], axis=3), "labels": LABELS}, "the fourth channel.*transparency"),
