@@ -59,7 +59,8 @@ def main() -> None:
             epsilons=[EPSILON],
         )
         shares = (found[0].clean_accuracy, *(each.robust_accuracy for each in found))
-        rows.append({"model": name} | {kind: f"{share:.1%}"[:-1] for kind, share in zip(COLUMNS, shares, strict=True)})
+        percent = {kind: f"{share:.1%}"[:-1] for kind, share in zip(COLUMNS, shares, strict=True)}
+        rows.append({"model": name, **percent, "weights": ibrobust.model_card(name).weights.sha256})
         pd.DataFrame(rows).to_csv(options.output, index=False)
         print(rows[-1], flush=True)
 

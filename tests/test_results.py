@@ -416,6 +416,13 @@ def test_what_autoattack_breaks_at_8_255_on_robustbenchs_images_is_that_of_the_r
     assert _left_before_and_after_autoattack(known["adversarial-w32-s0"], 8 / 255) is None
 
 
+def test_the_re_encoded_images_were_attacked_with_the_shipped_models(tables):
+    with (CHECKOUT / "docs" / "records" / "reencoding.csv").open(encoding="utf-8") as file:
+        weights = {row["model"]: row["weights"] for row in csv.DictReader(file)}
+    assert len(weights) == 9
+    assert weights == {name: tables.read_records()[name]["weights"] for name in weights}
+
+
 def test_most_of_the_difference_between_the_images_is_due_to_the_encoding():
     rows = _cells("| worst case, over seeds | original files |", "docs/results.md")
     assert len(rows) == 3
@@ -431,3 +438,20 @@ def test_the_means_in_l2_on_robustbenchs_images_are_those_of_the_records(tables)
         cases = [tables.worst_of(each, next(iter(each["decoders"])), 0.25, norm="L2") for each in of_seeds]
         mean = sum(sum(case.robust_correct) / 30 for case in cases)
         assert f"{mean:.1f}% for {shown}" in text
+
+
+def test_the_leads_on_robustbenchs_images_are_those_of_the_records(tables):
+    text = " ".join(_page("docs/results.md").split())
+    rows = tables.table_text("lossless: differences over seeds").splitlines()[2:]
+    found = [re.findall(r"[-+]?\d+\.\d", line.split("|")[2]) for line in rows]  # at 2/255: lead, and both errors
+    (lead, images, seeds), (other, *errors) = found
+    assert float(other) < 0 < float(lead)
+    shown = (
+        f"`knn_ib-k50` is {float(lead)} points above cross-entropy (standard errors: {images} from the images, {seeds}"
+    )
+    assert shown in text
+    assert f"and `soft_ib` {-float(other)} points below it ({errors[0]} and {errors[1]})." in text
+    known = tables.read_records("zoo-lossless")
+    cases = [tables.worst_of(known[f"knn_ib-k50-w16-s{seed}"], "logistic", 2 / 255) for seed in range(3)]
+    of_seeds = [100 * case.robust_accuracy for case in cases]
+    assert f"and they {min(of_seeds):.1f} to {max(of_seeds):.1f}%." in text
