@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -88,6 +89,21 @@ def decoder_class(name: str) -> type[FittedDecoder]:
     if not (isinstance(kind, type) and issubclass(kind, FittedDecoder)):
         raise IbrobustError(f"The decoder {name!r} ({point.value}) is no ibrobust.models.FittedDecoder.")
     return _registered.setdefault(name, kind)
+
+
+def require_fit(name: str) -> None:
+    """Raise IbrobustError if no decoder is registered under `name`, or if its class cannot be fitted."""
+    kind = decoder_class(name)
+    for method in ("fit", "forward"):
+        if inspect.getattr_static(kind, method) is inspect.getattr_static(FittedDecoder, method):
+            raise IbrobustError(f"The decoder {name!r} has no {method}: write it in its class {kind.__name__}.")
+    try:
+        inspect.signature(kind.fit).bind(None, None, num_classes=2, noise_variance=0.0, seed=0)
+    except TypeError as error:
+        raise IbrobustError(
+            f"The fit of the decoder {name!r} cannot be called ({error}): make it a class method that takes latents, "
+            "labels, and num_classes, noise_variance and seed by name."
+        ) from error
 
 
 def name_of_fitted(decoder: nn.Module) -> str | None:

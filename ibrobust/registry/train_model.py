@@ -29,11 +29,11 @@ from ibrobust.models import (
     ZERO_ENTROPY_VARIANCE,
     Encoder,
     FixedPower,
-    decoder_class,
     encode_in_batches,
     evaluation_head,
     fit_decoder,
 )
+from ibrobust.models.fitted_decoder import require_fit
 from ibrobust.objectives import objective_class
 from ibrobust.registry.build import require_storable
 from ibrobust.registry.card import ModelCard, TrainingRecord, check_name
@@ -228,7 +228,7 @@ def decoders_of(recipe: Recipe, num_classes: int) -> tuple[str, ...]:
         )
     for name in recipe.decoders:
         if name not in FITTED_DECODERS:
-            decoder_class(name)
+            require_fit(name)
             _try_on_random_latents(name, recipe, num_classes)
     return recipe.decoders if head is None else (HEAD, *recipe.decoders)
 

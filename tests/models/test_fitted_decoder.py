@@ -249,9 +249,35 @@ class NoModule(NearestMean):
         return lambda latents: latents
 
 
+class WithoutFit(FittedDecoder):
+    def forward(self, latents):
+        return latents
+
+
+class WithoutForward(FittedDecoder):
+    @classmethod
+    def fit(cls, *_, **__):
+        return cls()
+
+
+class FitOfTwo(NearestMean):
+    @classmethod
+    def fit(cls, latents, labels):
+        return super().fit(latents, labels, num_classes=3)
+
+
+class FitOfAnObject(NearestMean):
+    def fit(self, latents, labels, *, num_classes, noise_variance, seed):
+        return self
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (WithoutFit, "'odd' has no fit: write it in its class WithoutFit"),
+        (WithoutForward, "'odd' has no forward"),
+        (FitOfTwo, "unexpected keyword argument 'num_classes'"),
+        (FitOfAnObject, "missing a required argument: 'labels'.*: make it a class method"),
         (Forgetful, "gives other logits when it is built"),
         (OneLogit, r"gives \(8,\), not logits"),
         (LogitsInDouble, "gives other logits when it is built .* in the dtype that they have in its constructor"),
