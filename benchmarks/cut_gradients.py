@@ -1,4 +1,4 @@
-"""What the worst-case attack leaves of two models that cut their gradient, with and without its stage for such models.
+"""What the worst-case attack leaves of three models that cut their gradient, with and without its stage for them.
 
 python benchmarks/cut_gradients.py IMAGES
 
@@ -7,12 +7,15 @@ IMAGES is a data set of CIFAR-10 for --dataset, such as cifar10-jpeg. The vote i
 
 from __future__ import annotations
 
+import io
 import sys
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 import ibrobust
 from ibrobust.evaluation.worst_case_attack import run
@@ -43,12 +46,30 @@ class Detached(nn.Module):
         return self.hidden(images.detach()) + 1e-3 * self.seen(images.flip(3))
 
 
+class Jpeg(nn.Module):
+    """A network that classifies what Pillow's JPEG makes of an image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(torch.stack([self._encoded(image) for image in images]))
+
+    @staticmethod
+    def _encoded(image: Tensor) -> Tensor:
+        stream = io.BytesIO()
+        to_pil_image(image).save(stream, "JPEG", quality=75)
+        return to_tensor(Image.open(stream))
+
+
 def main() -> None:
     """Print one line for each model, without and with the stage."""
     load = ibrobust.load_model
     cases = (
         ("vote", Vote(load("cross_entropy-digits")), "digits", 0.06),
         ("detached", Detached(load("cross_entropy-w16-s0"), load("cross_entropy-w16-s1")), sys.argv[1], 4 / 255),
+        ("JPEG", Jpeg(load("cross_entropy-w16-s0")), sys.argv[1], 4 / 255),
     )
     for name, model, source, epsilon in cases:
         test = ibrobust.load_dataset(source).test.subset(NUMBER)

@@ -26,11 +26,11 @@ def batch_knn_entropies(
 ) -> tuple[Tensor, Tensor]:
     """Return the Kozachenko-Leonenko estimates of H[Z | Y] and H[Z], two scalars in nats.
 
-    Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch. Points of a memory are
-    neighbours too: the mean over i stays over the batch, r_k(i) is the distance to the k-th nearest among N - 1 + M
-    points, and N + M takes the place of N in psi(N). Points of the same image are not neighbours: N - 1 + M then is the
-    number of points of other images. All distances come from one float64 matrix (N, N + M), so the neighbours are exact
-    and the host never waits for a GPU.
+    Without a memory they are `conditional_knn_entropy` and `knn_entropy` of the batch, unless points coincide: another
+    distance then stands for 0, see `ROUNDING`. Points of a memory are neighbours too: the mean over i stays over the
+    batch, r_k(i) is the distance to the k-th nearest among N - 1 + M points, and N + M takes the place of N in psi(N).
+    Points of the same image are not neighbours: N - 1 + M then is the number of points of other images. All distances
+    come from one float64 matrix (N, N + M), so the neighbours are exact and the host never waits for a GPU.
 
     While the memory has empty places, as in the first steps, a point with fewer than k neighbours uses all of them,
     with their number for k. So does a point that has fewer only because some others are of its image. In any other case

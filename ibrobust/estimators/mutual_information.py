@@ -36,12 +36,12 @@ def mutual_information(z: Tensor, labels: Labels, num_neighbors: int = 3) -> Mut
 
     I = psi(N) + mean_i [psi(k_i) - psi(m_i) - psi(n_i)]. The ball around point i that just contains its k-th nearest
     point of the same class contains k_i points of that class and m_i points of all classes; n_i is the size of the
-    class. So H[Z] and H[Z | Y] are compared within the same ball, and their biases cancel. In a difference of two
-    `knn_entropy` estimates they do not cancel.
+    class. So H[Z] and H[Z | Y] are compared within the same ball, and most of their biases cancels. In a difference of
+    two `knn_entropy` estimates it does not cancel.
 
     Since m_i >= k_i, the estimate never exceeds psi(N) - mean psi(n_i), which is H[Y] + (C - 1) / (2 N) to first order.
     It equals this if the classes are separated. For overlapping classes in many dimensions the balls are large, and the
-    estimate is too low.
+    estimate is too low. In two to five dimensions it can be too high by about `error`.
 
     Args:
         z: (N, D) points, any floating dtype; compared in float64.

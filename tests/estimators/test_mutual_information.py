@@ -56,6 +56,25 @@ def test_mixtures_of_known_information(means: Tensor, k: int):
     assert abs(estimate.nats - oracle(means)) < 4 * 1.5 * estimate.error
 
 
+@pytest.mark.parametrize(
+    ("dim", "distance", "shown", "error", "true"),
+    [
+        (256, 4.0, 1.593, 0.012, 2.257),
+        (256, 8.0, 2.303, 0.002, 2.303),
+        (256, 0.0, -0.003, 0.012, 0.0),
+        (16, 2.0, 1.202, 0.017, 1.375),
+        (5, 2.0, 1.409, 0.019, 1.379),
+        (5, 1.0, 0.489, 0.018, 0.454),
+    ],
+)
+def test_the_table_of_the_page_on_the_method(dim: int, distance: float, shown: float, error: float, true: float):
+    axes = torch.eye(dim, dtype=torch.float64)[:5]
+    means = distance * torch.cat([axes, -axes])
+    estimate = mutual_information(*mixture(3000, means))
+    assert (estimate.nats, estimate.error) == pytest.approx((shown, error), abs=0.001)
+    assert oracle(means) == pytest.approx(true, abs=0.002)
+
+
 def test_equals_an_estimate_by_k_d_trees():
     z, labels = mixture(400, MIXTURES[2].double())
     assert mutual_information(z, labels, 4).nats == pytest.approx(tree_estimate(z, labels, 4), rel=1e-9)

@@ -16,6 +16,12 @@ def test_floor_in_256_dimensions_is_the_published_one(count: int, published: flo
     assert abs(entropy_bias(count, 256).floor - published) < 4 * math.sqrt(128 / count)
 
 
+@pytest.mark.parametrize(("count", "shown"), [(50, 71.7), (5000, 58.6)])
+def test_the_floor_is_the_one_that_the_page_on_the_method_shows(count: int, shown: float):
+    bias = entropy_bias(count, 256)
+    assert abs(bias.floor - shown) < 4 * bias.standard_error
+
+
 def test_there_is_no_bias_in_one_dimension_and_many_samples():
     bias = entropy_bias(4000, 1)
     assert abs(bias.bias) < 4 * bias.standard_error + 0.01

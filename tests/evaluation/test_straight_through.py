@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from awkward_models import Hidden
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
@@ -175,8 +177,71 @@ def test_a_vote_has_the_gradient_of_the_voters_softmax(name):
     assert gradient_cuts(model, IMAGES, BALL) == ("argmax",)
 
 
+def in_a_loop(images: Tensor) -> Tensor:
+    changed = torch.empty_like(images)
+    for number, image in enumerate(images):
+        changed[number] = torch.from_numpy(np.round(255 * image.detach().numpy()) / 255)
+    return linear(changed)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    levels = [(255 * image.permute(1, 2, 0).detach().numpy()).astype(np.uint8) for image in images]
+    return linear(torch.tensor(np.stack(levels).transpose(0, 3, 1, 2) / 255, dtype=torch.float32))
+
+
+def by_pillow(images: Tensor) -> Tensor:
+    return linear(torch.stack([to_tensor(to_pil_image(image.cpu())) for image in images]))
+
+
+def in_two_loops(images: Tensor) -> Tensor:
+    arrays = [image.numpy() for image in images.detach()]
+    return linear(torch.stack([torch.as_tensor(array) for array in arrays]))
+
+
+@torch.no_grad()
+def changed_in_place(images: Tensor) -> Tensor:
+    levels = torch.sigmoid(0.1 * images)
+    levels -= 0.5  # what the backward pass of sigmoid needs
+    return linear((40 * 15 * levels).round_().div_(15))
+
+
+AWAY = {
+    "NumPy": (lambda x: linear(torch.from_numpy(x.detach().numpy())), "detach, NumPy"),
+    "a batch and its images": (
+        lambda x: linear(torch.stack([torch.from_numpy(each) for each in x.detach().numpy()])),
+        "detach, NumPy",
+    ),
+    "images and their batch": (channels_last, "detach, NumPy"),
+    "a batch of one": (
+        lambda x: linear(torch.cat([torch.from_numpy(part.detach().numpy()) for part in x.split(1)])),
+        "detach, NumPy",
+    ),
+    "an image at a time": (in_a_loop, "detach, NumPy"),
+    "all images, then all": (in_two_loops, "detach, NumPy"),
+    "Pillow": (by_pillow, "NumPy"),
+    "a list": (lambda x: linear(torch.tensor(x.tolist())), "a list"),
+    "bits": (
+        lambda x: linear(((255 * x).byte() & 0xF0).float() / 255),
+        "a cast to integers, an operation on integers",
+    ),
+    "in place": (changed_in_place, "no_grad, round"),
+}
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_the_gradient_passes_what_computes_elsewhere_or_in_place(name):
+    function, words = AWAY[name]
+    model = guard(Function(function))
+    through = StraightThrough(model)
+    with through.passes():
+        logits, found = gradient(through)
+    assert torch.equal(logits, model(IMAGES))
+    assert F.cosine_similarity(found.flatten(), gradient(guard(Function(linear)))[1].flatten(), dim=0) > 0.999
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
+
+
 UNSEEN = {
-    "NumPy": lambda x: linear(torch.from_numpy(x.detach().numpy())),
+    "sorted by NumPy": lambda x: linear(torch.from_numpy(np.sort(x.detach().numpy(), axis=None)).view_as(x)),
     "an autograd function": lambda x: linear(Hidden.apply(x)),
     "inference mode": torch.inference_mode()(linear),
 }
@@ -231,8 +296,8 @@ def test_what_a_model_stores_has_no_history_and_its_own_state_is_not_touched():
     mean = model.mean
     assert "round" in gradient_cuts(guard(model), IMAGES, BALL)
     through = StraightThrough(guard(model))
-    through(IMAGES.clone().requires_grad_()).sum().backward()
-    through.release()
+    with through.passes():
+        through(IMAGES.clone().requires_grad_()).sum().backward()
 
     assert model.mean is mean
     assert len(stored) >= 2

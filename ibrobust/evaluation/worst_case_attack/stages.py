@@ -133,7 +133,7 @@ def straight_through(search: Search) -> None:
     with ExitStack() as stack:
         stack.enter_context(suppress(IbrobustError))
         through = StraightThrough(search.model)
-        stack.callback(through.release)
+        stack.enter_context(through.passes())
         stack.enter_context(search.attacking(through))
         for at in search.batches(search.left):
             images, labels = search.images[at], search.labels[at]

@@ -1,0 +1,241 @@
+"""The operations that cut a gradient, each with the gradient that stands for its own."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# By the names of torch's functions, without the underscores of operators and of functions that change their argument.
+STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
+QUOTIENTS = {"floordiv", "floor_divide"}
+UPWARD, DOWNWARD = {"gt", "ge", "greater", "greater_equal"}, {"lt", "le", "less", "less_equal"}
+CASTS = {"to", "type", "type_as", "byte", "char", "short", "int", "long", "bool"}
+DETACHING: set[Any] = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore[attr-defined]
+LEAVING: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.tolist}
+# A tensor without a gradient is one that has left torch before, changed, if it has its shape and correlates so much.
+# JPEG and few levels leave more than 0.9. So many numbers hardly do so by chance.
+RETURNED, FEWEST = 0.7, 16
+
+
+class _Replace(torch.autograd.Function):
+    """One tensor's values, bit for bit, with another one's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, smooth: Tensor) -> Tensor:
+        del ctx, smooth
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        del ctx
+        return None, gradients[0]
+
+
+def _replace(value: Tensor, smooth: Tensor) -> Tensor:
+    return _Replace.apply(value.detach(), smooth)
+
+
+class PastCuts(TorchFunctionMode):
+    """In its block, what cuts a gradient gets another one: `StraightThrough` lists which.
+
+    It sees every call of a torch function.
+
+    Attributes:
+        cuts: in words, the operations that were replaced.
+        passed: the tensors that `detach` would have cut off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cuts: dict[str, None] = {}
+        self.passed: list[weakref.ref[Tensor]] = []
+        # For tensors without a gradient, by id: the tensor itself, so that no other gets its id; a tensor of the same
+        # values with a gradient; and what cut it, in words.
+        self._twins: dict[int, tuple[Tensor, Tensor, tuple[str, ...]]] = {}
+        # Tensors with a gradient whose values left torch, or entered a function that takes no floats; where, in words.
+        self._left: list[tuple[Tensor, tuple[str, ...]]] = []
+        # For indices, by id: the index itself, and the scores (..., K) whose largest it is of.
+        self._scores: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            self._note(() if args[0] else ("no_grad",))
+            return func(True)
+        if func in DETACHING:
+            if args[0].requires_grad:
+                self._note(("detach",))
+                self.passed.append(weakref.ref(args[0]))
+            return args[0]
+        if func in LEAVING:
+            self._leave(args[:1], "NumPy" if func is not Tensor.tolist else "a list")
+            return func(args[0].detach(), *args[1:], **kwargs)
+        name = getattr(func, "__name__", "")
+        if name.startswith("lift_fresh"):  # torch's own step within `from_numpy`, whose result is another object
+            return func(*args, **kwargs)
+        if self._left:
+            kept = 1 if _changes(name) else 0  # what is changed in place has to be the model's own tensor
+            args = (*args[:kept], *(self._returned(each) for each in args[kept:]))
+        if name.endswith("_") and name[:-1] in STEPS:
+            # In place: the argument gets a new history.
+            self._note((name[:-1],) if args[0].requires_grad else ())
+            return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
+        out = func(*args, **kwargs)
+        self._remember(name, args, kwargs, out)
+        if not isinstance(out, Tensor) or out.is_complex():
+            return out
+        try:
+            words, smooth = self._smooth(func, name, args, kwargs, out)
+        except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no floats, such as an index or a bit
+            self._leave(args, "an operation on integers")
+            return out
+        if smooth is None or not smooth.requires_grad or smooth.shape != out.shape:
+            return out
+        words = (*self._cuts_of(args), *words)
+        if out.is_floating_point():
+            self._note(words)
+            return _replace(out, smooth)
+        self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth), words
+        return out
+
+    def _note(self, words: Iterable[str]) -> None:
+        self.cuts |= dict.fromkeys(words)
+
+    def _leave(self, values: Iterable[Any], place: str) -> None:
+        """Store those of the values that have a gradient or a twin, until they come back as other tensors."""
+        for value in values:
+            twin = self._twin(value)
+            if isinstance(twin, Tensor) and twin.requires_grad and twin.numel() >= FEWEST:
+                self._left.append((twin, (*self._cuts_of([value]), place)))
+
+    def _returned(self, value: Any) -> Any:
+        """Return a tensor that has left torch with the gradient of what left, also in a list; others as they are.
+
+        A tensor of integers, which can have no gradient, gets a twin.
+        """
+        if isinstance(value, (list, tuple)):
+            found = [self._returned(each) for each in value]
+            return found if any(one is not other for one, other in zip(found, value, strict=True)) else value
+        if not isinstance(value, Tensor) or value.requires_grad or id(value) in self._twins or value.is_complex():
+            return value
+        smooth, words = self._source(value)
+        if smooth is None:
+            return value
+        if value.is_floating_point():
+            self._note(words)
+            return _replace(value, smooth.to(value))
+        smooth = smooth.to(value.device)
+        self._twins[id(value)] = value, _replace(value.to(smooth.dtype), smooth), words
+        return value
+
+    def _source(self, value: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
+        """Return what left as these values, times a number, and what cut it; or None for it.
+
+        It is one of the tensors that left, or an image of a batch that left, or the batch of all images that left.
+        """
+        for number, (source, words) in enumerate(self._left):
+            if (smooth := _alike(value, source)) is not None:
+                del self._left[number]  # the next tensor that comes back is another one
+                return smooth, words
+            if source.ndim > 3 and len(source) > 1 and source[0].numel() == value.numel():
+                self._left[number : number + 1] = [(image, words) for image in source]
+                return self._source(value)
+        images = [source for source, _ in self._left]
+        if len(images) > 1 and value.ndim > 3 and len(value) == len(images) and len({x.shape for x in images}) == 1:
+            return _alike(value, torch.stack(images)), self._left[0][1]
+        return None, ()
+
+    def _remember(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Store the scores of indices: those of `argmax`, `argmin` and `max`, and of a stack of such."""
+        if not args:
+            return
+        if name in ("argmax", "argmin", "max") and isinstance(args[0], Tensor):
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            index = out if isinstance(out, Tensor) else out[1]
+            if isinstance(dim, int) and args[0].is_floating_point() and args[0].requires_grad:
+                scores = args[0].movedim(dim, -1)
+                self._scores[id(index)] = index, -scores if name == "argmin" else scores
+        elif name == "stack" and all(id(each) in self._scores for each in args[0]):
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            if dim >= 0:  # the classes come last, as before
+                self._scores[id(out)] = out, torch.stack([self._scores[id(each)][1] for each in args[0]], dim)
+
+    def _smooth(
+        self, func: Callable[..., Any], func_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
+    ) -> tuple[tuple[str, ...], Tensor | None]:
+        """Return what is cut here, in words, and a tensor with a gradient that stands for `out`; or None for it."""
+        name, first = func_name.strip("_"), args[0] if args and isinstance(args[0], Tensor) else None
+        twins = [self._twin(each) for each in args]
+        if name in UPWARD | DOWNWARD:
+            return ("a comparison",), twins[0] - twins[1] if name in UPWARD else twins[1] - twins[0]
+        if name in QUOTIENTS or kwargs.get("rounding_mode"):
+            return ("a rounded quotient",), twins[0] / twins[1]
+        if first is not None and first.is_floating_point():
+            if name in STEPS:
+                return (name,), first
+            if name in CASTS and not out.is_floating_point():
+                return ("a cast to integers",), first
+        if out.requires_grad:
+            return (), None
+        if name == "one_hot" and id(first) in self._scores:
+            return ("argmax",), self._scores[id(first)][1].softmax(dim=-1)
+        if name == "getitem" and id(args[1]) in self._scores and out.is_floating_point():
+            return ("argmax",), self._scores[id(args[1])][1].softmax(dim=-1) @ args[0]
+        if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func_name):
+            return (), None
+        if name in ("invert", "logical_not") and out.dtype == torch.bool:
+            return (), 1.0 - twins[0]
+        if name in ("and", "logical_and") and out.dtype == torch.bool:
+            return (), twins[0] * twins[1]
+        if name == "where" and len(args) == 3:
+            return (), twins[0] * args[1] + (1.0 - twins[0]) * args[2]
+        return (), func(*twins, **kwargs)
+
+    def _twin(self, value: Any) -> Any:
+        """Return the tensor with a gradient instead of `value`, also in a list; `value` itself if it has none."""
+        if isinstance(value, (list, tuple)):
+            found = [self._twin(each) for each in value]
+            return found if any(one is not other for one, other in zip(found, value, strict=True)) else value
+        known = self._twins.get(id(value))
+        return value if known is None else known[1]
+
+    def _cuts_of(self, values: Iterable[Any]) -> tuple[str, ...]:
+        """Return what cut the values that have a twin."""
+        found: list[str] = []
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                found += self._cuts_of(value)
+            elif id(value) in self._twins:
+                found += self._twins[id(value)][2]
+        return tuple(dict.fromkeys(found))
+
+
+def _alike(value: Tensor, source: Tensor) -> Tensor | None:
+    """Return the multiple of `source` that comes nearest to `value`, or None if the two do not correlate.
+
+    NumPy and Pillow have the channels last: `source` may have them there, or first.
+    """
+    if source.numel() != value.numel():
+        return None
+    for moved in (source, *((source.movedim(-3, -1), source.movedim(-1, -3)) if source.ndim > 2 else ())):
+        if moved.shape == value.shape:
+            one, other = (each.detach().double().flatten().cpu() for each in (value, moved))
+            one, other = one - one.mean(), other - other.mean()
+            product, square = float(one @ other), float(other @ other)
+            if product > RETURNED * float(one.norm()) * square**0.5:
+                return product / square * moved
+    return None
+
+
+def _changes(name: str) -> bool:
+    """Return whether the function of this name changes its argument: a second call would do it twice."""
+    is_operator = name.startswith("__i") and name != "__invert__"
+    return name == "__setitem__" or is_operator or (name.endswith("_") and not name.endswith("__"))
