@@ -65,8 +65,11 @@ class PastCuts(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():
+            self._note(("inference_mode",))
+            with torch.inference_mode(False):
+                return self.__torch_function__(func, types, args, kwargs)
         if func is torch._C._set_grad_enabled:
             self._note(() if args[0] else ("no_grad",))
             return func(True)

@@ -29,7 +29,7 @@ class StraightThrough(nn.Module):
     - rounding, other steps such as `sign`, and casts to integers by the identity
     - `a > b` by `a - b`
     - `one_hot(argmax(z))`, or another table with the rows argmax(z), by the mean of its rows with the softmax of z
-    - `detach`, `.data` and `no_grad` by nothing
+    - `detach`, `.data`, `no_grad` and `inference_mode` by nothing
     - what NumPy, Pillow and operations on integers compute by the identity, times a number, if the result has the same
       shape as their argument and correlates with it.
 

@@ -205,6 +205,13 @@ def changed_in_place(images: Tensor) -> Tensor:
     return linear((40 * 15 * levels).round_().div_(15))
 
 
+def in_inference_mode(images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        halved = images / 2
+        halved.mul_(2)
+    return linear(halved)
+
+
 AWAY = {
     "NumPy": (lambda x: linear(torch.from_numpy(x.detach().numpy())), "detach, NumPy"),
     "a batch and its images": (
@@ -225,6 +232,7 @@ AWAY = {
         "a cast to integers, an operation on integers",
     ),
     "in place": (changed_in_place, "no_grad, round"),
+    "inference mode": (in_inference_mode, "inference_mode"),
 }
 
 
@@ -243,7 +251,6 @@ def test_the_gradient_passes_what_computes_elsewhere_or_in_place(name):
 UNSEEN = {
     "sorted by NumPy": lambda x: linear(torch.from_numpy(np.sort(x.detach().numpy(), axis=None)).view_as(x)),
     "an autograd function": lambda x: linear(Hidden.apply(x)),
-    "inference mode": torch.inference_mode()(linear),
 }
 
 
