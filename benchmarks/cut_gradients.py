@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 import ibrobust
+from ibrobust.evaluation.straight_through import Cuts
 from ibrobust.evaluation.worst_case_attack import run
 
 NUMBER = 60
@@ -74,7 +75,7 @@ def main() -> None:
     for name, model, source, epsilon in cases:
         test = ibrobust.load_dataset(source).test.subset(NUMBER)
         for kind in ("without", "with"):
-            known = {} if kind == "with" else {"return_value": ()}
+            known = {} if kind == "with" else {"return_value": Cuts()}
             with patch.object(run, "gradient_cuts", wraps=run.gradient_cuts, **known):
                 found = ibrobust.worst_case_attack(model.eval(), test.images, test.labels, epsilon=epsilon)
             passes = found.cost.forward_images + found.cost.backward_images

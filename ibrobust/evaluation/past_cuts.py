@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ibrobust.evaluation.choices import Choices
+
 # By the names of torch's functions, without the underscores of operators and of functions that change their argument.
 STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
 QUOTIENTS = {"floordiv", "floor_divide"}
+LOGICAL = {"eq", "ne", "and", "logical_and", "invert", "logical_not"}
+FAILING = (RuntimeError, TypeError, IndexError, ValueError, AttributeError)
+NUMBERS = {"item", "__int__", "__index__", "__bool__", "tolist"}
+BINS = {"bucketize", "searchsorted"}
 UPWARD, DOWNWARD = {"gt", "ge", "greater", "greater_equal"}, {"lt", "le", "less", "less_equal"}
 CASTS = {"to", "type", "type_as", "byte", "char", "short", "int", "long", "bool"}
 DETACHING: set[Any] = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore[attr-defined]
+REQUIRING: set[Any] = {Tensor.requires_grad_, Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
 LEAVING: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.tolist}
 # A tensor without a gradient is one that has left torch before, changed, if it has its shape and correlates so much.
 # JPEG and few levels leave more than 0.9. So many numbers hardly do so by chance.
@@ -47,20 +55,21 @@ class PastCuts(TorchFunctionMode):
 
     Attributes:
         cuts: in words, the operations that were replaced.
+        decides: whether the index of a largest score became a number of Python, with which a model can decide anything.
         passed: the tensors that `detach` would have cut off.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.cuts: dict[str, None] = {}
+        self.decides = False
         self.passed: list[weakref.ref[Tensor]] = []
         # For tensors without a gradient, by id: the tensor itself, so that no other gets its id; a tensor of the same
         # values with a gradient; and what cut it, in words.
         self._twins: dict[int, tuple[Tensor, Tensor, tuple[str, ...]]] = {}
         # Tensors with a gradient whose values left torch, or entered a function that takes no floats; where, in words.
         self._left: list[tuple[Tensor, tuple[str, ...]]] = []
-        # For indices, by id: the index itself, and the scores (..., K) whose largest it is of.
-        self._scores: dict[int, tuple[Tensor, Tensor]] = {}
+        self._choices = Choices()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -73,11 +82,15 @@ class PastCuts(TorchFunctionMode):
         if func is torch._C._set_grad_enabled:
             self._note(() if args[0] else ("no_grad",))
             return func(True)
+        if func in REQUIRING and args[0].requires_grad and not args[0].is_leaf:
+            args[0].retain_grad()  # what was detached has a history here: its `grad` is asked for next
+            return args[0]
         if func in DETACHING:
             if args[0].requires_grad:
                 self._note(("detach",))
                 self.passed.append(weakref.ref(args[0]))
             return args[0]
+        self.decides |= getattr(func, "__name__", "") in NUMBERS and self._choices.has(args[0])
         if func in LEAVING:
             self._leave(args[:1], "NumPy" if func is not Tensor.tolist else "a list")
             return func(args[0].detach(), *args[1:], **kwargs)
@@ -91,13 +104,18 @@ class PastCuts(TorchFunctionMode):
             # In place: the argument gets a new history.
             self._note((name[:-1],) if args[0].requires_grad else ())
             return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
+        args, given = self._choices.written(name, args), args
+        self._note(("argmax",) if args is not given else ())
         out = func(*args, **kwargs)
-        self._remember(name, args, kwargs, out)
+        with suppress(*FAILING):
+            self._choices.note(func, args, kwargs, out)
+        if name in BINS:
+            self._leave(args, name)
         if not isinstance(out, Tensor) or out.is_complex():
             return out
         try:
             words, smooth = self._smooth(func, name, args, kwargs, out)
-        except (RuntimeError, TypeError, IndexError, ValueError):  # it takes no floats, such as an index or a bit
+        except FAILING:  # it takes no floats, such as an index or a bit
             self._leave(args, "an operation on integers")
             return out
         if smooth is None or not smooth.requires_grad or smooth.shape != out.shape:
@@ -107,6 +125,8 @@ class PastCuts(TorchFunctionMode):
             self._note(words)
             return _replace(out, smooth)
         self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth), words
+        if name.strip("_") in LOGICAL and "argmax" in words:
+            self._choices.note_mask(out, self._twins[id(out)][1])
         return out
 
     def _note(self, words: Iterable[str]) -> None:
@@ -156,21 +176,6 @@ class PastCuts(TorchFunctionMode):
             return _alike(value, torch.stack(images)), self._left[0][1]
         return None, ()
 
-    def _remember(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Store the scores of indices: those of `argmax`, `argmin` and `max`, and of a stack of such."""
-        if not args:
-            return
-        if name in ("argmax", "argmin", "max") and isinstance(args[0], Tensor):
-            dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
-            index = out if isinstance(out, Tensor) else out[1]
-            if isinstance(dim, int) and args[0].is_floating_point() and args[0].requires_grad:
-                scores = args[0].movedim(dim, -1)
-                self._scores[id(index)] = index, -scores if name == "argmin" else scores
-        elif name == "stack" and all(id(each) in self._scores for each in args[0]):
-            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            if dim >= 0:  # the classes come last, as before
-                self._scores[id(out)] = out, torch.stack([self._scores[id(each)][1] for each in args[0]], dim)
-
     def _smooth(
         self, func: Callable[..., Any], func_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
     ) -> tuple[tuple[str, ...], Tensor | None]:
@@ -186,12 +191,17 @@ class PastCuts(TorchFunctionMode):
                 return (name,), first
             if name in CASTS and not out.is_floating_point():
                 return ("a cast to integers",), first
+        if (looked_up := self._choices.looked_up(func, args, kwargs, out)) is not None:
+            return ("argmax",), looked_up
         if out.requires_grad:
             return (), None
-        if name == "one_hot" and id(first) in self._scores:
-            return ("argmax",), self._scores[id(first)][1].softmax(dim=-1)
-        if name == "getitem" and id(args[1]) in self._scores and out.is_floating_point():
-            return ("argmax",), self._scores[id(args[1])][1].softmax(dim=-1) @ args[0]
+        if (weights := self._choices.softmax(first)) is not None:
+            if name == "one_hot":
+                return ("argmax",), weights
+            if name in ("eq", "ne"):
+                labels = torch.as_tensor(args[1], device=out.device).expand(out.shape)[..., None]
+                equal = weights.expand(*out.shape, -1).gather(-1, labels)[..., 0]
+                return ("argmax",), equal if name == "eq" else 1.0 - equal
         if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func_name):
             return (), None
         if name in ("invert", "logical_not") and out.dtype == torch.bool:

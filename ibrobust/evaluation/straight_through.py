@@ -5,20 +5,28 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ibrobust.copied_module import copied
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel, image_gradient
 from ibrobust.evaluation.past_cuts import PastCuts
 from ibrobust.isolated_rng import isolated_rng
 
-PROBED = 8  # images, to see which operations cut a gradient
-# A gradient past the cuts is another one than the model's if a step along it raises the logits by so much more.
-STRONGER = 1.2
+PROBED = 32  # images, to see which operations cut a gradient
+# A gradient past the cuts is another one than the model's if a step along it raises the margin by so much more, for at
+# least one in so many images.
+STRONGER, ONE_IN = 1.2, 16
+
+DECIDES = (
+    "The model chooses what to compute by an argmax that it turns into a number of Python, where no gradient passes: "
+    "other attacks may break more images."
+)
 
 
 class StraightThrough(nn.Module):
@@ -43,6 +51,7 @@ class StraightThrough(nn.Module):
 
     Attributes:
         cuts: in words, the operations that were replaced so far.
+        decides: whether a result of `argmax` became a number of Python, past which there is no gradient.
 
     Raises:
         IbrobustError: the model cannot be copied.
@@ -58,6 +67,7 @@ class StraightThrough(nn.Module):
                 "__deepcopy__."
             ) from error
         self.cuts: dict[str, None] = {}
+        self.decides = False
         self._passed: list[weakref.ref[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,10 +75,13 @@ class StraightThrough(nn.Module):
         if not torch.is_grad_enabled():
             return self.model(images)
         mode = PastCuts()
-        with torch.enable_grad(), mode:  # restored here, since the model's own ways to restore it are switched off
-            logits: Tensor = self.model(images)
-        self.cuts |= mode.cuts
-        self._passed += mode.passed
+        try:
+            with torch.enable_grad(), mode:  # restored here, since the model's own ways to restore it are switched off
+                logits: Tensor = self.model(images)
+        finally:
+            self.cuts |= mode.cuts
+            self.decides |= mode.decides
+            self._passed += mode.passed
         return logits
 
     @contextmanager
@@ -89,50 +102,63 @@ class StraightThrough(nn.Module):
             self._passed.clear()
 
 
-def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> tuple[str, ...]:
-    """Return, in words, the operations of a model that cut its gradient at some of the images (B, C, H, W).
+@dataclass(frozen=True)
+class Cuts:
+    """What cuts a model's gradient.
 
-    None if a step of the ball's size along the gradient of `StraightThrough` raises logits no more than one along the
-    model's own, or if its backward pass fails. A gradient of zero raises nothing.
-
-    Raises:
-        IbrobustError: the model cannot be copied.
+    Attributes:
+        operations: in words, those past which `StraightThrough` has a gradient.
+        warnings: sentences about others.
     """
-    images = images[:PROBED].detach()
-    through = StraightThrough(model)
+
+    operations: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
+    """Return what cuts a model's gradient at some of the images (B, C, H, W).
+
+    Operations do if, for at least one in `ONE_IN` images, a step of the ball's size along the gradient of
+    `StraightThrough` raises the margin by over `STRONGER` times as much as one along the model's own, or if only its
+    own is zero.
+    """
+    images = images.detach()
+    try:
+        through = StraightThrough(model)
+    except IbrobustError as error:
+        return Cuts(warnings=(str(error),))
     try:
         with through.passes():
-            points, value = _value_at(through, images)
-            if not through.cuts:
-                return ()
-            gradient = _gradient(points, value)
-        own = _gradient(*_value_at(model, images))
-    except IbrobustError:
-        return ()
-    if not own.any():
-        return tuple(through.cuts) if gradient.any() else ()
-    ahead, behind = (_gain(model, images, each, ball, float(value.detach())) for each in (gradient, own))
-    return tuple(through.cuts) if ahead > STRONGER * max(behind, 0.0) else ()
+            logits, gradient = _gradient(through, images)
+    except IbrobustError as error:
+        return Cuts(warnings=(_failing(through, error),) if through.cuts else ())
+    warnings = (DECIDES,) if through.decides else ()
+    if not through.cuts:
+        return Cuts((), warnings)
+    own = _gradient(model, images)[1]
+    ahead, behind = (_gain(model, images, logits, each, ball) for each in (gradient, own))
+    vanished = (own == 0.0).flatten(1).all(dim=1) & (gradient != 0.0).flatten(1).any(dim=1)
+    cut = int((vanished | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
+    return Cuts(tuple(through.cuts) if ONE_IN * cut >= len(images) else (), warnings)
 
 
-def _value_at(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return points (B, C, H, W) that require a gradient, and a sum () of unequal shares of their logits."""
+def _failing(through: StraightThrough, error: IbrobustError) -> str:
+    operations = ", ".join(through.cuts)
+    return f"No attack went past what cuts the model's gradient ({operations}), since the passes there fail: {error}"
+
+
+def _gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits (B, K) and the gradient (B, C, H, W) of their margins; it is zero where it is no number."""
     points = images.clone().requires_grad_()
     with isolated_rng(0), torch.enable_grad():
-        return points, _value(model(points))
+        logits = model(points)
+        gradient = image_gradient(margin(logits, logits.argmax(dim=1)).sum(), points)
+    return logits.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _gradient(points: Tensor, value: Tensor) -> Tensor:
-    return image_gradient(value, points).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _gain(model: nn.Module, images: Tensor, gradient: Tensor, ball: Ball, start: float) -> float:
+def _gain(model: nn.Module, images: Tensor, logits: Tensor, gradient: Tensor, ball: Ball) -> Tensor:
+    """Return by how much a step along a gradient raises the margins (B,) over those of the images' logits (B, K)."""
+    labels = logits.argmax(dim=1)
     moved = ball.project(images + ball.epsilon * ball.direction(gradient, images), images)
     with isolated_rng(0), torch.no_grad():
-        return float(_value(model(moved))) - start
-
-
-def _value(logits: Tensor) -> Tensor:
-    shares = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    # A logit of -inf, which rules a class out, does not count: as the largest float it would be the whole sum.
-    return (logits.nan_to_num(0.0, 0.0, 0.0) * shares).sum()
+        return margin(model(moved), labels) - margin(logits, labels)

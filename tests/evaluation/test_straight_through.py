@@ -128,7 +128,7 @@ def test_a_cut_gradient_is_that_of_the_function_without_the_cut(name):
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     torch.testing.assert_close(through, gradient(guard(Function(linear)))[1])
-    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL).operations) == words
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -137,20 +137,13 @@ def test_a_gradient_of_the_models_own_stays(name):
     (logits, through), (own_logits, own) = gradient(StraightThrough(model)), gradient(model)
     assert torch.equal(logits, own_logits)
     torch.testing.assert_close(through, own)
-    assert not gradient_cuts(model, IMAGES, BALL)
+    assert not gradient_cuts(model, IMAGES, BALL).operations
 
 
-MASKS = {
-    "ReLU": lambda x: linear((x - 0.5) * (x > 0.5).float()),
-    "k winners": lambda x: linear(x * (x >= x.flatten(1).topk(24).values[:, -1:, None, None]).float()),
-}
-
-
-@pytest.mark.parametrize("name", MASKS)
-def test_a_mask_that_multiplies_a_gradient_is_no_cut(name):
-    model = guard(Function(MASKS[name]))
+def test_a_mask_that_multiplies_a_gradient_is_no_cut():
+    model = guard(Function(lambda x: linear((x - 0.5) * (x > 0.5).float())))
     assert torch.equal(gradient(StraightThrough(model))[0], model(IMAGES))
-    assert not gradient_cuts(model, IMAGES, Ball("Linf", 0.02))
+    assert not gradient_cuts(model, IMAGES, Ball("Linf", 0.02)).operations
 
 
 VOTES = {
@@ -174,7 +167,158 @@ def test_a_vote_has_the_gradient_of_the_voters_softmax(name):
     assert torch.equal(logits, model(IMAGES))
     assert logits.sum() == 2 * len(IMAGES)
     torch.testing.assert_close(through.double(), gradient(soft)[1].double())
-    assert gradient_cuts(model, IMAGES, BALL) == ("argmax",)
+    assert gradient_cuts(model, IMAGES, BALL).operations == ("argmax",)
+
+
+GATE = torch.randn(48, 3, generator=torch.Generator().manual_seed(2))
+EXPERTS = torch.randn(3, 48, 5, generator=torch.Generator().manual_seed(3))
+ANSWERS = torch.tensor([[9.0, 0.0, 0.0, 0.0, 1.0], [0.0, 9.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0, 0.0]])
+
+
+def gate(images: Tensor) -> Tensor:
+    return images.flatten(1) @ GATE
+
+
+def experts(images: Tensor) -> Tensor:
+    return ANSWERS + 0.1 * torch.einsum("bi,gio->bgo", images.flatten(1).square(), EXPERTS)
+
+
+def by_one_hot(route: Tensor, out: Tensor) -> Tensor:
+    return (F.one_hot(route, 3)[:, :, None].float() * out).sum(dim=1)
+
+
+def by_equal(route: Tensor, out: Tensor) -> Tensor:
+    return ((route[:, None] == torch.arange(3))[:, :, None].float() * out).sum(dim=1)
+
+
+def by_masks(route: Tensor, out: Tensor) -> Tensor:
+    logits = torch.zeros(len(out), 5)
+    for number in range(3):
+        logits[route == number] = out[route == number, number]
+    return logits
+
+
+def by_positions(route: Tensor, out: Tensor) -> Tensor:
+    logits = torch.zeros(len(out), 5)
+    for number in range(3):
+        (at,) = torch.where(route == number)
+        logits.index_add_(0, at, out[at, number])
+    return logits
+
+
+def by_nonzero(route: Tensor, out: Tensor) -> Tensor:
+    logits = torch.zeros(len(out), 5)
+    for number in range(3):
+        at = (route == number).nonzero().squeeze(1)
+        logits[at] = out[:, number][at]
+    return logits
+
+
+def by_where(route: Tensor, out: Tensor) -> Tensor:
+    logits = torch.zeros(len(out), 5)
+    for number in range(3):
+        logits = torch.where((route == number)[:, None], out[:, number], logits)
+    return logits
+
+
+ALL_EXPERTS = {
+    "one_hot": by_one_hot,
+    "equal": by_equal,
+    "gather": lambda route, out: out.gather(1, route[:, None, None].expand(-1, 1, 5))[:, 0],
+    "take_along_dim": lambda route, out: out.take_along_dim(route.view(-1, 1, 1), dim=1).squeeze(1),
+    "an index of each image": lambda route, out: out[torch.arange(len(out)), route],
+    "one image at a time": lambda route, out: torch.stack([out[number, route[number]] for number in range(len(out))]),
+    "where": by_where,
+}
+CHOSEN_EXPERT = {"masks": by_masks, "positions of masks": by_positions, "nonzero": by_nonzero}
+ROUTES = ALL_EXPERTS | CHOSEN_EXPERT
+HIGHEST = {
+    "argmax": lambda scores: scores.argmax(dim=1),
+    "keepdim": lambda scores: scores.argmax(dim=-1, keepdim=True)[:, 0],
+    "max": lambda scores: torch.max(scores, 1)[1],
+    "topk": lambda scores: scores.topk(1, dim=1).indices[:, 0],
+}
+
+
+def routed(name: str, highest: str = "argmax") -> Function:
+    return Function(lambda images: ROUTES[name](HIGHEST[highest](gate(images)), experts(images)))
+
+
+@pytest.mark.parametrize(
+    ("name", "highest"), [*((name, "argmax") for name in ROUTES), *(("gather", k) for k in HIGHEST)]
+)
+def test_hard_routing_has_the_gradient_of_the_gates_softmax(name, highest):
+    model = guard(routed(name, highest))
+    logits, found = gradient(StraightThrough(model))
+    assert torch.equal(logits, model(IMAGES))
+
+    def soft(images: Tensor) -> Tensor:
+        weights, out, route = gate(images).softmax(dim=1), experts(images), gate(images).argmax(dim=1)
+        rows = torch.arange(len(images))
+        chosen = out[rows, route]
+        if name in CHOSEN_EXPERT:  # the others' values are not computed; masks where it reads and where it writes
+            return chosen + 2 * chosen.detach() * weights[rows, route][:, None]
+        if name == "where":
+            logits = torch.zeros(len(out), 5)
+            for number in range(3):
+                here, there = out[:, number], logits
+                difference = (here - there).detach()
+                logits = torch.where((route == number)[:, None], here, there) + weights[:, number, None] * difference
+                logits = logits - weights[:, number, None].detach() * difference  # in value, the weight is the mask's
+            return logits
+        return chosen + torch.einsum("bg,bgo->bo", weights, out.detach())
+
+    torch.testing.assert_close(found, gradient(Function(soft))[1])
+    assert gradient_cuts(model, IMAGES, BALL).operations == ("argmax",)
+
+
+@pytest.mark.parametrize("name", ["masks", "gather", "where"])
+def test_the_worst_case_attacks_the_gate(name):
+    model, images = routed(name), torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+    found = worst_case_attack(model, images, model(images).argmax(dim=1), epsilon=0.05)
+    assert found.broken_by.count("straight-through") > 0
+    assert "The model cuts its gradient (argmax)" in found.warnings[0]
+
+
+CODES = torch.linspace(0, 1, 9)
+LOOK_UPS = {
+    "a table": lambda index: CODES[index],
+    "rows of a table": lambda index: CODES[:, None][index][..., 0],
+    "embedding": lambda index: F.embedding(index, CODES[:, None])[..., 0],
+    "index_select": lambda index: CODES.index_select(0, index.flatten()).view_as(index),
+    "take": lambda index: CODES.take(index),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_a_code_has_the_gradient_of_the_mean_code(name):
+    def distances(images: Tensor) -> Tensor:
+        return (images[..., None] - CODES).square()
+
+    model = guard(Function(lambda images: linear(LOOK_UPS[name](distances(images).argmin(dim=-1)))))
+    logits, found = gradient(StraightThrough(model))
+    assert torch.equal(logits, model(IMAGES))
+    torch.testing.assert_close(found, gradient(Function(lambda x: linear((-distances(x)).softmax(dim=-1) @ CODES)))[1])
+    assert gradient_cuts(model, IMAGES, BALL).operations == ("argmax",)
+
+
+NUMBERS = {
+    "item": lambda index, tables: torch.stack([tables[each.item()] for each in index]),
+    "int": lambda index, tables: torch.stack([tables[int(each)] for each in index]),
+    "an index of a list": lambda index, tables: torch.stack([list(tables)[index[n]] for n in range(len(index))]),
+    "a list": lambda index, tables: torch.stack([tables[each] for each in index.tolist()]),
+    "if": lambda index, tables: torch.stack([tables[0] if each == 0 else tables[1] for each in index]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_choice_in_python_is_told(name):
+    model = guard(Function(lambda images: NUMBERS[name](gate(images).argmax(dim=1), WEIGHT) + linear(images)))
+    (warning,) = gradient_cuts(model, IMAGES, BALL).warnings
+    assert "by an argmax that it turns into a number of Python" in warning
+    found = worst_case_attack(model.model, IMAGES[:1], model(IMAGES[:1]).argmax(dim=1), epsilon=0.001)
+    assert found.upper_bound
+    assert warning in found.warnings
 
 
 def in_a_loop(images: Tensor) -> Tensor:
@@ -196,6 +340,17 @@ def by_pillow(images: Tensor) -> Tensor:
 def in_two_loops(images: Tensor) -> Tensor:
     arrays = [image.numpy() for image in images.detach()]
     return linear(torch.stack([torch.as_tensor(array) for array in arrays]))
+
+
+def binned(images: Tensor) -> Tensor:
+    return linear((torch.arange(16) / 15)[torch.bucketize(images.contiguous(), (torch.arange(15) + 0.5) / 15)])
+
+
+def purified(images: Tensor) -> Tensor:
+    points = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        linear(points).square().sum().backward()
+    return linear(points - 1e-6 * points.grad)
 
 
 @torch.no_grad()
@@ -232,6 +387,8 @@ AWAY = {
         "a cast to integers, an operation on integers",
     ),
     "in place": (changed_in_place, "no_grad, round"),
+    "bins": (binned, "bucketize, an operation on integers"),
+    "a step along its own gradient": (purified, "detach"),
     "inference mode": (in_inference_mode, "inference_mode"),
 }
 
@@ -245,7 +402,7 @@ def test_the_gradient_passes_what_computes_elsewhere_or_in_place(name):
         logits, found = gradient(through)
     assert torch.equal(logits, model(IMAGES))
     assert F.cosine_similarity(found.flatten(), gradient(guard(Function(linear)))[1].flatten(), dim=0) > 0.999
-    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL).operations) == words
 
 
 UNSEEN = {
@@ -260,7 +417,7 @@ def test_what_is_not_seen_has_no_gradient_and_no_error(name):
     logits, through = gradient(StraightThrough(model))
     assert torch.equal(logits, model(IMAGES))
     assert not through.any()
-    assert not gradient_cuts(model, IMAGES, BALL)
+    assert not gradient_cuts(model, IMAGES, BALL).operations
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -276,7 +433,7 @@ def test_a_model_whose_backward_pass_needs_the_cut_is_left_as_it_is():
         floored = torch.floor_divide(images.detach(), 0.1)  # its gradient is not implemented
         return linear(images) + linear(floored)
 
-    assert not gradient_cuts(guard(Function(needs_it)), IMAGES, BALL)
+    assert not gradient_cuts(guard(Function(needs_it)), IMAGES, BALL).operations
 
 
 class Storing(nn.Module):
@@ -301,7 +458,7 @@ def test_what_a_model_stores_has_no_history_and_its_own_state_is_not_touched():
     stored: list[Tensor] = []
     model = Storing(stored)
     mean = model.mean
-    assert "round" in gradient_cuts(guard(model), IMAGES, BALL)
+    assert "round" in gradient_cuts(guard(model), IMAGES, BALL).operations
     through = StraightThrough(guard(model))
     with through.passes():
         through(IMAGES.clone().requires_grad_()).sum().backward()
@@ -323,7 +480,7 @@ def test_a_cut_is_found_behind_features_that_the_model_keeps_with_their_history(
     function, words = CUT["round"]
     model = guard(Keeping(function))
     gradient(model)
-    assert ", ".join(gradient_cuts(model, IMAGES, BALL)) == words
+    assert ", ".join(gradient_cuts(model, IMAGES, BALL).operations) == words
     labels = model(IMAGES).argmax(dim=1)
     found = worst_case_attack(model.model, IMAGES, labels, epsilon=0.1)
     assert "straight-through" in {stage.name for stage in found.stages}
@@ -334,7 +491,7 @@ def test_a_cut_is_found_if_a_class_is_ruled_out():
         rounded = (15 * images).round() / 15 - 1e-3 * (images - images.detach())
         return torch.cat([linear(rounded), torch.full((len(images), 1), -math.inf)], dim=1)
 
-    assert "round" in gradient_cuts(guard(Function(slightly_misleading)), IMAGES, BALL)
+    assert "round" in gradient_cuts(guard(Function(slightly_misleading)), IMAGES, BALL).operations
 
 
 def test_a_model_that_cannot_be_copied_carries_a_warning():
@@ -353,5 +510,5 @@ def test_random_numbers_of_a_model_are_no_other_gradient():
         return linear(images) * (1.0 + torch.rand(5)) + 0.0 * images.detach().flatten(1)[:, :5]
 
     before = torch.get_rng_state()
-    assert not gradient_cuts(guard(Function(noisy)), IMAGES, BALL)
+    assert not gradient_cuts(guard(Function(noisy)), IMAGES, BALL).operations
     assert torch.equal(torch.get_rng_state(), before)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
-from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
@@ -21,13 +20,14 @@ from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
-from ibrobust.evaluation.straight_through import gradient_cuts
+from ibrobust.evaluation.straight_through import PROBED, gradient_cuts
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import LiveLine, following
 from ibrobust.seeds import check_seed, evaluation_seed
+from ibrobust.spread import evenly_spaced
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
@@ -114,14 +114,15 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-                cuts, uncopied = _cuts(guarded, points[:batch_size], ball)
+                probed = evenly_spaced(len(points), min(batch_size, PROBED), points.device)
+                cuts = gradient_cuts(guarded, points[probed], ball)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(cuts, queries=queries, escalate=escalate)
+        warnings = run.all_stages(cuts.operations, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
-        warnings = (*by_grad_mode, *uncopied, *warnings)
+        warnings = (*by_grad_mode, *cuts.warnings, *warnings)
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(
@@ -137,14 +138,6 @@ def worst_case_attack(
         adversarial=search.adversarial,
         nonfinite_gradient=tuple((search.nonfinite & search.clean).tolist()),
     )
-
-
-def _cuts(model: GuardedModel, images: Tensor, ball: Ball) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what cuts the model's gradient, in words, and a warning if this cannot be found out."""
-    try:
-        return gradient_cuts(model, images, ball), ()
-    except IbrobustError as error:
-        return (), (str(error),)
 
 
 def _described(line: LiveLine) -> Callable[[str, int, int], None]:
