@@ -36,7 +36,8 @@ class StraightThrough(nn.Module):
 
     - rounding, other steps such as `sign`, and casts to integers by the identity
     - `a > b` by `a - b`
-    - `one_hot(argmax(z))`, or another table with the rows argmax(z), by the mean of its rows with the softmax of z
+    - what an index argmax(z) chooses, such as `one_hot`, a row of a table or the output of a network, by the mean over
+      all choices with the softmax of z; and a mask `argmax(z) == k` by the softmax of z at k
     - `detach`, `.data`, `no_grad` and `inference_mode` by nothing
     - what NumPy, Pillow and operations on integers compute by the identity, times a number, if the result has the same
       shape as their argument and correlates with it.
