@@ -130,14 +130,15 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
         return Cuts(warnings=(str(error),))
     try:
         with through.passes():
-            logits, gradient = _gradient(through, images)
+            points, logits = _pass(through, images)
+            warnings = (DECIDES,) if through.decides else ()
+            if not through.cuts:
+                return Cuts((), warnings)
+            gradient = _gradient(points, logits)
     except IbrobustError as error:
         return Cuts(warnings=(_failing(through, error),) if through.cuts else ())
-    warnings = (DECIDES,) if through.decides else ()
-    if not through.cuts:
-        return Cuts((), warnings)
-    own = _gradient(model, images)[1]
-    ahead, behind = (_gain(model, images, logits, each, ball) for each in (gradient, own))
+    own = _gradient(*_pass(model, images))
+    ahead, behind = (_gain(model, images, logits.detach(), each, ball) for each in (gradient, own))
     vanished = (own == 0.0).flatten(1).all(dim=1) & (gradient != 0.0).flatten(1).any(dim=1)
     cut = int((vanished | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
     return Cuts(tuple(through.cuts) if ONE_IN * cut >= len(images) else (), warnings)
@@ -148,13 +149,18 @@ def _failing(through: StraightThrough, error: IbrobustError) -> str:
     return f"No attack went past what cuts the model's gradient ({operations}), since the passes there fail: {error}"
 
 
-def _gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits (B, K) and the gradient (B, C, H, W) of their margins; it is zero where it is no number."""
+def _pass(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points (B, C, H, W) that require a gradient, and their logits (B, K)."""
     points = images.clone().requires_grad_()
     with isolated_rng(0), torch.enable_grad():
-        logits = model(points)
-        gradient = image_gradient(margin(logits, logits.argmax(dim=1)).sum(), points)
-    return logits.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
+        return points, model(points)
+
+
+def _gradient(points: Tensor, logits: Tensor) -> Tensor:
+    """Return the gradient (B, C, H, W) of the margins; it is zero where it is no number."""
+    with torch.enable_grad():
+        value = margin(logits, logits.argmax(dim=1)).sum()
+    return image_gradient(value, points).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _gain(model: nn.Module, images: Tensor, logits: Tensor, gradient: Tensor, ball: Ball) -> Tensor:

@@ -96,7 +96,7 @@ class Detour(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         seen = images[:, 0, 0, 0] - 0.5
-        jumps = torch.floor(seen / 0.01 + 0.5).detach() * 0.01
+        jumps = Hidden.apply(torch.floor(seen / 0.01 + 0.5)) * 0.01
         score = 2.0 * jumps - 0.5 * (seen - jumps) + 0.045
         return torch.stack([score, torch.zeros_like(score)], dim=1)
 
