@@ -40,10 +40,6 @@ class Choices:
         """Return the weights of all classes instead of an index, with one more dimension at the end; None without."""
         return self._scores[id(index)][1].softmax(dim=-1) if id(index) in self._scores else None
 
-    def has(self, value: Any) -> bool:
-        """Return whether this is a known index or mask."""
-        return id(value) in self._scores or id(value) in self._ones
-
     def note_mask(self, mask: Tensor, ones: Tensor) -> None:
         """Store a mask from comparing an index with a class, and its weights: in value the mask itself."""
         self._ones[id(mask)] = mask, ones

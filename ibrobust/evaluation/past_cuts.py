@@ -18,7 +18,6 @@ STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
 QUOTIENTS = {"floordiv", "floor_divide"}
 LOGICAL = {"eq", "ne", "and", "logical_and", "invert", "logical_not"}
 FAILING = (RuntimeError, TypeError, IndexError, ValueError, AttributeError)
-NUMBERS = {"item", "__int__", "__index__", "__bool__", "tolist"}
 BINS = {"bucketize", "searchsorted"}
 UPWARD, DOWNWARD = {"gt", "ge", "greater", "greater_equal"}, {"lt", "le", "less", "less_equal"}
 CASTS = {"to", "type", "type_as", "byte", "char", "short", "int", "long", "bool"}
@@ -55,14 +54,12 @@ class PastCuts(TorchFunctionMode):
 
     Attributes:
         cuts: in words, the operations that were replaced.
-        decides: whether the index of a largest score became a number of Python, with which a model can decide anything.
         passed: the tensors that `detach` would have cut off.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.cuts: dict[str, None] = {}
-        self.decides = False
         self.passed: list[weakref.ref[Tensor]] = []
         # For tensors without a gradient, by id: the tensor itself, so that no other gets its id; a tensor of the same
         # values with a gradient; and what cut it, in words.
@@ -90,7 +87,6 @@ class PastCuts(TorchFunctionMode):
                 self._note(("detach",))
                 self.passed.append(weakref.ref(args[0]))
             return args[0]
-        self.decides |= getattr(func, "__name__", "") in NUMBERS and self._choices.has(args[0])
         if func in LEAVING:
             self._leave(args[:1], "NumPy" if func is not Tensor.tolist else "a list")
             return func(args[0].detach(), *args[1:], **kwargs)
@@ -195,6 +191,8 @@ class PastCuts(TorchFunctionMode):
             return ("argmax",), looked_up
         if out.requires_grad:
             return (), None
+        if name in CASTS and twins and twins[0] is not first and not out.is_floating_point():
+            return (), twins[0]
         if (weights := self._choices.softmax(first)) is not None:
             if name == "one_hot":
                 return ("argmax",), weights

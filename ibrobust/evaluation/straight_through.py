@@ -23,11 +23,6 @@ PROBED = 32  # images, to see which operations cut a gradient
 # least one in so many images.
 STRONGER, ONE_IN = 1.2, 16
 
-DECIDES = (
-    "The model chooses what to compute by an argmax that it turns into a number of Python, where no gradient passes: "
-    "other attacks may break more images."
-)
-
 
 class StraightThrough(nn.Module):
     """The same logits as the model's, with a gradient that passes straight through what cuts the model's own.
@@ -52,7 +47,6 @@ class StraightThrough(nn.Module):
 
     Attributes:
         cuts: in words, the operations that were replaced so far.
-        decides: whether a result of `argmax` became a number of Python, past which there is no gradient.
 
     Raises:
         IbrobustError: the model cannot be copied.
@@ -68,7 +62,6 @@ class StraightThrough(nn.Module):
                 "__deepcopy__."
             ) from error
         self.cuts: dict[str, None] = {}
-        self.decides = False
         self._passed: list[weakref.ref[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,7 +74,6 @@ class StraightThrough(nn.Module):
                 logits: Tensor = self.model(images)
         finally:
             self.cuts |= mode.cuts
-            self.decides |= mode.decides
             self._passed += mode.passed
         return logits
 
@@ -109,7 +101,7 @@ class Cuts:
 
     Attributes:
         operations: in words, those past which `StraightThrough` has a gradient.
-        warnings: sentences about others.
+        warnings: sentences, if none could be passed.
     """
 
     operations: tuple[str, ...] = ()
@@ -131,9 +123,8 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
     try:
         with through.passes():
             points, logits = _pass(through, images)
-            warnings = (DECIDES,) if through.decides else ()
             if not through.cuts:
-                return Cuts((), warnings)
+                return Cuts()
             gradient = _gradient(points, logits)
     except IbrobustError as error:
         return Cuts(warnings=(_failing(through, error),) if through.cuts else ())
@@ -141,7 +132,7 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
     ahead, behind = (_gain(model, images, logits.detach(), each, ball) for each in (gradient, own))
     vanished = (own == 0.0).flatten(1).all(dim=1) & (gradient != 0.0).flatten(1).any(dim=1)
     cut = int((vanished | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
-    return Cuts(tuple(through.cuts) if ONE_IN * cut >= len(images) else (), warnings)
+    return Cuts(tuple(through.cuts) if ONE_IN * cut >= len(images) else ())
 
 
 def _failing(through: StraightThrough, error: IbrobustError) -> str:

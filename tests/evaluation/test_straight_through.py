@@ -302,25 +302,6 @@ def test_a_code_has_the_gradient_of_the_mean_code(name):
     assert gradient_cuts(model, IMAGES, BALL).operations == ("argmax",)
 
 
-NUMBERS = {
-    "item": lambda index, tables: torch.stack([tables[each.item()] for each in index]),
-    "int": lambda index, tables: torch.stack([tables[int(each)] for each in index]),
-    "an index of a list": lambda index, tables: torch.stack([list(tables)[index[n]] for n in range(len(index))]),
-    "a list": lambda index, tables: torch.stack([tables[each] for each in index.tolist()]),
-    "if": lambda index, tables: torch.stack([tables[0] if each == 0 else tables[1] for each in index]),
-}
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_a_choice_in_python_is_told(name):
-    model = guard(Function(lambda images: NUMBERS[name](gate(images).argmax(dim=1), WEIGHT) + linear(images)))
-    (warning,) = gradient_cuts(model, IMAGES, BALL).warnings
-    assert "by an argmax that it turns into a number of Python" in warning
-    found = worst_case_attack(model.model, IMAGES[:1], model(IMAGES[:1]).argmax(dim=1), epsilon=0.001)
-    assert found.upper_bound
-    assert warning in found.warnings
-
-
 def in_a_loop(images: Tensor) -> Tensor:
     changed = torch.empty_like(images)
     for number, image in enumerate(images):
@@ -387,6 +368,10 @@ AWAY = {
         "a cast to integers, an operation on integers",
     ),
     "in place": (changed_in_place, "no_grad, round"),
+    "a table of levels": (
+        lambda x: linear((torch.arange(256) / 255)[(255 * x).byte().long()]),
+        "a cast to integers, an operation on integers",
+    ),
     "bins": (binned, "bucketize, an operation on integers"),
     "a step along its own gradient": (purified, "detach"),
     "inference mode": (in_inference_mode, "inference_mode"),

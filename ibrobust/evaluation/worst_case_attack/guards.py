@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ibrobust.evaluation.gradient_lines import UNEXPLAINED
 from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.search import Search
@@ -109,7 +110,7 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
 
 
 def warnings(
-    search: Search, *, by_untargeted: int, cuts: Sequence[str], past_cuts: int, by_guards: int
+    search: Search, *, by_untargeted: int, cuts: Sequence[str], past_cuts: int, shares: Tensor, by_guards: int
 ) -> tuple[str, ...]:
     """Return a sentence for each sign that the gradient is misleading.
 
@@ -118,6 +119,7 @@ def warnings(
         by_untargeted: images that the untargeted steps left.
         cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
+        shares: (L,) of `unexplained_shares`.
         by_guards: images that attacks without a gradient broke.
     """
     right = max(int(search.clean.sum()), 1)
@@ -138,6 +140,11 @@ def warnings(
         found.append(
             f"The model cuts its gradient ({', '.join(cuts)}): a gradient that passes straight through broke "
             f"{past_cuts} images that its own gradient left."
+        )
+    if len(shares) and not float(shares.median()) <= UNEXPLAINED:
+        found.append(
+            f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
+            f"of different classes (median of {len(shares)} lines)."
         )
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")

@@ -14,6 +14,7 @@ from ibrobust.epsilon import read_radius
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
+from ibrobust.evaluation.gradient_lines import unexplained_shares
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_random_numbers, logits_depend_on
@@ -116,10 +117,11 @@ def worst_case_attack(
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
                 probed = evenly_spaced(len(points), min(batch_size, PROBED), points.device)
                 cuts = gradient_cuts(guarded, points[probed], ball)
+                shares = torch.zeros(0) if depends else unexplained_shares(guarded, points, batch_size=batch_size)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(cuts.operations, queries=queries, escalate=escalate)
+        warnings = run.all_stages(cuts.operations, shares, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
         warnings = (*by_grad_mode, *cuts.warnings, *warnings)
@@ -161,7 +163,9 @@ class _Run:
         self.broken_in = [0] * len(search.images)  # positions in `records`
         self.flags: tuple[str, ...] = ()  # of AutoAttack
 
-    def all_stages(self, cuts: tuple[str, ...], *, queries: int | None, escalate: bool) -> tuple[str, ...]:
+    def all_stages(
+        self, cuts: tuple[str, ...], shares: Tensor, *, queries: int | None, escalate: bool
+    ) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -176,7 +180,9 @@ class _Run:
         self.stage("last steps", lambda: stages.last_steps(search))
         misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
         past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search)) if cuts else 0
-        warnings = partial(guards.warnings, search, by_untargeted=by_untargeted, cuts=cuts, past_cuts=past_cuts)
+        warnings = partial(
+            guards.warnings, search, by_untargeted=by_untargeted, cuts=cuts, past_cuts=past_cuts, shares=shares
+        )
         found: tuple[str, ...] = ()
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on

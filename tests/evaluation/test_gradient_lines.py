@@ -1,0 +1,118 @@
+"""Whether gradients add up along lines between images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from awkward_models import Hidden
+from torch import Tensor, nn
+
+from ibrobust.evaluation.gradient_lines import LINES, STEPS, UNEXPLAINED, unexplained_shares
+from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.pass_counter import counting_passes
+from ibrobust.evaluation.worst_case_attack import worst_case_attack
+
+IMAGES = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+WEIGHT = 3 * torch.randn(48, 5, generator=torch.Generator().manual_seed(1))
+GATE = torch.randn(48, 2, generator=torch.Generator().manual_seed(2))
+HIDDEN = torch.randn(48, 48, generator=torch.Generator().manual_seed(3)) / 7
+
+
+class Function(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images.flatten(1))
+
+
+def shares(function, images: Tensor = IMAGES, batch_size: int = 250) -> Tensor:
+    return unexplained_shares(guard(Function(function)), images, batch_size=batch_size)
+
+
+HONEST = {
+    "linear": lambda x: x @ WEIGHT,
+    "ReLU": lambda x: F.relu(x @ HIDDEN) @ WEIGHT,
+    "a mask": lambda x: (x @ HIDDEN) * (x @ HIDDEN > 0).float() @ WEIGHT,
+    "softmax": lambda x: (x @ WEIGHT).log_softmax(dim=1),
+    "a largest value": lambda x: torch.maximum(x @ WEIGHT, x.flip(1) @ WEIGHT),
+    "straight-through levels": lambda x: (x + ((15 * x).round() / 15 - x).detach()) @ WEIGHT,
+    "double": lambda x: (x.double() @ WEIGHT.double()).float(),
+    "half": lambda x: (x.bfloat16() @ WEIGHT.bfloat16()).float(),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_gradient_explains_all(name):
+    found = shares(HONEST[name])
+    assert len(found) == LINES
+    assert found.median() < 0.04
+
+
+def routed(x: Tensor) -> Tensor:
+    answers = torch.eye(5)[:2] * 100
+    networks = [x @ WEIGHT + answer for answer in answers]
+    return torch.stack([networks[int(i)][n] for n, i in enumerate(((x - 0.5) @ GATE).argmax(dim=1))])
+
+
+def votes(x: Tensor) -> Tensor:
+    return F.one_hot((x @ WEIGHT).argsort(dim=1)[:, -1], 5) + 0.01 * x @ WEIGHT
+
+
+MISLEADING = {
+    "hidden": lambda x: Hidden.apply(x) @ WEIGHT,
+    "half of it hidden": lambda x: (x + 2 * Hidden.apply(x)) @ WEIGHT,
+    "votes": votes,
+    "a ripple": lambda x: x @ WEIGHT + 5 * torch.sin(3000 * x @ WEIGHT),
+    "bits": lambda x: ((x + 1).view(torch.int32) & -(1 << 20)).view(torch.float32) @ WEIGHT - WEIGHT.sum(dim=0),
+    "twice the gradient": lambda x: (2 * x - x.detach()) @ WEIGHT,
+}
+
+
+@pytest.mark.parametrize("name", MISLEADING)
+def test_a_misleading_gradient_does_not(name):
+    assert shares(MISLEADING[name]).median() > UNEXPLAINED
+
+
+def test_the_share_of_a_part_without_gradient_is_that_part():
+    torch.testing.assert_close(
+        shares(lambda x: (x + 3 * x.detach()) @ WEIGHT), torch.full((LINES,), 0.75).double(), rtol=1e-4, atol=0
+    )
+
+
+def test_lines_go_to_the_next_image_of_another_class():
+    pairs = []
+
+    def model(x: Tensor) -> Tensor:
+        pairs.append(x.detach().clone())
+        return x
+
+    images = torch.eye(3)[[0, 0, 1, 1, 0]].reshape(5, 3, 1, 1)
+    assert len(shares(model, images)) == 5
+    lines = pairs[-STEPS - 1 :]
+    assert torch.equal(lines[0], torch.eye(3)[[0, 0, 1, 1, 0]])
+    assert torch.equal(lines[-1], torch.eye(3)[[1, 1, 0, 0, 1]])
+
+
+def test_images_of_one_class_have_no_line():
+    assert shares(lambda x: x, torch.eye(3)[[1, 1]].reshape(2, 3, 1, 1)).shape == (0,)
+
+
+def test_it_takes_no_larger_batches_and_leaves_the_caller_without_gradients():
+    model = guard(Function(HONEST["linear"]))
+    with counting_passes(model) as counter, torch.no_grad():
+        assert len(unexplained_shares(model, IMAGES, batch_size=4)) == 4
+    assert (counter().forward_images, counter().backward_images) == (4 + 4 * (STEPS + 1), 4 * (STEPS + 1))
+
+
+@pytest.mark.parametrize("function", [routed, votes])
+def test_the_worst_case_is_then_an_upper_bound(function):
+    model = Function(function)
+    labels = model(IMAGES).argmax(dim=1)
+    found = worst_case_attack(model, IMAGES, labels, epsilon=0.001)
+    assert found.upper_bound
+    assert any("does not explain" in warning for warning in found.warnings)
+    honest = Function(HONEST["ReLU"])
+    assert not worst_case_attack(honest, IMAGES, honest(IMAGES).argmax(dim=1), epsilon=0.001).warnings
