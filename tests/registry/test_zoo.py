@@ -16,6 +16,7 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.gradient_lines import unexplained_shares
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.straight_through import Cuts, gradient_cuts
 from ibrobust.evaluation.sweep import fgsm_sweep
@@ -106,6 +107,15 @@ def test_no_model_cuts_its_gradient(path: Path):
     for decoder in read_card(path).decoders:
         model = guard(load_model(path.stem, decoder=decoder))
         assert gradient_cuts(model, images, Ball("Linf", 4 / 255)) == Cuts()
+
+
+@pytest.mark.slow
+@each_model
+def test_the_gradient_explains_each_model_as_the_page_on_the_worst_case_says(path: Path):
+    images = images_of(read_card(path).dataset.name).test.subset(64).images / 255
+    for decoder in read_card(path).decoders:
+        model = guard(load_model(path.stem, decoder=decoder).cpu())
+        assert unexplained_shares(model, images, batch_size=64).median() < 0.045
 
 
 @pytest.mark.parametrize("name", ["cross_entropy-w16-s1", "dvib-w16-s0", "knn_ib-k50-w16-s1"])
