@@ -32,10 +32,16 @@ RETURNED, FEWEST = 0.7, 16
 class _Replace(torch.autograd.Function):
     """One tensor's values, bit for bit, with another one's gradient."""
 
+    generate_vmap_rule = True  # a model may map over its images
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, smooth: Tensor) -> Tensor:
-        del ctx, smooth
+    def forward(value: Tensor, smooth: Tensor) -> Tensor:
+        del smooth
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del ctx, inputs, output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
@@ -76,12 +82,18 @@ class PastCuts(TorchFunctionMode):
             self._note(("inference_mode",))
             with torch.inference_mode(False):
                 return self.__torch_function__(func, types, args, kwargs)
+        name = getattr(func, "__name__", "")
         if func is torch._C._set_grad_enabled:
             self._note(() if args[0] else ("no_grad",))
             return func(True)
         if func in REQUIRING and args[0].requires_grad and not args[0].is_leaf:
-            args[0].retain_grad()  # what was detached has a history here: its `grad` is asked for next
-            return args[0]
+            # What was detached has a history here, and its `grad` is asked for next. Two such may have one origin.
+            view = args[0].view_as(args[0])
+            for each in (args[0], view):
+                each.retain_grad()
+            return view
+        if name == "backward":  # the backward pass to the images needs the graph again
+            return func(*args, **{**kwargs, "retain_graph": True})
         if func in DETACHING:
             if args[0].requires_grad:
                 self._note(("detach",))
@@ -90,16 +102,18 @@ class PastCuts(TorchFunctionMode):
         if func in LEAVING:
             self._leave(args[:1], "NumPy" if func is not Tensor.tolist else "a list")
             return func(args[0].detach(), *args[1:], **kwargs)
-        name = getattr(func, "__name__", "")
         if name.startswith("lift_fresh"):  # torch's own step within `from_numpy`, whose result is another object
             return func(*args, **kwargs)
         if self._left:
             kept = 1 if _changes(name) else 0  # what is changed in place has to be the model's own tensor
             args = (*args[:kept], *(self._returned(each) for each in args[kept:]))
         if name.endswith("_") and name[:-1] in STEPS:
-            # In place: the argument gets a new history.
-            self._note((name[:-1],) if args[0].requires_grad else ())
-            return args[0].copy_(_replace(getattr(args[0], name[:-1])(*args[1:], **kwargs), args[0].clone()))
+            # In place: the argument gets a new history. `bernoulli_` depends on the probabilities alone.
+            smooth = args[0].clone() if name != "bernoulli_" else args[1] if len(args) > 1 else None
+            if isinstance(smooth, Tensor) and smooth.requires_grad:
+                self._note((name[:-1],))
+                changed = func(args[0].detach().clone(), *args[1:], **kwargs)
+                return args[0].copy_(_replace(changed, smooth.expand_as(changed)))
         args, given = self._choices.written(name, args), args
         self._note(("argmax",) if args is not given else ())
         out = func(*args, **kwargs)
@@ -107,6 +121,11 @@ class PastCuts(TorchFunctionMode):
             self._choices.note(func, args, kwargs, out)
         if name in BINS:
             self._leave(args, name)
+        if isinstance(out, (tuple, list)) and args and id(args[0]) in self._twins:  # such as `unbind` and `chunk`
+            with suppress(*FAILING):
+                for part, twin in zip(out, func(self._twins[id(args[0])][1], *args[1:], **kwargs), strict=True):
+                    self._twins[id(part)] = part, twin, self._cuts_of(args[:1])
+            return out
         if not isinstance(out, Tensor) or out.is_complex():
             return out
         try:
@@ -193,13 +212,15 @@ class PastCuts(TorchFunctionMode):
             return (), None
         if name in CASTS and twins and twins[0] is not first and not out.is_floating_point():
             return (), twins[0]
-        if (weights := self._choices.softmax(first)) is not None:
-            if name == "one_hot":
-                return ("argmax",), weights
-            if name in ("eq", "ne"):
-                labels = torch.as_tensor(args[1], device=out.device).expand(out.shape)[..., None]
-                equal = weights.expand(*out.shape, -1).gather(-1, labels)[..., 0]
-                return ("argmax",), equal if name == "eq" else 1.0 - equal
+        if name == "one_hot" and (weights := self._choices.softmax(first)) is not None:
+            return ("argmax",), weights
+        if name in ("eq", "ne"):
+            for index, label in (args[:2], args[1::-1]):
+                if (weights := self._choices.softmax(index)) is not None:
+                    labels = torch.as_tensor(label, device=out.device).expand(out.shape)[..., None]
+                    possible = (labels >= 0) & (labels < weights.shape[-1])
+                    equal = weights.expand(*out.shape, -1).gather(-1, labels.where(possible, 0)).where(possible, 0.0)
+                    return ("argmax",), equal[..., 0] if name == "eq" else 1.0 - equal[..., 0]
         if all(one is other for one, other in zip(twins, args, strict=True)) or _changes(func_name):
             return (), None
         if name in ("invert", "logical_not") and out.dtype == torch.bool:

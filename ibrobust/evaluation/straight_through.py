@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -78,14 +78,15 @@ class StraightThrough(nn.Module):
         return logits
 
     @contextmanager
-    def passes(self) -> Iterator[None]:
+    def passes(self, *, in_place: bool = False) -> Iterator[None]:
         """Return the block for forward passes and their backward passes.
 
-        In it, a forward pass may change tensors that the backward pass needs, as the model may under `no_grad`.
-        Afterwards, detached tensors that the model's hooks have stored elsewhere have no history.
+        With `in_place`, a forward pass may change tensors that the backward pass needs, as the model may under
+        `no_grad`; it may then not use `torch.func`. Afterwards, detached tensors that the model's hooks have stored
+        elsewhere have no history.
         """
         try:
-            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            with torch.autograd.graph.allow_mutation_on_saved_tensors() if in_place else nullcontext():
                 yield
         finally:
             for reference in self._passed:
@@ -101,11 +102,13 @@ class Cuts:
 
     Attributes:
         operations: in words, those past which `StraightThrough` has a gradient.
-        warnings: sentences, if none could be passed.
+        warnings: sentences, if the model cannot be copied, or if its gradient vanishes and none could be passed.
+        in_place: whether the model changes tensors in place that a backward pass needs.
     """
 
     operations: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    in_place: bool = False
 
 
 def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
@@ -120,22 +123,30 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
         through = StraightThrough(model)
     except IbrobustError as error:
         return Cuts(warnings=(str(error),))
-    try:
-        with through.passes():
-            points, logits = _pass(through, images)
-            if not through.cuts:
-                return Cuts()
-            gradient = _gradient(points, logits)
-    except IbrobustError as error:
-        return Cuts(warnings=(_failing(through, error),) if through.cuts else ())
+    gradient, failure = None, ""
+    for in_place in (False, True):
+        try:
+            with through.passes(in_place=in_place):
+                points, logits = _pass(through, images)
+                if not through.cuts:
+                    return Cuts()
+                gradient = _gradient(points, logits)
+            break
+        except IbrobustError as error:
+            failure = failure or str(error)
+    if not through.cuts:
+        return Cuts()
     own = _gradient(*_pass(model, images))
+    vanished = (own == 0.0).flatten(1).all(dim=1)
+    if gradient is None:
+        return Cuts(warnings=(_failing(through, failure),) if ONE_IN * int(vanished.sum()) >= len(images) else ())
     ahead, behind = (_gain(model, images, logits.detach(), each, ball) for each in (gradient, own))
-    vanished = (own == 0.0).flatten(1).all(dim=1) & (gradient != 0.0).flatten(1).any(dim=1)
+    vanished &= (gradient != 0.0).flatten(1).any(dim=1)
     cut = int((vanished | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
-    return Cuts(tuple(through.cuts) if ONE_IN * cut >= len(images) else ())
+    return Cuts(tuple(through.cuts), in_place=in_place) if ONE_IN * cut >= len(images) else Cuts()
 
 
-def _failing(through: StraightThrough, error: IbrobustError) -> str:
+def _failing(through: StraightThrough, error: str) -> str:
     operations = ", ".join(through.cuts)
     return f"No attack went past what cuts the model's gradient ({operations}), since the passes there fail: {error}"
 

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from awkward_models import Hidden
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
-from ibrobust.evaluation.straight_through import StraightThrough, gradient_cuts
+from ibrobust.evaluation.straight_through import Cuts, StraightThrough, gradient_cuts
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
 
 IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -221,7 +222,14 @@ def by_where(route: Tensor, out: Tensor) -> Tensor:
     return logits
 
 
+def by_largest(route: Tensor, out: Tensor) -> Tensor:
+    """It also asks for a class that does not exist."""
+    assert not (route == 255).any()
+    return torch.where((route[:, None] == torch.arange(3))[:, :, None], out, -torch.inf).amax(dim=1)
+
+
 ALL_EXPERTS = {
+    "keywords": lambda route, out: out.gather(dim=1, index=route[:, None, None].expand(-1, 1, 5))[:, 0],
     "one_hot": by_one_hot,
     "equal": by_equal,
     "gather": lambda route, out: out.gather(1, route[:, None, None].expand(-1, 1, 5))[:, 0],
@@ -272,6 +280,14 @@ def test_hard_routing_has_the_gradient_of_the_gates_softmax(name, highest):
     assert gradient_cuts(model, IMAGES, BALL).operations == ("argmax",)
 
 
+def test_a_class_that_is_ruled_out_or_does_not_exist_leaves_the_gradient_finite():
+    model = guard(Function(lambda images: by_largest(gate(images).argmax(dim=1), experts(images))))
+    logits, found = gradient(StraightThrough(model))
+    assert torch.equal(logits, model(IMAGES))
+    assert bool(found.isfinite().all())
+    assert bool(found.any())
+
+
 @pytest.mark.parametrize("name", ["masks", "gather", "where"])
 def test_the_worst_case_attacks_the_gate(name):
     model, images = routed(name), torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(4))
@@ -282,6 +298,10 @@ def test_the_worst_case_attacks_the_gate(name):
 
 CODES = torch.linspace(0, 1, 9)
 LOOK_UPS = {
+    "a keyword": lambda index: torch.index_select(CODES, 0, index=index.flatten()).view_as(index),
+    "tables": lambda index: CODES[:, None, None].expand(-1, 2, 2)[index][..., 0, 1],
+    "another dtype": lambda index: CODES.double()[index].float(),
+    "rows of equal": lambda index: (torch.arange(9) == index[..., None]).float() @ CODES,
     "a table": lambda index: CODES[index],
     "rows of a table": lambda index: CODES[:, None][index][..., 0],
     "embedding": lambda index: F.embedding(index, CODES[:, None])[..., 0],
@@ -309,6 +329,11 @@ def in_a_loop(images: Tensor) -> Tensor:
     return linear(changed)
 
 
+def in_bytes(images: Tensor) -> Tensor:
+    levels = (255 * images).round().byte()
+    return linear(torch.stack([torch.from_numpy(level.numpy() // 1) / 255 for level in levels]))
+
+
 def channels_last(images: Tensor) -> Tensor:
     levels = [(255 * image.permute(1, 2, 0).detach().numpy()).astype(np.uint8) for image in images]
     return linear(torch.tensor(np.stack(levels).transpose(0, 3, 1, 2) / 255, dtype=torch.float32))
@@ -332,6 +357,22 @@ def purified(images: Tensor) -> Tensor:
     with torch.enable_grad():
         linear(points).square().sum().backward()
     return linear(points - 1e-6 * points.grad)
+
+
+def by_torch_func(images: Tensor) -> Tensor:
+    return linear((images - 1e-6 * torch.func.grad(lambda x: linear(x).square().sum())(images)).detach())
+
+
+def twice_purified(images: Tensor) -> Tensor:
+    normalised = (images.detach() - 0.5) / 0.25
+    steps = []
+    for _ in range(2):
+        points = normalised.detach().requires_grad_()
+        with torch.enable_grad():
+            linear(points.clamp(-2, 2)).square().sum().backward()
+        steps.append(points.grad)
+    assert torch.equal(*steps)
+    return linear(0.25 * (normalised - 1e-6 * steps[0]) + 0.5)
 
 
 @torch.no_grad()
@@ -362,6 +403,13 @@ AWAY = {
     "an image at a time": (in_a_loop, "detach, NumPy"),
     "all images, then all": (in_two_loops, "detach, NumPy"),
     "Pillow": (by_pillow, "NumPy"),
+    "bytes, one image at a time": (in_bytes, "round, a cast to integers, NumPy"),
+    "a random bit": (
+        lambda x: linear(torch.empty_like(x).bernoulli_(x, generator=torch.Generator().manual_seed(0))),
+        "bernoulli",
+    ),
+    "steps of torch.func": (by_torch_func, "detach"),
+    "two inner steps": (twice_purified, "detach"),
     "a list": (lambda x: linear(torch.tensor(x.tolist())), "a list"),
     "bits": (
         lambda x: linear(((255 * x).byte() & 0xF0).float() / 255),
@@ -383,11 +431,38 @@ def test_the_gradient_passes_what_computes_elsewhere_or_in_place(name):
     function, words = AWAY[name]
     model = guard(Function(function))
     through = StraightThrough(model)
-    with through.passes():
+    with through.passes(in_place=name == "in place"):
         logits, found = gradient(through)
     assert torch.equal(logits, model(IMAGES))
     assert F.cosine_similarity(found.flatten(), gradient(guard(Function(linear)))[1].flatten(), dim=0) > 0.999
     assert ", ".join(gradient_cuts(model, IMAGES, BALL).operations) == words
+
+
+@pytest.mark.parametrize(
+    "changed", [lambda mask: mask.logical_or_(IMAGES[:, 0, 0, 0] < 0.5), lambda mask: mask[:4].fill_(1)]
+)
+def test_a_mask_that_is_changed_in_place_keeps_the_models_logits(changed):
+    def function(images: Tensor) -> Tensor:
+        mask, logits, out = gate(images).argmax(dim=1) == 1, torch.zeros(6, 5), experts(images)
+        changed(mask)
+        logits[mask] = out[mask, 1]
+        return logits
+
+    model = guard(Function(function))
+    assert torch.equal(gradient(StraightThrough(model))[0], model(IMAGES))
+
+
+def test_a_failing_pass_is_told_only_if_the_own_gradient_vanishes():
+    def stepped(images: Tensor) -> Tensor:
+        return images * (images > 0.2).float()
+
+    def hidden(images: Tensor) -> Tensor:
+        return checkpoint(stepped, images.detach(), use_reentrant=False)
+
+    own = guard(Function(lambda x: linear(checkpoint(stepped, x, use_reentrant=False))))
+    assert gradient_cuts(own, IMAGES, BALL) == Cuts()
+    (warning,) = gradient_cuts(guard(Function(lambda x: linear(hidden(x)))), IMAGES, BALL).warnings
+    assert "(detach, a comparison), since the passes there fail" in warning
 
 
 UNSEEN = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
+from ibrobust.evaluation.gradient_lines import LINES, STEPS
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.logit_distance import REPEATED
 from ibrobust.evaluation.model_state import evaluation_mode
@@ -405,9 +406,9 @@ def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no
     result = worst_case_attack(model, images, labels, epsilon=epsilon)
     assert all(result.robust_correct)
     # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four; FAB steps
-    # until it gives up, on a few images towards three classes.
-    fab = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE
-    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5) + fab + 2 * REPEATED
+    # until it gives up, on a few images towards three classes; and the points of the lines between images.
+    fab, lines = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE, LINES * (STEPS + 1)
+    assert result.cost.backward_images == len(images) * (20 + 10 + 5 * 10 + 4 * 5) + fab + lines + 2 * REPEATED
 
 
 class Noisy(nn.Module):

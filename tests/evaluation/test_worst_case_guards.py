@@ -38,13 +38,20 @@ def test_images_whose_margin_never_rose_are_watched_first():
 def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transferred, warns):
     search = search_of(200)
     search.transferred = transferred
-    found = guards.warnings(search, by_untargeted=100, cuts=(), past_cuts=0, by_guards=0)
+    found = guards.warnings(search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_guards=0)
     assert any("break the surrogate" in sentence for sentence in found) is warns
 
 
 @pytest.mark.parametrize(("broken", "warns"), [(2, False), (3, True)])
 def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, warns):
-    found = guards.warnings(search_of(1000), by_untargeted=100, cuts=("round", "detach"), past_cuts=broken, by_guards=0)
+    found = guards.warnings(
+        search_of(1000),
+        by_untargeted=100,
+        cuts=("round", "detach"),
+        past_cuts=broken,
+        shares=torch.zeros(0),
+        by_guards=0,
+    )
     sentence = "The model cuts its gradient (round, detach): a gradient that passes straight through broke 3 images"
     assert any(each.startswith(sentence) for each in found) is warns
 

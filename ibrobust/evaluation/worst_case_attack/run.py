@@ -21,7 +21,7 @@ from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
 from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes
-from ibrobust.evaluation.straight_through import PROBED, gradient_cuts
+from ibrobust.evaluation.straight_through import PROBED, Cuts, gradient_cuts
 from ibrobust.evaluation.worst_case_attack import guards, stages
 from ibrobust.evaluation.worst_case_attack.result import StageRecord, WorstCaseResult
 from ibrobust.evaluation.worst_case_attack.search import Search, judging
@@ -121,7 +121,7 @@ def worst_case_attack(
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(cuts.operations, shares, queries=queries, escalate=escalate)
+        warnings = run.all_stages(cuts, shares, queries=queries, escalate=escalate)
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
         warnings = (*by_grad_mode, *cuts.warnings, *warnings)
@@ -163,9 +163,7 @@ class _Run:
         self.broken_in = [0] * len(search.images)  # positions in `records`
         self.flags: tuple[str, ...] = ()  # of AutoAttack
 
-    def all_stages(
-        self, cuts: tuple[str, ...], shares: Tensor, *, queries: int | None, escalate: bool
-    ) -> tuple[str, ...]:
+    def all_stages(self, cuts: Cuts, shares: Tensor, *, queries: int | None, escalate: bool) -> tuple[str, ...]:
         """Run every stage; return the warnings."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -179,9 +177,16 @@ class _Run:
         self.stage("shrinking ball", lambda: stages.shrinking_slowly(search))
         self.stage("last steps", lambda: stages.last_steps(search))
         misled = by_untargeted - len(search.left) > guards.MISLED * int(search.clean.sum())
-        past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search)) if cuts else 0
+        past_cuts = 0
+        if cuts.operations:
+            past_cuts = self.stage(STRAIGHT_THROUGH, lambda: stages.straight_through(search, in_place=cuts.in_place))
         warnings = partial(
-            guards.warnings, search, by_untargeted=by_untargeted, cuts=cuts, past_cuts=past_cuts, shares=shares
+            guards.warnings,
+            search,
+            by_untargeted=by_untargeted,
+            cuts=cuts.operations,
+            past_cuts=past_cuts,
+            shares=shares,
         )
         found: tuple[str, ...] = ()
         if misled:

@@ -125,7 +125,7 @@ def shrinking_slowly(search: Search) -> None:
             _shrink(search, at, SHRINKING_SLOWLY, margin_loss, targets)
 
 
-def straight_through(search: Search) -> None:
+def straight_through(search: Search, *, in_place: bool) -> None:
     """Repeat the stages with the gradient of `StraightThrough`, for a model that cuts its own.
 
     They end at once if that gradient fails for some images; what was found until then counts.
@@ -133,7 +133,7 @@ def straight_through(search: Search) -> None:
     with ExitStack() as stack:
         stack.enter_context(suppress(IbrobustError))
         through = StraightThrough(search.model)
-        stack.enter_context(through.passes())
+        stack.enter_context(through.passes(in_place=in_place))
         stack.enter_context(search.attacking(through))
         for at in search.batches(search.left):
             images, labels = search.images[at], search.labels[at]
