@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from awkward_models import Hidden
 from torch import Tensor, nn
 
-from ibrobust.evaluation.gradient_lines import LINES, STEPS, UNEXPLAINED, unexplained_shares
+from ibrobust.evaluation.gradient_lines import LINES, MORE_STEPS, STEPS, UNEXPLAINED, unexplained_shares
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
@@ -69,6 +69,17 @@ MISLEADING = {
     "bits": lambda x: ((x + 1).view(torch.int32) & -(1 << 20)).view(torch.float32) @ WEIGHT - WEIGHT.sum(dim=0),
     "twice the gradient": lambda x: (2 * x - x.detach()) @ WEIGHT,
 }
+
+
+def test_more_points_are_taken_if_the_gradient_turns_between_them():
+    def turning(x: Tensor) -> Tensor:
+        return x @ WEIGHT + 5 * torch.sin(20 * x @ WEIGHT)
+
+    model = guard(Function(turning))
+    with counting_passes(model) as counter:
+        found = unexplained_shares(model, IMAGES, batch_size=250)
+    assert found.median() < UNEXPLAINED
+    assert counter().backward_images == LINES * (STEPS + 1 + MORE_STEPS + 1)
 
 
 @pytest.mark.parametrize("name", MISLEADING)
