@@ -21,7 +21,7 @@ def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) 
 
     On the line from an image a to an image b, let v = z_a - z_b, the logit of a's class minus that of b's. The integral
     of v's gradient along the line is v(b) - v(a) if the gradient is that of v, whatever the model computes. The share
-    is the absolute difference of the two, over that of v(b) and v(a).
+    is the absolute difference of the two, divided by that of v(b) and v(a).
 
     Args:
         model: in a guard: images (B, C, H, W) in [0, 1] -> logits (B, K). It draws no random numbers.
@@ -29,7 +29,8 @@ def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) 
         batch_size: images per pass.
 
     Returns:
-        (L,) float64, L at most `LINES`; empty if all predictions are the same.
+        (L,) float64, L at most `LINES`; empty if all predictions are the same. Lines on which a logit is infinite, as
+        of a class that is ruled out, are left out.
 
     Raises:
         IbrobustError: the model's backward pass fails.
@@ -59,6 +60,7 @@ def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) 
         change = values[-1] - values[0]
         integral = torch.trapezoid(torch.stack(slopes), dx=1 / steps, dim=0)
         shares = ((change - integral).abs() / change.abs().clamp(min=1e-300)).cpu()
-        if float(shares.median()) <= UNEXPLAINED:
+        shares = shares[shares.isfinite()]
+        if len(shares) == 0 or float(shares.median()) <= UNEXPLAINED:
             break
     return shares

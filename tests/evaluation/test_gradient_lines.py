@@ -107,6 +107,15 @@ def test_lines_go_to_the_next_image_of_another_class():
     assert torch.equal(lines[-1], torch.eye(3)[[1, 1, 0, 0, 1]])
 
 
+def test_a_class_that_is_ruled_out_leaves_the_other_lines():
+    def without_some(x: Tensor) -> Tensor:
+        return x @ WEIGHT + torch.where(x[:, :1] > 0.5, torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf]), 0.0)
+
+    found = shares(without_some)
+    assert 0 < len(found) < LINES  # most images are of the last class
+    assert found.median() < 0.04
+
+
 def test_images_of_one_class_have_no_line():
     assert shares(lambda x: x, torch.eye(3)[[1, 1]].reshape(2, 3, 1, 1)).shape == (0,)
 

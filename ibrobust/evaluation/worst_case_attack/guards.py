@@ -141,7 +141,7 @@ def warnings(
             f"The model cuts its gradient ({', '.join(cuts)}): a gradient that passes straight through broke "
             f"{past_cuts} images that its own gradient left."
         )
-    if len(shares) and not float(shares.median()) <= UNEXPLAINED:
+    if len(shares) and float(shares.median()) > UNEXPLAINED:
         found.append(
             f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
             f"of different classes (median of {len(shares)} lines)."
