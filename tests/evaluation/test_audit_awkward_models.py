@@ -71,6 +71,7 @@ def test_winners_take_all_is_honest_where_pgd_breaks_it(plain_model, train_data,
     assert report.clean_correct >= 28
     assert report.worst_case_correct <= 3
     assert report.gradient == "honest"
+    assert report.upper_bound
 
 
 class SeldomFlipped(Wrapped):

@@ -57,6 +57,10 @@ def routed(x: Tensor) -> Tensor:
     return torch.stack([networks[int(i)][n] for n, i in enumerate(((x - 0.5) @ GATE).argmax(dim=1))])
 
 
+def winners(hidden: Tensor) -> Tensor:
+    return hidden * (hidden >= hidden.topk(4, dim=1).values[:, -1:]).float()
+
+
 def votes(x: Tensor) -> Tensor:
     return F.one_hot((x @ WEIGHT).argsort(dim=1)[:, -1], 5) + 0.01 * x @ WEIGHT
 
@@ -65,6 +69,8 @@ MISLEADING = {
     "hidden": lambda x: Hidden.apply(x) @ WEIGHT,
     "half of it hidden": lambda x: (x + 2 * Hidden.apply(x)) @ WEIGHT,
     "votes": votes,
+    "k winners": lambda x: winners((x - 0.5) @ HIDDEN) @ WEIGHT,
+    "a choice in Python": lambda x: routed(x),
     "a ripple": lambda x: x @ WEIGHT + 5 * torch.sin(3000 * x @ WEIGHT),
     "bits": lambda x: ((x + 1).view(torch.int32) & -(1 << 20)).view(torch.float32) @ WEIGHT - WEIGHT.sum(dim=0),
     "twice the gradient": lambda x: (2 * x - x.detach()) @ WEIGHT,
