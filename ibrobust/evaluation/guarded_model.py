@@ -113,7 +113,9 @@ class GuardedModel(nn.Module):
 
     @staticmethod
     def _refusal(images: Tensor, error: Exception) -> IbrobustError:
-        remedy = "give it a batch that it takes, or correct its forward pass"
+        remedy = (
+            "correct its forward pass, or, if it takes images of another size, give ibrobust.resized(model, that size)"
+        )
         if images.dim() == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             remedy = "the channels come second, so give images.permute(0, 3, 1, 2)"
         return IbrobustError(

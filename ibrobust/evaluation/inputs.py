@@ -73,9 +73,10 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or len(images) == 0:
         raise IbrobustError(f"The images have shape {tuple(images.shape)}: (N, C, H, W) with N > 0 is needed.")
     if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:
+        remedy = "; of one-hot labels give labels.argmax(1)" if labels.dim() == 2 and labels.shape[1] > 1 else ""
         raise IbrobustError(
             f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: "
-            f"({len(images)},) integers are needed."
+            f"({len(images)},) integers are needed{remedy}."
         )
     if int(labels.min()) < 0:
         raise IbrobustError(f"The labels start at {int(labels.min())}: classes are counted from 0.")
@@ -90,12 +91,12 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):
-        is_rounding = low >= -ROUNDING and high <= 1.0 + ROUNDING
-        remedy = (
-            "Clamp them with images.clamp(0, 1)."
-            if is_rounding
-            else "Put a normalisation inside the model with ibrobust.normalized(model, mean, std)."
-        )
+        if low >= -ROUNDING and high <= 1.0 + ROUNDING:
+            remedy = "Clamp them with images.clamp(0, 1)."
+        elif low >= 0.0 and 2.0 < high <= 255.0:
+            remedy = "Divide them by 255."
+        else:
+            remedy = "Put a normalisation inside the model with ibrobust.normalized(model, mean, std)."
         raise IbrobustError(f"The images range from {low:.8g} to {high:.8g}: values in [0, 1] are needed. {remedy}")
 
 

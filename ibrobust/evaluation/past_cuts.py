@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ibrobust.evaluation.choices import Choices
+from ibrobust.evaluation.replaced_gradient import with_gradient_of
 
 # By the names of torch's functions, without the underscores of operators and of functions that change their argument.
 STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
@@ -27,30 +28,6 @@ LEAVING: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.tolist}
 # A tensor without a gradient is one that has left torch before, changed, if it has its shape and correlates so much.
 # JPEG and few levels leave more than 0.9. So many numbers hardly do so by chance.
 RETURNED, FEWEST = 0.7, 16
-
-
-class _Replace(torch.autograd.Function):
-    """One tensor's values, bit for bit, with another one's gradient."""
-
-    generate_vmap_rule = True  # a model may map over its images
-
-    @staticmethod
-    def forward(value: Tensor, smooth: Tensor) -> Tensor:
-        del smooth
-        return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        del ctx, inputs, output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        del ctx
-        return None, gradients[0]
-
-
-def _replace(value: Tensor, smooth: Tensor) -> Tensor:
-    return _Replace.apply(value.detach(), smooth)
 
 
 class PastCuts(TorchFunctionMode):
@@ -113,7 +90,7 @@ class PastCuts(TorchFunctionMode):
             if isinstance(smooth, Tensor) and smooth.requires_grad:
                 self._note((name[:-1],))
                 changed = func(args[0].detach().clone(), *args[1:], **kwargs)
-                return args[0].copy_(_replace(changed, smooth.expand_as(changed)))
+                return args[0].copy_(with_gradient_of(changed, smooth.expand_as(changed)))
         args, given = self._choices.written(name, args), args
         self._note(("argmax",) if args is not given else ())
         out = func(*args, **kwargs)
@@ -138,8 +115,8 @@ class PastCuts(TorchFunctionMode):
         words = (*self._cuts_of(args), *words)
         if out.is_floating_point():
             self._note(words)
-            return _replace(out, smooth)
-        self._twins[id(out)] = out, _replace(out.to(smooth.dtype), smooth), words
+            return with_gradient_of(out, smooth)
+        self._twins[id(out)] = out, with_gradient_of(out.to(smooth.dtype), smooth), words
         if name.strip("_") in LOGICAL and "argmax" in words:
             self._choices.note_mask(out, self._twins[id(out)][1])
         return out
@@ -169,9 +146,9 @@ class PastCuts(TorchFunctionMode):
             return value
         if value.is_floating_point():
             self._note(words)
-            return _replace(value, smooth.to(value))
+            return with_gradient_of(value, smooth.to(value))
         smooth = smooth.to(value.device)
-        self._twins[id(value)] = value, _replace(value.to(smooth.dtype), smooth), words
+        self._twins[id(value)] = value, with_gradient_of(value.to(smooth.dtype), smooth), words
         return value
 
     def _source(self, value: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:

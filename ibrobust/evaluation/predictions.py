@@ -23,6 +23,8 @@ def is_distribution(outputs: Tensor) -> Tensor:
 
 _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positive for class 1"
 _LOGITS_INSIDE = "ibrobust.logits_of(model) takes them out of such an output"
+_ONE_OUTPUT = "wrap it in a module whose forward pass returns the logits alone"
+_CLASSES = "if these are the predicted classes, return the logits before the argmax"
 
 
 def check_logits(logits: Tensor, images: Tensor) -> Tensor:
@@ -30,19 +32,21 @@ def check_logits(logits: Tensor, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.is_complex():
         numbers = "complex numbers" if isinstance(logits, Tensor) and logits.is_complex() else "an output"
         form = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
-        remedy = ""
-        if isinstance(logits, Tensor) and logits.dim() == 1:
-            remedy = f"; {_ONE_LOGIT}"
-        elif _holds_logits(logits):
-            remedy = f"; {_LOGITS_INSIDE}"
         raise IbrobustError(
-            f"The model gave {numbers} of {form} for {len(images)} images: (B, classes) logits are needed{remedy}."
+            f"The model gave {numbers} of {form} for {len(images)} images: (B, classes) logits are needed"
+            f"{_remedy(logits)}."
         )
     return logits
 
 
-def _holds_logits(output: object) -> bool:
-    return hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output)
+def _remedy(output: object) -> str:
+    if isinstance(output, Tensor):
+        if output.dim() != 1:
+            return ""
+        return f"; {_ONE_LOGIT if output.is_floating_point() else _CLASSES}"
+    if hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output):
+        return f"; {_LOGITS_INSIDE}"
+    return f"; {_ONE_OUTPUT}" if isinstance(output, (tuple, list, Mapping)) else ""
 
 
 @torch.no_grad()
@@ -64,11 +68,12 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
         raise IbrobustError(
             f"The model gives {num_classes} logit for an image, and needs one for each class: {_ONE_LOGIT}."
         )
-    if int(labels.max()) >= num_classes:
-        raise IbrobustError(
-            f"The labels go up to {int(labels.max())} and the model has {num_classes} classes: "
-            "give it images of its own data set."
-        )
+    low, high = int(labels.min()), int(labels.max())
+    if high >= num_classes:
+        remedy = "give it images of its own data set"
+        if low == 1 and high == num_classes:
+            remedy = "classes are counted from 0, so give labels - 1"
+        raise IbrobustError(f"The labels go up to {high} and the model has {num_classes} classes: {remedy}.")
     return num_classes
 
 

@@ -38,7 +38,9 @@ def test_images_whose_margin_never_rose_are_watched_first():
 def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transferred, warns):
     search = search_of(200)
     search.transferred = transferred
-    found = guards.warnings(search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_guards=0)
+    found = guards.warnings(
+        search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_smoothed=0, by_guards=0
+    )
     assert any("break the surrogate" in sentence for sentence in found) is warns
 
 
@@ -50,10 +52,36 @@ def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, w
         cuts=("round", "detach"),
         past_cuts=broken,
         shares=torch.zeros(0),
+        by_smoothed=0,
         by_guards=0,
     )
     sentence = "The model cuts its gradient (round, detach): a gradient that passes straight through broke 3 images"
     assert any(each.startswith(sentence) for each in found) is warns
+
+
+@pytest.mark.parametrize(
+    ("count", "broken", "warns"), [(60, 1, False), (60, 2, True), (1000, 2, False), (1000, 3, True)]
+)
+def test_a_smoothed_gradient_may_break_one_image_or_one_in_five_hundred(count, broken, warns):
+    found = guards.warnings(
+        search_of(count),
+        by_untargeted=50,
+        cuts=(),
+        past_cuts=0,
+        shares=torch.zeros(0),
+        by_smoothed=broken,
+        by_guards=0,
+    )
+    assert any(each.startswith("A gradient that is averaged over the ball broke") for each in found) is warns
+
+
+@pytest.mark.parametrize(
+    ("broken", "left", "num_images", "many"),
+    [(2, 100, 60, False), (3, 100, 60, True), (2, 3, 60, True), (2, 2, 1000, False), (3, 20, 1000, True)],
+)
+def test_fab_breaks_many_if_it_breaks_over_a_tenth_of_what_it_tries(broken, left, num_images, many):
+    """Of eight images: the exact lower bound of 2 in 8 is 4.6%, of 3 in 8 it is 11.1%."""
+    assert guards.fab_breaks_many(broken, left, guards.FAB, num_images) is many
 
 
 def test_nan_gradients_past_the_cuts_are_none_of_the_model_s():

@@ -16,7 +16,13 @@ from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.audit.subject import Attempt, Subject
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.sweep import FGSMSweep
-from ibrobust.evaluation.worst_case_attack import AVERAGED, STRAIGHT_THROUGH, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import (
+    AVERAGED,
+    SMOOTHED,
+    STRAIGHT_THROUGH,
+    WorstCaseResult,
+    worst_case_attack,
+)
 from ibrobust.evaluation.worst_case_attack.square import square
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.seeds import evaluation_seed
@@ -25,7 +31,7 @@ from ibrobust.seeds import evaluation_seed
 STEPS = "untargeted"
 BETTER_STARTS = ("surrogate start", "larger ball")
 SURROGATE_START = BETTER_STARTS[0]
-WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, "random corners", "Square")
+WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, SMOOTHED, "random corners", "Square")
 
 
 @dataclass(frozen=True)

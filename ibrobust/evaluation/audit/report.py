@@ -74,6 +74,7 @@ BLINDING = frozenset(
         "black_box_not_stronger",
         "square_not_stronger",
         "random_search_not_stronger",
+        "accuracy_falls_with_epsilon",
         "large_epsilon_reaches_chance",
         "unbounded_reaches_zero",
     }

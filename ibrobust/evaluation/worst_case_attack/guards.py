@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ibrobust.evaluation.gradient_lines import UNEXPLAINED
+from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
 from ibrobust.evaluation.statistics import exceeds
+from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss
 from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
 from ibrobust.evaluation.worst_case_attack.search import Search
 from ibrobust.evaluation.worst_case_attack.square import square
@@ -18,11 +20,14 @@ from ibrobust.evaluation.worst_case_attack.square import square
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
 LEAST_FAB = 8
 CORNERS = 20
+SMOOTHED_STEPS, OWN_STEPS, OWN_FIRST_STEP = 20, 10, 0.1
+DRAWS, MORE_DRAWS = 4, 16  # points for a smoothed gradient, in the first trial and if it breaks images
 QUERIES = 100
 MORE_QUERIES = 2000
 # Of the correct images: broken by better starts and targets after the untargeted steps. Beyond it, gradients mislead.
 MISLED = 0.03
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
+FEW_BY_FAB = 0.1  # of the images that FAB attacks
 # Of what the untargeted steps left, and at least two: images whose margin never rose. No shipped model has any.
 STUCK, FEWEST_STUCK = 0.05, 2
 
@@ -38,6 +43,10 @@ class FabEffort:
 
     one_in: int
     targets: range
+
+    def most(self, num_images: int) -> int:
+        """Return the largest number of images that are attacked together, of so many in all."""
+        return max(LEAST_FAB, num_images // self.one_in)
 
 
 FAB = FabEffort(one_in=125, targets=range(3))
@@ -63,6 +72,32 @@ def watched(search: Search) -> Tensor:
     return torch.cat([near, rest[spread]])
 
 
+def follow_smoothed_gradient(search: Search, positions: Tensor, seed: int, draws: int) -> None:
+    """Maximise the margin along gradients that are averaged over the ball, then along the model's own.
+
+    The smoothed gradient finds a hill of the margin, and short steps of the own gradient a summit of its ripples.
+    """
+    model, ball = SmoothedGradient(search.target, search.ball, draws=draws, seed=seed), search.ball
+    for at in search.batches(positions[~search.broken[positions]]):
+        images, labels = search.images[at], search.labels[at]
+        run = climb(model, images, labels, images, ball=ball, steps=SMOOTHED_STEPS, loss=margin_loss)
+        # Only what was found counts: the other stages know the classes' nearness from the model's own gradient.
+        left = ~search.offer(at, run.found)
+        at, images, labels, start = at[left], images[left], labels[left], run.last[left]
+        if len(at):
+            run = climb(
+                search.target,
+                images,
+                labels,
+                start,
+                ball=ball,
+                steps=OWN_STEPS,
+                loss=margin_loss,
+                first_step=OWN_FIRST_STEP,
+            )
+            search.offer(at, run.found)
+
+
 def random_corners(search: Search, positions: Tensor, seed: int) -> None:
     """Try random corners of the ball."""
     generator = torch.Generator().manual_seed(seed)
@@ -86,10 +121,19 @@ def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: 
     With `goes_on`, as many survivors follow as long as more than `TOLERATED` of all images were broken among the last.
     """
     survivors = search.closest(search.left)
-    for near in survivors.split(max(LEAST_FAB, len(search.images) // effort.one_in)):
+    for near in survivors.split(effort.most(len(search.images))):
         _follow_boundary(search, near, effort.targets)
         if not goes_on or int(search.broken[near].sum()) <= TOLERATED * len(search.images):
             break
+
+
+def fab_breaks_many(broken: int, left: int, effort: FabEffort, num_images: int) -> bool:
+    """Return whether so many broken images say that FAB would break many of those that it did not attack.
+
+    It attacks the nearest of what is `left`, of which it breaks a few of any model.
+    """
+    tried = min(effort.most(num_images), left)
+    return broken > TOLERATED * num_images and exceeds(broken, tried, FEW_BY_FAB)
 
 
 def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
@@ -110,7 +154,14 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
 
 
 def warnings(
-    search: Search, *, by_untargeted: int, cuts: Sequence[str], past_cuts: int, shares: Tensor, by_guards: int
+    search: Search,
+    *,
+    by_untargeted: int,
+    cuts: Sequence[str],
+    past_cuts: int,
+    shares: Tensor,
+    by_smoothed: int,
+    by_guards: int,
 ) -> tuple[str, ...]:
     """Return a sentence for each sign that the gradient is misleading.
 
@@ -120,6 +171,7 @@ def warnings(
         cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
         shares: (L,) of `unexplained_shares`.
+        by_smoothed: images that the smoothed gradient broke.
         by_guards: images that attacks without a gradient broke.
     """
     right = max(int(search.clean.sum()), 1)
@@ -145,6 +197,10 @@ def warnings(
         found.append(
             f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
             f"of different classes (median of {len(shares)} lines)."
+        )
+    if by_smoothed > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack
+        found.append(
+            f"A gradient that is averaged over the ball broke {by_smoothed} images that the model's own gradient left."
         )
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")

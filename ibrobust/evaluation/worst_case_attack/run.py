@@ -32,7 +32,7 @@ from ibrobust.spread import evenly_spaced
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
-STRAIGHT_THROUGH = "straight-through"  # the stage's name
+STRAIGHT_THROUGH, SMOOTHED = "straight-through", "smoothed gradient"  # names of stages
 AVERAGED = "The model draws random numbers: it was attacked and judged through averages over draws."
 
 
@@ -189,27 +189,35 @@ class _Run:
             past_cuts=past_cuts,
             shares=shares,
         )
-        found: tuple[str, ...] = ()
+        by_fab = 0  # as long as it is not many
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
             # to the images further away as long as it breaks some.
-            by_fab = self._fab(guards.MORE_FAB, goes_on=True)
-            if by_fab > guards.TOLERATED * len(search.images):
-                by_fab += self._fab(guards.FAB_FURTHER)
-                advice = "" if escalate else ": give escalate=true"
-                found = (f"FAB broke {by_fab} images that the other gradient stages left{advice}.",)
-        by_guards = self._guards(guards.watched(search), guards.QUERIES)
-        fired = bool(by_guards or warnings(by_guards=by_guards))
+            broken = self._fab(guards.MORE_FAB, goes_on=True)
+            if broken > guards.TOLERATED * len(search.images):
+                by_fab = broken + self._fab(guards.FAB_FURTHER)
+        watched = guards.watched(search)
+        by_smoothed = self._smoothed(watched, guards.DRAWS)
+        by_guards = self._guards(watched, guards.QUERIES)
+        fired = bool(by_guards or warnings(by_guards=by_guards, by_smoothed=by_smoothed))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
+            if by_smoothed:
+                by_smoothed += self._smoothed(search.left, guards.MORE_DRAWS)
             more = guards.MORE_QUERIES
             if queries is not None:
                 more = min(more, max(queries // max(len(search.left), 1), guards.QUERIES))
             by_guards += self._guards(search.left, more)
         if not misled:
-            self._fab(guards.MORE_FAB if fired else guards.FAB)
-        found = (*warnings(by_guards=by_guards), *found)
+            effort, left = guards.MORE_FAB if fired else guards.FAB, len(search.left)
+            broken = self._fab(effort)
+            if guards.fab_breaks_many(broken, left, effort, len(search.images)):
+                by_fab = broken + self._fab(guards.MORE_FAB, goes_on=True)
+        found = warnings(by_guards=by_guards, by_smoothed=by_smoothed)
+        if by_fab:
+            advice = "" if escalate else ": give escalate=true"
+            found = (*found, f"FAB broke {by_fab} images that the other gradient stages left{advice}.")
         if escalate:
             self.stage("AutoAttack", self._autoattack)
             found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
@@ -217,6 +225,13 @@ class _Run:
 
     def _fab(self, effort: guards.FabEffort, *, goes_on: bool = False) -> int:
         return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, goes_on=goes_on))
+
+    def _smoothed(self, positions: Tensor, draws: int) -> int:
+        search = self.search
+        if search.target is not search.model:  # its draws are averaged already
+            return 0
+        seed = evaluation_seed(self.seed, SMOOTHED, draws)
+        return self.stage(SMOOTHED, lambda: guards.follow_smoothed_gradient(search, positions, seed, draws))
 
     def _guards(self, positions: Tensor, queries: int) -> int:
         """Return the number of images at `positions` that attacks without gradients broke."""
