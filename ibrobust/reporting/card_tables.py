@@ -34,8 +34,8 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     marks += _dagger(any(row.fgsm_is_marked and row.fgsm is not None for row in rows))
     table = left_table(
         title="Models",
-        caption=f"accuracy, %; FGSM and the worst case over all attacks at epsilon {epsilon}; {_images(rows)}"
-        f"- not measured{marks}",
+        caption=f"accuracy, %; FGSM, the worst case over all attacks and the audit at epsilon {epsilon}; "
+        f"{_images(rows)}- not measured{marks}",
         padding=0,
         show_edge=False,  # fits into 80 columns
     )

@@ -60,7 +60,7 @@ def _audits(records: Sequence[StudyRecord], unit: str) -> list[str]:
 def _most_robust(records: Sequence[StudyRecord], datasets: Mapping[str, str]) -> list[str]:
     """Name the highest worst case at the largest epsilon that was audited or else attacked, of models that may win.
 
-    There is one sentence for each data set.
+    There is one sentence for each data set. Numbers on fewer images than others do not win.
     """
     names = list(dict.fromkeys(datasets.get(record.cell, "") for record in records))
     sentences = []
@@ -75,45 +75,53 @@ def _most_robust_of(records: Sequence[StudyRecord], where: str) -> str:
     audits = audits_in(records)
     audited = {(cell, audit.decoder) for cell, of_cell in audits.items() for audit in of_cell}
     unknown = {(record.cell, record.decoder) for record in records} - audited if audited else set()
-    for quantity, what in (
-        ("audit_worst_case_accuracy", "the audit's worst case"),
-        ("worst_case_accuracy", "the worst case over attacks"),
-    ):
-        found = [
-            record
-            for record in records
-            if record.quantity == quantity and record.epsilon is not None and record.attack in ("", WORST_CASE)
-        ]
-        # As in the leaderboard: of two numbers of one model, the one on more images; numbers on fewer images than
-        # others do not win.
-        by_images = sorted(found, key=lambda record: record.num_images or 0)
-        found = list({(record.cell, record.decoder, record.epsilon): record for record in by_images}.values())
-        largest = max((record.epsilon or 0.0 for record in found), default=None)
-        most = max((record.num_images or 0 for record in found if record.epsilon == largest), default=0)
+    by_audit, by_attacks = (
+        _at_largest_epsilon(records, quantity) for quantity in ("audit_worst_case_accuracy", "worst_case_accuracy")
+    )
+    ranked = [(by_audit, "the audit's worst case"), (by_attacks, "the worst case over attacks")]
+    # Of two numbers at one epsilon, as in the leaderboard, the one on more images.
+    if by_audit and by_attacks and by_audit[0].epsilon == by_attacks[0].epsilon and _most(by_attacks) > _most(by_audit):
+        ranked.reverse()
+    for found, what in ranked:
         contenders = [
             record
             for record in found
-            if record.epsilon == largest
-            and (record.num_images or 0) == most
-            and not speak_against(audits.get(record.cell, ()), largest or 0.0)
+            if (record.num_images or 0) == _most(found)
+            and not speak_against(audits.get(record.cell, ()), record.epsilon or 0.0)
             and not ((record.cell, record.decoder) in unknown or record.upper_bound)
         ]
-        among = ", without models that an audit calls not real or not honest" if audits else ""
-        if any((record.cell, record.decoder) in unknown for record in found if record.epsilon == largest):
-            among += " and those without an audit"
-        if any(record.upper_bound for record in found if record.epsilon == largest):
-            among += "; upper bounds (≤) are left out"
         if not contenders:
             continue
+        among = ", without models that an audit calls not real or not honest" if audits else ""
+        if any((record.cell, record.decoder) in unknown for record in found):
+            among += " and those without an audit"
+        if any(record.upper_bound for record in found):
+            among += "; upper bounds (≤) are left out"
         best = max(contenders, key=lambda record: record.value)
         number = f"{percent(best.value)}{_interval(best)}"
         if best.value:
             who = f", {_named([record for record in contenders if record.value == best.value])}"
         else:
-            left_out = len(contenders) < sum(record.epsilon == largest for record in found)
-            who = f"; {'none of these models' if left_out else 'no model'} keeps any image"
+            who = f"; {'none of these models' if len(contenders) < len(found) else 'no model'} keeps any image"
         return f"Highest accuracy in {what}{where} at ε = {format_epsilon(best.epsilon or 0.0)}{among}: {number}{who}."
     return ""
+
+
+def _at_largest_epsilon(records: Sequence[StudyRecord], quantity: str) -> list[StudyRecord]:
+    """Return the worst case of each cell and decoder at the largest epsilon, of several the one on the most images."""
+    found = [
+        record
+        for record in records
+        if record.quantity == quantity and record.epsilon is not None and record.attack in ("", WORST_CASE)
+    ]
+    largest = max((record.epsilon or 0.0 for record in found), default=None)
+    at_largest = [record for record in found if record.epsilon == largest]
+    by_images = sorted(at_largest, key=lambda record: record.num_images or 0)
+    return list({(record.cell, record.decoder): record for record in by_images}.values())
+
+
+def _most(found: Sequence[StudyRecord]) -> int:
+    return max((record.num_images or 0 for record in found), default=0)
 
 
 def _named(equal: Sequence[StudyRecord]) -> str:
