@@ -203,5 +203,8 @@ def _numbers(option: str, written: str | None) -> list[float]:
 
 
 def _tell(card: Any) -> None:
-    scores = ", ".join(f"{per_cent(record.accuracy, 2)}% with {kind}" for kind, record in card.clean_accuracy.items())
+    scores = ", ".join(
+        f"{per_cent(record.accuracy, 2)}% of {record.total:,} images with {kind}"
+        for kind, record in card.clean_accuracy.items()
+    )
     typer.echo(f"Added {card.name}, clean accuracy on {card.dataset.name}: {scores}")

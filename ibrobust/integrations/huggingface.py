@@ -59,7 +59,7 @@ _HOW_BUILT = (
 class HubModel(  # type: ignore[call-arg, unused-ignore]
     ModelHubMixin,
     library_name="ibrobust",
-    tags=["adversarial-robustness", "information-bottleneck"],
+    tags=["adversarial-robustness"],
     model_card_template=README,
 ):
     """A stored model with card and weights; `save_pretrained` and `push_to_hub` write it, `from_pretrained` reads it.
@@ -86,7 +86,10 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
     def generate_model_card(self, **fields: Any) -> HubReadme:
         """Return the README of the repository."""
         card = self.record
-        accuracies = [f"{kind} {per_cent(record.accuracy, 2)}%" for kind, record in card.clean_accuracy.items()]
+        accuracies = [
+            f"{kind} {per_cent(record.accuracy, 2)}% of {record.total:,} images"
+            for kind, record in card.clean_accuracy.items()
+        ]
         own = {
             "written": WRITTEN,
             "name": card.name,

@@ -68,8 +68,8 @@ def export_model(
 ) -> ModelCard:
     """Write a stored model's card and weights into `folder`, and return the card written.
 
-    With `half` the weights are rounded, so they are another model: its clean accuracy is measured again on the images
-    that the card names, and results of earlier evaluations are left out.
+    With `half` the weights are rounded. If this changes any, they are another model: its clean accuracy is measured
+    again on the images that the card names, and results of earlier evaluations are left out.
 
     Args:
         name: of the model.
@@ -89,8 +89,11 @@ def export_model(
     update: dict[str, object] = {"name": name}
     if description is not None:
         update["description"] = description
+    changed = False
     if half:
-        tensors = halved(tensors)
+        rounded = halved(tensors)
+        changed, tensors = not _same_numbers(tensors, rounded), rounded
+    if changed:
         if card.architecture is not None:
             # The rounded weights give other numbers.
             unprobed = card.architecture.model_copy(update={"probe": None})
@@ -104,6 +107,11 @@ def export_model(
         temporary.write_bytes(content)
     write_text(folder / f"{name}.yaml", exported.to_text())  # last: it names the weights
     return exported
+
+
+def _same_numbers(tensors: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> bool:
+    """Return whether rounding changed nothing, as of a model that was exported so before."""
+    return all(torch.equal(tensor, rounded[key].to(tensor.dtype)) for key, tensor in tensors.items())
 
 
 def _accuracy(card: ModelCard, tensors: Mapping[str, Tensor], data_dir: str | Path | None) -> dict[str, object]:

@@ -255,6 +255,16 @@ def test_the_docs_name_the_checks_that_make_the_worst_case_an_upper_bound():
     assert set(re.findall(r"`(\w+)`", passage)) == set(BLINDING)
 
 
+def test_the_page_counts_each_network_once_for_the_rate_of_false_alarms():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    table = page.partition("| honest models |")[2].partition("\n\n")[0]
+    small = sum(map(int, re.findall(r"(\d+) seeds", table)))
+    shipped = sum(len(re.findall("`", row)) // 2 for row in table.splitlines() if "seeds" not in row)
+    ((networks, percent),) = re.findall(r"each of the (\d+) networks, .*? is\s+below (\d+)%", page, re.DOTALL)
+    assert small + shipped == int(networks)
+    assert int(percent) - 1 < 100 * interval(0, int(networks))[1] < int(percent)
+
+
 class WrongGradientForSome(Wrapped):
     """For the images that it takes for one of the later classes, all but nothing of the gradient is right."""
 

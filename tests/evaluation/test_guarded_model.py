@@ -499,6 +499,9 @@ def test_arrays_lists_and_text_are_taken_for_what_they_say() -> None:
         (["a", "b"], [0, 1], {}, "images cannot be converted to a tensor"),
         ([IMAGES[0], IMAGES[1, :, :4]], [0, 1], {}, "images cannot be converted to a tensor"),
         (IMAGES[:2], [0.0, 1.0], {}, "integers are needed"),
+        (IMAGES[:2], torch.eye(10)[:2].long(), {}, "of one-hot labels give labels.argmax"),
+        (255 * IMAGES[:2], [0, 1], {}, "values in .* needed. Divide them by 255"),
+        (IMAGES[:2] - 0.5, [0, 1], {}, "Put a normalisation inside the model"),
         (IMAGES[:2], ["cat", "dog"], {}, "labels cannot be converted to a tensor"),
         (IMAGES[:2], [0, 1], {"batch_size": 2.5}, "batch size is 2.5"),
         (IMAGES[:2], [0, 1], {"batch_size": True}, "batch size is True"),
@@ -509,3 +512,19 @@ def test_arrays_lists_and_text_are_taken_for_what_they_say() -> None:
 def test_what_is_ambiguous_is_refused_in_a_sentence(images, labels, options, message) -> None:
     with pytest.raises(IbrobustError, match=message):
         fgsm_sweep(linear(), images, labels, **{"epsilons": [EPSILON], **options})
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "message"),
+    [
+        (Wrapped(leave=lambda z: (z, z)), LABELS, "type tuple .* a module whose forward pass returns the logits alone"),
+        (Wrapped(leave=lambda z: z.argmax(dim=1)), LABELS, "predicted classes, return the logits before the argmax"),
+        (Wrapped(leave=lambda z: z[:, 0]), LABELS, "two_logits"),
+        (linear(), torch.tensor([1, 10] * 20), "10 classes: classes are counted from 0, so give labels - 1"),
+        (linear(), torch.tensor([0, 10] * 20), "10 classes: give it images of its own data set"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 10)), LABELS, "another size, give ibrobust.resized"),
+    ],
+)
+def test_the_remedy_fits_what_is_wrong_with_the_output_or_the_labels(model, labels, message) -> None:
+    with pytest.raises(IbrobustError, match=message):
+        fgsm_sweep(model, IMAGES, labels, [EPSILON])

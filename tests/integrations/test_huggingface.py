@@ -84,7 +84,7 @@ def test_a_folder_gets_the_readme_of_the_model_that_is_saved_to_it_unless_it_is_
 def test_a_readme_rounds_halves_up(registered: str) -> None:
     score = AccuracyRecord(correct=5, total=160)  # 3.125%
     card = model_card(registered).model_copy(update={"clean_accuracy": {"head": score}})
-    assert "Clean accuracy: head 3.13%." in str(HubModel(card, {}).generate_model_card())
+    assert "Clean accuracy: head 3.13% of 160 images." in str(HubModel(card, {}).generate_model_card())
 
 
 def test_a_folder_that_was_moved_can_be_loaded_without_the_registry(

@@ -50,6 +50,14 @@ def test_an_exported_model_is_found_by_its_new_name_and_loads(exported):
     assert load_model("given", decoder="resfc")(torch.rand(2, 3, 32, 32)).dtype == torch.float32
 
 
+def test_a_model_in_half_precision_keeps_its_results_if_it_is_exported_so_again(exported, tmp_path, monkeypatch):
+    update_metrics("given", "fgsm", {"accuracy": 0.25})
+    monkeypatch.setattr("ibrobust.registry.export.load_dataset", None)  # no images are needed
+    again = export_model("given", tmp_path / "again", half=True)
+    assert again == model_card("given")
+    assert again.evaluations == {"fgsm": {"accuracy": 0.25}}
+
+
 def test_layers_are_stored_in_half_precision_and_nothing_else(exported):
     tensors = load_file(exported[1] / exported[0].weights.file)
     assert {t.dtype for key, t in tensors.items() if key.startswith("decoders.gaussian_mixture")} == {torch.float32}

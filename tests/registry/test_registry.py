@@ -372,6 +372,17 @@ def test_missing_weights_are_named(classifier, digits, home):
         load_model("mine")
 
 
+def test_a_model_whose_two_files_are_deleted_is_gone(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    register_model("mine-2", classifier, dataset=digits)
+    for file in (weights_file(home, "mine"), card_file(home, "mine")):
+        file.unlink()
+    assert "mine" not in list_models()
+    load_model("mine-2")
+    register_model("mine", classifier, dataset=digits)
+    load_model("mine")
+
+
 def test_a_card_cannot_point_outside_its_folder(classifier, digits, home):
     register_model("mine", classifier, dataset=digits)
     shutil.move(weights_file(home, "mine"), home / "elsewhere.safetensors")
