@@ -394,6 +394,11 @@ def _left_before_and_after_autoattack(content, epsilon) -> tuple[int, int] | Non
     return (sum(left["WorstCase"]), sum(map(min, *left.values()))) if len(left) == 2 else None
 
 
+def _listed(words) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
+
+
 def test_what_autoattack_breaks_at_2_255_on_robustbenchs_images_is_that_of_the_records(tables):
     known, text = tables.read_records("zoo-lossless"), " ".join(_page("docs/results.md").split())
     counts = {name: _left_before_and_after_autoattack(content, 2 / 255) for name, content in known.items()}
@@ -405,8 +410,15 @@ def test_what_autoattack_breaks_at_2_255_on_robustbenchs_images_is_that_of_the_r
         of_models.append(f"{before - after or 'none'} of the {before} of the three `{model}` models")
     shown = f"it broke {of_models[0]}, {of_models[1]}, and {of_models[2]}, at most {largest} of one model; "
     others = {name: pair for name, pair in counts.items() if pair}
-    each = [f"{before - after} of the {before} of `{name}`" for name, (before, after) in sorted(others.items())]
-    assert f"{shown}{', and '.join(each)}. At 8/255" in text
+    each = [
+        f"{before - after} of the {before} of `{name}`"
+        for name, (before, after) in sorted(others.items())
+        if before > after
+    ]
+    whole = {name: str(before) for name, (before, after) in sorted(others.items()) if before == after}
+    none = f"none of the {_listed(whole.values())} of {_listed(f'`{name}`' for name in whole)}"
+    assert f"{shown}{', '.join(each)}, and {none}. At 8/255" in text
+    assert f"on the images that are left of {9 + len(others)} models" in text
 
 
 def test_what_autoattack_breaks_at_8_255_on_robustbenchs_images_is_that_of_the_records(tables):
