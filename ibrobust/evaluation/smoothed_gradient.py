@@ -34,6 +34,7 @@ class SmoothedGradient(nn.Module):
         if not torch.is_grad_enabled():
             return logits
         middle = images.detach()
-        steps = [self.ball.random_point(middle, self._generator) - middle for _ in range(self.draws)]
-        mean = torch.stack([self.model(images + step) for step in steps]).mean(dim=0)
+        points = [self.ball.random_point(middle, self._generator) for _ in range(self.draws)]
+        nothing = images - middle  # 0, with the images' gradient: the points stay in [0, 1] to the last bit
+        mean = torch.stack([self.model(point + nothing) for point in points]).mean(dim=0)
         return with_gradient_of(logits, mean)

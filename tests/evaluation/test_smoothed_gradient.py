@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
-from ibrobust.evaluation.worst_case_attack import SMOOTHED, WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import SMOOTHED, WorstCaseResult, guards, worst_case_attack
+from ibrobust.evaluation.worst_case_attack.search import Search
 
 EPSILON = 0.06
 WAVELENGTH = 0.03
@@ -90,3 +91,34 @@ def test_the_logits_are_the_model_s_and_the_gradient_is_the_mean_over_the_points
         drawn = ball.random_point(images, generator).requires_grad_()
         expected += torch.autograd.grad(model(drawn)[:, 0].sum(), drawn)[0] / 5
     torch.testing.assert_close(gradient, expected)
+
+
+class Asked(nn.Module):
+    """A model that notes how many images with a gradient it gets at a time, and their range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.least, self.most = 0.5, 0.5
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            self.batches.append(len(images))
+        pixels = images.detach()
+        self.least, self.most = min(self.least, float(pixels.min())), max(self.most, float(pixels.max()))
+        score = 1.0 + 0.0 * images.flatten(1).sum(dim=1)
+        return torch.stack([score, -score], dim=1)
+
+
+def test_all_draws_together_are_no_more_images_than_a_batch_and_stay_in_range():
+    model, images = Asked(), torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(3)).round()
+    search = Search(guard(model), 1, images, torch.zeros(40, dtype=torch.long), Ball("Linf", 0.1), 20)
+    guards.follow_smoothed_gradient(search, search.left, 0, 4)
+    assert max(model.batches) == 20 // 4
+    assert (model.least, model.most) == (0.0, 1.0)
+
+
+def test_no_image_left_is_nothing_to_do():
+    search = Search(guard(Asked()), 1, torch.rand(4, 3, 8, 8), torch.ones(4, dtype=torch.long), Ball("L2", 0.1), 20)
+    guards.follow_smoothed_gradient(search, search.left, 0, 4)
+    assert not search.broken.any()

@@ -78,7 +78,8 @@ def follow_smoothed_gradient(search: Search, positions: Tensor, seed: int, draws
     The smoothed gradient finds a hill of the margin, and short steps of the own gradient a summit of its ripples.
     """
     model, ball = SmoothedGradient(search.target, search.ball, draws=draws, seed=seed), search.ball
-    for at in search.batches(positions[~search.broken[positions]]):
+    # The graphs of all draws are in memory together.
+    for at in positions[~search.broken[positions]].split(max(search.batch_size // draws, 1)):
         images, labels = search.images[at], search.labels[at]
         run = climb(model, images, labels, images, ball=ball, steps=SMOOTHED_STEPS, loss=margin_loss)
         # Only what was found counts: the other stages know the classes' nearness from the model's own gradient.
