@@ -394,6 +394,20 @@ def _left_before_and_after_autoattack(content, epsilon) -> tuple[int, int] | Non
     return (sum(left["WorstCase"]), sum(map(min, *left.values()))) if len(left) == 2 else None
 
 
+def test_the_readme_counts_the_models_whose_gradient_misleads(tables):
+    text, known = " ".join(_page("README.md").split()), tables.read_records()
+    of_kind = [content for name, content in known.items() if name.startswith(("knn_ib", "soft_ib"))]
+
+    def misleading(epsilon: float) -> int:
+        audits = [a for each in of_kind for a in next(iter(each["decoders"].values()))["audits"]]
+        return sum(a["gradient"] == "misleading" for a in audits if a["epsilon"] == pytest.approx(epsilon))
+
+    assert (
+        f"at 4/255 the gradient of {misleading(4 / 255)} of the {len(of_kind)} `knn_ib` and `soft_ib` models misleads "
+        f"attacks (at 8/255, of {misleading(8 / 255)})." in text
+    )
+
+
 def _listed(words) -> str:
     *others, last = words
     return f"{', '.join(others)} and {last}"

@@ -12,8 +12,8 @@ from ibrobust.evaluation.replaced_gradient import with_gradient_of
 class SmoothedGradient(nn.Module):
     """The same logits as the model's, with the gradient of their mean over random points of the ball around an image.
 
-    A ripple that is finer than the ball has many local maxima in it, where an attack that follows the gradient ends. In
-    the mean there are none.
+    A ripple that is finer than the ball has many local maxima in it, where an attack that follows the gradient ends.
+    The mean has fewer.
 
     Args:
         model: in a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).

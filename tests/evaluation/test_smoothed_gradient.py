@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
@@ -77,6 +78,14 @@ def test_a_ripple_finer_than_the_ball_hides_few_images():
     assert int(left.sum()) <= int(truth.sum()) + 6
     assert result.upper_bound
     assert any(warning.startswith("A gradient that is averaged over the ball broke") for warning in result.warnings)
+
+
+def test_the_audit_calls_the_gradient_of_a_ripple_misleading_and_nothing_real():
+    model = Rippled(3.0)
+    model.weights *= 0.02  # so that the softmax does not saturate
+    report = audit(model, *images_near_and_far(model), epsilon=EPSILON, quick=True)
+    assert report.gradient == "misleading"
+    assert report.robustness in ("not real", "undecided")
 
 
 def test_the_logits_are_the_model_s_and_the_gradient_is_the_mean_over_the_points():
