@@ -24,6 +24,7 @@ from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.state import remove_state
 from ibrobust.evaluation.attacks.surrogate import SurrogateAttack
 from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.audit.subject import QUICK
@@ -273,7 +274,7 @@ class _Measuring:
             )
             known.extend({**result.to_dict(), **source} for result in results)
             self._results.save()
-            state.unlink(missing_ok=True)
+            remove_state(state)
 
     def audit(self, name: str, wanted: Audit, epsilon: float, card: ModelCard | None) -> None:
         """Audit a decoder at an epsilon; store the report in the card of a model that the study trained as well."""

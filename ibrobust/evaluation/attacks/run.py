@@ -138,7 +138,13 @@ def run_attacks(
         if path is not None:
             settings |= data_digests(model, images, labels)
             some = unit_range(some_images(images), reference)
-            log = AttackLog(path, settings, behaviour(guarded, some), surrogates=_surrogates(chosen, some))
+            log = AttackLog(
+                path,
+                settings,
+                behaviour(guarded, some),
+                surrogates=_surrogates(chosen, some),
+                keep_images=any(isinstance(attack, WorstCase) and attack.escalate for attack in chosen),
+            )
         if log.is_empty:  # a run that is resumed has warned already
             warn_of_mistakes(guarded, images, labels, batch_size=batch_size)
         copied = None
@@ -235,7 +241,12 @@ class _Run:
         assert isinstance(self.attack, WorstCase)
         assert self.epsilon is not None
         size = len(self.labels)
-        fields = self.log.step(self.key, self._worst_case, partial(_is_batch, size=size, minimal=False))
+        # Its AutoAttack takes most of the time: each batch of that is a step, as are all stages before it together.
+        fields = (
+            self._worst_case(log=self.log, key=self.key)
+            if self.attack.escalate
+            else self.log.step(self.key, self._worst_case, partial(_is_batch, size=size, minimal=False))
+        )
         self.show(size)
         return AttackResult(
             self.attack.label,
@@ -249,7 +260,7 @@ class _Run:
             attack_version=self.attack.attack_version,
         )
 
-    def _worst_case(self) -> dict[str, Any]:
+    def _worst_case(self, **resumed: Any) -> dict[str, Any]:
         assert isinstance(self.attack, WorstCase)
         assert self.epsilon is not None
         result = self.attack.run(
@@ -260,6 +271,7 @@ class _Run:
             seed=self.seed,
             batch_size=self.batch_size,
             on_progress=lambda _, left, clean: self.show(len(self.labels) * (clean - left) // max(clean, 1)),
+            **resumed,
         )
         self._give(result.adversarial)
         return {

@@ -23,7 +23,7 @@ from ibrobust.atomic import append_json_line, write_tensors, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
-FORMAT = 6
+FORMAT = 7
 _REMEDY = "remove it, or store the state elsewhere"
 
 
@@ -125,6 +125,12 @@ class AttackLog:
                 "start again."
             ) from error
         return {**line, "images": images}
+
+
+def remove_state(path: Path) -> None:
+    """Remove a state file and its images, if there are any."""
+    path.unlink(missing_ok=True)
+    shutil.rmtree(images_folder(path), ignore_errors=True)
 
 
 def images_folder(path: Path) -> Path:

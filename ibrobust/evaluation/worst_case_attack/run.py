@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ibrobust.epsilon import read_radius
 from ibrobust.evaluation.attacks.autoattack import autoattack
+from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
+from ibrobust.evaluation.attacks.state import AttackLog
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
 from ibrobust.evaluation.gradient_lines import unexplained_shares
@@ -32,7 +35,7 @@ from ibrobust.spread import evenly_spaced
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
-STRAIGHT_THROUGH, SMOOTHED = "straight-through", "smoothed gradient"  # names of stages
+STRAIGHT_THROUGH, SMOOTHED, AUTOATTACK = "straight-through", "smoothed gradient", "AutoAttack"  # names of stages
 AVERAGED = "The model draws random numbers: it was attacked and judged through averages over draws."
 
 
@@ -50,6 +53,8 @@ def worst_case_attack(
     escalate: bool = False,
     progress: bool | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    log: AttackLog | None = None,
+    key: Mapping[str, Any] | None = None,
 ) -> WorstCaseResult:
     """Return the images that stay correct in the worst case at `epsilon`, with adversarial images for the others.
 
@@ -86,7 +91,11 @@ def worst_case_attack(
             image are made. By default 2,000 per image.
         escalate: run AutoAttack on the remaining images.
         progress: whether to show it; by default in a notebook or on a terminal, if there is no `on_progress`.
-        on_progress: called with (name of the starting stage, unbroken images, correct images without an attack).
+        on_progress: called with (name of the stage, images that are left to attack, correct images without an attack)
+            at the start of each stage, and after each batch of AutoAttack.
+        log: the finished steps of an interrupted run with `escalate`, from `run_attacks` with a `state_path`: what the
+            stages before AutoAttack found, and each batch of AutoAttack. It has to keep images.
+        key: tells this run's steps from those of other runs in the log.
 
     Raises:
         IbrobustError: an argument is not of that form, or a model's output is not (B, K) logits.
@@ -122,7 +131,16 @@ def worst_case_attack(
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
-        warnings = run.all_stages(cuts, shares, queries=queries, escalate=escalate)
+        if escalate:
+            log, key = log or AttackLog(), key or {}
+            before = log.step(
+                {**key, "part": "before AutoAttack"},
+                lambda: run.to_fields(run.own_stages(cuts, shares, queries=queries, advice="")),
+                run.is_mine,
+            )
+            warnings = (*run.restore(before), *run.autoattack(log, key))
+        else:
+            warnings = run.own_stages(cuts, shares, queries=queries, advice=": give escalate=true")
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
         warnings = (*by_grad_mode, *cuts.warnings, *warnings)
@@ -133,7 +151,7 @@ def worst_case_attack(
         epsilon=ball.epsilon,
         clean_correct=tuple(search.clean.tolist()),
         robust_correct=tuple(robust.tolist()),
-        broken_by=tuple(run.broken_by),
+        broken_by=tuple(run.records[number].name if number else "" for number in run.broken_in),
         stages=tuple(run.records),
         warnings=warnings,
         escalated=escalate,
@@ -144,7 +162,12 @@ def worst_case_attack(
 
 
 def _described(line: LiveLine) -> Callable[[str, int, int], None]:
-    return lambda stage, left, clean: line.show(clean - left, clean, f"{stage}, {left} images are unbroken")
+    return lambda stage, left, clean: line.show(clean - left, clean, f"{stage}, {left} images are left")
+
+
+def _stage_record(fields: dict[str, Any]) -> StageRecord:
+    costs = (Cost(**fields[name]) for name in ("cost", "surrogate_cost"))
+    return StageRecord(fields["name"], fields["attacked"], fields["broken"], *costs)
 
 
 class _Run:
@@ -160,12 +183,11 @@ class _Run:
     ) -> None:
         self.search, self.surrogate, self.seed, self.on_progress = search, surrogate, seed, on_progress
         self.records = records
-        self.broken_by = [""] * len(search.images)
-        self.broken_in = [0] * len(search.images)  # positions in `records`
-        self.flags: tuple[str, ...] = ()  # of AutoAttack
+        # For each image, the position in `records` of the stage that broke it; 0, the clean images', if none did.
+        self.broken_in = [0] * len(search.images)
 
-    def all_stages(self, cuts: Cuts, shares: Tensor, *, queries: int | None, escalate: bool) -> tuple[str, ...]:
-        """Run every stage; return the warnings."""
+    def own_stages(self, cuts: Cuts, shares: Tensor, *, queries: int | None, advice: str) -> tuple[str, ...]:
+        """Run every stage but AutoAttack; return the warnings, with advice after FAB's."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
         by_untargeted = len(search.left)
@@ -216,11 +238,8 @@ class _Run:
                 by_fab = broken + self._fab(guards.MORE_FAB, goes_on=True)
         found = warnings(by_guards=by_guards, by_smoothed=by_smoothed)
         if by_fab:
-            advice = "" if escalate else ": give escalate=true"
-            found = (*found, f"FAB broke {by_fab} images that the other gradient stages left{advice}.")
-        if escalate:
-            self.stage("AutoAttack", self._autoattack)
-            found = (*found, *(f"AutoAttack warns: {flag}" for flag in self.flags))
+            images = "an image" if by_fab == 1 else f"{by_fab} images"
+            found = (*found, f"FAB broke {images} that the other gradient stages left{advice}.")
         return found if search.target is search.model else (AVERAGED, *found)
 
     def _fab(self, effort: guards.FabEffort, *, goes_on: bool = False) -> int:
@@ -246,27 +265,69 @@ class _Run:
         )
         return broken
 
-    def _autoattack(self) -> None:
+    def to_fields(self, warnings: tuple[str, ...]) -> dict[str, Any]:
+        """Return what the stages found so far, for a log."""
         search = self.search
-        version = "standard" if search.target is search.model else "rand"
-        left = search.left
-        outcome = autoattack(
-            guard(search.target),
-            search.images[left],
-            search.labels[left],
-            epsilon=search.ball.epsilon,
-            norm=search.ball.norm,
-            version=version,
-            batch_size=search.batch_size,
-            seed=self.seed,
-            keep_images=True,
+        return {
+            "broken in": list(self.broken_in),
+            "nonfinite": to_bits(tuple(search.nonfinite.tolist())),
+            "stages": [asdict(record) for record in self.records],
+            "warnings": list(warnings),
+            "images": search.adversarial[search.broken],
+        }
+
+    def is_mine(self, fields: dict[str, Any]) -> bool:
+        """Return whether a log's fields can be those of `to_fields`."""
+        size, names = len(self.broken_in), [_stage_record(stage).name for stage in fields["stages"]]
+        places = fields["broken in"]
+        return (
+            len(places) == size
+            and all(isinstance(place, int) and 0 <= place < len(names) for place in places)
+            and are_bits(fields["nonfinite"], size)
+            and all(isinstance(warning, str) for warning in fields["warnings"])
         )
-        assert outcome.adversarial is not None
-        # Its warnings that the logits depend on the batch or on gradients are given once, for all stages.
-        self.flags = tuple(flag for flag in outcome.flags if flag not in (BATCH_DEPENDENT, GRAD_MODE))
-        found = search.ball.project(outcome.adversarial.to(search.images), search.images[left])
-        for at, candidates in zip(search.batches(left), found.split(search.batch_size), strict=True):
-            search.offer(at, candidates)
+
+    def restore(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        """Take over what `to_fields` returned, perhaps in an earlier run; return its warnings."""
+        self.broken_in = list(fields["broken in"])
+        self.records = [_stage_record(stage) for stage in fields["stages"]]
+        broken = torch.tensor(self.broken_in) > 0
+        self.search.restore(broken, torch.tensor(from_bits(fields["nonfinite"])), fields["images"])
+        return tuple(fields["warnings"])
+
+    def autoattack(self, log: AttackLog, key: Mapping[str, Any]) -> tuple[str, ...]:
+        """Run AutoAttack, batch by batch as in the log; return its warnings."""
+        search, flags = self.search, list[str]()
+        left, clean = search.left, int(search.clean.sum())
+
+        def show(share: float) -> None:
+            if self.on_progress:
+                self.on_progress(AUTOATTACK, round((1 - share) * len(left)), clean)
+
+        def work() -> None:
+            outcome = autoattack(
+                guard(search.target),
+                search.images[left],
+                search.labels[left],
+                epsilon=search.ball.epsilon,
+                norm=search.ball.norm,
+                version="standard" if search.target is search.model else "rand",
+                batch_size=search.batch_size,
+                seed=self.seed,
+                log=log,
+                key=key,
+                keep_images=True,
+                progress=show,
+            )
+            assert outcome.adversarial is not None
+            # Its warnings that the logits depend on the batch or on gradients are given once, for all stages.
+            flags.extend(flag for flag in outcome.flags if flag not in (BATCH_DEPENDENT, GRAD_MODE))
+            found = search.ball.project(outcome.adversarial.to(search.images), search.images[left])
+            for at, candidates in zip(search.batches(left), found.split(search.batch_size), strict=True):
+                search.offer(at, candidates)
+
+        self.stage(AUTOATTACK, work)
+        return tuple(f"AutoAttack warns: {flag}" for flag in flags)
 
     def judge_again(self) -> None:
         """Judge the broken images of a model that draws random numbers on draws that had no part in breaking them.
@@ -284,7 +345,7 @@ class _Run:
         for position in lucky.tolist():
             record = self.records[self.broken_in[position]]
             self.records[self.broken_in[position]] = replace(record, broken=record.broken - 1)
-            self.broken_by[position] = ""
+            self.broken_in[position] = 0
         self.records.append(StageRecord("judged again", len(positions), 0, counter(), Cost(0, 0)))
 
     def stage(self, name: str, work: Callable[[], None]) -> int:
@@ -301,7 +362,7 @@ class _Run:
             work()
         fell = before[search.broken[before]].tolist()
         for position in fell:
-            self.broken_by[position], self.broken_in[position] = name, len(self.records)
+            self.broken_in[position] = len(self.records)
         cost = Cost(0, 0) if other is None else other()
         self.records.append(StageRecord(name, len(before), len(fell), counter(), cost))
         return len(fell)

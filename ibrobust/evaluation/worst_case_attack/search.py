@@ -125,6 +125,12 @@ class Search:
         self.broken[positions[broken]] = True
         return broken
 
+    def restore(self, broken: Tensor, nonfinite: Tensor, adversarial: Tensor) -> None:
+        """Take over which images (N,) an earlier run broke, and its points (M, C, H, W) for the broken ones."""
+        self.broken, self.nonfinite = broken.to(self.broken.device), nonfinite.to(self.nonfinite.device)
+        if bool(broken.any()):
+            self.adversarial[self.broken] = adversarial.to(self.adversarial)
+
     @torch.no_grad()
     def prefer(self, positions: Tensor, candidates: Tensor) -> None:
         """Keep the candidates (B, C, H, W) for the broken images at `positions` if their margin is larger."""

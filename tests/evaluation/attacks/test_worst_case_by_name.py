@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
 import pytest
 import torch
 from brightness import NaNGradient
@@ -12,7 +15,9 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.own_attacks import WorstCase
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.state import remove_state
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import run as worst_case
 
 pytestmark = pytest.mark.usefixtures("light_audits")
 
@@ -46,6 +51,11 @@ def quantised() -> tuple[nn.Module, Tensor, Tensor]:
     return model, images, model(images).argmax(dim=1)
 
 
+@pytest.fixture
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worst_case, "autoattack", partial(worst_case.autoattack, n_iter=10, n_queries=100))
+
+
 def test_its_warnings_are_in_the_result_and_in_its_record_also_after_a_resume(quantised, tmp_path):
     model, images, labels = quantised
     first, again = (
@@ -56,6 +66,70 @@ def test_its_warnings_are_in_the_result_and_in_its_record_also_after_a_resume(qu
     assert "exactly zero at 20 of 20" in first.flags[0]
     assert first == again == AttackResult.from_dict(first.to_dict())
     assert first.summary()["flags"] == list(first.flags)
+
+
+class _Kill(Exception):
+    pass
+
+
+class Smooth(Quantised):
+    """The linear model without the rounding."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images)
+
+
+class Shaky(Smooth):
+    """The linear model with a little noise on each logit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits + 0.01 * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize("kind", [Smooth, Shaky])
+def test_a_run_that_is_killed_in_its_autoattack_goes_on_from_there_to_the_same_numbers(
+    kind, quantised, tmp_path, short_autoattack
+):
+    model, images = kind(), quantised[1][:12]
+    labels = Smooth()(images).argmax(dim=1)
+    options = {"attacks": "worst_case:escalate=true", "epsilons": 0.01, "batch_size": 4}
+    images_attacked = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal images_attacked
+        images_attacked += len(output)
+
+    model.register_forward_hook(count)
+    seen: list[int] = []
+    (whole,) = run_attacks(model, images, labels, **options, progress=lambda done, _: seen.append(done))
+    assert 0 < whole.robust_accuracy < 1  # some images are broken before AutoAttack, and some reach it
+    passes, last = images_attacked, seen[-4]  # AutoAttack's last batches
+    assert seen == sorted(seen)
+
+    def kill(done: int, _: int) -> None:
+        if done >= last:
+            raise _Kill
+
+    path = tmp_path / "state.jsonl"
+    with pytest.raises(_Kill):
+        run_attacks(model, images, labels, **options, state_path=path, progress=kill)
+    images_attacked = 0
+    assert run_attacks(model, images, labels, **options, state_path=path) == [whole]
+    assert images_attacked < passes / 2
+    remove_state(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_state_of_a_run_with_autoattack_is_refused(quantised, tmp_path, short_autoattack):
+    options = {"attacks": "worst_case:escalate=true", "epsilons": 0.01, "state_path": tmp_path / "state.jsonl"}
+    run_attacks(*quantised, **options)
+    header, stages, *rest = (tmp_path / "state.jsonl").read_text().splitlines()
+    fields = json.loads(stages)
+    fields["broken in"][0] = len(fields["stages"])  # there is no such stage
+    (tmp_path / "state.jsonl").write_text("\n".join([header, json.dumps(fields), *rest]) + "\n")
+    with pytest.raises(IbrobustError, match=r"Line 2 of '.*state.jsonl' is damaged: remove it"):
+        run_attacks(*quantised, **options)
 
 
 def test_a_run_of_an_older_version_is_not_resumed(quantised, tmp_path, monkeypatch):
