@@ -11,7 +11,7 @@ from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
-from ibrobust.evaluation.worst_case_attack import SMOOTHED, WorstCaseResult, guards, worst_case_attack
+from ibrobust.evaluation.worst_case_attack import WorstCaseResult, guards, worst_case_attack
 from ibrobust.evaluation.worst_case_attack.search import Search
 
 EPSILON = 0.06
@@ -68,7 +68,7 @@ def test_without_a_ripple_nothing_needs_the_smoothed_gradient():
     result, left, truth = attacked(steepness=0.0)
     assert torch.equal(left, truth)
     assert not result.upper_bound
-    assert all(stage.broken == 0 for stage in result.stages if stage.name == SMOOTHED)
+    assert all(stage.broken == 0 for stage in result.stages if stage.name == guards.SMOOTHED)
 
 
 def test_a_ripple_finer_than_the_ball_hides_few_images():
@@ -122,12 +122,12 @@ class Asked(nn.Module):
 def test_all_draws_together_are_no_more_images_than_a_batch_and_stay_in_range():
     model, images = Asked(), torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(3)).round()
     search = Search(guard(model), 1, images, torch.zeros(40, dtype=torch.long), Ball("Linf", 0.1), 20)
-    guards.follow_smoothed_gradient(search, search.left, 0, 4)
-    assert max(model.batches) == 20 // 4
+    guards.follow_smoothed_gradient(search, search.left, 0, False)
+    assert max(model.batches) == 20 // guards.DRAWS
     assert (model.least, model.most) == (0.0, 1.0)
 
 
 def test_no_image_left_is_nothing_to_do():
     search = Search(guard(Asked()), 1, torch.rand(4, 3, 8, 8), torch.ones(4, dtype=torch.long), Ball("L2", 0.1), 20)
-    guards.follow_smoothed_gradient(search, search.left, 0, 4)
+    guards.follow_smoothed_gradient(search, search.left, 0, False)
     assert not search.broken.any()

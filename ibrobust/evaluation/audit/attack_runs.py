@@ -18,7 +18,7 @@ from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import (
     AVERAGED,
-    SMOOTHED,
+    OTHER_WAYS,
     STRAIGHT_THROUGH,
     WorstCaseResult,
     worst_case_attack,
@@ -31,7 +31,7 @@ from ibrobust.seeds import evaluation_seed
 STEPS = "untargeted"
 BETTER_STARTS = ("surrogate start", "larger ball")
 SURROGATE_START = BETTER_STARTS[0]
-WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, SMOOTHED, "random corners", "Square")
+WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, *OTHER_WAYS, "random corners", "Square")
 
 
 @dataclass(frozen=True)

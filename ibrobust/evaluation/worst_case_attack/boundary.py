@@ -1,4 +1,4 @@
-"""FAB (Croce and Hein 2020), which follows the decision boundary towards a class, and stops at success."""
+"""Attacks that follow the decision boundary and stop at success: FAB (Croce and Hein 2020), and a walk on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.correctness import is_correct
-from ibrobust.evaluation.attacks.losses import towards_by_margin
+from ibrobust.evaluation.attacks.losses import margin, towards_by_margin
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import image_gradient
@@ -16,6 +16,8 @@ OVERSHOOT = 1.05
 BACK = 0.9  # after a misclassified point, the way from the image is shortened to this share
 MOST_PULL = 0.1  # the largest weight of the projection of the image itself
 REACH = 1.5  # in radii beyond the first, when an image may be given up for the first time
+HALVINGS = 10
+TRIED_RADII = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of the ball
 
 
 def follow_boundary(
@@ -76,3 +78,60 @@ def follow_boundary(
         points[active] = torch.where(wrong[:, None, None, None], origin + BACK * (here - origin), here)
         active = active[distances[active] > 1.0]
     return nearest, distances
+
+
+def walk_on_boundary(
+    model: nn.Module, images: Tensor, labels: Tensor, starts: Tensor, *, ball: Ball, steps: int
+) -> Tensor:
+    """Return misclassified points (B, C, H, W) in the ball; an image itself if none was found.
+
+    Each step halves the line from the image to a misclassified point until it ends at the boundary, where two logits
+    are equal. From the image it then follows the gradient at that point to the nearest misclassified point. On the
+    boundary the margin's gradient has the same direction however the model rescales each class's margin, so that only
+    decisions and normals of the boundary count.
+
+    Args:
+        model: behind a guard: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        images: (B, C, H, W) in [0, 1], on the model's device.
+        labels: (B,).
+        starts: (B, C, H, W) in [0, 1], misclassified.
+        ball: gives the norm and the radius.
+        steps: gradients per image, with 19 forward passes each.
+    """
+    found, points = images.clone(), starts.clone()
+    active = torch.arange(len(images), device=images.device)
+    for _ in range(steps):
+        if len(active) == 0:
+            break
+        origin, own = images[active], labels[active]
+        edge = _halved(model, origin, points[active], own)
+        here = edge.clone().requires_grad_()
+        with torch.enable_grad():
+            gradient = image_gradient(margin(model(here), own).sum(), here)
+        direction = ball.direction(gradient, origin)
+        within = ball.project(edge, origin)
+        goes_on = torch.zeros_like(active, dtype=torch.bool)
+        with torch.no_grad():
+            done = ~is_correct(model(within), own)
+            found[active[done]] = within[done]
+            for radius in TRIED_RADII:
+                tried = (origin + radius * ball.epsilon * direction).clamp(0.0, 1.0)
+                first = ~is_correct(model(tried), own) & ~goes_on
+                points[active[first]] = tried[first]
+                goes_on |= first
+                if radius <= 1.0:
+                    found[active[first]] = tried[first]
+                    done |= first
+        active = active[goes_on & ~done]
+    return found
+
+
+@torch.no_grad()
+def _halved(model: nn.Module, images: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """Return the misclassified end (B, C, H, W) of the shortest part of each line with a correct and a wrong end."""
+    right, wrong = images, points
+    for _ in range(HALVINGS):
+        middle = (right + wrong) / 2
+        there = ~is_correct(model(middle), labels)[:, None, None, None]
+        right, wrong = torch.where(there, right, middle), torch.where(there, middle, wrong)
+    return wrong

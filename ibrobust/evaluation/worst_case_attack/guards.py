@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ibrobust.correctness import is_correct
+from ibrobust.evaluation.attacks.losses import margin
+from ibrobust.evaluation.attacks.pgd import loss_gradient
 from ibrobust.evaluation.gradient_lines import UNEXPLAINED
 from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
 from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss
-from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary
+from ibrobust.evaluation.worst_case_attack.boundary import follow_boundary, walk_on_boundary
 from ibrobust.evaluation.worst_case_attack.search import Search
 from ibrobust.evaluation.worst_case_attack.square import square
+from ibrobust.seeds import evaluation_seed
 
+SHORT_STEPS, BOUNDARY_WALK, SMOOTHED = "short steps", "boundary walk", "smoothed gradient"  # names of stages
 # Survivors for a first trial of the guards, and for FAB: one in so many of all images, but not fewer than that.
 WATCHED_ONE_IN, LEAST_WATCHED = 16, 16
 LEAST_FAB = 8
 CORNERS = 20
 SMOOTHED_STEPS, OWN_STEPS, OWN_FIRST_STEP = 20, 10, 0.1
 DRAWS, MORE_DRAWS = 4, 16  # points for a smoothed gradient, in the first trial and if it breaks images
+WALK_STEPS, WALK_STARTS, MORE_WALK_STARTS = 6, 2, 6
+STEPS_PER_BALL, SHORT_STEP = 15, 0.05  # in each of these balls; the length of the largest pixel's step, in radii
+GROWING = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 QUERIES = 100
 MORE_QUERIES = 2000
 # Of the correct images: broken by better starts and targets after the untargeted steps. Beyond it, gradients mislead.
@@ -72,11 +80,13 @@ def watched(search: Search) -> Tensor:
     return torch.cat([near, rest[spread]])
 
 
-def follow_smoothed_gradient(search: Search, positions: Tensor, seed: int, draws: int) -> None:
+def follow_smoothed_gradient(search: Search, positions: Tensor, seed: int, more: bool) -> None:
     """Maximise the margin along gradients that are averaged over the ball, then along the model's own.
 
     The smoothed gradient finds a hill of the margin, and short steps of the own gradient a summit of its ripples.
     """
+    draws = MORE_DRAWS if more else DRAWS
+    seed = evaluation_seed(seed, SMOOTHED, draws)
     model, ball = SmoothedGradient(search.target, search.ball, draws=draws, seed=seed), search.ball
     # The graphs of all draws are in memory together.
     for at in positions[~search.broken[positions]].split(max(search.batch_size // draws, 1)):
@@ -97,6 +107,72 @@ def follow_smoothed_gradient(search: Search, positions: Tensor, seed: int, draws
                 first_step=OWN_FIRST_STEP,
             )
             search.offer(at, run.found)
+
+
+def walk_from_other_images(search: Search, positions: Tensor, seed: int, more: bool) -> None:
+    """Walk on the decision boundary, from the lines to the nearest images that the model takes for another class."""
+    del seed  # it draws no random numbers
+    starts = MORE_WALK_STARTS if more else WALK_STARTS
+    for at in search.batches(positions[~search.broken[positions]]):
+        apart = torch.cdist(search.images[at].flatten(1), search.images.flatten(1))  # (B, N)
+        apart = apart.masked_fill(search.predictions[None] == search.labels[at][:, None], torch.inf)
+        near = apart.topk(min(starts, apart.shape[1]), dim=1, largest=False)
+        for distances, others in zip(near.values.T, near.indices.T, strict=True):
+            there = distances.isfinite() & ~search.broken[at]
+            on, ends = at[there], search.images[others[there]]
+            images, labels = search.images[on], search.labels[on]
+            found = walk_on_boundary(search.target, images, labels, ends, ball=search.ball, steps=WALK_STEPS)
+            search.offer(on, found)
+
+
+def take_short_steps(search: Search, positions: Tensor, seed: int, more: bool) -> None:
+    """Maximise the margin in growing balls, in steps along the gradient itself and not its signs.
+
+    The other stages begin with steps as long as the ball, so they never see the gradient next to the image.
+    """
+    del seed, more  # each trial is the same
+    ball = search.ball
+    for at in search.batches(positions[~search.broken[positions]]):
+        points = search.images[at]
+        for factor in (factor for factor in GROWING for _ in range(STEPS_PER_BALL)):
+            images, labels = search.images[at], search.labels[at]
+            gradient, _, logits = loss_gradient(search.target, points, labels, margin)
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+            largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+            wrong = ~is_correct(logits, labels)
+            search.offer(at[wrong], points[wrong])
+            points = ball.project(points + SHORT_STEP * ball.epsilon * gradient / largest, images, factor)
+            at, points = at[~wrong], points[~wrong]
+            if len(at) == 0:
+                break
+        search.offer(at, points)
+
+
+@dataclass(frozen=True)
+class AnotherWay:
+    """An attack that tells whether the steps along the gradient of a loss end at the wrong places.
+
+    Attributes:
+        attack: called with the search, the positions of the attacked images, the seed, and whether it is the second,
+            stronger trial.
+        warning: what it says if it breaks many of the images that are left, with the place of their number.
+    """
+
+    attack: Callable[[Search, Tensor, int, bool], None]
+    warning: str
+
+
+# By the name of the stage.
+OTHER_WAYS = {
+    SHORT_STEPS: AnotherWay(take_short_steps, "Short steps along the gradient broke {} images that longer steps left."),
+    BOUNDARY_WALK: AnotherWay(
+        walk_from_other_images, "A walk on the decision boundary broke {} images that the gradient of the losses left."
+    ),
+    SMOOTHED: AnotherWay(
+        follow_smoothed_gradient,
+        "A gradient that is averaged over the ball broke {} images that the model's own gradient left.",
+    ),
+}
 
 
 def random_corners(search: Search, positions: Tensor, seed: int) -> None:
@@ -161,7 +237,7 @@ def warnings(
     cuts: Sequence[str],
     past_cuts: int,
     shares: Tensor,
-    by_smoothed: int,
+    by_others: Mapping[str, int],
     by_guards: int,
 ) -> tuple[str, ...]:
     """Return a sentence for each sign that the gradient is misleading.
@@ -172,7 +248,7 @@ def warnings(
         cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
         shares: (L,) of `unexplained_shares`.
-        by_smoothed: images that the smoothed gradient broke.
+        by_others: images that each of `OTHER_WAYS` broke.
         by_guards: images that attacks without a gradient broke.
     """
     right = max(int(search.clean.sum()), 1)
@@ -199,10 +275,9 @@ def warnings(
             f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
             f"of different classes (median of {len(shares)} lines)."
         )
-    if by_smoothed > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack
-        found.append(
-            f"A gradient that is averaged over the ball broke {by_smoothed} images that the model's own gradient left."
-        )
+    for name, broken in by_others.items():
+        if broken > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack
+            found.append(OTHER_WAYS[name].warning.format(broken))
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")
     return tuple(found)

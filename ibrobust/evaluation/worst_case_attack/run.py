@@ -35,7 +35,7 @@ from ibrobust.spread import evenly_spaced
 
 DRAWS = 8  # of a stochastic model for a gradient; four times as many say whether an image is broken
 AGAIN = 4  # times as many draws, where a broken image is judged once more
-STRAIGHT_THROUGH, SMOOTHED, AUTOATTACK = "straight-through", "smoothed gradient", "AutoAttack"  # names of stages
+STRAIGHT_THROUGH, AUTOATTACK = "straight-through", "AutoAttack"  # names of stages
 AVERAGED = "The model draws random numbers: it was attacked and judged through averages over draws."
 
 
@@ -219,14 +219,14 @@ class _Run:
             if broken > guards.TOLERATED * len(search.images):
                 by_fab = broken + self._fab(guards.FAB_FURTHER)
         watched = guards.watched(search)
-        by_smoothed = self._smoothed(watched, guards.DRAWS)
+        by_others = {name: self._another_way(name, watched) for name in guards.OTHER_WAYS}
         by_guards = self._guards(watched, guards.QUERIES)
-        fired = bool(by_guards or warnings(by_guards=by_guards, by_smoothed=by_smoothed))
+        fired = bool(by_guards or warnings(by_guards=by_guards, by_others=by_others))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
-            if by_smoothed:
-                by_smoothed += self._smoothed(search.left, guards.MORE_DRAWS)
+            for name in (name for name, broken in by_others.items() if broken):
+                by_others[name] += self._another_way(name, search.left, more=True)
             more = guards.MORE_QUERIES
             if queries is not None:
                 more = min(more, max(queries // max(len(search.left), 1), guards.QUERIES))
@@ -236,7 +236,7 @@ class _Run:
             broken = self._fab(effort)
             if guards.fab_breaks_many(broken, left, effort, len(search.images)):
                 by_fab = broken + self._fab(guards.MORE_FAB, goes_on=True)
-        found = warnings(by_guards=by_guards, by_smoothed=by_smoothed)
+        found = warnings(by_guards=by_guards, by_others=by_others)
         if by_fab:
             images = "an image" if by_fab == 1 else f"{by_fab} images"
             found = (*found, f"FAB broke {images} that the other gradient stages left{advice}.")
@@ -245,12 +245,12 @@ class _Run:
     def _fab(self, effort: guards.FabEffort, *, goes_on: bool = False) -> int:
         return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, goes_on=goes_on))
 
-    def _smoothed(self, positions: Tensor, draws: int) -> int:
+    def _another_way(self, name: str, positions: Tensor, *, more: bool = False) -> int:
+        """Return the number of images at `positions` that one of `guards.OTHER_WAYS` broke."""
         search = self.search
-        if search.target is not search.model:  # its draws are averaged already
+        if search.target is not search.model:  # its draws are averaged already, and the number is an upper bound
             return 0
-        seed = evaluation_seed(self.seed, SMOOTHED, draws)
-        return self.stage(SMOOTHED, lambda: guards.follow_smoothed_gradient(search, positions, seed, draws))
+        return self.stage(name, lambda: guards.OTHER_WAYS[name].attack(search, positions, self.seed, more))
 
     def _guards(self, positions: Tensor, queries: int) -> int:
         """Return the number of images at `positions` that attacks without gradients broke."""

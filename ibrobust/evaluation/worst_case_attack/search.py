@@ -43,6 +43,7 @@ class Search:
         labels: (N,).
         ball: the allowed perturbations.
         clean: (N,) bool, images that are correct without an attack.
+        predictions: (N,) classes without an attack.
         broken: (N,) bool, images for which a misclassified point in the ball was found.
         adversarial: (N, C, H, W) those points; the images elsewhere.
         gaps: (N, K) for each class, the largest z_t - z_y seen in the ball; -inf at the label, and the lowest finite
@@ -65,7 +66,7 @@ class Search:
         parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
         with torch.no_grad():
             logits = torch.cat([self.judge(batch) for batch, _ in parts])
-        self.clean = is_correct(logits, labels)
+        self.clean, self.predictions = is_correct(logits, labels), logits.argmax(dim=1)
         self.broken = torch.zeros_like(self.clean)
         self.reached, self.zero, self.nonfinite, self.stuck = (self.broken.clone() for _ in range(4))
         self.transferred = 0
