@@ -106,24 +106,27 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapp
             raise OSError(code, os.strerror(code), str(target)) from error
 
 
-def require_writable(target: Path, *, stdout: bool = False) -> None:
+def require_writable(target: Path, *, json: bool = False) -> None:
     """Raise if `target` could not be written, so that no hours of work are lost.
 
     Args:
         target: of which at most the last folder may be missing.
-        stdout: whether it may be `STDOUT`.
+        json: whether JSON is written, which may go to `STDOUT`.
 
     Raises:
-        IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; or its folder
-            cannot be made or written.
+        IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; it is for JSON
+            and has another ending, since it may be an input of the same command; or its folder cannot be made or
+            written.
     """
     if target == STDOUT:
-        if stdout:
+        if json:
             return
         raise IbrobustError("'-' is the standard output, which takes JSON only: give the name of a file to write.")
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no ordinary file"
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
+    if json and target.suffix.lower() != ".json":
+        raise IbrobustError(f"The results are written as JSON: end the name {str(target)!r} in .json.")
     made = not target.parent.exists()
     require_folder(target.parent)
     try:

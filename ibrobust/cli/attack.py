@@ -88,10 +88,10 @@ def attack_command(
         raise IbrobustError("--save-images needs one model, one --attack and one epsilon, and no --state.")
     if save_images and save_images.suffix != ".safetensors":
         raise IbrobustError(f"--save-images writes safetensors: end the name {str(save_images)!r} in .safetensors.")
+    require_different({"--json": json_file, "--figure": figure, "--save-images": save_images})
     for wanted in (json_file, figure, save_images):
         if wanted:
-            require_writable(wanted, stdout=wanted is json_file)
-    require_different({"--json": json_file, "--figure": figure, "--save-images": save_images})
+            require_writable(wanted, json=wanted is json_file)
     if state and not attack:
         raise IbrobustError("--state needs --attack: the FGSM sweep keeps no progress.")
     if seed is not None and not attack:

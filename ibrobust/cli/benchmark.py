@@ -51,11 +51,11 @@ def benchmark(
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is not known: choose one of {', '.join(NORMS)}.")
     epsilon = read_epsilon(eps, norm=threat_model)
+    require_different({"--json": json_file, "--state": state, "--log": log})
     if json_file:
-        require_writable(json_file, stdout=True)
+        require_writable(json_file, json=True)
     if state:
         require_writable(state)
-    require_different({"--json": json_file, "--state": state, "--log": log})
     outside = is_reference(model)
     check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)

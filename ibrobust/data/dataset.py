@@ -236,7 +236,9 @@ def _check_split(dataset: Dataset, what: str, split: Split) -> None:
     if len(labels) == 0:
         return
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= dataset.num_classes:
+    if low < 0:
+        raise IbrobustError(f"{start} have labels from {low}: classes are counted from 0, so give labels + {-low}.")
+    if high >= dataset.num_classes:
         raise IbrobustError(
             f"{start} have labels from {low} to {high}, but there are {dataset.num_classes} classes: labels go from 0 "
             f"to {dataset.num_classes - 1}."

@@ -158,11 +158,14 @@ def read_origin(path: str | Path) -> Origin:
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[Any]:
+    why = "it is no safetensors file"
     try:
         with safe_open(str(path), framework="pt") as file:
+            why = "it has other contents, such as the weights of a model"
             yield file
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        why = "it is no safetensors file" if isinstance(error, SafetensorError) else " ".join(str(error).split())
+        if not isinstance(error, SafetensorError):
+            why = " ".join(str(error).split())
         raise IbrobustError(
             f"{str(path)!r} holds no adversarial images with a record ({why}): give a file written by ibrobust attack "
             "--save-images."

@@ -79,7 +79,8 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
             f"({len(images)},) integers are needed{remedy}."
         )
     if int(labels.min()) < 0:
-        raise IbrobustError(f"The labels start at {int(labels.min())}: classes are counted from 0.")
+        first = int(labels.min())
+        raise IbrobustError(f"The labels start at {first}: classes are counted from 0, so give labels + {-first}.")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.predictions import check_logits
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
@@ -175,8 +176,8 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
 
 
 def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], num_classes: int | None) -> None:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.full((2, *shape), 0.5, device=device)
+    reading = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    images = torch.full((2, *shape), 0.5, device=reading.device, dtype=reading.dtype)
     try:
         with torch.no_grad():
             logits = model(images)
@@ -186,10 +187,12 @@ def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], 
         raise IbrobustError(
             f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {short_reason(error)}"
         ) from error
-    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    expected = (2, num_classes) if num_classes is not None else (2, "C")
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or (num_classes is not None and got != expected):
+    try:
+        got = tuple(check_logits(logits, images).shape)
+    except IbrobustError as error:
+        raise IbrobustError(f"{reference!r}: {error}") from error
+    if num_classes is not None and got[1] != num_classes:
         raise IbrobustError(
-            f"The model {reference!r} gives {got} for 2 images, but logits of shape {expected} are needed: "
+            f"The model {reference!r} gives {got} for 2 images, but logits of shape {(2, num_classes)} are needed: "
             "choose a data set with the model's classes."
         )

@@ -106,7 +106,8 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
         std: C numbers above 0, in [0, 1] scale.
 
     Raises:
-        IbrobustError: mean and std are not of the same length, or a standard deviation is not above 0.
+        IbrobustError: mean and std are not of the same length, a mean is above 1, as for pixels up to 255, or a
+            standard deviation is not above 0.
 
     Examples:
         >>> import ibrobust
@@ -120,6 +121,11 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
         raise IbrobustError(f"mean has {len(mean)} numbers and std {len(std)}: give one of each for every channel.")
     if not min(std) > 0:
         raise IbrobustError(f"std has {min(std)}: normalisation divides by it, so give numbers above 0.")
+    if max(mean) > 1.0:
+        raise IbrobustError(
+            f"mean has {max(mean):g}, but the images are in [0, 1]: divide mean and std by 255 if they are of pixels "
+            "up to 255."
+        )
     return Normalized(model, mean, std)
 
 
@@ -178,7 +184,7 @@ def resized(model: nn.Module, size: int | tuple[int, int]) -> nn.Module:
         >>> model(torch.rand(2, 3, 2, 2)).shape
         torch.Size([2, 48])
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if not all(type(side) is int and side >= 1 for side in (height, width)):
-        raise IbrobustError(f"The size {size} is not a number of pixels, at least 1: give 224, or (height, width).")
-    return Resized(model, (height, width))
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise IbrobustError(f"The size {size!r} is not a number of pixels, at least 1: give 224, or (height, width).")
+    return Resized(model, sides)

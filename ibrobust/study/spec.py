@@ -266,6 +266,9 @@ def read_study(path: Path) -> Study:
     except ValidationError as error:
         # A mapping in a list of attacks is an attack with epsilons, not a text that went wrong.
         faults = [fault for fault in error.errors() if fault["loc"][-1:] != ("str",)] or error.errors()
+        # A list whose only value is wrong is not empty.
+        inside = {fault["loc"][:-1] for fault in faults}
+        faults = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in inside]
         said = "; ".join(_sentence(fault) for fault in faults)
         raise IbrobustError(f"The study {str(path)!r} is invalid: {said}.") from error
     check_name(study.name, "study")

@@ -57,6 +57,8 @@ def test_a_file_of_another_kind_is_told_plainly(run, mine, tmp_path):
     finished = run("verify", "x.safetensors", mine)
     assert finished.returncode == 2
     assert "'x.safetensors' holds no adversarial images with a record (it is no safetensors file)" in finished.stderr
+    save_file({"weight": torch.zeros(2)}, tmp_path / "elsewhere" / "w.safetensors")
+    assert "(it has other contents, such as the weights of a model)" in run("verify", "w.safetensors", mine).stderr
 
 
 def test_what_cannot_be_saved_or_verified_is_said(run, mine, tmp_path):

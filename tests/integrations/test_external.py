@@ -34,6 +34,9 @@ def my_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def broken():\n    raise RuntimeError('no weights today')\n"
         "def demanding(path):\n    return nn.Identity()\n"
         "def images():\n    return nn.Identity()\n"
+        "def half():\n    return network().half()\n"
+        "class Pair(nn.Module):\n    def forward(self, images):\n        return images, images\n"
+        "def pair():\n    return Pair()\n"
     )
     (tmp_path / "failing_models.py").write_text("1 / 0\n")
     (tmp_path / "needy_models.py").write_text("import a_module_nobody_has\n")
@@ -50,6 +53,11 @@ def test_a_function_of_the_current_folder(my_models: Path) -> None:
     model = load_reference("my_models:network", image_size=(32, 32), num_classes=10)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
     assert not model.training
+
+
+def test_a_model_in_half_precision_gets_images_of_its_precision(my_models: Path) -> None:
+    model = load_reference("my_models:half", image_size=(32, 32), num_classes=10)
+    assert model(torch.rand(2, 3, 32, 32).half()).dtype == torch.half
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,8 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(my_models: Path, reference:
             r"gives \(2, 10\) for 2 images, but logits of shape \(2, 100\)",
         ),
         ("my_models:network", (28, 28), 10, r"does not take images of shape \(3, 28, 28\)"),
-        ("my_models:images", (32, 32), None, r"gives \(2, 3, 32, 32\) for 2 images"),
+        ("my_models:images", (32, 32), None, r"'my_models:images': .* of shape \(2, 3, 32, 32\) for 2"),
+        ("my_models:pair", (32, 32), 10, "type tuple for 2 images: .* whose forward pass returns the logits alone"),
     ],
 )
 def test_a_model_that_does_not_fit_the_images_is_refused(

@@ -35,10 +35,15 @@ def test_smaller_images_are_averaged():
     assert model(image).tolist()[0][0] > model(image).tolist()[0][1] > 0
 
 
-@pytest.mark.parametrize("size", [0, (4, 0), (4.0, 4), True])
+@pytest.mark.parametrize("size", [0, (4, 0), (4.0, 4), True, "224", (4, 4, 4)])
 def test_a_size_that_is_none(size):
     with pytest.raises(IbrobustError, match="is not a number of pixels"):
         resized(nn.Flatten(), size)
+
+
+def test_the_mean_of_pixels_up_to_255_is_refused():
+    with pytest.raises(IbrobustError, match="mean has 125, but the images are in .0, 1.: divide mean and std by 255"):
+        normalized(nn.Flatten(), [0.5, 125.0, 0.5], [0.25] * 3)
 
 
 def test_it_goes_around_a_normalisation():

@@ -72,6 +72,12 @@ def test_a_wrong_field_is_named_in_one_sentence(write, fields, said):
     assert "\n" not in str(refused.value)
 
 
+def test_a_list_with_one_wrong_value_is_not_called_empty(write):
+    with pytest.raises(IbrobustError) as refused:
+        load_study(write(evaluations={"sweep": {"eps": [8]}}))
+    assert "empty" not in str(refused.value)
+
+
 @pytest.mark.parametrize("partition", ["cpu", "gpu_a100-80.short", "cpu,gpu", None])
 def test_a_partition_as_clusters_name_them(write, partition):
     assert load_study(write(slurm={"partition": partition})).slurm.partition == partition
