@@ -45,7 +45,7 @@ CALLS = {
     sweep: "FGSM, 2 of 2",
     attacks: "attacks, 2 of 2",
     audit: "audit: done, 13 of 13",
-    worst_case: "worst case: untargeted, 2 images are unbroken",
+    worst_case: "worst case: untargeted, 2 images are left",
     train: "small: epoch 1/1",
 }
 

@@ -237,7 +237,8 @@ def _check_split(dataset: Dataset, what: str, split: Split) -> None:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
-        raise IbrobustError(f"{start} have labels from {low}: classes are counted from 0, so give labels + {-low}.")
+        remedy = f"give labels + {-low}" if high > low else "give the images' labels, these name no class"
+        raise IbrobustError(f"{start} have labels from {low} to {high}, but classes are counted from 0: {remedy}.")
     if high >= dataset.num_classes:
         raise IbrobustError(
             f"{start} have labels from {low} to {high}, but there are {dataset.num_classes} classes: labels go from 0 "

@@ -39,7 +39,7 @@ def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transfer
     search = search_of(200)
     search.transferred = transferred
     found = guards.warnings(
-        search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_smoothed=0, by_guards=0
+        search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_others={}, by_guards=0
     )
     assert any("break the surrogate" in sentence for sentence in found) is warns
 
@@ -52,7 +52,7 @@ def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, w
         cuts=("round", "detach"),
         past_cuts=broken,
         shares=torch.zeros(0),
-        by_smoothed=0,
+        by_others={},
         by_guards=0,
     )
     sentence = "The model cuts its gradient (round, detach): a gradient that passes straight through broke 3 images"
@@ -62,17 +62,18 @@ def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, w
 @pytest.mark.parametrize(
     ("count", "broken", "warns"), [(60, 1, False), (60, 2, True), (1000, 2, False), (1000, 3, True)]
 )
-def test_a_smoothed_gradient_may_break_one_image_or_one_in_five_hundred(count, broken, warns):
+@pytest.mark.parametrize("name", guards.OTHER_WAYS)
+def test_another_way_may_break_one_image_or_one_in_five_hundred(name, count, broken, warns):
     found = guards.warnings(
         search_of(count),
         by_untargeted=50,
         cuts=(),
         past_cuts=0,
         shares=torch.zeros(0),
-        by_smoothed=broken,
+        by_others={name: broken},
         by_guards=0,
     )
-    assert any(each.startswith("A gradient that is averaged over the ball broke") for each in found) is warns
+    assert (guards.OTHER_WAYS[name].warning.format(broken) in found) is warns
 
 
 @pytest.mark.parametrize(

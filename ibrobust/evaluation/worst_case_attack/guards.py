@@ -128,7 +128,7 @@ def walk_from_other_images(search: Search, positions: Tensor, seed: int, more: b
 def take_short_steps(search: Search, positions: Tensor, seed: int, more: bool) -> None:
     """Maximise the margin in growing balls, in steps along the gradient itself and not its signs.
 
-    The other stages begin with steps as long as the ball, so they never see the gradient next to the image.
+    The other stages begin with steps as long as the ball, so they see the gradient at the image and then far from it.
     """
     del seed, more  # each trial is the same
     ball = search.ball
