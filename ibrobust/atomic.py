@@ -106,27 +106,27 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapp
             raise OSError(code, os.strerror(code), str(target)) from error
 
 
-def require_writable(target: Path, *, json: bool = False) -> None:
+def require_writable(target: Path, *, ending: str | None = None) -> None:
     """Raise if `target` could not be written, so that no hours of work are lost.
 
     Args:
         target: of which at most the last folder may be missing.
-        json: whether JSON is written, which may go to `STDOUT`.
+        ending: that the name needs; a file with another one may be an input of the same command. JSON may also go to
+            `STDOUT`.
 
     Raises:
-        IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; it is for JSON
-            and has another ending, since it may be an input of the same command; or its folder cannot be made or
-            written.
+        IbrobustError: `target` exists and is not a file, since a folder or a device would be replaced; it has
+            another ending; or its folder cannot be made or written.
     """
     if target == STDOUT:
-        if json:
+        if ending == ".json":
             return
         raise IbrobustError("'-' is the standard output, which takes JSON only: give the name of a file to write.")
     if target.exists() and not target.is_file():
         what = "a folder" if target.is_dir() else "no ordinary file"
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
-    if json and target.suffix.lower() != ".json":
-        raise IbrobustError(f"The results are written as JSON: end the name {str(target)!r} in .json.")
+    if ending is not None and target.suffix.lower() != ending:
+        raise IbrobustError(f"The file is written as {ending[1:].upper()}: end the name {str(target)!r} in {ending}.")
     made = not target.parent.exists()
     require_folder(target.parent)
     try:

@@ -408,6 +408,28 @@ def test_the_readme_counts_the_models_whose_gradient_misleads(tables):
     )
 
 
+def test_the_passes_of_todays_attack_are_at_most_so_much_more_than_those_of_the_table():
+    """Checks of the model, and what the other ways take for each image that is left and watched."""
+    text = _page("docs/worst-case.md")
+    number = {
+        name: int(re.search(pattern, " ".join(text.split()))[1].replace(",", ""))
+        for name, pattern in {
+            "checks": r"checks of the model take ([\d,]+) more",
+            "watched": r"for each of at most (\d+) images",
+            "short": r"Short steps take (\d+)",
+            "walk": r"boundary walk at most (\d+)",
+            "smoothed": r"smoothed gradient (\d+):",
+        }.items()
+    }
+    ways, more = number["short"] + number["walk"] + number["smoothed"], []
+    row = r"^\| \S+-w16-s\d \| \d+ \| \d+ \| (?:≤ )?(\d+) \| \d+ \| \d+ \| ([\d,]+) \| ([\d.]+)% \|$"
+    for left, passes, share in re.findall(row, text, re.MULTILINE):
+        of_autoattack = int(passes.replace(",", "")) / float(share)  # a hundredth of them
+        more.append((number["checks"] + ways * min(int(left), number["watched"])) / of_autoattack)
+    assert len(more) == 22
+    assert f"(today up to {round(max(more))} points more)" in text
+
+
 def _listed(words) -> str:
     *others, last = words
     return f"{', '.join(others)} and {last}"

@@ -91,7 +91,7 @@ def attack_command(
     require_different({"--json": json_file, "--figure": figure, "--save-images": save_images})
     for wanted in (json_file, figure, save_images):
         if wanted:
-            require_writable(wanted, json=wanted is json_file)
+            require_writable(wanted, ending=".json" if wanted is json_file else None)
     if state and not attack:
         raise IbrobustError("--state needs --attack: the FGSM sweep keeps no progress.")
     if seed is not None and not attack:

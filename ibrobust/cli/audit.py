@@ -70,7 +70,7 @@ def audit(
     if claim is not None and not 0.0 < claim <= 1.0:
         raise IbrobustError(f"The claim {claim:g} is not a robust accuracy: give a number in (0, 1], such as 0.47.")
     if json_file:
-        require_writable(json_file, json=True)
+        require_writable(json_file, ending=".json")
     check_models([model], decoder or [])
     check_names(
         attacks=attack or [],

@@ -53,7 +53,7 @@ def benchmark(
     epsilon = read_epsilon(eps, norm=threat_model)
     require_different({"--json": json_file, "--state": state, "--log": log})
     if json_file:
-        require_writable(json_file, json=True)
+        require_writable(json_file, ending=".json")
     if state:
         require_writable(state)
     outside = is_reference(model)

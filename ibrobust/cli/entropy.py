@@ -39,7 +39,7 @@ def entropy(
     from ibrobust.integrations.references import is_reference
 
     if json_file:
-        require_writable(json_file, json=True)
+        require_writable(json_file, ending=".json")
     for name in filter(is_reference, models):
         raise IbrobustError(f"{name!r} is not a stored model, so its latents are unknown: name a stored model.")
     check_models(models)

@@ -27,7 +27,7 @@ def report(
     from ibrobust.errors import IbrobustError
     from ibrobust.registry import list_models, model_card
 
-    require_writable(out)
+    require_writable(out, ending=".html")
     cards = []
     for name in list_models(pattern):
         try:

@@ -130,7 +130,7 @@ def report(
 
     found = stored_study(study)
     if out is not None:
-        require_writable(out)
+        require_writable(out, ending=".html")
 
     from ibrobust.cli.printing import made_now
     from ibrobust.reporting.html.report import write_report

@@ -237,8 +237,10 @@ def _check_split(dataset: Dataset, what: str, split: Split) -> None:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
-        remedy = f"give labels + {-low}" if high > low else "give the images' labels, these name no class"
-        raise IbrobustError(f"{start} have labels from {low} to {high}, but classes are counted from 0: {remedy}.")
+        raise IbrobustError(
+            f"{start} have labels from {low} to {high}, but classes are counted from 0: leave out images without a "
+            f"label, or give labels + {-low} if {low} is the first class."
+        )
     if high >= dataset.num_classes:
         raise IbrobustError(
             f"{start} have labels from {low} to {high}, but there are {dataset.num_classes} classes: labels go from 0 "

@@ -80,7 +80,10 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
         )
     if int(labels.min()) < 0:
         first = int(labels.min())
-        raise IbrobustError(f"The labels start at {first}: classes are counted from 0, so give labels + {-first}.")
+        raise IbrobustError(
+            f"The labels start at {first}, but classes are counted from 0: leave out images without a label, or give "
+            f"labels + {-first} if {first} is the first class."
+        )
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():

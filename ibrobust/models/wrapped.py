@@ -106,8 +106,8 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
         std: C numbers above 0, in [0, 1] scale.
 
     Raises:
-        IbrobustError: mean and std are not of the same length, a mean is above 1, as for pixels up to 255, or a
-            standard deviation is not above 0.
+        IbrobustError: mean and std are not of the same length, a standard deviation is not above 0, or a number is
+            above 1, as for pixels up to 255.
 
     Examples:
         >>> import ibrobust
@@ -121,10 +121,10 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
         raise IbrobustError(f"mean has {len(mean)} numbers and std {len(std)}: give one of each for every channel.")
     if not min(std) > 0:
         raise IbrobustError(f"std has {min(std)}: normalisation divides by it, so give numbers above 0.")
-    if max(mean) > 1.0:
+    if max(*mean, *std) > 1.0:
         raise IbrobustError(
-            f"mean has {max(mean):g}, but the images are in [0, 1]: divide mean and std by 255 if they are of pixels "
-            "up to 255."
+            f"mean and std go up to {max(mean):g} and {max(std):g}, but the images are in [0, 1]: divide both by 255 "
+            "if they are of pixels up to 255."
         )
     return Normalized(model, mean, std)
 

@@ -198,6 +198,7 @@ PGD = ("--attack", "PGD", "--eps", "0.1")
         (("attack", "mine", "--json", "."), "'.' is a folder: give the name of a file"),
         (("attack", "mine", "--json", "/dev/null"), "'/dev/null' is no ordinary file"),
         (("attack", "mine", "--json", "images.npz"), "end the name 'images.npz' in .json"),
+        (("report", "--out", "images.npz"), "end the name 'images.npz' in .html"),
         (("attack", "mine", "--figure", "folder.png"), "is a folder"),
         (("attack", "mine", "--figure", "a.xyz"), "end its name in .png, .pdf or .svg"),
         (("attack", "mine", "--figure", "a"), "end its name in .png, .pdf or .svg"),

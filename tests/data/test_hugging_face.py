@@ -126,7 +126,7 @@ def test_of_several_label_columns_one_must_be_named(hub):
         ("hf:odd:test=first,image=text", "Image 0 of hf:odd is a str, no picture"),
         ("hf:odd:test=first", "has 0 columns of images: name one of text, label"),
         ("hf:odd:split=first", "no option 'split'"),
-        ("hf:unlabelled", "labels from -1 to -1, but classes are counted from 0: give the images' labels"),
+        ("hf:unlabelled", "labels from -1 to -1, but classes are counted from 0: leave out images without"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(hub, spec, message):

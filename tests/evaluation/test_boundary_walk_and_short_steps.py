@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from ibrobust.evaluation.audit import audit
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.worst_case_attack import WorstCaseResult, guards, worst_case_attack
-from ibrobust.evaluation.worst_case_attack.boundary import walk_on_boundary
+from ibrobust.evaluation.worst_case_attack.boundary import HALVINGS, TRIED_RADII, walk_on_boundary
 
 EPSILON = 0.01
 GATED_EPSILON = 0.1
@@ -89,8 +92,24 @@ def test_a_linear_model_needs_no_other_way():
     result, left = attacked(Linear(), images, labels)
     assert torch.equal(left, robust)
     assert not result.upper_bound
-    stages = {stage.name: stage.broken for stage in result.stages}
-    assert all(stages[name] == 0 for name in guards.OTHER_WAYS)
+    stages = {stage.name: stage for stage in result.stages}
+    assert all(stages[name].broken == 0 for name in guards.OTHER_WAYS)
+
+
+def test_the_page_says_how_many_passes_each_of_them_takes_for_an_image():
+    images, labels, _ = linear_images()
+    stages = {stage.name: stage for stage in worst_case_attack(Linear(), images, labels, epsilon=EPSILON).stages}
+    short, walk, smoothed = (
+        (stages[name].cost.forward_images + stages[name].cost.backward_images) / guards.LEAST_WATCHED
+        for name in (guards.SHORT_STEPS, guards.BOUNDARY_WALK, guards.SMOOTHED)
+    )
+    page = " ".join((Path(__file__).parents[2] / "docs" / "worst-case.md").read_text(encoding="utf-8").split())
+    most = re.search(r"boundary walk at most (\d+)", page)
+    assert f"Short steps take {short:g} for each of at most 62 images, the boundary walk at most" in page
+    assert f"and the smoothed gradient {smoothed:g}:" in page
+    assert most is not None
+    assert most[1] == str(guards.WALK_STARTS * (guards.WALK_STEPS * (HALVINGS + len(TRIED_RADII) + 3) + 1))
+    assert 0.0 < walk <= float(most[1])
 
 
 def test_margins_that_are_rescaled_class_by_class_do_not_hide_images():

@@ -206,7 +206,7 @@ def _image(**options: object) -> Tensor:
         ({"images": _image(dtype=torch.int32)}, "dtype"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "labels have shape"),
         ({"labels": torch.zeros(2)}, "labels have shape"),
-        ({"labels": torch.tensor([-1, 0])}, "start at -1"),
+        ({"labels": torch.tensor([-1, 0])}, "start at -1, .* or give labels . 1 if -1 is the first class"),
         ({"labels": torch.tensor([10, 0])}, "go up to 10"),
         ({"batch_size": 0}, "batch size"),
         ({"model": nn.Identity()}, "output of shape"),

@@ -41,9 +41,12 @@ def test_a_size_that_is_none(size):
         resized(nn.Flatten(), size)
 
 
-def test_the_mean_of_pixels_up_to_255_is_refused():
-    with pytest.raises(IbrobustError, match="mean has 125, but the images are in .0, 1.: divide mean and std by 255"):
-        normalized(nn.Flatten(), [0.5, 125.0, 0.5], [0.25] * 3)
+@pytest.mark.parametrize(
+    ("mean", "std", "said"), [([0.0, 125.0], [0.25] * 2, "125 and 0.25"), ([0.0] * 2, [1.0, 255.0], "0 and 255")]
+)
+def test_the_numbers_of_pixels_up_to_255_are_refused(mean, std, said):
+    with pytest.raises(IbrobustError, match=f"go up to {said}, but the images are in .0, 1.: divide both by 255"):
+        normalized(nn.Flatten(), mean, std)
 
 
 def test_it_goes_around_a_normalisation():
