@@ -126,6 +126,8 @@ def format_epsilon(value: float, *, norm: str = "Linf") -> str:
     if norm in LONG_NORMS:
         is_fraction = abs(steps - whole) < 1e-6 and len(f"{value:.10g}") > len(f"{whole}/255")
         return f"{whole}/255" if is_fraction else f"{value:g}"
+    if value and not whole and steps < 1e-6:
+        return f"{value:g} ({steps:.1e}/255)"
     if abs(steps - whole) < 1e-6:
         return f"{whole}/255"
     decimals = next(count for count in range(1, 8) if round(steps, count) != whole)

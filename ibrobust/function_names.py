@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +19,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.suggestions import a_type, remedy
 
 FORM = "package.module:function"
+LONGEST = 240  # letters of an error of other code within a sentence of ours
 
 
 def function_by_name(reference: str, what: str, *, folder: str | None = None, forms: str = FORM) -> Callable[..., Any]:
@@ -30,9 +32,10 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
         forms: that such a reference may have, to end an error with.
 
     Raises:
-        IbrobustError: the module cannot be imported, or has no such function.
+        IbrobustError: the module is given as a file, cannot be imported, or has no such function.
     """
     module_name, _, function_name = reference.partition(":")
+    _refuse_file(reference, what)
     try:
         with _importable(folder if folder is not None else str(Path.cwd())):
             found: Any = importlib.import_module(module_name)
@@ -52,6 +55,7 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
 
 def require_module(reference: str, what: str, *, forms: str = FORM) -> None:
     """Raise the error of `function_by_name` if the module cannot be found; nothing is imported."""
+    _refuse_file(reference, what)
     top = reference.partition(":")[0].partition(".")[0]
     with _importable(str(Path.cwd())):
         if not top.isidentifier() or (top not in sys.modules and importlib.util.find_spec(top) is None):
@@ -147,7 +151,23 @@ def short_reason(error: BaseException) -> str:
     """Return an error's type and first line, as far as they fit into one sentence."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return textwrap.shorten(text, LONGEST, placeholder=" ...")
+
+
+def _refuse_file(reference: str, what: str) -> None:
+    file, _, function_name = reference.partition(":")
+    if not file.endswith(".py"):
+        return
+    inside = Path(file).resolve()
+    try:  # only what is below the current folder is imported from there
+        place = inside.relative_to(Path.cwd())
+    except ValueError:
+        raise IbrobustError(
+            f"{what} names a file of another folder, but a module is needed: change to {str(inside.parent)!r} and "
+            f"write {inside.stem}:{function_name}."
+        ) from None
+    module = ".".join(place.with_suffix("").parts)
+    raise IbrobustError(f"{what} names a file, but a module is needed: write {module}:{function_name}.")
 
 
 def _no_function(module_name: str, name: str) -> str:

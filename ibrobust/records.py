@@ -26,6 +26,8 @@ SAME_WORST_CASE = 2
 # Attacks that search long. A worst case over others alone says little.
 THOROUGH = ("AutoAttack", "WorstCase")
 FEWEST_STEPS = 20  # with fewer steps AutoAttack is no thorough attack
+# The objective of a model from elsewhere, of which nothing is known; its name is in `setting`.
+UNKNOWN = "unknown"
 WORST_CASE_OF = "worst case of "  # begins the label of a worst case over attacks
 
 

@@ -57,7 +57,15 @@ def test_the_radii_of_another_norm_are_noted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(8 / 255, "8/255"), (0.0, "0/255"), (0.02, "0.02 (5.1/255)"), (8 / 256, "0.03125 (7.97/255)")]
+    ("value", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.0, "0/255"),
+        (0.02, "0.02 (5.1/255)"),
+        (8 / 256, "0.03125 (7.97/255)"),
+        (2e-9, "2e-09 (5.1e-07/255)"),
+        (2e-15, "2e-15 (5.1e-13/255)"),
+    ],
 )
 def test_format(value: float, text: str) -> None:
     assert format_epsilon(value) == text

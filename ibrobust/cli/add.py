@@ -104,6 +104,7 @@ def add(
         name, model, dataset=data, factory=source, arguments=arguments, description=description, overwrite=overwrite
     )
     _tell(card)
+    _warn(name, data)
     if weights is None:
         typer.echo(f"Note: Without --weights, the model is stored with the weights that {source} gave it.", err=True)
 
@@ -200,6 +201,14 @@ def _numbers(option: str, written: str | None) -> list[float]:
         return [float(part) for part in written.split(",")] if written else []
     except ValueError:
         raise IbrobustError(f"{option} {written} is not made of numbers: write 0.485,0.456,0.406.") from None
+
+
+def _warn(name: str, data: Dataset) -> None:
+    from ibrobust.evaluation.guarded_model import guard
+    from ibrobust.evaluation.hints import warn_of_mistakes
+    from ibrobust.registry import load_model
+
+    warn_of_mistakes(guard(load_model(name)), data.test.images, data.test.labels, batch_size=250)
 
 
 def _tell(card: Any) -> None:

@@ -56,6 +56,8 @@ def benchmark(
         require_writable(json_file, ending=".json")
     if state:
         require_writable(state)
+    if log and log.suffix.lower() not in (".log", ".txt"):
+        raise IbrobustError(f"The messages are appended as text: end the name {str(log)!r} in .log or .txt.")
     outside = is_reference(model)
     check_models([model], [decoder] if decoder else [])
     check_names(seed=seed, device=device)

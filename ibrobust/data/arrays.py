@@ -96,7 +96,8 @@ def _stacked(values: Any, what: str) -> Tensor:
             return values.detach().to("cpu", copy=values.dtype == torch.uint8)
         array = np.asarray(values)
         if array.dtype == np.uint16:
-            raise IbrobustError(f"The {what} images have 16 bits: give uint8, as (images // 256).astype('uint8').")
+            levels = "images // 256" if array.max(initial=0) > 255 else "images"
+            raise IbrobustError(f"The {what} images have 16 bits: give uint8, as ({levels}).astype('uint8').")
         return tensor_of(array)
     except IbrobustError:
         raise

@@ -85,6 +85,8 @@ def check_images_and_labels(images: Tensor, labels: Tensor) -> None:
             f"labels + {-first} if {first} is the first class."
         )
     if images.dtype == torch.uint8:
+        if int(images.max()) == 1:
+            raise IbrobustError("The images have no value above 1 of 255: multiply them by 255.")
         return
     if not images.is_floating_point():
         raise IbrobustError(f"The images have dtype {images.dtype}: floats in [0, 1] or uint8 are needed.")

@@ -10,15 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import full_precision
 from ibrobust.isolated_rng import isolated_rng
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter or buffer; the CPU if it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    """Return the device of the model's first parameter or buffer; the CPU if it has none.
+
+    Raises:
+        IbrobustError: a parameter or buffer is on torch's meta device.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    if any(tensor.is_meta for tensor in tensors):
+        raise IbrobustError("The model is on torch's meta device, which holds no weights: load its weights first.")
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def floating_dtypes(model: nn.Module) -> list[torch.dtype]:

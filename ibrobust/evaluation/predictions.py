@@ -21,6 +21,14 @@ def is_distribution(outputs: Tensor) -> Tensor:
     return ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)
 
 
+PROBABILITIES = "The model's outputs are probabilities, not logits: attacks that follow the gradient are weaker."
+
+
+def probability_flags(outputs: Tensor) -> tuple[str, ...]:
+    """Return a warning if most of the outputs (B, K) are probabilities."""
+    return (PROBABILITIES,) if float(is_distribution(outputs).float().mean()) > 0.5 else ()
+
+
 _ONE_LOGIT = "ibrobust.two_logits(model) makes two logits of one that is positive for class 1"
 _LOGITS_INSIDE = "ibrobust.logits_of(model) takes them out of such an output"
 _ONE_OUTPUT = "wrap it in a module whose forward pass returns the logits alone"

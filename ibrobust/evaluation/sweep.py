@@ -24,7 +24,7 @@ from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
-from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.predictions import count_classes, probability_flags
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import following
 from ibrobust.readable import Readable, percent
@@ -69,7 +69,8 @@ class SweepResult(Readable):
         settled_in_bfloat16: number of classifications under attack that came from a copy of the model in bfloat16; not
             compared, since it depends on the machine, while the counts do not.
         flags: warnings, one sentence each, if the model's logits for an image depend on the other images of its batch,
-            on random draws, or on whether a gradient is taken; or if a gradient is NaN or infinite.
+            on random draws, or on whether a gradient is taken; if they are probabilities; or if a gradient is NaN or
+            infinite.
     """
 
     epsilons: tuple[float, ...]
@@ -260,12 +261,14 @@ def fgsm_sweep(
             return span, batch, targets, *attack.gradient(batch, targets)
 
         def sweep_batch(start: int) -> None:
-            nonlocal screening
+            nonlocal screening, flags
             span, batch, targets, gradient, logits = attacked(start)
             finite = gradient.flatten(1).isfinite().all(dim=1)
             clean[span], nonfinite[span] = is_correct(logits, targets), ~finite
             zero[span] = (gradient.flatten(1) == 0).all(dim=1)
             perturbed = partial(_row, batch, gradient.sign(), epsilons)
+            if start == 0:
+                flags = (*flags, *probability_flags(logits))
             if start == 0 and screen:
                 with isolated_rng():
                     screening = start_screening(guarded, batch, logits, correct)

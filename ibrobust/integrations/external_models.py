@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.predictions import check_logits
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
@@ -50,6 +51,7 @@ def load_reference(
     scheme, _, name = reference.partition(":")
     loaders: dict[str, Callable[[str], nn.Module]] = {"robustbench": _load_robustbench, "timm": _load_timm}
     model = loaders[scheme](name) if scheme in loaders else _call_function(scheme, name)
+    model_device(model)  # it has weights
     model = model.to(check_device(device or "cpu")).eval()
     if image_size is not None:
         _require_fit(reference, model, (channels, *image_size), num_classes)
@@ -184,8 +186,12 @@ def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], 
     except IbrobustError:
         raise
     except Exception as error:
+        remedy = ""
+        if _takes(model, images.permute(0, 2, 3, 1)):
+            remedy = ", but it takes (H, W, C): in its forward pass, begin with images.permute(0, 2, 3, 1)"
         raise IbrobustError(
-            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])}: {short_reason(error)}"
+            f"The model {reference!r} does not take images of shape {tuple(images.shape[1:])} "
+            f"({short_reason(error)}){remedy}."
         ) from error
     try:
         got = tuple(check_logits(logits, images).shape)
@@ -196,3 +202,12 @@ def _require_fit(reference: str, model: nn.Module, shape: tuple[int, int, int], 
             f"The model {reference!r} gives {got} for 2 images, but logits of shape {(2, num_classes)} are needed: "
             "choose a data set with the model's classes."
         )
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            check_logits(model(images), images)
+    except Exception:  # whatever it does with images of another shape
+        return False
+    return True

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
 from ibrobust.models.channels import require_channels
+from ibrobust.suggestions import a_type
 
 torch.fx.wrap("require_channels")
 
@@ -56,7 +57,12 @@ class LogitsOf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
         output = self.model(images)
-        logits: Tensor = output["logits"] if isinstance(output, Mapping) else output.logits
+        logits: Tensor | None = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        if logits is None:
+            raise IbrobustError(
+                f"The model gives {a_type(output)} without `logits`: leave out logits_of, or give a model whose "
+                "forward pass returns the logits alone."
+            )
         return logits
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ibrobust.atomic import write_text
 from ibrobust.integrations.references import is_reference
 from ibrobust.objectives import objective_class
-from ibrobust.records import COLUMNS, is_thorough
+from ibrobust.records import COLUMNS, UNKNOWN, is_thorough
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand
@@ -91,7 +91,7 @@ def _architecture_words(architecture: ArchitectureRecord | None) -> str:
 def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
     """Return the columns of a recipe; None is that of a model from elsewhere, of which nothing is known."""
     if recipe is None:
-        return {"objective": "unknown"}
+        return {"objective": UNKNOWN}
     kind = objective_class(recipe.objective)
     return {
         "objective": recipe.objective,

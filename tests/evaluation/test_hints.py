@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ibrobust import fgsm_sweep, run_attacks
+from ibrobust.evaluation.predictions import PROBABILITIES
 
 GUESSES = "which is not better than guessing one of 10 classes"
 
@@ -47,6 +48,19 @@ def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
     model = nn.Sequential(plain_model, nn.Softmax(dim=1))
     with pytest.warns(UserWarning, match="outputs are probabilities.*remove the softmax"):
         evaluate(model, test_data[0][:5], test_data[1][:5])
+
+
+@pytest.mark.parametrize("attack", ["sweep", "FGSM", "worst_case"])
+@pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
+def test_under_outputs_that_are_probabilities_a_number_is_an_upper_bound(attack, plain_model, test_data):
+    def flags(model):
+        images, labels = test_data[0][:5], test_data[1][:5]
+        if attack == "sweep":
+            return fgsm_sweep(model, images, labels, 0.01).flags
+        return run_attacks(model, images, labels, attacks=attack, epsilons=0.01)[0].flags
+
+    assert PROBABILITIES in flags(nn.Sequential(plain_model, nn.Softmax(dim=1)))
+    assert PROBABILITIES not in flags(plain_model)
 
 
 @pytest.mark.parametrize("count", [19, 300])

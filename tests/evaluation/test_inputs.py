@@ -131,3 +131,8 @@ def test_images_of_another_precision_are_brought_to_the_models(dtype, plain_mode
     images, labels = test_data[0][:20].to(dtype), test_data[1][:20]
     expected = fgsm_sweep(plain_model, images.float(), labels, [0.02])
     assert fgsm_sweep(plain_model, images, labels, [0.02]) == expected
+
+
+def test_whole_numbers_of_0_and_1_are_no_pixels():
+    with pytest.raises(IbrobustError, match="no value above 1 of 255: multiply them by 255"):
+        images_and_labels(torch.eye(4, dtype=torch.uint8).view(1, 1, 4, 4), [0])

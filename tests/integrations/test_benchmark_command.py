@@ -45,6 +45,14 @@ def test_an_outside_model_is_not_looked_for_in_the_registry(
     assert done.stderr.strip() == ""
 
 
+def test_messages_are_not_appended_to_a_file_of_another_kind(tmp_path: Path) -> None:
+    module = tmp_path / "net.py"
+    module.write_text("here\n")
+    done = invoke("no-such-model", "--log", str(module))
+    assert "end the name" in str(done.exception)
+    assert module.read_text() == "here\n"
+
+
 def test_an_unknown_model_is_one_sentence() -> None:
     done = invoke("no-such-model")
     assert isinstance(done.exception, IbrobustError)

@@ -34,6 +34,10 @@ def my_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def broken():\n    raise RuntimeError('no weights today')\n"
         "def demanding(path):\n    return nn.Identity()\n"
         "def images():\n    return nn.Identity()\n"
+        "class ChannelsLast(nn.Module):\n    def forward(self, images):\n"
+        "        return network()(images.permute(0, 3, 1, 2) if images.shape[3] == 3 else [images] + images)\n"
+        "def channels_last():\n    return ChannelsLast()\n"
+        "def empty():\n    return nn.Linear(3072, 10, device='meta')\n"
         "def half():\n    return network().half()\n"
         "class Pair(nn.Module):\n    def forward(self, images):\n        return images, images\n"
         "def pair():\n    return Pair()\n"
@@ -70,6 +74,8 @@ def test_a_model_in_half_precision_gets_images_of_its_precision(my_models: Path)
         ("needy_models:network", "needs the Python module 'a_module_nobody_has'"),
         ("failing_models:network", "fails on import: ZeroDivisionError"),
         ("my_models:number", "returns an int"),
+        ("my_models.py:network", r"names a file, but a module is needed: write my_models:network\.$"),
+        ("my_models:empty", "on torch's meta device, which holds no weights: load its weights first"),
         ("my_models:broken", "RuntimeError: no weights today"),
         ("my_models:demanding", "fails when it is called without arguments"),
         ("timm:resnet-18", "timm has no model 'resnet-18': did you mean resnet18"),
@@ -83,6 +89,14 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(my_models: Path, reference:
 
 
 @pytest.mark.parametrize(
+    ("file", "said"), [("nets/mine.py", "write nets.mine:f"), ("/x/y.py", "to '/x' and write y:f")]
+)
+def test_a_file_in_the_place_of_a_module_is_answered_with_the_module(my_models: Path, file: str, said: str) -> None:
+    with pytest.raises(IbrobustError, match=f"names a file.*{said}"):
+        load_reference(f"{file}:f")
+
+
+@pytest.mark.parametrize(
     ("reference", "size", "classes", "message"),
     [
         (
@@ -92,6 +106,7 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(my_models: Path, reference:
             r"gives \(2, 10\) for 2 images, but logits of shape \(2, 100\)",
         ),
         ("my_models:network", (28, 28), 10, r"does not take images of shape \(3, 28, 28\)"),
+        ("my_models:channels_last", (32, 32), 10, r"it takes \(H, W, C\): .*images.permute\(0, 2, 3, 1\)\.$"),
         ("my_models:images", (32, 32), None, r"'my_models:images': .* of shape \(2, 3, 32, 32\) for 2"),
         ("my_models:pair", (32, 32), 10, "type tuple for 2 images: .* whose forward pass returns the logits alone"),
     ],

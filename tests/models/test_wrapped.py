@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ibrobust import IbrobustError, fgsm_sweep, load_model, normalized, resized, run_attacks, two_logits
+from ibrobust import IbrobustError, fgsm_sweep, load_model, logits_of, normalized, resized, run_attacks, two_logits
 from ibrobust.evaluation.bfloat16.copy import low_precision_copy
 
 
@@ -52,6 +52,16 @@ def test_the_numbers_of_pixels_up_to_255_are_refused(mean, std, said):
 def test_it_goes_around_a_normalisation():
     model = resized(normalized(nn.Flatten(), [0.5], [0.5]), 2)
     assert model(torch.ones(1, 1, 4, 4)).tolist() == [[1.0] * 4]
+
+
+@pytest.mark.parametrize("output", [(1, 2), {"scores": 1}])
+def test_an_output_without_logits_is_refused_with_the_remedy(output):
+    class Network(nn.Module):
+        def forward(self, images):
+            return output
+
+    with pytest.raises(IbrobustError, match="gives a (tuple|dict) without `logits`: leave out logits_of"):
+        logits_of(Network())(torch.rand(1, 3, 1, 1))
 
 
 def test_a_model_with_two_logits_has_no_single_one():

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from ibrobust.errors import IbrobustError
-from ibrobust.records import read_study_records
+from ibrobust.records import UNKNOWN, read_study_records
 from ibrobust.reporting.figures.attacks import attack_panels, draw_attacks
 from ibrobust.reporting.figures.draw import FIGURES, draw_study_figures
 from ibrobust.reporting.figures.fgsm import draw_fgsm
@@ -512,6 +512,16 @@ def test_adversarial_training_is_not_taken_for_cross_entropy():
     assert baseline_colour(adversarial) != baseline_colour(plain)
     assert turned(baseline_colour(adversarial)) != turned(baseline_colour(plain))
     assert looks([plain, adversarial], [])[adversarial].colour == baseline_colour(adversarial)
+
+
+def test_a_model_from_elsewhere_has_its_name_alone_and_is_not_taken_for_cross_entropy():
+    plain, mine = (
+        Setting(name, None, None, 0.0, 0.0, 16, 20, other)
+        for name, other in (("cross_entropy", ""), (UNKNOWN, "my net"))
+    )
+    assert mine.label() == "my net"
+    assert replace(mine, decoder="head").label() == "my net (head)"
+    assert turned(looks([plain, mine], [])[mine].colour) != turned(looks([plain, mine], [])[plain].colour)
 
 
 def test_no_two_lines_of_a_panel_look_alike(records):

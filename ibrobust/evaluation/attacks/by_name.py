@@ -20,6 +20,7 @@ from ibrobust.evaluation.attacks.text_form import (
     name_and_options,
     plain,
     read_options,
+    refuse_torchattacks,
     torchattacks_names,
     unknown_name,
 )
@@ -82,6 +83,7 @@ def check_attack(text: str) -> Attack | None:
     scheme, colon, _ = name.partition(":")
     if (colon and plain(scheme) == TRANSFER) or plain(name) in map(plain, OWN_NAMES):
         return create_attack(name, **options)
+    refuse_torchattacks(name)
     if colon and scheme not in (FOOLBOX, ADV_LIB):
         require_module(name, f"The attack {name!r}")
     elif not colon and plain(name) not in map(plain, known_names()):
@@ -121,6 +123,7 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     for point in plugins:
         if plain(point.name) == wanted:
             return _load(point, options)
+    refuse_torchattacks(name)
     scheme, _, target = name.partition(":")
     if not target:
         raise IbrobustError(unknown_name(name))

@@ -75,11 +75,18 @@ class FunctionAttack(Attack):
         """Return the function's result on copies of the images; see `judged_by_gradients` for the warnings.
 
         Raises:
-            IbrobustError: the function fails, does not return images of this shape, or returns NaN pixels although the
-                gradients of the model are finite and not zero.
+            IbrobustError: the function fails, changes the model's weights, does not return images of this shape, or
+                returns NaN pixels although the gradients of the model are finite and not zero.
         """
         watched = WatchedModel(model, len(images))
+        before = {name: tensor.clone() for name, tensor in _tensors(model)}
         adversarial = self._run(watched, images, labels, epsilon=math.inf if self.minimal else epsilon, seed=seed)
+        changed = next((name for name, tensor in _tensors(model) if not _is_equal(tensor, before[name])), None)
+        if changed is not None:
+            raise IbrobustError(
+                f"The attack {self.label} changes the model's {changed!r}: its result is not counted. Let it change a "
+                "copy, copy.deepcopy(model)."
+            )
         return judged_by_gradients(watched, adversarial, images, labels, label=self.label, minimal=self.minimal)
 
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
@@ -141,6 +148,14 @@ def function_attack(
         tuple(options.items()),
         bool(minimal),
     )
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.detach().nan_to_num(), other.detach().nan_to_num())
 
 
 def _own_norm(function: AttackFunction, given: Sequence[Any]) -> Any:

@@ -34,7 +34,7 @@ from ibrobust.evaluation.hints import warn_of_mistakes
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import batch_flags
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
-from ibrobust.evaluation.predictions import count_classes
+from ibrobust.evaluation.predictions import count_classes, probability_flags
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.live_line import following
 from ibrobust.seeds import check_seed, evaluation_seed
@@ -65,8 +65,8 @@ def run_attacks(
 
     A record is flagged if the model's logits for an image depend on the other images of its batch: attacks leave out
     images that are broken or already wrong, so the others are judged in other batches. It is also flagged if they
-    depend on random draws or on whether a gradient is taken, and if a gradient is NaN or infinite: only an image that
-    the model misclassifies is broken.
+    depend on random draws or on whether a gradient is taken, if they are probabilities, and if a gradient is NaN or
+    infinite: only an image that the model misclassifies is broken.
 
     Args:
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), K >= 2; see `GuardedModel`. It runs on its own
@@ -332,10 +332,15 @@ class _Run:
         # A model that draws random numbers is judged on the same draws without every attack, and on draws under it
         # that the attack has not seen: those of the attack start from `seed`.
         with torch.no_grad(), isolated_rng(evaluation_seed(self.seed, "judged without an attack", number)):
-            clean = is_correct(self.model(images), labels)  # (B,)
+            outputs = self.model(images)  # (B, K)
+        clean = is_correct(outputs, labels)  # (B,)
         targets = clean.nonzero()[:, 0] if self.attack.skips_misclassified else torch.arange(len(labels), device=device)
         # AutoAttack and WorstCase make these checks among their own.
-        flags = [*batch_flags(self.model, images), *grad_mode_flags(self.model, images)] if number == 0 else []
+        flags = (
+            [*batch_flags(self.model, images), *grad_mode_flags(self.model, images), *probability_flags(outputs)]
+            if number == 0
+            else []
+        )
         adversarial, nonfinite = attack_batch(
             self.model,
             images[targets],

@@ -99,6 +99,16 @@ def _as_in_help(name: str) -> str:
     return "worst_case" if name == "WorstCase" else name
 
 
+def refuse_torchattacks(name: str) -> None:
+    """Raise IbrobustError for ``torchattacks:CW``, since its classes are chosen by their names alone."""
+    scheme, _, target = name.partition(":")
+    if scheme == "torchattacks":
+        found = next((known for known in torchattacks_names() if plain(known) == plain(target)), None)
+        raise IbrobustError(
+            f"The attack {name!r} is one of torchattacks': write {found}." if found else unknown_name(target)
+        )
+
+
 def no_option(name: str, key: str, options: tuple[str, ...]) -> str:
     """Return a sentence on an option that an attack does not have, with similar ones."""
     rule = f"it takes {', '.join(options) or 'none'}."

@@ -143,7 +143,7 @@ def worst_case_attack(
             warnings = run.own_stages(cuts, shares, queries=queries, advice=": give escalate=true")
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
-        warnings = (*by_grad_mode, *cuts.warnings, *warnings)
+        warnings = (*by_grad_mode, *search.probabilities, *cuts.warnings, *warnings)
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(

@@ -12,6 +12,7 @@ from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.guarded_model import GuardedModel
+from ibrobust.evaluation.predictions import probability_flags
 from ibrobust.evaluation.worst_case_attack.ascent import Ascent
 
 
@@ -52,6 +53,7 @@ class Search:
         reached: (N,) bool, images that were misclassified at most 1.4 epsilon away.
         zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or a NaN gradient.
         stuck: (N,) bool, images whose margin the untargeted steps never raised.
+        probabilities: a warning if the outputs are probabilities.
         transferred: number of images that the untargeted steps left and the surrogate's images broke as they were.
     """
 
@@ -71,6 +73,7 @@ class Search:
         self.reached, self.zero, self.nonfinite, self.stuck = (self.broken.clone() for _ in range(4))
         self.transferred = 0
         self.clean_margin = -margin(logits, labels)
+        self.probabilities = probability_flags(logits)
         self.gaps = torch.full_like(logits, -torch.inf)
         self.nearest, self._margins = images.clone(), torch.full_like(self.clean_margin, -torch.inf)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ibrobust.records import StudyRecord
+from ibrobust.records import UNKNOWN, StudyRecord
 
 HEAD = "head"
 DECODER_NAMES = {
@@ -57,7 +57,7 @@ class Setting:
         if self.dropconnect:
             parts.append(f"DropConnect {self.dropconnect:g}")
         # In the field, a regulariser's name alone means that it is added to cross-entropy.
-        if self.objective != "cross_entropy" or not parts:
+        if (self.objective != "cross_entropy" or not parts) and not (self.objective == UNKNOWN and self.other):
             parts.insert(0, OBJECTIVE_NAMES.get(self.objective, self.objective))
         name = ", ".join(filter(None, [" + ".join(parts), self.other]))
         return f"{name} ({self.decoder.replace('_', ' ')})" if self.decoder else name

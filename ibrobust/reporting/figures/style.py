@@ -12,6 +12,7 @@ from textwrap import wrap
 from typing import Any
 
 from ibrobust.atomic import atomic_path
+from ibrobust.records import UNKNOWN
 from ibrobust.reporting.figures.settings import Setting
 
 # Inches: one column and the full text of a two-column paper.
@@ -21,6 +22,8 @@ PANEL_HEIGHT = 2.25
 BASELINE = "#000000"
 # A baseline too, but the robust one: no reader should take it for cross-entropy.
 ADVERSARIAL = "#008a64"
+# Nor should one take a model from elsewhere, of which nothing is known, for it.
+FROM_ELSEWHERE = "#2f5fc4"
 LIGHTEST = 0.65  # the share of the way to white that a line on paper may be moved
 NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
@@ -66,8 +69,8 @@ NEAREST_COLOURS = 0.07
 
 
 def baseline_colour(setting: Setting) -> str:
-    """Return the colour of a setting without a beta: black, and another one for adversarial training."""
-    return ADVERSARIAL if setting.objective == "adversarial" else BASELINE
+    """Return the colour of a setting without a beta: black, and others for adversarial training and own models."""
+    return {"adversarial": ADVERSARIAL, UNKNOWN: FROM_ELSEWHERE}.get(setting.objective, BASELINE)
 
 
 def lighter(colour: str, share: float) -> str:

@@ -66,6 +66,8 @@ def test_torchattacks_classes_are_known() -> None:
         ("PDG", "did you mean PGD"),
         ("wrost_case", "did you mean worst_case\\? Choose FGSM, PGD, AutoAttack, worst_case, a"),
         ("", "Unknown attack ''"),
+        ("torchattacks:CW", "is one of torchattacks': write CW"),
+        ("torchattacks:cv", "Unknown attack 'cv': did you mean"),
         ("PGD:step=5", "did you mean steps\\? It takes"),
         ("PGD:steps", "'steps' has no value: write steps=VALUE"),
         ("PGD:steps=many", "like 10 is needed"),

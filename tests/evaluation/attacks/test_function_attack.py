@@ -202,6 +202,18 @@ def test_what_does_not_count_is_refused(value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_attack_that_changes_the_model_is_refused():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4))
+
+    def cheat(model, images, labels, *, epsilon, seed):
+        for weight in model.parameters():
+            weight.data = -weight.data
+        return images
+
+    with pytest.raises(IbrobustError, match=r"changes the model's '.*weight': its result is not counted"):
+        run_attacks(model, IMAGES, LABELS, attacks=cheat, epsilons=0.1)
+
+
 def test_pixels_outside_the_range_are_refused():
     images = IMAGES.clone()
     images[2] = 0.99
