@@ -76,11 +76,13 @@ def test_an_argument_that_is_a_date_that_does_not_exist_is_refused():
         _arguments(["day=2001-13-45"])
 
 
+@pytest.mark.filterwarnings("default:The model's outputs are probabilities")
 def test_a_model_that_gives_probabilities_is_added_with_a_warning(run, folder, monkeypatch):
     Path("soft_net.py").write_text(FACTORY + "def soft():\n    return nn.Sequential(build(), nn.Softmax(1))\n")
     monkeypatch.delitem(sys.modules, "soft_net", raising=False)
-    with pytest.warns(UserWarning, match="outputs are probabilities"):
-        assert run("add", "soft_net:soft", "--name", "soft", "--dataset", str(folder)).returncode == 0
+    finished = run("add", "soft_net:soft", "--name", "soft", "--dataset", str(folder))
+    assert finished.returncode == 0
+    assert "Warning: The model's outputs are probabilities" in finished.stderr
 
 
 def test_without_weights_it_is_said_whose_they_are(run, added, folder):

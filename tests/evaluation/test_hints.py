@@ -51,7 +51,6 @@ def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
 
 
 @pytest.mark.parametrize("attack", ["sweep", "FGSM", "worst_case"])
-@pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
 def test_under_outputs_that_are_probabilities_a_number_is_an_upper_bound(attack, plain_model, test_data):
     def flags(model):
         images, labels = test_data[0][:5], test_data[1][:5]
