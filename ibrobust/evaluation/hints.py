@@ -20,7 +20,7 @@ FEWEST = 20  # images: of fewer, an honest model may have none right
 
 
 def warn_of_mistakes(model: GuardedModel, images: Tensor, labels: Tensor, *, batch_size: int) -> None:
-    """Warn if the model is no better than guessing, or if it gives probabilities; look at `LOOKED_AT` images at most.
+    """Warn if the model gives NaN, infinity or probabilities, or only guesses; look at `LOOKED_AT` images at most.
 
     Args:
         model: in evaluation mode.
@@ -35,7 +35,13 @@ def warn_of_mistakes(model: GuardedModel, images: Tensor, labels: Tensor, *, bat
     total, classes, correct = len(outputs), outputs.shape[1], int(is_correct(outputs, targets).sum())
     # A user may attack the images of one class alone, which a constant answer would all have right.
     chance = guessing_accuracy(targets, classes) if bool((targets != targets[0]).any()) else 1.0 / classes
-    if total >= FEWEST and correct / total <= chance:
+    if without := int((outputs.isnan() | outputs.isposinf()).any(dim=1).sum()):
+        warnings.warn(
+            f"The model gives NaN or infinite logits for {without} of {total} images, which count as wrong: look for a "
+            "division by zero, a logarithm or an overflow in it.",
+            stacklevel=3,
+        )
+    elif total >= FEWEST and correct / total <= chance:
         warnings.warn(
             f"{correct} of {total} images are classified correctly without an attack, which is not better than "
             f"guessing one of {classes} classes, or the most frequent one: check that the labels start at 0 and are in "

@@ -50,6 +50,19 @@ def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
         evaluate(model, test_data[0][:5], test_data[1][:5])
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_outputs_that_are_no_numbers(wrong, plain_model, test_data):
+    class Broken(nn.Module):
+        def forward(self, images):
+            return plain_model(images).where(images.mean(dim=(1, 2, 3))[:, None] > 0, wrong)
+
+    images = test_data[0][:30].clone()
+    images[:25] = 0
+    with pytest.warns(UserWarning, match="^The model gives NaN or infinite logits for 25 of 30 images") as found:
+        swept(Broken(), images, test_data[1][:30])
+    assert not any("guessing" in str(each.message) for each in found)
+
+
 @pytest.mark.parametrize("attack", ["sweep", "FGSM", "worst_case"])
 def test_under_outputs_that_are_probabilities_a_number_is_an_upper_bound(attack, plain_model, test_data):
     def flags(model):
