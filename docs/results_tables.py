@@ -235,6 +235,27 @@ def reencoding_table(known: dict[str, Content]) -> Lines:
         yield row(model, *(f"{statistics.mean(of_images):.1f}" for of_images in by_images))
 
 
+def autoattack_table(known: dict[str, Content]) -> Lines:
+    """Yield how many images the attack alone leaves at the smallest epsilon, and how many of them AutoAttack breaks."""
+    yield from header("model (decoder)", "left by the attack", "of these broken by AutoAttack")
+    for name, content in known.items():
+        if counts := left_and_broken(content, EPSILONS[0]):
+            yield row(f"{name} ({first_decoder(content)})", *map(str, counts))
+
+
+def left_and_broken(content: Content, epsilon: float) -> tuple[int, int] | None:
+    """Return how many images the attack alone leaves of the first decoder, and how many AutoAttack then breaks."""
+    left = {
+        result["attack"]: [int(image) for image in result["attacked_correct"]]
+        for result in content["decoders"][first_decoder(content)]["attacks"]
+        if result["attack"].startswith("WorstCase") and (result["norm"], result["epsilon"]) == ("Linf", epsilon)
+    }
+    if not {"WorstCase", "WorstCase:escalate=true"} <= set(left):
+        return None
+    before = sum(left["WorstCase"])
+    return before, before - sum(map(min, *left.values()))
+
+
 def _by_the_attack_alone(content: Content) -> float:
     """Return the accuracy in % that the worst-case attack leaves of the first decoder at the smallest epsilon."""
     (found,) = (
@@ -257,6 +278,7 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "information": information_table,
     "widths": widths_table,
     "reencoding": reencoding_table,
+    "AutoAttack": autoattack_table,
 }
 
 

@@ -62,10 +62,27 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             flush_to_disk(file)
+        flush_to_disk(temporary)
         temporary.rename(target)
         flush_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it exists. It is renamed first, so that a kill leaves nothing half removed under its name.
+
+    Raises:
+        IbrobustError: it cannot be removed.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        folder.rename(aside / folder.name)
+    except OSError as error:
+        raise IbrobustError(f"The folder {str(folder)!r} cannot be removed ({error.strerror}): remove it.") from error
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -86,10 +103,15 @@ def write_json(target: Path, content: object) -> None:
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line of JSON; it is on the disk when this returns. A kill leaves at most an incomplete last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno and error.filename is None:  # a full disk is noticed after the file was opened
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def write_tensors(target: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:

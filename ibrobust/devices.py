@@ -91,5 +91,5 @@ def check_device(device: str | torch.device) -> torch.device:
 
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise IbrobustError(f"The device {str(device)!r} is not available: {_RULE}") from error

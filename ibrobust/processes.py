@@ -25,7 +25,8 @@ _waiting_group: Any = None
 
 def is_main() -> bool:
     """Return whether this is the main process, which writes files and prints."""
-    return _from_environment(RANK_VARIABLES, 0) == 0
+    # Worker pods have a number also where no launcher has started several processes.
+    return _from_environment(COUNT_VARIABLES, 1) == 1 or _from_environment(RANK_VARIABLES, 0) == 0
 
 
 def join(*, cpu: bool) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ibrobust.atomic import atomic_folder, atomic_path, require_writable, write_tensors, write_text
+from ibrobust.atomic import append_json_line, atomic_folder, atomic_path, require_writable, write_tensors, write_text
 from ibrobust.errors import IbrobustError
 
 
@@ -93,3 +94,13 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path):
     write_tensors(tmp_path / "weights.safetensors", {"a": torch.arange(3)}, metadata={"of": "me"})
     with safe_open(tmp_path / "weights.safetensors", framework="pt") as file:
         assert (file.get_tensor("a").tolist(), file.metadata()) == ([0, 1, 2], {"of": "me"})
+
+
+def test_a_full_disk_names_the_file_that_a_line_is_appended_to(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        append_json_line(tmp_path / "metrics.jsonl", {"epoch": 1})
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")

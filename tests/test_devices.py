@@ -36,3 +36,9 @@ def test_cuda_is_refused_without_its_driver(built, monkeypatch):
 def test_amd_needs_no_driver_of_nvidia(monkeypatch):
     monkeypatch.setattr(devices, "built_for", {"cuda": None, "hip": "6.2"}.get)
     devices.check_device_exists("cuda")
+
+
+@pytest.mark.parametrize("device", ["hpu", "privateuseone"])
+def test_a_device_that_this_torch_lacks_is_refused(device):
+    with pytest.raises(IbrobustError, match=f"The device '{device}' is not available"):
+        devices.check_device(device)

@@ -61,6 +61,7 @@ class Target:
         known: of the model besides.
         trained_on: the training images of a registered model, if they differ from the attacked ones.
         resize: the pixels of each side that the images are scaled to inside the model, if they are.
+        is_default: whether nobody named the model: it is skipped if it cannot be loaded.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Target:
     known: Known
     trained_on: str | None = None
     resize: int | None = None
+    is_default: bool = False
 
 
 def check_run(*, attacks: Sequence[str] = (), epsilons: Sequence[float] = (), device: str | None = None) -> set[str]:
@@ -157,6 +159,7 @@ def choose_models(
             targets.append(_reference(name, shape, data.num_classes))
         else:
             targets += _registered(name, decoders, data, spec, resize, as_surrogates)
+    targets = [replace(target, is_default=not names) for target in targets]
     return targets if resize is None else [_resized(target, resize) for target in targets]
 
 
@@ -236,7 +239,13 @@ def attack_models(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for target in targets:
             title = f"{target.name} ({target.decoder})"
-            model = target.load(device or default_device())
+            try:
+                model = target.load(device or default_device())
+            except IbrobustError as error:
+                if not target.is_default:
+                    raise
+                console.print(f"{title} was skipped: {error}", style="yellow", markup=False)
+                continue
             show = partial(_show, bar, bar.add_task(escape(title), total=None))
             if not attacks:
                 sweep = fgsm_sweep(model, test.images, test.labels, epsilons, batch_size=batch_size, progress=show)
@@ -280,6 +289,8 @@ def attack_models(
                 else:
                     console.print(f"{title}: {NO_WORST_CASE}", style="yellow", markup=False)
             attacked.append(_attacked(target, results, worst))
+    if not attacked:
+        raise IbrobustError("No model could be loaded: name one.")
     return attacked
 
 

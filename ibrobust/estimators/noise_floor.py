@@ -67,9 +67,9 @@ def entropy_bias(
         True
     """
     count, num_neighbors = whole_number("count", count), whole_number("num_neighbors", num_neighbors)
+    dim = whole_number("dim", dim)
     if dim < 1 or not (math.isfinite(sigma) and sigma > 0):
         raise IbrobustError(f"dim is {dim} and sigma {sigma}: at least one dimension and a positive sigma are needed.")
-    dim = whole_number("dim", dim)
     bias, standard_error = _unit_bias(count, dim, num_neighbors, average, seed)
     true = 0.5 * dim * math.log(2.0 * math.pi * math.e * sigma**2)
     return EntropyBias(floor=true + bias, bias=bias, standard_error=standard_error)

@@ -25,42 +25,50 @@ def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) 
 
     Args:
         model: in a guard: images (B, C, H, W) in [0, 1] -> logits (B, K). It draws no random numbers.
-        images: (N, C, H, W), of which at most `LINES` begin a line.
+        images: (N, C, H, W), of which at most `LINES` begin a line. If all are of one predicted class, b is grey
+            (0.5), and v is the margin to the second class of a.
         batch_size: images per pass.
 
     Returns:
-        (L,) float64, L at most `LINES`; empty if all predictions are the same. Lines on which a logit is infinite, as
-        of a class that is ruled out, are left out.
+        (L,) float64, L at most `LINES`. Lines on which a logit is infinite, as of a class that is ruled out, are left
+        out.
 
     Raises:
         IbrobustError: the model's backward pass fails.
     """
-    images = images[evenly_spaced(len(images), min(LINES, batch_size), images.device)].detach()
+    images = images[evenly_spaced(len(images), min(LINES, len(images)), images.device)].detach()
     with torch.no_grad():
-        labels = model(images).argmax(dim=1)
+        logits = torch.cat([model(part) for part in images.split(batch_size)])
+    labels, seconds = logits.topk(2, dim=1).indices.T
     # The next image of another class, in a circle.
     distance = (torch.arange(len(images))[None] - torch.arange(len(images))[:, None]) % len(images)
     distance = distance.to(labels.device).masked_fill(labels[None] == labels[:, None], len(images))
     nearest, partners = distance.min(dim=1)
     begins = (nearest < len(images)).nonzero()[:, 0]
-    if len(begins) == 0:
-        return torch.zeros(0, dtype=torch.float64)
-    start, end = images[begins], images[partners[begins]]
-    own, other = labels[begins][:, None], labels[partners[begins]][:, None]
+    if len(begins):
+        lines = (images[begins], images[partners[begins]], labels[begins], labels[partners[begins]])
+    else:
+        lines = (images, torch.full_like(images, 0.5), labels, seconds)
     for steps in (STEPS, MORE_STEPS):
-        values, slopes = [], []
-        for step in range(steps + 1):
-            points = (start + step / steps * (end - start)).requires_grad_()
-            with torch.enable_grad():
-                logits = model(points)
-                value = (logits.gather(1, own) - logits.gather(1, other))[:, 0]
-                gradient = image_gradient(value.sum(), points)
-            values.append(value.detach().double())
-            slopes.append((gradient * (end - start)).flatten(1).sum(dim=1).double())
-        change = values[-1] - values[0]
-        integral = torch.trapezoid(torch.stack(slopes), dx=1 / steps, dim=0)
-        shares = ((change - integral).abs() / change.abs().clamp(min=1e-300)).cpu()
+        parts = zip(*(each.split(batch_size) for each in lines), strict=True)
+        shares = torch.cat([_of_lines(model, *part, steps=steps) for part in parts])
         shares = shares[shares.isfinite()]
         if len(shares) == 0 or float(shares.median()) <= UNEXPLAINED:
             break
     return shares
+
+
+def _of_lines(model: GuardedModel, start: Tensor, end: Tensor, own: Tensor, other: Tensor, *, steps: int) -> Tensor:
+    """Return the shares (B,) of lines from `start` to `end` (B, C, H, W); v is for the classes `own`, `other` (B,)."""
+    values, slopes = [], []
+    for step in range(steps + 1):
+        points = (start + step / steps * (end - start)).requires_grad_()
+        with torch.enable_grad():
+            logits = model(points)
+            value = (logits.gather(1, own[:, None]) - logits.gather(1, other[:, None]))[:, 0]
+            gradient = image_gradient(value.sum(), points)
+        values.append(value.detach().cpu().double())  # MPS has no float64
+        slopes.append((gradient * (end - start)).flatten(1).sum(dim=1).cpu().double())
+    change = values[-1] - values[0]
+    integral = torch.trapezoid(torch.stack(slopes), dx=1 / steps, dim=0)
+    return (change - integral).abs() / change.abs().clamp(min=1e-300)

@@ -97,8 +97,11 @@ class GuardedModel(nn.Module):
             for dtype in self._dtypes:
                 try:
                     logits = self._logits(images.expand(copies, *images.shape[1:]) if copies > 1 else images, dtype)
-                except IbrobustError:
-                    raise
+                except IbrobustError as error:
+                    if len(images) > 1 or copies == self._copies[-1]:
+                        raise first if isinstance(first, IbrobustError) else error from None
+                    first = error  # the output of one image may lack its first dimension
+                    break
                 except Exception as error:  # an outside model may raise any error
                     first = first or error
                     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
@@ -135,7 +138,8 @@ class GuardedModel(nn.Module):
             logits = self.model(images.detach().to(dtype, copy=True))
         logits = check_logits(logits, images)
         if not logits.is_floating_point():
-            logits = logits.double()  # votes and other counts, exactly
+            # Votes and other counts, exactly; MPS has no float64.
+            logits = logits.float() if logits.device.type == "mps" else logits.double()
         self._half_logits = logits.dtype.itemsize < 4
         return logits.to(images.device, torch.promote_types(logits.dtype, torch.float32))
 

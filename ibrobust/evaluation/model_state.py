@@ -62,7 +62,8 @@ def evaluation_mode(model: nn.Module, *, seed: int | None = None) -> Iterator[No
     # A frozen TorchScript module has no mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with isolated_rng(seed), full_precision(), torch.inference_mode(False), torch.enable_grad():
+    autocast = torch.autocast(model_device(model).type, enabled=False)  # the caller's would round to half precision
+    with isolated_rng(seed), full_precision(), autocast, torch.inference_mode(False), torch.enable_grad():
         try:
             set_evaluation_mode(model)
             for parameter in trainable:

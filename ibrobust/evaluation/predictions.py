@@ -17,8 +17,13 @@ def guessing_accuracy(labels: Tensor, num_classes: int) -> float:
 
 
 def is_distribution(outputs: Tensor) -> Tensor:
-    """Return (B,) bool: the outputs (B, K) are numbers in [0, 1] that sum to 1, so probabilities and no logits."""
-    return ((outputs >= 0) & (outputs <= 1 + 1e-5)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < 1e-4)
+    """Return (B,) bool: the outputs (B, K) are numbers in [0, 1] that sum to 1, so probabilities and no logits.
+
+    Those of a model in half precision sum to 1 only up to its rounding, also after they were made float32.
+    """
+    halves = (dtype for dtype in (torch.float16, torch.bfloat16) if torch.equal(outputs, outputs.to(dtype).to(outputs)))
+    rounding = max([1e-4, *(4 * torch.finfo(dtype).eps for dtype in halves)])
+    return ((outputs >= 0) & (outputs <= 1 + rounding)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < rounding)
 
 
 PROBABILITIES = "The model's outputs are probabilities, not logits: attacks that follow the gradient are weaker."

@@ -111,8 +111,8 @@ class Cuts:
     in_place: bool = False
 
 
-def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
-    """Return what cuts a model's gradient at some of the images (B, C, H, W).
+def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball, *, batch_size: int = PROBED) -> Cuts:
+    """Return what cuts a model's gradient at some of the images (B, C, H, W), of which `batch_size` are in a pass.
 
     Operations do if, for at least one in `ONE_IN` images, a step of the ball's size along the gradient of
     `StraightThrough` raises the margin by over `STRONGER` times as much as one along the model's own, or if only its
@@ -123,27 +123,37 @@ def gradient_cuts(model: GuardedModel, images: Tensor, ball: Ball) -> Cuts:
         through = StraightThrough(model)
     except IbrobustError as error:
         return Cuts(warnings=(str(error),))
-    gradient, failure = None, ""
+    parts, found, failure = images.split(batch_size), [], ""
     for in_place in (False, True):
         try:
             with through.passes(in_place=in_place):
-                points, logits = _pass(through, images)
-                if not through.cuts:
-                    return Cuts()
-                gradient = _gradient(points, logits)
+                found = [_logits_and_gradient(through, part) for part in parts]
             break
         except IbrobustError as error:
             failure = failure or str(error)
     if not through.cuts:
         return Cuts()
-    own = _gradient(*_pass(model, images))
-    vanished = (own == 0.0).flatten(1).all(dim=1)
-    if gradient is None:
-        return Cuts(warnings=(_failing(through, failure),) if ONE_IN * int(vanished.sum()) >= len(images) else ())
-    ahead, behind = (_gain(model, images, logits.detach(), each, ball) for each in (gradient, own))
-    vanished &= (gradient != 0.0).flatten(1).any(dim=1)
-    cut = int((vanished | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
+    owns = [_gradient(*_pass(model, part)) for part in parts]
+    if not found:
+        vanished = sum(int(_is_zero(own).sum()) for own in owns)
+        return Cuts(warnings=(_failing(through, failure),) if ONE_IN * vanished >= len(images) else ())
+    cut = 0
+    for part, own, (logits, gradient) in zip(parts, owns, found, strict=True):
+        if gradient is not None:
+            ahead, behind = (_gain(model, part, logits, each, ball) for each in (gradient, own))
+            vanished_alone = _is_zero(own) & ~_is_zero(gradient)
+            cut += int((vanished_alone | (ahead > STRONGER * behind.clamp(min=0.0))).sum())
     return Cuts(tuple(through.cuts), in_place=in_place) if ONE_IN * cut >= len(images) else Cuts()
+
+
+def _is_zero(gradient: Tensor) -> Tensor:
+    return (gradient == 0.0).flatten(1).all(dim=1)
+
+
+def _logits_and_gradient(through: StraightThrough, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return logits (B, K), and the gradient of the margins if something was cut until now."""
+    points, logits = _pass(through, images)
+    return logits.detach(), _gradient(points, logits) if through.cuts else None
 
 
 def _failing(through: StraightThrough, error: str) -> str:

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard as HubReadme
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from ibrobust.atomic import write_tensors, write_text
+from ibrobust.atomic import atomic_path, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import CONFIG, check_exported
 from ibrobust.readable import per_cent
@@ -106,8 +106,10 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         # The mixin keeps a page that is there, also that of another model.
         if readme.is_file() and WRITTEN in readme.read_text(encoding="utf-8", errors="replace"):
             readme.unlink()
-        write_tensors(save_directory / WEIGHTS, self.tensors)
-        weights = self.record.weights.model_copy(update={"file": WEIGHTS})
+        packed, content = pack_weights(self.record.name, self.tensors)
+        with atomic_path(save_directory / WEIGHTS) as temporary:
+            temporary.write_bytes(content)
+        weights = packed.model_copy(update={"file": WEIGHTS})
         fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")
         text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(save_directory / CONFIG, f"{text}\n")  # last: it names the weights

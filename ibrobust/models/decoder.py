@@ -23,7 +23,8 @@ def build_decoder(name: str, weights: Mapping[str, Tensor], *, latent_dim: int, 
         return LogisticDecoder(latent_dim, num_classes)
     if name == "resfc":
         units = weights["output.weight"].shape[1] if "output.weight" in weights else DEFAULT_UNITS
-        return ResFCDecoder(latent_dim, num_classes, units=units)
+        blocks = {key.split(".")[1] for key in weights if key.startswith("blocks.")}
+        return ResFCDecoder(latent_dim, num_classes, units=units, **({"num_blocks": len(blocks)} if blocks else {}))
     if name == HEAD:
         # Dropout and DropConnect act in training only: in evaluation, every head is its linear layers.
         return head_for_weights(weights, latent_dim=latent_dim, num_classes=num_classes)

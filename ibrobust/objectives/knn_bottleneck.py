@@ -88,6 +88,11 @@ class KnnBottleneck(Objective):
                 f"first_neighbors is {first_neighbors}, fewer than num_neighbors {num_neighbors}: k falls during "
                 "training, so start with more."
             )
+        if first_neighbors is not None and not neighbor_fall:
+            raise IbrobustError(
+                f"first_neighbors is {first_neighbors}, but neighbor_fall is 0, so that k would never be more than "
+                f"{num_neighbors}: raise neighbor_fall, or leave first_neighbors out."
+            )
         self.beta = beta
         self.beta_warm_up = beta_warm_up
         self.num_neighbors = num_neighbors

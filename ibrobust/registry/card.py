@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -65,7 +67,10 @@ class TrainingRecord(_Record):
     epochs_run: Annotated[int, Field(ge=1)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     images_per_second: float
-    final_terms: Annotated[dict[str, float], Field(description="means over the last epoch, in nats")]
+    final_terms: Annotated[
+        dict[str, float],
+        Field(description="means over the last epoch, in nats; of adversarial training also shares in [0, 1]"),
+    ]
     created: Annotated[str, Field(description="UTC, ISO 8601")]
     hardware: str
     precision: Annotated[
@@ -126,6 +131,18 @@ class ArchitectureRecord(_Record):
     channels: Annotated[int, Field(ge=1)]
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     probe: tuple[float, ...] | None = None
+
+    @field_validator("arguments")
+    @classmethod
+    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments, which must be as JSON would give them back."""
+        try:
+            read = json.loads(json.dumps(arguments))
+        except (TypeError, ValueError):
+            read = None
+        if read != arguments:
+            raise ValueError("a value is none of: a number, text, true, false, a list, or a mapping with keys of text")
+        return arguments
 
     @model_validator(mode="after")
     def _check_normalisation(self) -> ArchitectureRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibrobust.data.names import file_name, with_option
@@ -52,7 +53,7 @@ def shipped_models() -> list[str]:
 
 def weights_size(card: ModelCard) -> int | None:
     """Return the bytes of the weights file of a model with this card, or None if it is missing."""
-    path = find_card(card.name).parent / card.weights.file
+    path = find_card(card.name).parent / Path(card.weights.file).name  # a card may be from elsewhere
     return path.stat().st_size if path.is_file() else None
 
 

@@ -12,6 +12,7 @@ from ibrobust.atomic import atomic_path, write_text
 from ibrobust.data import load_dataset
 from ibrobust.data.names import portable_name
 from ibrobust.errors import IbrobustError
+from ibrobust.home import models_dir
 from ibrobust.models import HEAD
 from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
@@ -80,9 +81,13 @@ def export_model(
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the model does not exist, or the new name is unsafe; or, with `half`, the data set cannot be read
-            again or has changed.
+        IbrobustError: the model does not exist, the new name is unsafe, or the folder is that of the stored models; or,
+            with `half`, the data set cannot be read again or has changed.
     """
+    if folder.resolve() == models_dir().resolve():
+        raise IbrobustError(
+            f"{str(folder)!r} holds the stored models, which an export may replace: give another folder."
+        )
     card, tensors = read_model(name)
     name = new_name if new_name is not None else name
     check_name(name)

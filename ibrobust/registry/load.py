@@ -167,7 +167,7 @@ def _change_evaluations(name: str, weights: str | None, change: Callable[[ModelC
             raise IbrobustError(
                 f"The model {name!r} was overwritten after it was loaded, so this result may belong to other weights "
                 "than the stored ones and is not put into its card: evaluate the model again in a new process, or give "
-                "the SHA-256 of the evaluated `weights`."
+                "the SHA-256 of the evaluated weights."
             )
         changed = card.model_copy(update={"evaluations": change(card)})
         write_card(changed)

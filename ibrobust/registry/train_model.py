@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ibrobust import processes
+from ibrobust.atomic import remove_folder
 from ibrobust.data import Dataset, load_dataset
 from ibrobust.data.dataset import check_dataset
 from ibrobust.devices import check_device
@@ -130,7 +130,8 @@ def train(
                 f"{name!r} has an unfinished run: resume it with `resume=True`, start again with `overwrite=True`, or "
                 "choose another `name`."
             )
-        initial_encoder = _encoder_weights(recipe) if recipe.warm_start else None
+        goes_on = resume and latest_checkpoint(run_dir / "checkpoints") is not None
+        initial_encoder = _encoder_weights(recipe) if recipe.warm_start and not goes_on else None
         stage = on_stage if on_stage and processes.is_main() else (lambda _: None)
         if dataset is None:
             stage(f"reading {recipe.dataset}")
@@ -174,7 +175,7 @@ def train(
                 training=_training_record(trained),
                 overwrite=overwrite,
             )
-            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+            remove_folder(run_dir / "checkpoints")
         processes.wait()
         return model_card(name)
 
@@ -303,7 +304,7 @@ def _training_record(trained: TrainedEncoder) -> TrainingRecord:
     device = next(trained.encoder.parameters()).device
     speeds = sorted(record["images_per_second"] for record in trained.history)
     return TrainingRecord(
-        epochs_run=len(trained.history),
+        epochs_run=trained.history[-1]["epoch"],
         seconds=round(trained.seconds, 1),
         images_per_second=round(speeds[len(speeds) // 2], 1),
         final_terms=terms_of(trained.history[-1]),

@@ -85,6 +85,7 @@ def _check_cell(study: Study, cell: Cell, dataset: Dataset) -> Dataset:
     """
     if cell.recipe is not None:
         check_fit(cell.recipe, dataset)
+        _check_neighbors(study, dataset)
         has = decoders_of(cell.recipe, dataset.num_classes)
     elif is_reference(cell.model):
         has = (HEAD,)
@@ -131,6 +132,22 @@ def _check_plane(plane: InformationPlane, cell: Cell) -> None:
             f"The information plane needs an encoder that gives points, but {cell.recipe.objective!r} trains one "
             "that gives distributions: leave out the cells of that objective or the information plane."
         )
+
+
+def _check_neighbors(study: Study, dataset: Dataset) -> None:
+    """Raise IbrobustError if entropies of the test latents would be found impossible only after the training."""
+    asked = {"entropies": study.evaluations.entropies, "information_plane": study.evaluations.information_plane}
+    for name, wanted in asked.items():
+        if wanted is None:
+            continue
+        labels = dataset.test.labels if wanted.n_examples is None else dataset.test.subset(wanted.n_examples).labels
+        classes, sizes = labels.unique(return_counts=True)
+        if int(sizes.min()) <= wanted.num_neighbors:
+            few = dataset.class_names[int(classes[sizes.argmin()])]
+            raise IbrobustError(
+                f"The evaluation {name!r} would have too few test images of the class {few!r} for "
+                f"{wanted.num_neighbors} neighbours ({int(sizes.min())}): raise its n_examples or lower its num_neighbors."
+            )
 
 
 def _check_figures(study: Study) -> None:

@@ -233,8 +233,18 @@ def load_study(name_or_path: str, *, dataset: str | None = None, name: str | Non
     if name is not None:
         check_name(name, "study")
         study = study.model_copy(update={"name": name})
+    grids = tuple(
+        {field: list(map(lasting_name, values)) if field == "dataset" else values for field, values in grid.items()}
+        for grid in study.grids
+    )
+    study = study.model_copy(update={"grids": grids})
     models = dict.fromkeys(found for wanted in study.models for found in _matching(wanted))
     study = study.model_copy(update={"models": tuple(models)})
+    if dataset is not None and any("dataset" in grid for grid in study.grids):
+        raise IbrobustError(
+            f"A grid of the study {study.name!r} has its own data sets, and {dataset!r} would not replace them: leave "
+            "dataset out, or change the study's file."
+        )
     chosen = dataset if dataset is not None else study.base.get("dataset")
     if isinstance(chosen, str):
         chosen = lasting_name(chosen)  # a study can be resumed from any current folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ibrobust.home import runs_dir
-from ibrobust.objectives import objective_class
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand, is_its_card
@@ -13,7 +12,7 @@ from ibrobust.study.results import asked_for, is_outdated, read_results
 from ibrobust.study.setting_words import usual_settings
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, read_state
-from ibrobust.training.build import unused_fields
+from ibrobust.training.build import unused_if_known
 from ibrobust.training.metrics_log import read_records, terms_of
 from ibrobust.training.recipe import Recipe
 
@@ -72,5 +71,5 @@ def _settings(recipe: Recipe | None, architecture: ArchitectureRecord | None = N
     if recipe is None:
         return built
     of_encoder = {"width", "latent_dim", "fixed_power"} if built else set()
-    unused = unused_fields(objective_class(recipe.objective))
+    unused = unused_if_known(recipe.objective)
     return {**built, **recipe.model_dump(mode="json", exclude=unused | of_encoder)}

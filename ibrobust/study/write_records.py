@@ -12,7 +12,6 @@ from typing import Any
 
 from ibrobust.atomic import write_text
 from ibrobust.integrations.references import is_reference
-from ibrobust.objectives import objective_class
 from ibrobust.records import COLUMNS, UNKNOWN, is_thorough
 from ibrobust.registry import ModelCard, model_card
 from ibrobust.registry.card import ArchitectureRecord
@@ -21,7 +20,7 @@ from ibrobust.study.results import asked_for, card_rows, read_results, rows_of, 
 from ibrobust.study.setting_words import field_words
 from ibrobust.study.spec import Study
 from ibrobust.study.state import cell_folder, study_states
-from ibrobust.training.build import unused_fields
+from ibrobust.training.build import unused_if_known
 from ibrobust.training.recipe import STORED, Recipe
 
 
@@ -92,11 +91,11 @@ def recipe_columns(recipe: Recipe | None) -> dict[str, Any]:
     """Return the columns of a recipe; None is that of a model from elsewhere, of which nothing is known."""
     if recipe is None:
         return {"objective": UNKNOWN}
-    kind = objective_class(recipe.objective)
+    unused = unused_if_known(recipe.objective)
     return {
         "objective": recipe.objective,
-        "beta": recipe.beta if "beta" in kind.options else None,
-        "noise": recipe.noise if kind.adds_noise else None,
+        "beta": None if "beta" in unused else recipe.beta,
+        "noise": None if "noise" in unused else recipe.noise,
         "dropout": recipe.dropout,
         "dropconnect": recipe.dropconnect,
         "width": recipe.width,
@@ -123,7 +122,7 @@ def settings_of(
     known = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     for objective in {recipe.objective for recipe in known.values()}:
         alike = {name: recipe for name, recipe in known.items() if recipe.objective == objective}
-        ignored = {"dataset", "decoders", "seed", *unused_fields(objective_class(objective))}
+        ignored = {"dataset", "decoders", "seed", *unused_if_known(objective)}
         compared = {
             name: {**further.get(name, {}), **recipe.model_dump(exclude=ignored)} for name, recipe in alike.items()
         }

@@ -85,6 +85,14 @@ def unused_fields(kind: type[Objective]) -> set[str]:
     return unused if kind.adds_noise else {*unused, "noise"}
 
 
+def unused_if_known(objective: str) -> set[str]:
+    """Return `unused_fields` of an objective by its name, or none if its package is not installed."""
+    try:
+        return unused_fields(objective_class(objective))
+    except IbrobustError:
+        return set()
+
+
 def without_effect(recipe: Recipe) -> dict[str, str]:
     """Return the fields that the objective uses, but not beside the recipe's others, each with the one that it needs.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ibrobust.atomic import atomic_folder
+from ibrobust.atomic import atomic_folder, remove_folder
 from ibrobust.errors import IbrobustError
 
 _FOLDER = re.compile(r"epoch-(\d+)")
@@ -30,7 +29,7 @@ def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
         IbrobustError: it cannot be written; the older ones are kept.
     """
     target = folder / f"epoch-{epochs_done:05d}"
-    shutil.rmtree(target, ignore_errors=True)
+    remove_folder(target)
     try:
         with atomic_folder(target) as temporary:
             yield temporary
@@ -43,7 +42,8 @@ def new_checkpoint(folder: Path, epochs_done: int) -> Iterator[Path]:
         ) from error
     for older in _checkpoints(folder):
         if older != target:
-            shutil.rmtree(older, ignore_errors=True)
+            with suppress(IbrobustError):  # the newest one counts
+                remove_folder(older)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -49,13 +49,9 @@ def without_effect(objective: str) -> Collection[str]:
     """Return which of the settings beta and noise an objective does not use; it may need torch for other packages'."""
     if objective in OWN_OBJECTIVES:
         return _UNUSED.get(objective, ())
-    from ibrobust.objectives import objective_class
-    from ibrobust.training.build import unused_fields
+    from ibrobust.training.build import unused_if_known
 
-    try:
-        return unused_fields(objective_class(objective)) & {"beta", "noise"}
-    except IbrobustError:  # its package is not installed
-        return ()
+    return unused_if_known(objective) & {"beta", "noise"}
 
 
 def check_tracker(log_with: str | None) -> None:

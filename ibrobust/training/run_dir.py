@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from ibrobust import processes
-from ibrobust.atomic import write_text
+from ibrobust.atomic import remove_folder, write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.home import runs_dir
 from ibrobust.mapping_files import read_mapping_file
@@ -23,7 +22,8 @@ PRECISION = "mixed_precision"
 def unfinished_runs() -> list[str]:
     """Return the names of the runs that have a checkpoint: it is removed once the model is stored."""
     folders = sorted(runs_dir().iterdir()) if runs_dir().is_dir() else []
-    return [folder.name for folder in folders if latest_checkpoint(folder / "checkpoints")]
+    visible = (folder for folder in folders if not folder.name.startswith("."))  # others are being removed
+    return [folder.name for folder in visible if latest_checkpoint(folder / "checkpoints")]
 
 
 def precision_before(run_dir: Path) -> str | None:
@@ -51,8 +51,8 @@ def _record(run_dir: Path) -> dict[str, str]:
     )
 
 
-def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> None:
-    """Start a new folder, or keep it if `resume` is set and it has a checkpoint of this recipe.
+def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precision: str, resume: bool) -> Path | None:
+    """Start a new folder, or keep it if `resume` is set and it has a checkpoint of this recipe; return the checkpoint.
 
     Args:
         run_dir: the folder.
@@ -62,7 +62,8 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
         resume: keep its content.
 
     Raises:
-        IbrobustError: it should be resumed but has another recipe or other images, or no readable record.
+        IbrobustError: it should be resumed but has another recipe or other images, or no readable record; or an earlier
+            run in the folder cannot be removed.
     """
     stored = run_dir / RECIPE
     found = resume and _can_be_resumed(run_dir)
@@ -75,10 +76,11 @@ def prepare_run_dir(run_dir: Path, recipe: Recipe, fingerprint: str, *, precisio
             )
     processes.wait()  # every process has looked before the main one writes, and it has written before any reads
     if not found and processes.is_main():
-        shutil.rmtree(run_dir, ignore_errors=True)
+        remove_folder(run_dir)
         write_text(run_dir / RECORD, json.dumps({"fingerprint": fingerprint, PRECISION: precision}) + "\n")
         recipe.to_yaml(stored)  # last: it makes the folder one that can be resumed
     processes.wait()
+    return latest_checkpoint(run_dir / "checkpoints") if found else None
 
 
 def _refuse_difference(run_dir: Path, before: Recipe, recipe: Recipe) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ibrobust import processes
@@ -20,6 +22,7 @@ from ibrobust.data.augment import crop_and_flip, draw_crops, draw_flips
 from ibrobust.data.batches import balanced_batches, shuffled_batches
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
+from ibrobust.function_names import short_reason
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.models import Encoder, ZeroEntropyNoise
 from ibrobust.models.encoder import fast_memory_format
@@ -28,7 +31,7 @@ from ibrobust.seeds import derive_seed
 from ibrobust.training.accelerator import build_accelerator
 from ibrobust.training.batch_statistics import use_global_statistics
 from ibrobust.training.build import build_modules, build_optimizer, check_fit
-from ibrobust.training.checkpoint import latest_checkpoint, new_checkpoint
+from ibrobust.training.checkpoint import new_checkpoint
 from ibrobust.training.metrics_log import keep_epochs, read_records
 from ibrobust.training.recipe import Recipe
 from ibrobust.training.run_dir import precision_before, prepare_run_dir
@@ -126,7 +129,9 @@ def train_encoder(
     before = precision_before(run_dir) if resume else None
     accelerator = build_accelerator(recipe, run_dir, device=device, log_with=log_with, precision=before)
     check_fit(recipe, dataset, processes=processes.count())
-    prepare_run_dir(run_dir, recipe, dataset.fingerprint, precision=accelerator.mixed_precision, resume=resume)
+    checkpoint = prepare_run_dir(
+        run_dir, recipe, dataset.fingerprint, precision=accelerator.mixed_precision, resume=resume
+    )
     if not processes.is_main():
         on_progress = on_epoch = None
     # The caller's random state is not changed: a seed sets torch's on all GPUs, and accelerate restores all kinds.
@@ -139,12 +144,12 @@ def train_encoder(
 
         metrics = run_dir / "metrics.jsonl"
         epochs_done, total_seconds = 0, 0.0
-        checkpoint = latest_checkpoint(run_dir / "checkpoints")
         if checkpoint is not None:
-            accelerator.load_state(str(checkpoint))
-            position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
-            schedule.load_state_dict(position["schedule"])
-            epochs_done, total_seconds = position["epochs_done"], position["seconds"]
+            with _readable(checkpoint):
+                accelerator.load_state(str(checkpoint))
+                position = json.loads((checkpoint / POSITION).read_text(encoding="utf-8"))
+                schedule.load_state_dict(position["schedule"])
+                epochs_done, total_seconds = position["epochs_done"], position["seconds"]
         if main:
             keep_epochs(metrics, epochs_done)
         if log_with:
@@ -199,6 +204,18 @@ def train_encoder(
         return TrainedEncoder(encoder.eval(), objective.eval(), history, total_seconds, precision)
 
 
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint, or one of another version, raises in the block into an IbrobustError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        raise IbrobustError(
+            f"The checkpoint {str(checkpoint)!r} is damaged or of another version of ibrobust "
+            f"({short_reason(error)}): start again with `overwrite=True`."
+        ) from error
+
+
 def build_step(
     recipe: Recipe, dataset: Dataset, accelerator: Any, *, initial_encoder: Mapping[str, Tensor] | None = None
 ) -> tuple[TrainingStep, nn.Module, torch.optim.Optimizer, Any]:
@@ -229,7 +246,7 @@ def _train_epoch(
     accelerator: Any,
     on_progress: Callable[[Progress], None] | None,
 ) -> dict[str, float]:
-    """Return the epoch's mean loss and terms in nats."""
+    """Return the epoch's mean loss and terms in nats, the loss over the steps with the last step's terms."""
     device = accelerator.device
     # Everything random in an epoch follows from its number, so a resumed run needs no saved random state.
     torch.manual_seed(derive_seed(recipe.seed, "noise", epoch))
@@ -260,6 +277,8 @@ def _train_epoch(
         schedule.after_batch()
 
         bad_step = torch.where((bad_step < 0) & ~total.detach().isfinite(), index, bad_step)
+        if sums and not sums.keys() >= terms.keys():  # another objective from here on: its loss is not to be mixed
+            del sums["loss"], counts["loss"]
         for name, value in {"loss": total.detach(), **terms}.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
             counts[name] = counts.get(name, 0) + 1

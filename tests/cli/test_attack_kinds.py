@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from ibrobust.evaluation.attacks.text_form import ENTRY_POINT_GROUP
+from ibrobust.home import models_dir
+from ibrobust.registry import copy_model, model_card
 
 MODULE = """
 import ibrobust
@@ -142,3 +145,14 @@ def test_attacks_that_judge_a_random_model_on_other_draws_have_no_worst_case(run
     assert "no worst case over the attacks" in " ".join(finished.stderr.split())
     records = json.loads((tmp_path / "elsewhere" / "results.json").read_text())["attacks"]
     assert [record["attack"] for record in records] == ["FGSM", "WorstCase"]
+
+
+def test_a_default_model_that_cannot_be_loaded_costs_no_other_result(run):
+    copy_model("cross_entropy-digits", "broken")
+    (models_dir() / model_card("broken").weights.file).unlink()
+    finished = run("attack", "--dataset", "digits", "--eps", "0.1", "--n-examples", "20", "--json", "found.json")
+    assert finished.returncode == 0, finished.stderr
+    assert "broken (head) was skipped: The weights" in " ".join(finished.stderr.split())
+    assert "cross_entropy-digits" in Path("found.json").read_text()
+    finished = run("attack", "broken", "--dataset", "digits", "--eps", "0.1", "--n-examples", "20")
+    assert finished.returncode == 2

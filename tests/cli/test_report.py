@@ -76,3 +76,12 @@ def test_a_worst_case_is_of_attacks_that_search_long_and_of_todays_version(run, 
     assert run("report", "[wo]*", "--dataset", "digits", "--out", "page.html").returncode == 0
     rows = [row for row in _records("page.html") if row["quantity"] == "worst_case_accuracy"]
     assert [(row["model"], row["value"], row["upper_bound"]) for row in rows] == [("old", "0.3", "True")]
+
+
+def test_a_model_of_an_objective_that_is_not_installed_is_reported(run):
+    copy_model("dropout-w16-s0", "other")
+    card = models_dir() / "other.yaml"
+    card.write_text(card.read_text().replace("objective: cross_entropy", "objective: my_ib"))
+    finished = run("report", "other", "--out", "page.html")
+    assert finished.returncode == 0, finished.stderr
+    assert "my_ib" in Path("page.html").read_text(encoding="utf-8")

@@ -78,3 +78,9 @@ def test_bad_sizes_are_refused(arguments: tuple[int, int, int], message: str):
 def test_bad_sigma_is_refused(sigma: float):
     with pytest.raises(IbrobustError, match="sigma"):
         entropy_bias(10, 2, sigma=sigma)
+
+
+@pytest.mark.parametrize("dim", ["a", 0, 1.5])
+def test_what_is_no_number_of_dimensions_is_refused(dim):
+    with pytest.raises(IbrobustError, match="dim"):
+        entropy_bias(50, dim)

@@ -92,3 +92,24 @@ def test_a_model_in_float64_has_the_points_of_float32(norm):
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(theirs.float(), distances, atol=1e-4 / 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-8, 1e8, 1e18])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_the_scale_of_the_logits_changes_nothing(norm, scale):
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.network, self.factor = _network(), factor
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.network(images) * self.factor
+
+    images, ball = _images(), Ball(norm, 0.05 if norm == "Linf" else 0.5)
+    order = _network()(images).argsort(dim=1, descending=True)
+    within = [
+        follow_boundary(guard(Scaled(factor)), images, order[:, 0], order[:, 1], ball=ball, steps=STEPS)[1] <= 1.0
+        for factor in (1.0, scale)
+    ]
+    assert int(within[0].sum()) > 3
+    assert torch.equal(*within)

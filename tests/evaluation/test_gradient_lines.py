@@ -122,15 +122,38 @@ def test_a_class_that_is_ruled_out_leaves_the_other_lines():
     assert found.median() < 0.04
 
 
-def test_images_of_one_class_have_no_line():
-    assert shares(lambda x: x, torch.eye(3)[[1, 1]].reshape(2, 3, 1, 1)).shape == (0,)
+@pytest.mark.parametrize("count", [1, 20])
+def test_from_images_of_one_class_lines_go_to_grey_between_their_two_first_classes(count):
+    pairs = []
+
+    def model(x: Tensor) -> Tensor:
+        pairs.append(x.detach().clone())
+        return x @ torch.diag(torch.tensor([1.0, 3.0, 2.0])) + 5 * torch.eye(3)[1]
+
+    images = torch.rand(count, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    assert shares(model, images).max() < 1e-5
+    assert torch.equal(pairs[-1], torch.full((min(count, LINES), 3), 0.5))
+    assert len(pairs) == 1 + STEPS + 1
+    assert shares(lambda x: Hidden.apply(x) + 5 * torch.eye(3)[1], images).median() > UNEXPLAINED
 
 
-def test_it_takes_no_larger_batches_and_leaves_the_caller_without_gradients():
-    model = guard(Function(HONEST["linear"]))
+def test_it_takes_no_larger_batches_for_all_its_lines_and_leaves_the_caller_without_gradients():
+    model, sizes = guard(Function(HONEST["linear"])), []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     with counting_passes(model) as counter, torch.no_grad():
-        assert len(unexplained_shares(model, IMAGES, batch_size=4)) == 4
-    assert (counter().forward_images, counter().backward_images) == (4 + 4 * (STEPS + 1), 4 * (STEPS + 1))
+        found = unexplained_shares(model, IMAGES, batch_size=5)
+    assert max(sizes) == 5
+    assert (counter().forward_images, counter().backward_images) == (LINES * (STEPS + 2), LINES * (STEPS + 1))
+    torch.testing.assert_close(found, unexplained_shares(model, IMAGES, batch_size=250), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "classes"), [(1, 5), (250, 1)])
+def test_a_hidden_gradient_is_seen_one_image_at_a_time_and_on_images_of_one_class(batch_size, classes):
+    model = Function(MISLEADING["half of it hidden"])
+    labels = model(IMAGES).argmax(dim=1)
+    kept = labels < 5 if classes > 1 else labels == labels.mode().values
+    found = worst_case_attack(model, IMAGES[kept], labels[kept], epsilon=0.001, batch_size=batch_size)
+    assert any("does not explain" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("function", [routed, votes])

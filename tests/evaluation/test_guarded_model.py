@@ -528,3 +528,29 @@ def test_what_is_ambiguous_is_refused_in_a_sentence(images, labels, options, mes
 def test_the_remedy_fits_what_is_wrong_with_the_output_or_the_labels(model, labels, message) -> None:
     with pytest.raises(IbrobustError, match=message):
         fgsm_sweep(model, IMAGES, labels, [EPSILON])
+
+
+def test_a_model_that_drops_the_dimension_of_a_single_image_is_classified() -> None:
+    class Squeezing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 10, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.layer(images).squeeze()
+
+    torch.manual_seed(0)
+    model, images = Squeezing(), torch.rand(3, 1, 8, 8)
+    labels = model(images).argmax(dim=1)
+    assert fgsm_sweep(model, images, labels, 0.0, batch_size=2).correct == (3,)
+
+
+def test_a_callers_autocast_changes_no_number() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 50), nn.ReLU(), nn.Linear(50, 3))
+    images = torch.rand(60, 1, 8, 8)
+    seen = []
+    model[1].register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fgsm_sweep(model, images, model(images).argmax(dim=1), 0.05)
+    assert set(seen[1:]) == {torch.float32}

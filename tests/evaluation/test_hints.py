@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ibrobust import fgsm_sweep, run_attacks
-from ibrobust.evaluation.predictions import PROBABILITIES
+from ibrobust.evaluation.predictions import PROBABILITIES, is_distribution
 
 GUESSES = "which is not better than guessing one of 10 classes"
 
@@ -73,6 +73,14 @@ def test_under_outputs_that_are_probabilities_a_number_is_an_upper_bound(attack,
 
     assert PROBABILITIES in flags(nn.Sequential(plain_model, nn.Softmax(dim=1)))
     assert PROBABILITIES not in flags(plain_model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+def test_a_softmax_in_any_precision_gives_probabilities(dtype, num_classes):
+    logits = 3 * torch.randn(50, num_classes, generator=torch.Generator().manual_seed(0))
+    assert is_distribution(logits.to(dtype).softmax(dim=1).float()).all()
+    assert not is_distribution(logits.to(dtype).float()).any()
 
 
 @pytest.mark.parametrize("count", [19, 300])

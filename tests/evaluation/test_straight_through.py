@@ -572,3 +572,21 @@ def test_random_numbers_of_a_model_are_no_other_gradient():
     before = torch.get_rng_state()
     assert not gradient_cuts(guard(Function(noisy)), IMAGES, BALL).operations
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_cuts_are_found_in_small_batches_as_in_a_large_one(batch_size):
+    def mostly_smooth(images: Tensor) -> Tensor:  # some images of a batch have a cut, and perhaps not the first ones
+        return linear(torch.where(images.mean(dim=(1, 2, 3), keepdim=True) > 0.5, (15 * images).round() / 15, images))
+
+    for function in (mostly_smooth, lambda images: linear((15 * images).round() / 15), linear):
+        model = guard(Function(function))
+        assert gradient_cuts(model, IMAGES, BALL, batch_size=batch_size) == gradient_cuts(model, IMAGES, BALL)
+
+
+def test_a_rounding_model_of_many_classes_may_lose_all_images_to_it():
+    weight = torch.randn(48, 12, generator=torch.Generator().manual_seed(2))
+    model = Function(lambda images: ((15 * images).round() / 15).flatten(1) @ weight)
+    found = worst_case_attack(model, IMAGES, model(IMAGES).argmax(dim=1), epsilon=0.3)
+    assert not any(found.robust_correct)
+    assert "straight-through" in found.broken_by

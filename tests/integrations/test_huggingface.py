@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ibrobust.atomic import write_text
 from ibrobust.data import load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.huggingface import HubModel, add_pretrained, hub_model, load_pretrained, save_pretrained
@@ -188,3 +191,12 @@ def test_what_is_neither_folder_nor_repository_is_one_sentence(tmp_path: Path, m
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(IbrobustError, match="does not exist"):
         HubModel.from_pretrained(str(tmp_path))
+
+
+def test_a_model_whose_weights_file_says_more_comes_back(registered: str, tmp_path: Path) -> None:
+    card = model_card(registered)
+    path = card_paths()[registered].parent / card.weights.file
+    save_file(load_file(path), path, metadata={"format": "pt"})
+    changed = card.weights.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    write_text(card_paths()[registered], card.model_copy(update={"weights": changed}).to_text())
+    load_pretrained(save_pretrained(registered, tmp_path / "saved"))

@@ -142,3 +142,5 @@ def test_a_k_that_would_not_reach_its_end_in_the_training_is_refused():
 def test_more_neighbours_at_the_end_than_at_the_start_are_refused():
     with pytest.raises(IbrobustError, match="first_neighbors is 3, fewer than num_neighbors 9"):
         objective(num_neighbors=9, first_neighbors=3)
+    with pytest.raises(IbrobustError, match="first_neighbors is 9, but neighbor_fall is 0"):
+        objective(num_neighbors=3, first_neighbors=9, neighbor_fall=0.0)

@@ -166,3 +166,8 @@ def test_an_exported_card_keeps_the_options_of_a_file_without_its_path(tmp_path,
 def test_an_unknown_model_is_refused(tmp_path):
     with pytest.raises(IbrobustError, match="Unknown model 'nothing'"):
         export_model("nothing", tmp_path)
+
+
+def test_the_folder_of_the_stored_models_is_no_place_for_an_export(home):
+    with pytest.raises(IbrobustError, match="holds the stored models.*give another folder"):
+        export_model("cross_entropy-digits", home / "models")

@@ -35,6 +35,7 @@ from ibrobust.registry import (
     update_metrics,
 )
 from ibrobust.registry.card import read_card
+from ibrobust.registry.catalog import weights_size
 from ibrobust.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -158,6 +159,20 @@ def test_an_unfinished_run_is_not_begun_again_by_accident():
     with pytest.raises(IbrobustError, match="'tiny' has an unfinished run"):
         train(recipe, name="tiny")
     assert train(recipe, name="tiny", resume=True).training.epochs_run == 2
+
+
+def test_a_resumed_run_needs_the_encoder_that_it_began_with_no_more(home):
+    train(TINY, name="first")
+    recipe = TINY.model_copy(update={"warm_start": "first", "epochs": 2})
+
+    def stop(epoch, _):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, name="second", on_epoch=stop)
+    (home / "models" / "first.yaml").unlink()
+    assert train(recipe, name="second", resume=True).training.epochs_run == 2
 
 
 def test_a_training_leaves_the_callers_random_numbers_alone_also_if_it_is_resumed():
@@ -891,3 +906,32 @@ def test_an_empty_evaluation_in_a_card_is_no_obstacle(classifier, digits):
     path.write_text(path.read_text().replace("evaluations: {}", "evaluations: {fgsm: null, audit 0.0313725: null}"))
     add_evaluation("mine", "audit", "head", AUDIT, digits)
     assert list(_stored("mine", "audit")) == ["audit 0.0313725"]
+
+
+def test_the_blocks_of_a_resfc_decoder_are_counted(digits):
+    encoder = Encoder(width=2, latent_dim=8)
+    model = ImageClassifier(encoder, ResFCDecoder(8, 10, units=16, num_blocks=2))
+    register_model("short", model, dataset=digits)
+    assert len(load_model("short").decoder.blocks) == 2
+
+
+@pytest.mark.parametrize("arguments", ["{day: 2020-01-01}", "{x: {1: a, b: 2}}", "{x: {1: a}}"])
+def test_a_card_whose_arguments_are_no_plain_data_is_refused(classifier, digits, home, arguments):
+    register_model("mine", classifier, dataset=digits)
+    path = home / "models" / "mine.yaml"
+    architecture = f"architecture: {{factory: 'a:b', channels: 3, image_size: [8, 8], arguments: {arguments}}}"
+    path.write_text(f"{path.read_text()}{architecture}\n")
+    with pytest.raises(IbrobustError, match="architecture.arguments.*none of: a number, text"):
+        model_card("mine")
+
+
+def test_a_card_cannot_ask_for_the_size_of_another_file(classifier, digits, home):
+    register_model("mine", classifier, dataset=digits)
+    card = model_card("mine")
+    outside = card.model_copy(
+        update={"weights": card.weights.model_copy(update={"file": str(home / "models/mine.yaml")})}
+    )
+    size = (home / "models/mine.yaml").stat().st_size
+    assert weights_size(outside) == size  # of the file of that name beside the card
+    outside = card.model_copy(update={"weights": card.weights.model_copy(update={"file": __file__})})
+    assert weights_size(outside) is None

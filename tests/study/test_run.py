@@ -377,6 +377,16 @@ def test_a_failed_cell_stays_failed_and_the_others_go_on(make_study, monkeypatch
         ({"num_neighbors": [60], "memory_size": [200]}, {}, "too few for 60 neighbours"),
         ({"beta": [0.1]}, {"sweep": {"eps": [0.1], "decoders": ["head"]}}, "'sweep' is for head"),
         ({"decoders": [[]]}, {}, "no decoder"),
+        (
+            {"beta": [0.1]},
+            {"information_plane": {"epochs": [1], "n_examples": 20}},
+            "plane' would have too few test images .* 3 neighbours .1.: raise",
+        ),
+        (
+            {"beta": [0.1]},
+            {"entropies": {"num_neighbors": 500}},
+            "'entropies' would have too few test images .* 500 neighbours",
+        ),
         ({"beta": [0.1]}, {"audit": {"surrogate": "nobody"}}, "Unknown model 'nobody'"),
         ({"beta": [0.1]}, {"audit": {"attacks": ["transfer:nobody"]}}, "Unknown model 'nobody'"),
         ({"beta": [0.1]}, {"audit": {"attacks": ["PGD:norm=L2"]}}, "is in L2, but the audit is in Linf"),

@@ -180,3 +180,11 @@ def test_each_figure_of_the_paper_ships_at_three_scales():
 def test_the_scale_of_a_study_is_what_its_name_says(number, scale, dataset, width):
     for cell in expand(load_study(f"figure{number}{scale}")):
         assert (cell.recipe.dataset, cell.recipe.width) == (dataset, width)
+
+
+def test_another_data_set_does_not_silently_leave_those_of_a_grid(write, tmp_path, monkeypatch):
+    file = write(grids=[{"dataset": ["digits", "images.npz"]}])
+    with pytest.raises(IbrobustError, match="has its own data sets, and 'cifar10-jpeg' would not replace them"):
+        load_study(file, dataset="cifar10-jpeg")
+    monkeypatch.chdir(tmp_path)
+    assert load_study(file).grids[0]["dataset"] == ["digits", str(tmp_path / "images.npz")]

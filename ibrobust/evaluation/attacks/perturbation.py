@@ -36,6 +36,12 @@ def tolerance(norm: str, epsilon: float, pixels: int) -> float:
 
 def check_result(label: str, adversarial: Tensor, images: Tensor, *, norm: str, epsilon: float) -> None:
     """Raise IbrobustError if an attack's result (B, C, H, W) is outside the ball or [0, 1]: it must not be counted."""
+    lost = ~adversarial.flatten(1).isfinite().all(dim=1)
+    if bool(lost.any()):
+        raise IbrobustError(
+            f"{label} gave NaN or infinite pixels for {int(lost.sum())} images: its result is not counted. Leave this "
+            "attack out."
+        )
     size = perturbation_size(adversarial - images, norm)  # (B,)
     outside = _is_too_large(size, images, norm=norm, epsilon=epsilon)
     if bool(outside.any()):

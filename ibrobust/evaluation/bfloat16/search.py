@@ -72,12 +72,13 @@ def agrees(copied: nn.Module, model: nn.Module, images: Tensor, labels: Tensor, 
     least_cosine, largest_difference = limits
     gradient, _, logits = loss_gradient(model, images, labels, _smooth_margin)
     found, _, found_logits = loss_gradient(copied, images, labels, _smooth_margin)
-    gradient, found = gradient.flatten(1).double(), found.flatten(1).double()
+    gradient, found = gradient.flatten(1).cpu().double(), found.flatten(1).cpu().double()  # MPS has no float64
     # Both zero: neither attack would move the image.
     same = (F.cosine_similarity(gradient, found, eps=0.0) >= least_cosine) | (gradient == found).all(dim=1)
+    finite = gradient.isfinite().all(dim=1)
     size = logits.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=1, keepdim=True)
     near = ((logits - found_logits).abs() <= largest_difference * size) | (logits == found_logits)
-    return same & near.all(dim=1) & gradient.isfinite().all(dim=1)
+    return (same & finite).to(logits.device) & near.all(dim=1)
 
 
 BatchAttack = Callable[[nn.Module, Tensor, Tensor], Found]

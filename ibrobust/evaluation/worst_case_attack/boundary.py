@@ -63,6 +63,8 @@ def follow_boundary(
             gap = towards_by_margin(logits, own, targets[active])
             normal = image_gradient(gap.sum(), here).flatten(1).float()
         here, gap = here.detach(), gap.detach().float()
+        if ball.norm == "L2":  # whose projection squares the gradient
+            normal, gap = _of_usual_size(normal, gap)
         offset = (normal * here.flatten(1)).sum(dim=1) - gap
         both = torch.cat([here.flatten(1), origin.flatten(1)]).float()
         with default_dtype(torch.float32):
@@ -78,6 +80,14 @@ def follow_boundary(
         points[active] = torch.where(wrong[:, None, None, None], origin + BACK * (here - origin), here)
         active = active[distances[active] > 1.0]
     return nearest, distances
+
+
+def _of_usual_size(normal: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tiny and huge gradients (B, P), and gaps (B,), divided by a power of two: the plane stays the same."""
+    largest = normal.abs().amax(dim=1)
+    strange = ((largest < 1e-6) | (largest > 1e6)) & largest.isfinite()
+    exponent = torch.where(strange, torch.frexp(largest).exponent, 0)
+    return torch.ldexp(normal, -exponent[:, None]), torch.ldexp(gap, -exponent)
 
 
 def walk_on_boundary(

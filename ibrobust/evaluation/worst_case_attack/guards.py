@@ -114,7 +114,9 @@ def walk_from_other_images(search: Search, positions: Tensor, seed: int, more: b
     del seed  # it draws no random numbers
     starts = MORE_WALK_STARTS if more else WALK_STARTS
     for at in search.batches(positions[~search.broken[positions]]):
-        apart = torch.cdist(search.images[at].flatten(1), search.images.flatten(1))  # (B, N)
+        # In parts: for its matrix product, torch copies the images on both sides.
+        own, parts = search.images[at].flatten(1), search.images.split(search.batch_size)
+        apart = torch.cat([torch.cdist(own, part.flatten(1)) for part in parts], dim=1)  # (B, N)
         apart = apart.masked_fill(search.predictions[None] == search.labels[at][:, None], torch.inf)
         near = apart.topk(min(starts, apart.shape[1]), dim=1, largest=False)
         for distances, others in zip(near.values.T, near.indices.T, strict=True):
@@ -273,7 +275,7 @@ def warnings(
     if len(shares) and float(shares.median()) > UNEXPLAINED:
         found.append(
             f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
-            f"of different classes (median of {len(shares)} lines)."
+            f"(median of {len(shares)} lines)."
         )
     for name, broken in by_others.items():
         if broken > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack

@@ -125,8 +125,8 @@ def worst_case_attack(
             by_grad_mode = grad_mode_flags(guarded, points[:batch_size])
             with isolated_rng():  # the attack's draws do not depend on how many this takes
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
-                probed = evenly_spaced(len(points), min(batch_size, PROBED), points.device)
-                cuts = gradient_cuts(guarded, points[probed], ball)
+                probed = evenly_spaced(len(points), min(len(points), PROBED), points.device)
+                cuts = gradient_cuts(guarded, points[probed], ball, batch_size=batch_size)
                 shares = torch.zeros(0) if depends else unexplained_shares(guarded, points, batch_size=batch_size)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)

@@ -140,7 +140,8 @@ def straight_through(search: Search, *, in_place: bool) -> None:
             run = climb(search.target, images, labels, images, ball=search.ball, steps=STEPS, loss=margin_loss)
             search.learn(at, run)
         for stage in (from_larger_ball, towards_each_class, further_steps, shrinking_slowly, last_steps):
-            stage(search)
+            if len(search.left):
+                stage(search)
 
 
 def beyond_the_boundary(search: Search, positions: Tensor) -> None:

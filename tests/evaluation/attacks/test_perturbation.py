@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -51,3 +53,11 @@ def test_l0_is_the_share_of_pixels_however_many_of_their_channels_changed():
     delta = torch.zeros(2, 3, 4, 4)
     delta[0, 1, 1, 2], delta[1, :, 1, 2] = 0.5, 0.5
     assert perturbation_size(delta, "L0").tolist() == [1 / 16, 1 / 16]
+
+
+def test_pixels_that_are_nan_are_named_before_their_distance():
+    images = torch.full((2, 1, 2, 2), 0.5)
+    adversarial = images.clone()
+    adversarial[1, 0, 0, 0] = torch.nan
+    with pytest.raises(IbrobustError, match="Mine gave NaN or infinite pixels for 1 images"):
+        check_result("Mine", adversarial, images, norm="L2", epsilon=math.inf)
