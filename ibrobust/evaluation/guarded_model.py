@@ -98,8 +98,10 @@ class GuardedModel(nn.Module):
                 try:
                     logits = self._logits(images.expand(copies, *images.shape[1:]) if copies > 1 else images, dtype)
                 except IbrobustError as error:
+                    if isinstance(first, IbrobustError):
+                        raise first
                     if len(images) > 1 or copies == self._copies[-1]:
-                        raise first if isinstance(first, IbrobustError) else error from None
+                        raise
                     first = error  # the output of one image may lack its first dimension
                     break
                 except Exception as error:  # an outside model may raise any error
@@ -112,6 +114,8 @@ class GuardedModel(nn.Module):
                     self._copies = (copies,)
                 return logits[: len(images)]
         assert first is not None
+        if isinstance(first, IbrobustError):
+            raise first
         raise self._refusal(images, first) from first
 
     @staticmethod

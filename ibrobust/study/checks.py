@@ -146,7 +146,8 @@ def _check_neighbors(study: Study, dataset: Dataset) -> None:
             few = dataset.class_names[int(classes[sizes.argmin()])]
             raise IbrobustError(
                 f"The evaluation {name!r} would have too few test images of the class {few!r} for "
-                f"{wanted.num_neighbors} neighbours ({int(sizes.min())}): raise its n_examples or lower its num_neighbors."
+                f"{wanted.num_neighbors} neighbours ({int(sizes.min())}): raise its n_examples, or lower its "
+                "num_neighbors."
             )
 
 
