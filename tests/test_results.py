@@ -48,7 +48,8 @@ def test_every_table_is_the_one_that_the_records_give(tables):
 
 
 def test_the_results_have_every_row_that_the_records_give_and_no_other(tables):
-    names = [*tables.TABLES, "lossless: answers", "lossless: differences over seeds", "lossless: L2"]
+    of_others = ("answers", "differences over seeds", "L2", "AutoAttack")
+    names = [*set(tables.TABLES) - {"AutoAttack"}, *(f"lossless: {name}" for name in of_others)]
     given = {row for name in names for row in _rows(tables.table_text(name))}
     shown = _rows(_page("docs/results.md"))
     assert len(shown) > 100
@@ -384,16 +385,6 @@ def test_the_adversarial_training_for_longer_is_that_of_the_records(tables):
     assert shown.format(float(clean), *worst) in text
 
 
-def _left_before_and_after_autoattack(content, epsilon) -> tuple[int, int] | None:
-    """Return how many images the attack alone leaves of the first decoder, and how many AutoAttack then leaves."""
-    left = {
-        each["attack"]: [int(image) for image in each["attacked_correct"]]
-        for each in next(iter(content["decoders"].values()))["attacks"]
-        if each["attack"].startswith("WorstCase") and each["norm"] == "Linf" and each["epsilon"] == epsilon
-    }
-    return (sum(left["WorstCase"]), sum(map(min, *left.values()))) if len(left) == 2 else None
-
-
 def test_the_readme_counts_the_models_whose_gradient_misleads(tables):
     text, known = " ".join(_page("README.md").split()), tables.read_records()
     of_kind = [content for name, content in known.items() if name.startswith(("knn_ib", "soft_ib"))]
@@ -430,39 +421,18 @@ def test_the_passes_of_todays_attack_are_at_most_so_much_more_than_those_of_the_
     assert f"(today up to {round(max(more))} points more)" in text
 
 
-def _listed(words) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}"
-
-
-def test_what_autoattack_breaks_at_2_255_on_robustbenchs_images_is_that_of_the_records(tables):
+def test_what_autoattack_breaks_on_robustbenchs_images_beside_its_table_is_that_of_the_records(tables):
     known, text = tables.read_records("zoo-lossless"), " ".join(_page("docs/results.md").split())
-    counts = {name: _left_before_and_after_autoattack(content, 2 / 255) for name, content in known.items()}
-    of_models, largest = [], 0
-    for model in ("cross_entropy", "knn_ib-k50", "soft_ib"):
-        of_seeds = [counts.pop(f"{model}-w16-s{seed}") for seed in range(3)]
-        largest = max(largest, *(before - after for before, after in of_seeds))
-        before, after = map(sum, zip(*of_seeds, strict=True))
-        of_models.append(f"{before - after or 'none'} of the {before} of the three `{model}` models")
-    shown = f"it broke {of_models[0]}, {of_models[1]}, and {of_models[2]}, at most {largest} of one model; "
-    others = {name: pair for name, pair in counts.items() if pair}
-    each = [
-        f"{before - after} of the {before} of `{name}`"
-        for name, (before, after) in sorted(others.items())
-        if before > after
-    ]
-    whole = {name: str(before) for name, (before, after) in sorted(others.items()) if before == after}
-    none = f"none of the {_listed(whole.values())} of {_listed(f'`{name}`' for name in whole)}"
-    assert f"{shown}{', '.join(each)}, and {none}. At 8/255" in text
-    assert f"on the images that are left of {9 + len(others)} models" in text
-
-
-def test_what_autoattack_breaks_at_8_255_on_robustbenchs_images_is_that_of_the_records(tables):
-    known, text = tables.read_records("zoo-lossless"), " ".join(_page("docs/results.md").split())
-    before, after = _left_before_and_after_autoattack(known["adversarial-w16-s0"], 8 / 255)
-    assert before == after
-    assert f"At 8/255 it broke none of the {before} of `adversarial-w16-s0`" in text
-    assert _left_before_and_after_autoattack(known["adversarial-w32-s0"], 8 / 255) is None
+    at_2 = {name: tables.left_and_broken(content, 2 / 255) for name, content in known.items()}
+    assert [name for name, pair in at_2.items() if pair is None] == ["adversarial-w32-s0"]
+    most = max(broken for _, broken in filter(None, at_2.values()))
+    assert f"At 2/255, AutoAttack broke at most {most} images of a model (second table)." in text
+    adversarial = known["adversarial-w16-s0"]
+    for epsilon, said in ((4 / 255, "and none of the {} of"), (8 / 255, "At 8/255 it broke none of the {} of")):
+        left, broken = tables.left_and_broken(adversarial, epsilon)
+        assert broken == 0
+        assert f"{said.format(left)} `adversarial-w16-s0`" in text
+        assert tables.left_and_broken(known["adversarial-w32-s0"], epsilon) is None
 
 
 def test_the_re_encoded_images_were_attacked_with_the_shipped_models(tables):

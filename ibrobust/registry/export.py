@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,12 +107,23 @@ def export_model(
             probed, _ = probe_of(build_outside(card, tensors, device=torch.device("cpu")), card)
             update["architecture"] = unprobed.model_copy(update={"probe": probed})
         update |= {"evaluations": {}, "clean_accuracy": _accuracy(card, tensors, data_dir)}
+    for path in _paths_of_code(card):
+        warnings.warn(
+            f"The card keeps the path {path!r}, an option of the code that builds or trains the model.", stacklevel=2
+        )
     weights, content = pack_weights(name, tensors)
     exported = portable_card(card).model_copy(update={**update, "weights": weights})
     with atomic_path(folder / weights.file) as temporary:
         temporary.write_bytes(content)
     write_text(folder / f"{name}.yaml", exported.to_text())  # last: it names the weights
     return exported
+
+
+def _paths_of_code(card: ModelCard) -> list[str]:
+    """Return the absolute paths among the options of an objective's or a factory's code, which only it can read."""
+    options = [*(card.recipe.objective_options.values() if card.recipe is not None else ())]
+    options += [*(card.architecture.arguments.values() if card.architecture is not None else ())]
+    return [value for value in options if isinstance(value, str) and Path(value).is_absolute()]
 
 
 def _same_numbers(tensors: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> bool:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ibrobust.data import load_dataset, to_unit_range
 from ibrobust.errors import IbrobustError
+from ibrobust.home import models_dir
 from ibrobust.integrations.huggingface import save_pretrained
 from ibrobust.models import Encoder, ImageClassifier
 from ibrobust.registry import export_model, load_model, model_card, register_model, train, update_metrics
@@ -166,6 +167,15 @@ def test_an_exported_card_keeps_the_options_of_a_file_without_its_path(tmp_path,
 def test_an_unknown_model_is_refused(tmp_path):
     with pytest.raises(IbrobustError, match="Unknown model 'nothing'"):
         export_model("nothing", tmp_path)
+
+
+def test_a_path_that_only_the_models_code_can_read_stays_with_a_warning(tmp_path):
+    train(RECIPE, name="mine")
+    card = model_card("mine")
+    recipe = card.recipe.model_copy(update={"objective_options": {"table": "/data/table.npy", "count": 3}})
+    (models_dir() / "mine.yaml").write_text(card.model_copy(update={"recipe": recipe}).to_text())
+    with pytest.warns(UserWarning, match="keeps the path '/data/table.npy', an option of the code"):
+        export_model("mine", tmp_path / "out")
 
 
 def test_the_folder_of_the_stored_models_is_no_place_for_an_export(home):
