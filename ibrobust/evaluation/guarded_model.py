@@ -99,7 +99,7 @@ class GuardedModel(nn.Module):
                     logits = self._logits(images.expand(copies, *images.shape[1:]) if copies > 1 else images, dtype)
                 except IbrobustError as error:
                     if isinstance(first, IbrobustError):
-                        raise first
+                        raise first from first.__cause__
                     if len(images) > 1 or copies == self._copies[-1]:
                         raise
                     first = error  # the output of one image may lack its first dimension
