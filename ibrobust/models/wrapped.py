@@ -60,7 +60,7 @@ class LogitsOf(nn.Module):
         logits: Tensor | None = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
         if logits is None:
             raise IbrobustError(
-                f"The model gives {a_type(output)} without `logits`: leave out logits_of, or give a model whose "
+                f"The model gives {a_type(output)} without logits: leave out logits_of, or give a model whose "
                 "forward pass returns the logits alone."
             )
         return logits

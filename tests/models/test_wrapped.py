@@ -60,7 +60,7 @@ def test_an_output_without_logits_is_refused_with_the_remedy(output):
         def forward(self, images):
             return output
 
-    with pytest.raises(IbrobustError, match="gives a (tuple|dict) without `logits`: leave out logits_of"):
+    with pytest.raises(IbrobustError, match="gives a (tuple|dict) without logits: leave out logits_of"):
         logits_of(Network())(torch.rand(1, 3, 1, 1))
 
 
