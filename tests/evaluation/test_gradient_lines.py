@@ -137,6 +137,13 @@ def test_from_images_of_one_class_lines_go_to_grey_between_their_two_first_class
     assert shares(lambda x: Hidden.apply(x) + 5 * torch.eye(3)[1], images).median() > UNEXPLAINED
 
 
+def test_rounding_of_a_model_that_hardly_answers_is_no_sign():
+    def nearly_constant(x: Tensor) -> Tensor:
+        return 100.0 + torch.tensor([0.0, 1.0, 2.0]) + 1e-6 * x[:, :3]
+
+    assert shares(nearly_constant).max() < UNEXPLAINED
+
+
 def test_it_takes_no_larger_batches_for_all_its_lines_and_leaves_the_caller_without_gradients():
     model, sizes = guard(Function(HONEST["linear"])), []
     model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))

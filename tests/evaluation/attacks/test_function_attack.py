@@ -211,7 +211,25 @@ def test_an_attack_that_changes_the_model_is_refused():
         return images
 
     with pytest.raises(IbrobustError, match=r"changes the model's '.*weight': its result is not counted"):
-        run_attacks(model, IMAGES, LABELS, attacks=cheat, epsilons=0.1)
+        run_attacks(model, IMAGES, model(IMAGES).argmax(dim=1), attacks=cheat, epsilons=0.1)
+
+
+def test_a_model_may_count_its_own_calls():
+    class Counting(Brightness):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, images):
+            self.calls += 1
+            return super().forward(images)
+
+    def still(model, images, labels, *, epsilon, seed):
+        model(images)
+        return images
+
+    (result,) = run_attacks(Counting(), IMAGES, LABELS, attacks=still, epsilons=0.1)
+    assert result.robust_correct == result.clean_correct
 
 
 def test_pixels_outside_the_range_are_refused():
