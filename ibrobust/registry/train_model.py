@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -175,7 +175,8 @@ def train(
                 training=_training_record(trained),
                 overwrite=overwrite,
             )
-            remove_folder(run_dir / "checkpoints")
+            with suppress(IbrobustError):  # the model is stored; only a run that is resumed takes a checkpoint
+                remove_folder(run_dir / "checkpoints")
         processes.wait()
         return model_card(name)
 
