@@ -313,8 +313,8 @@ def test_what_autoattack_breaks_on_robustbenchs_images_is_that_of_the_records(ta
         f"and none of the {of_heads} that it left of the {len(heads)} models with a head"
     ) in text
     assert (
-        f"At 4/255 it broke {min(broken)} to {max(broken)} images of {len(broken)} of the {len(bottlenecks)} `knn_ib` and "
-        f"`soft_ib` models, none of the {len(heads)} others without adversarial training"
+        f"At 4/255 it broke {min(broken)} to {max(broken)} images of {len(broken)} of the {len(bottlenecks)} `knn_ib` "
+        f"and `soft_ib` models, none of the {len(heads)} others without adversarial training"
     ) in " ".join(_page("docs/results.md").split())
 
 
