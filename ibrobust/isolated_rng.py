@@ -16,15 +16,20 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 
     APGD, FAB and Square reseed torch's, and a few of torchattacks' attacks draw from the other two.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    # Reading a GPU's generator starts CUDA, which takes memory and forbids forks: not for work on the CPU.
+    started = torch.cuda.is_initialized()
+    devices = list(range(torch.cuda.device_count())) if started else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        try:
+    try:
+        with torch.random.fork_rng(devices=devices):
             if seed is not None:
                 torch.manual_seed(seed)
                 np.random.seed(seed % 2**32)
                 random.seed(seed)
             yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        if not started:
+            # A seed also waits for GPUs that start later: they get the caller's again, which the CPU's generator has.
+            torch.cuda.manual_seed_all(torch.initial_seed())

@@ -14,6 +14,8 @@ from ibrobust.data.names import FORMS, attacked_images, attacked_name
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ibrobust.reporting.attack_lines import AttackLine
+
 
 def attack_command(
     models: Annotated[
@@ -144,12 +146,7 @@ def attack_command(
         class_names=data.class_names,
     )
     lines = [line for model in attacked for line in attack_lines(model)]
-    notes: list[str | None] = [
-        f"{line.attack.partition(':')[0]} warns about {line.model}: {warning}"
-        for line in lines
-        if not line.is_worst_case
-        for warning in line.warnings
-    ]
+    notes: list[str | None] = [*_warnings(lines)]
     # Files first, so that they exist even if printing fails. The table is printed even if a file cannot be written.
     try:
         if json_file:
@@ -162,6 +159,18 @@ def attack_command(
         print_table(attack_table(lines, dataset=data.name, images=images, note=note), stderr=json_file == STDOUT)
     tell_written(json_file, figure, save_images)
     _tell(errors, notes)
+
+
+def _warnings(lines: Sequence[AttackLine]) -> list[str]:
+    """Return the attacks' warnings about each model, one sentence for all attacks that give the same warning."""
+    attacks: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        for warning in () if line.is_worst_case else line.warnings:
+            attacks.setdefault((line.model, warning), []).append(line.attack.partition(":")[0])
+    return [
+        f"{' and '.join(dict.fromkeys(names))} warn{'s' if len(set(names)) == 1 else ''} about {model}: {warning}"
+        for (model, warning), names in attacks.items()
+    ]
 
 
 def _tell(console: Console, notes: Sequence[str | None]) -> None:
