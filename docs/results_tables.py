@@ -314,7 +314,7 @@ def main(studies: list[str]) -> None:
     drawn = drawn_rows(rows_of_models("zoo", read_records()), first_decoders(read_records()))
     selected, figures = DOCS / "figures" / "records.csv", DOCS / "figures"
     write_records(selected, drawn)
-    paths = draw_study_figures(selected, figures, ["fgsm", "attacks"])
+    paths = draw_study_figures(selected, figures, ["attacks"])
     plane = [under_drawn_name(row) for row in read_rows(PLANE)]
     trained = [row for row in plane if row["quantity"] == "test_accuracy"]
     write_records(selected, [*drawn, *further_settings(drawn, trained)])

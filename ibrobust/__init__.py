@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from ibrobust.errors import IbrobustError
     from ibrobust.estimators import conditional_knn_entropy, knn_entropy, mutual_information
     from ibrobust.evaluation.attacks.attack import Attack
-    from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks
+    from ibrobust.evaluation.attacks.by_name import create_attack
     from ibrobust.evaluation.attacks.over_attacks import worst_case
     from ibrobust.evaluation.attacks.own_attacks import FGSM, PGD, AutoAttack, WorstCase
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.attacks.surrogate import Transfer
+    from ibrobust.evaluation.attacks.text_form import list_attacks
     from ibrobust.evaluation.audit import AuditReport, audit
     from ibrobust.evaluation.sweep import SweepResult, fgsm_sweep
     from ibrobust.evaluation.worst_case_attack import WorstCaseResult, worst_case_attack
@@ -43,8 +44,9 @@ _HOMES = {
     "ibrobust.evaluation.worst_case_attack": "WorstCaseResult worst_case_attack",
     "ibrobust.integrations.robustbench.run_benchmark": "benchmark",
     "ibrobust.estimators.entropy": "conditional_knn_entropy knn_entropy",
-    "ibrobust.evaluation.attacks.by_name": "create_attack list_attacks",
+    "ibrobust.evaluation.attacks.by_name": "create_attack",
     "ibrobust.estimators.mutual_information": "mutual_information",
+    "ibrobust.evaluation.attacks.text_form": "list_attacks",
     "ibrobust.evaluation.attacks.run": "run_attacks",
     "ibrobust.evaluation.attacks.over_attacks": "worst_case",
 }

@@ -127,7 +127,7 @@ def with_result(
     key = _key(evaluations, kind, record, own)
     records = evaluations.get(key)
     records = records if isinstance(records, Mapping) else {}
-    merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}.get(kind, _replaced)
+    merge = {"fgsm": _merged_sweeps, "attacks": _merged_attacks, "audit": _later_audit}[kind]
     try:
         merged = merge(_possible(records.get(decoder) or {}), record)
     except WeakerResultError:
@@ -216,7 +216,3 @@ def _require_as_many(known: int, new: int, what: str) -> None:
         raise WeakerResultError(
             f"The card already holds {what} on {known:,} images, which stays in it; this one is on {new:,}."
         )
-
-
-def _replaced(_known: Record, new: Record) -> dict[str, Any]:
-    return dict(new)

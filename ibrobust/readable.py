@@ -51,8 +51,3 @@ def per_cent(share: float, digits: int = 1) -> str:
     Python would round the nearest binary number, which lies below 31.65.
     """
     return str((100 * Decimal(str(float(share)))).quantize(Decimal(10) ** -digits, ROUND_HALF_UP))
-
-
-def hardware_words(hardware: str) -> str:
-    """Return the hardware of a training as it is shown; some cards have "1 threads"."""
-    return hardware.replace(", 1 threads of ", ", 1 thread of ")

@@ -186,7 +186,7 @@ def _arguments(written: list[str]) -> dict[str, Any]:
     for text in written:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise IbrobustError(f"--arg {text} is not of the form NAME=VALUE.")
+            raise IbrobustError(f"--arg {text} is not of the form NAME=VALUE: write, for example, --arg num_classes=7.")
         if key in arguments:
             raise IbrobustError(f"--arg gives {key} twice: give it once.")
         try:

@@ -63,8 +63,8 @@ def run(
     own_device = device if launcher != "slurm" else None
     check_names(dataset=dataset, device=own_device)
     if (attacks := study.evaluations.attacks) is not None:
-        for run in attacks.runs:
-            check_names(attacks=[run.attack], epsilons=run.eps)
+        for wanted in attacks.runs:
+            check_names(attacks=[wanted.attack], epsilons=wanted.eps)
     if (audit := study.evaluations.audit) is not None:
         check_names(attacks=audit.attacks, surrogate=audit.surrogate, audits=True)
 

@@ -195,7 +195,7 @@ def _assigned(fields: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals or not field:
-            raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE.")
+            raise IbrobustError(f"--set {text!r} is not of the form FIELD=VALUE: write, for example, --set epochs=20.")
         name, dot, key = field.partition(".")
         name = name.replace("-", "_")
         try:

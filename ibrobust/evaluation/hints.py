@@ -11,7 +11,7 @@ from ibrobust.correctness import is_correct
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.inputs import unit_range
 from ibrobust.evaluation.model_state import model_reference
-from ibrobust.evaluation.predictions import guessing_accuracy, is_distribution
+from ibrobust.evaluation.predictions import guessing_accuracy, probability_flags
 from ibrobust.isolated_rng import isolated_rng
 from ibrobust.spread import spread_evenly
 
@@ -48,7 +48,7 @@ def warn_of_mistakes(model: GuardedModel, images: Tensor, labels: Tensor, *, bat
             "the order of the model's classes, and that the model gets its images as in training.",
             stacklevel=3,
         )
-    if float(is_distribution(outputs).float().mean()) > 0.5:
+    if probability_flags(outputs):
         warnings.warn(
             "The model's outputs are probabilities, which make attacks that follow the gradient weaker: remove the "
             "softmax, so that the model gives logits.",

@@ -173,7 +173,7 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     except Exception as error:
         raise IbrobustError(f"{reference} fails when it is called without arguments: {short_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise IbrobustError(f"{reference} returns {a_type(model)} instead of a torch.nn.Module.")
+        raise IbrobustError(f"{reference} returns {a_type(model)}: return the torch.nn.Module itself.")
     return model
 
 

@@ -23,7 +23,7 @@ class DropConnectLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, *, rate: float) -> None:
         if not 0.0 <= rate < 1.0:
-            raise IbrobustError(f"The DropConnect rate {rate} is outside [0, 1).")
+            raise IbrobustError(f"The DropConnect rate {rate} is outside [0, 1): give, for example, 0.5.")
         super().__init__(in_features, out_features)
         self.rate = rate
 

@@ -107,7 +107,7 @@ class KnnBottleneck(Objective):
 
     @property
     def settles_at(self) -> float:
-        """Where the surrogate has ended, k has fallen and beta has risen."""
+        """Share of the training after which the surrogate has ended, k has fallen and beta has risen."""
         fall = 0.0 if self.first_neighbors is None else self.neighbor_fall
         return max(self.soft_share + fall, self.beta_warm_up)
 

@@ -57,7 +57,7 @@ class SoftBottleneck(Objective):
 
     @property
     def settles_at(self) -> float:
-        """Where the warm-up of beta ends."""
+        """Share of the training after which the warm-up of beta has ended."""
         return self.beta_warm_up
 
     def forward(self, latents: Tensor, labels: Tensor, images: Tensor | None = None) -> Loss:

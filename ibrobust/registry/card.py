@@ -21,7 +21,7 @@ from pydantic import (
 
 from ibrobust.errors import IbrobustError
 from ibrobust.mapping_files import read_mapping_file
-from ibrobust.readable import Readable, hardware_words, percent
+from ibrobust.readable import Readable, percent
 from ibrobust.training.recipe import STORED, Recipe
 
 SCHEMA_VERSION = 1
@@ -216,7 +216,7 @@ class ModelCard(Readable, _Record):
             *((f"clean accuracy, {name}", percent(score.accuracy)) for name, score in self.clean_accuracy.items()),
         ]
         if training is not None:
-            hardware = hardware_words(training.hardware)
+            hardware = training.hardware
             facts.append(("trained", f"{training.epochs_run} epochs, {training.seconds:,.0f} s on {hardware}"))
         if self.evaluations:
             facts.append(("evaluations", ", ".join(self.evaluations)))

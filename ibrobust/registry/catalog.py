@@ -18,23 +18,18 @@ if TYPE_CHECKING:
     from ibrobust.data import Dataset
 
 
-def list_models(pattern: str = "*", *, dataset_fingerprint: str | None = None) -> list[str]:
+def list_models(pattern: str = "*") -> list[str]:
     """Return the names of all models, the user's and those that ship with ibrobust, sorted.
 
     Args:
         pattern: shell pattern that a name must match, for example ``"knn_ib*"``.
-        dataset_fingerprint: only models trained on the data set with this fingerprint. A card that cannot be read is
-            skipped with a warning.
 
     Examples:
         >>> import ibrobust
         >>> ibrobust.list_models("cross_entropy-w16-s*")
         ['cross_entropy-w16-s0', 'cross_entropy-w16-s1', 'cross_entropy-w16-s2']
     """
-    names = sorted(name for name in card_paths() if fnmatch(name, pattern))
-    if dataset_fingerprint is None:
-        return names
-    return [card.name for card in readable_cards(names) if card.dataset.fingerprint == dataset_fingerprint]
+    return sorted(name for name in card_paths() if fnmatch(name, pattern))
 
 
 def readable_cards(names: Iterable[str]) -> Iterator[ModelCard]:

@@ -87,21 +87,19 @@ def copy_model(name: str, new_name: str) -> ModelCard:
     return copied
 
 
-def update_metrics(name: str, key: str, record: Mapping[str, Any], *, weights: str | None = None) -> ModelCard:
+def update_metrics(name: str, key: str, record: Mapping[str, Any]) -> ModelCard:
     """Store the result of an evaluation in a model's card under `key`, replacing an earlier one; return the card.
 
     Args:
         name: of the model.
         key: of the evaluation.
         record: its result.
-        weights: SHA-256 of the weights that were evaluated, from a card that was read before they were; by default of
-            all that this process has loaded under the name.
 
     Raises:
         IbrobustError: the model does not exist, it ships with a package so that its card cannot be changed, or its
             weights are not the evaluated ones.
     """
-    return _change_evaluations(name, weights, lambda card: {**card.evaluations, key: dict(record)})
+    return _change_evaluations(name, None, lambda card: {**card.evaluations, key: dict(record)})
 
 
 def add_evaluation(
@@ -118,7 +116,8 @@ def add_evaluation(
         decoder: the evaluated one.
         record: the result.
         dataset: whose images were attacked.
-        weights: as of `update_metrics`.
+        weights: SHA-256 of the weights that were evaluated, from a card that was read before they were; by default of
+            all that this process has loaded under the name.
 
     Raises:
         WeakerResultError: the card holds a sweep or an audit on more images, or a full audit instead of a quick one.
@@ -138,7 +137,7 @@ def add_evaluations(name: str, found: Mapping[str, Mapping[str, Any]], *, weight
         name: of the model.
         found: the results, by key as a card has them. Where the card holds a stronger one (`WeakerResultError`), that
             stays.
-        weights: as of `update_metrics`.
+        weights: as of `add_evaluation`.
 
     Raises:
         IbrobustError: as `update_metrics` does.
@@ -158,7 +157,9 @@ def add_evaluations(name: str, found: Mapping[str, Mapping[str, Any]], *, weight
 def _change_evaluations(name: str, weights: str | None, change: Callable[[ModelCard], dict[str, Any]]) -> ModelCard:
     path = find_card(name)
     if path.parent != models_dir():
-        raise IbrobustError(f"The model {name!r} is not in your own model folder, so its card is not changed.")
+        raise IbrobustError(
+            f"The model {name!r} ships with a package, so its card is not changed: copy it under another name first."
+        )
     # Another process may be storing the result of another decoder, or overwriting the model.
     with held(name):
         card = model_card(name)

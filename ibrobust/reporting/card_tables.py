@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.readable import hardware_words, per_cent
+from ibrobust.readable import per_cent
 from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, left_table, verdict_text
@@ -120,7 +120,7 @@ def facts_table(card: Any, *, size: int | None, unused: Collection[str] = ()) ->
     if card.training is not None:
         made = card.training
         took = timedelta(seconds=round(made.seconds))
-        table.add_row("made", f"{made.created[:10]}, trained in {took} on {hardware_words(made.hardware)}")
+        table.add_row("made", f"{made.created[:10]}, trained in {took} on {made.hardware}")
     shown = "missing" if size is None else f"{size / 1e6:.1f} MB"
     table.add_row("weights", f"{card.weights.file} ({shown})")
     return table

@@ -90,22 +90,22 @@ def model_rows(card: Any, *, epsilon: float, size: int | None) -> list[ModelRow]
             worst, bound, worst_total = _worst_case(card, decoder, epsilon) or (None, False, None)
             rows.append(
                 ModelRow(
-                    card.name,
-                    decoder,
-                    card.dataset.name,
-                    card.recipe.objective if card.recipe else None,
-                    epsilon,
-                    clean.accuracy if clean else None,
-                    fgsm,
-                    worst,
-                    card_verdict(audit).text if audit else None,
-                    size,
-                    bound,
-                    _is_marked(sweep),
-                    bool(sweep.get("flags")),
-                    clean.total if clean else None,
-                    sweep["total"] if fgsm is not None else None,
-                    worst_total,
+                    model=card.name,
+                    decoder=decoder,
+                    dataset=card.dataset.name,
+                    objective=card.recipe.objective if card.recipe else None,
+                    epsilon=epsilon,
+                    clean=clean.accuracy if clean else None,
+                    fgsm=fgsm,
+                    worst_case=worst,
+                    verdict=card_verdict(audit).text if audit else None,
+                    bytes=size,
+                    upper_bound=bound,
+                    fgsm_is_marked=_is_marked(sweep),
+                    fgsm_upper_bound=bool(sweep.get("flags")),
+                    clean_total=clean.total if clean else None,
+                    fgsm_total=sweep["total"] if fgsm is not None else None,
+                    worst_case_total=worst_total,
                 )
             )
     return rows

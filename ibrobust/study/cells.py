@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def seed(self) -> int:
-        """Of everything random in its evaluations."""
+        """Seed of everything random in the cell's evaluations."""
         return self.recipe.seed if self.recipe is not None else 0
 
 

@@ -307,7 +307,9 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     """Return the fields that a recipe file names, not yet validated; raise IbrobustError if it cannot be read."""
     fields = read_mapping_file(Path(path), "recipe")
     if not isinstance(fields, dict):
-        raise IbrobustError(f"The recipe {str(path)!r} is not a mapping of fields to values.")
+        raise IbrobustError(
+            f"The recipe {str(path)!r} is not a mapping of fields to values: write lines such as epochs: 20."
+        )
     return {name: value for name, value in fields.items() if name != ABOUT}
 
 

@@ -313,7 +313,7 @@ def _remedy_for_no_number(recipe: Recipe) -> str:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Trackers take numbers and text only."""
+    """Return the recipe's fields as numbers and text, which trackers accept."""
     return {
         name: value if isinstance(value, (int, float, str)) else str(value)
         for name, value in recipe.model_dump(mode="json").items()

@@ -83,7 +83,7 @@ def attacked(
 
 @pytest.fixture
 def without_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "OTHER_WAYS", {})
+    monkeypatch.setattr(guards, "EXTRA_ATTACKS", {})
 
 
 def test_a_linear_model_needs_no_other_way():
@@ -93,7 +93,7 @@ def test_a_linear_model_needs_no_other_way():
     assert torch.equal(left, robust)
     assert not result.upper_bound
     stages = {stage.name: stage for stage in result.stages}
-    assert all(stages[name].broken == 0 for name in guards.OTHER_WAYS)
+    assert all(stages[name].broken == 0 for name in guards.EXTRA_ATTACKS)
 
 
 def test_the_page_says_how_many_passes_each_of_them_takes_for_an_image():

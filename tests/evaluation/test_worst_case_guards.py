@@ -62,7 +62,7 @@ def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, w
 @pytest.mark.parametrize(
     ("count", "broken", "warns"), [(60, 1, False), (60, 2, True), (1000, 2, False), (1000, 3, True)]
 )
-@pytest.mark.parametrize("name", guards.OTHER_WAYS)
+@pytest.mark.parametrize("name", guards.EXTRA_ATTACKS)
 def test_another_way_may_break_one_image_or_one_in_five_hundred(name, count, broken, warns):
     found = guards.warnings(
         search_of(count),
@@ -73,7 +73,7 @@ def test_another_way_may_break_one_image_or_one_in_five_hundred(name, count, bro
         by_others={name: broken},
         by_guards=0,
     )
-    assert (guards.OTHER_WAYS[name].warning.format(broken) in found) is warns
+    assert (guards.EXTRA_ATTACKS[name].warning.format(broken) in found) is warns
 
 
 @pytest.mark.parametrize(

@@ -787,7 +787,7 @@ def test_a_chart_says_if_a_baseline_has_another_decoder(records):
 
 
 def test_a_reading_says_all_there_is_to_a_point(records):
-    curve = next(curve for curve in epsilon_charts(records)[0].curves if curve.is_masked)
+    curve = next(curve for curve in epsilon_charts(records)[0].curves if curve.is_marked)
     assert curve.marks[-1].reading == (
         "β = 0.3, noise at ε = 32/255: 51.0% (50.8 to 51.1 in 2 cells), n = 1,000 † 37% of the images were not attacked"
     )

@@ -227,10 +227,10 @@ def test_a_download_says_which_numbers_are_masked_and_on_how_many_images(browser
         *(f"{key} number of images" for key in fgsm),
     ]
     for line, other in zip(lines, json.loads(files["JSON"]), strict=True):
-        is_masked = line["cell"].startswith("knn_ib-0.3-True") and line["decoder"] == "gaussian mixture"
+        is_marked = line["cell"].startswith("knn_ib-0.3-True") and line["decoder"] == "gaussian mixture"
         count = 40 if line["cell"] == few else 1000
         for key in fgsm:
-            assert line[f"{key} is not a sign of robustness"] == ("true" if is_masked else "false")
+            assert line[f"{key} is not a sign of robustness"] == ("true" if is_marked else "false")
             assert int(line[f"{key} number of images"]) == other[f"{key} number of images"] == count
     assert sum(line["cell"] == few for line in lines) == 2
 

@@ -33,7 +33,7 @@ def two_seeds(study_rows, write_records):
 
 def test_a_line_is_masked_if_one_of_its_seeds_is(two_seeds):
     (line,) = fgsm_lines(two_seeds)
-    assert (line.unattacked, line.is_masked) == (0.5, True)
+    assert (line.unattacked, line.is_marked) == (0.5, True)
 
 
 def test_the_band_of_a_chart_reaches_from_the_smallest_to_the_largest(two_seeds):

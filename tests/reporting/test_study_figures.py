@@ -160,9 +160,9 @@ def test_the_legend_of_test_errors_names_the_decoder_of_each_baseline(study_rows
 
 def test_a_model_that_fgsm_could_not_attack_is_masked_in_its_panel_alone(records):
     mixture, logistic = fgsm_panels(records)
-    assert [each.setting.label() for each in mixture.lines if each.is_masked] == ["β = 0.3, noise"]
+    assert [each.setting.label() for each in mixture.lines if each.is_marked] == ["β = 0.3, noise"]
     assert line(mixture, "β = 0.3, noise").unattacked == 0.37
-    assert not any(each.is_masked for each in logistic.lines)
+    assert not any(each.is_marked for each in logistic.lines)
 
 
 def test_a_gradient_that_is_not_finite_masks_as_well(study_rows, write_records):
@@ -173,7 +173,7 @@ def test_a_gradient_that_is_not_finite_masks_as_well(study_rows, write_records):
         if row["quantity"] == "zero_gradient_share"
     ]
     panels = fgsm_panels(read_study_records(write_records(rows)))
-    assert all(each.is_masked for panel in panels for each in panel.lines)
+    assert all(each.is_marked for panel in panels for each in panel.lines)
 
 
 def test_fgsm_on_other_images_is_not_mixed_into_the_sweep(study_rows, write_records, records):

@@ -8,7 +8,7 @@ from ibrobust.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.attack import Attack, NamedAttack
-    from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+    from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
     from ibrobust.evaluation.attacks.comparison import PairedDifference, paired_difference
     from ibrobust.evaluation.attacks.function_attack import FunctionAttack
     from ibrobust.evaluation.attacks.over_attacks import worst_case
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ibrobust.evaluation.attacks.result import AttackResult
     from ibrobust.evaluation.attacks.run import run_attacks
     from ibrobust.evaluation.attacks.surrogate import Transfer
+    from ibrobust.evaluation.attacks.text_form import list_attacks
 
 _HOMES = {
     "ibrobust.evaluation.attacks.own_attacks": "FGSM PGD AutoAttack WorstCase",
@@ -24,7 +25,8 @@ _HOMES = {
     "ibrobust.evaluation.attacks.function_attack": "FunctionAttack",
     "ibrobust.evaluation.attacks.comparison": "PairedDifference paired_difference",
     "ibrobust.evaluation.attacks.surrogate": "Transfer",
-    "ibrobust.evaluation.attacks.by_name": "create_attack list_attacks read_attack",
+    "ibrobust.evaluation.attacks.by_name": "create_attack read_attack",
+    "ibrobust.evaluation.attacks.text_form": "list_attacks",
     "ibrobust.evaluation.attacks.run": "run_attacks",
     "ibrobust.evaluation.attacks.over_attacks": "worst_case",
 }

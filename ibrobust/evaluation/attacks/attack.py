@@ -80,7 +80,7 @@ class Attack(ABC):
 
     @property
     def source(self) -> str:
-        """Empty for ibrobust's own attacks, whose label says everything; else a SHA-256 of the code and its values."""
+        """SHA-256 of the attack's code and values; empty for ibrobust's own attacks, whose label says everything."""
         if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
             return ""
         from ibrobust.evaluation.attacks.fingerprint import fingerprint

@@ -157,7 +157,18 @@ def run_suite(
         IbrobustError: the model fails, an attack left its ball, or the log is damaged.
     """
     log = log or AttackLog()
-    run = _Run(model, suite, copy_suite, images, labels, batch_size, seed, log, key or {}, _Flagging(messages))
+    run = _Run(
+        model=model,
+        suite=suite,
+        copy_suite=copy_suite,
+        images=images,
+        labels=labels,
+        batch_size=batch_size,
+        seed=seed,
+        log=log,
+        key=key or {},
+        messages=_Flagging(messages),
+    )
     if keep_images:
         run.adversarial = unit_range(images, run.reference.cpu()).clone()
     return run.all_parts(progress or (lambda _: None))

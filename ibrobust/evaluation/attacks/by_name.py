@@ -16,7 +16,7 @@ from ibrobust.evaluation.attacks.text_form import (
     OWN_NAMES,
     TRANSFER,
     attack_plugins,
-    known_names,
+    list_attacks,
     name_and_options,
     plain,
     read_options,
@@ -86,7 +86,7 @@ def check_attack(text: str) -> Attack | None:
     refuse_torchattacks(name)
     if colon and scheme not in (FOOLBOX, ADV_LIB):
         require_module(name, f"The attack {name!r}")
-    elif not colon and plain(name) not in map(plain, known_names()):
+    elif not colon and plain(name) not in map(plain, list_attacks()):
         raise IbrobustError(unknown_name(name))
     return None
 
@@ -142,17 +142,6 @@ def create_attack(name: str, /, **options: Any) -> Attack:
     from ibrobust.evaluation.attacks.function_attack import function_attack
 
     return function_attack(function_by_name(name, f"The attack {name!r}"), label=name, options=options)
-
-
-def list_attacks() -> list[str]:
-    """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted.
-
-    Examples:
-        >>> import ibrobust
-        >>> {"PGD", "WorstCase", "CW"} <= set(ibrobust.list_attacks())
-        True
-    """
-    return known_names()
 
 
 def _load(point: EntryPoint, options: dict[str, Any]) -> Attack:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
+from ibrobust.records import WORST_CASE_OF
 
 
 def agree_without_attack(results: Sequence[AttackResult]) -> bool:
@@ -30,7 +31,7 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
         IbrobustError: no records are given, or they are not of the same images or norm.
     """
     if not results:
-        raise IbrobustError("The worst case needs the result of at least one attack.")
+        raise IbrobustError("The worst case needs the result of at least one attack: call run_attacks first.")
     first = results[0]
     for result in results:
         if result.clean_correct != first.clean_correct:
@@ -54,14 +55,14 @@ def worst_case(results: Sequence[AttackResult]) -> list[AttackResult]:
         nonfinite = max(result.nonfinite_gradient for result in results if result.epsilon <= epsilon)
         worst.append(
             AttackResult(
-                f"worst case of {', '.join(names)}",
-                first.norm,
-                epsilon,
-                first.clean_correct,
-                right,
-                nonfinite,
-                first.seed,
-                tuple(flags),
+                attack=f"{WORST_CASE_OF}{', '.join(names)}",
+                norm=first.norm,
+                epsilon=epsilon,
+                clean_correct=first.clean_correct,
+                attacked_correct=right,
+                nonfinite_gradient=nonfinite,
+                seed=first.seed,
+                flags=tuple(flags),
                 attack_version=version,
             )
         )

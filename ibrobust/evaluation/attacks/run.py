@@ -156,7 +156,19 @@ def run_attacks(
                 if report:
                     report(before + done, total)
 
-            run = _Run(guarded, images, labels, attack, epsilon, batch_size, seed, copied, log, show, on_images)
+            run = _Run(
+                model=guarded,
+                images=images,
+                labels=labels,
+                attack=attack,
+                epsilon=epsilon,
+                batch_size=batch_size,
+                seed=seed,
+                copied=copied,
+                log=log,
+                show=show,
+                on_images=on_images,
+            )
             if isinstance(attack, AutoAttack):
                 results.append(run.autoattack())
             elif isinstance(attack, WorstCase):
@@ -226,14 +238,14 @@ class _Run:
         if outcome.adversarial is not None:
             self._give(outcome.adversarial)
         return AttackResult(
-            self.attack.label,
-            self.attack.norm,
-            self.epsilon,
-            tuple(outcome.clean_correct.tolist()),
-            tuple(outcome.robust_correct.tolist()),
-            int(outcome.nonfinite.sum()),
-            self.seed,
-            outcome.flags,
+            attack=self.attack.label,
+            norm=self.attack.norm,
+            epsilon=self.epsilon,
+            clean_correct=tuple(outcome.clean_correct.tolist()),
+            attacked_correct=tuple(outcome.robust_correct.tolist()),
+            nonfinite_gradient=int(outcome.nonfinite.sum()),
+            seed=self.seed,
+            flags=outcome.flags,
         )
 
     def worst_case(self) -> AttackResult:
@@ -249,14 +261,14 @@ class _Run:
         )
         self.show(size)
         return AttackResult(
-            self.attack.label,
-            self.attack.norm,
-            self.epsilon,
-            from_bits(fields["clean"]),
-            from_bits(fields["attacked"]),
-            fields["nonfinite"],
-            self.seed,
-            tuple(fields["flags"]),
+            attack=self.attack.label,
+            norm=self.attack.norm,
+            epsilon=self.epsilon,
+            clean_correct=from_bits(fields["clean"]),
+            attacked_correct=from_bits(fields["attacked"]),
+            nonfinite_gradient=fields["nonfinite"],
+            seed=self.seed,
+            flags=tuple(fields["flags"]),
             attack_version=self.attack.attack_version,
         )
 

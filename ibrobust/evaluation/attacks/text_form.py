@@ -22,8 +22,14 @@ RADIUS_OPTIONS = ("eps", "max_epsilon")
 Value = bool | int | float | str
 
 
-def known_names() -> list[str]:
-    """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted."""
+def list_attacks() -> list[str]:
+    """Return the names of ibrobust's attacks, of torchattacks' classes, and of other packages' attacks, sorted.
+
+    Examples:
+        >>> import ibrobust
+        >>> {"PGD", "WorstCase", "CW"} <= set(ibrobust.list_attacks())
+        True
+    """
     return sorted({*OWN_NAMES, *torchattacks_names(), *(point.name for point in attack_plugins())})
 
 
@@ -60,7 +66,7 @@ def name_and_options(text: str) -> tuple[str, str]:
     """Return the two parts of ``NAME:options``, where a name may be ``package:name``, and options may be missing."""
     name, _, rest = (part.strip() for part in text.strip().partition(":"))
     target, _, written = (part.strip() for part in rest.partition(":"))
-    has_package = target and "=" not in target and plain(name) not in map(plain, known_names())
+    has_package = target and "=" not in target and plain(name) not in map(plain, list_attacks())
     return (f"{name}:{target}", written) if has_package else (name, rest)
 
 
@@ -92,7 +98,7 @@ def unknown_name(name: str) -> str:
     )
     if not torchattacks_names():
         rule += " torchattacks is not installed: python -m pip install torchattacks."
-    return f"Unknown attack {name!r}: {remedy(name, [_as_in_help(known) for known in known_names()], rule)}"
+    return f"Unknown attack {name!r}: {remedy(name, [_as_in_help(known) for known in list_attacks()], rule)}"
 
 
 def _as_in_help(name: str) -> str:

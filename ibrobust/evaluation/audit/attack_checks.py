@@ -278,7 +278,7 @@ def check_averaged_draws(runs: AttackRuns) -> Check:
         f"images are broken when the gradient is averaged over draws (EOT) and not when each step sees one draw, and "
         f"{int(lost.sum())} the other way round: if the first are more, the randomness hid them.",
         ATHALYE,
-        acquitted=not more_often(int(won.sum()), int(lost.sum())),
+        never_fails=not more_often(int(won.sum()), int(lost.sum())),
     )
 
 
@@ -289,7 +289,7 @@ def _share(
     sentence: str,
     reference: str,
     *,
-    acquitted: bool = False,
+    never_fails: bool = False,
     tried: float = 1.0,
 ) -> Check:
     """Return the check of the share of all images that `found` (N,) marks.
@@ -302,7 +302,7 @@ def _share(
         name,
         count / total if total else 0.0,
         _threshold(tolerated),
-        acquitted or count < FEWEST or not exceeds(count, total, tolerated),
+        never_fails or count < FEWEST or not exceeds(count, total, tolerated),
         f"{count} of {total} {sentence}",
         reference,
     )

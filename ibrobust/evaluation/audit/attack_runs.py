@@ -18,7 +18,7 @@ from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.sweep import FGSMSweep
 from ibrobust.evaluation.worst_case_attack import (
     AVERAGED,
-    OTHER_WAYS,
+    EXTRA_ATTACKS,
     STRAIGHT_THROUGH,
     WorstCaseResult,
     worst_case_attack,
@@ -31,7 +31,9 @@ from ibrobust.seeds import evaluation_seed
 STEPS = "untargeted"
 BETTER_STARTS = ("surrogate start", "larger ball")
 SURROGATE_START = BETTER_STARTS[0]
-WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, *OTHER_WAYS, "random corners", "Square")
+LAST_STEP = 20  # PGD on cross-entropy stops at a success from this step on
+RADIUS_STEPS = 20  # of PGD at other radii; at the smaller ones most images survive, so that each step is expensive
+WITHOUT_OWN_GRADIENT = (STRAIGHT_THROUGH, *EXTRA_ATTACKS, "random corners", "Square")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def run_attacks_for_audit(
     moved = subject.moved(subject.clean, lambda images, labels: _fgsm(subject, images, labels))
     fgsm = found.add(moved, subject.wrong(subject.clean, moved))
     report("PGD on cross-entropy")
-    cross_entropy = part.pgd(part.clean, "cross-entropy", loss="cross_entropy", stop_from=subject.effort.last_step)
+    cross_entropy = part.pgd(part.clean, "cross-entropy", loss="cross_entropy", stop_from=LAST_STEP)
     add(cross_entropy.images, cross_entropy.broken)
     report("PGD on the margin")
     base = part.pgd(part.clean, "margin", loss="margin")
@@ -254,7 +256,7 @@ def _protected(
         broken: (N,) bool, by PGD on the margin at epsilon.
         add: gets the images that break below epsilon.
     """
-    pairs, steps = [], subject.effort.radius_steps
+    pairs, steps = [], RADIUS_STEPS
     large, left = subject.epsilon, subject.clean & ~broken
     for factor in sorted((factor for factor in subject.effort.radii if factor < 1.0), reverse=True):
         small = factor * subject.epsilon

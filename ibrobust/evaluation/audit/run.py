@@ -84,7 +84,8 @@ def audit(
             on the model, and are starting points.
         surrogate_name: its name in the report; by default its class.
         attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each runs on the
-            images that are still unbroken, of a model that draws random numbers on all, and counts in the worst case.
+            images that are still unbroken. If the model draws random numbers, it runs on all images. All count in the
+            worst case.
         batch_size: images per batch.
         seed: of all random numbers.
         progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (what comes
@@ -143,7 +144,18 @@ def audit(
         determinism = check_determinism(guarded, some)
         target = guarded if determinism.passed else AveragedDraws(guarded, effort.draws)
         every = torch.ones(len(points), dtype=torch.bool, device=points.device)
-        subject = Subject(guarded, target, points, targets, every, num_classes, epsilon, effort, batch_size, seed)
+        subject = Subject(
+            model=guarded,
+            target=target,
+            images=points,
+            labels=targets,
+            clean=every,
+            num_classes=num_classes,
+            epsilon=epsilon,
+            effort=effort,
+            batch_size=batch_size,
+            seed=seed,
+        )
         with clean_draws(subject.attack_seed):
             clean = ~subject.wrong(every, points)
         subject = replace(subject, clean=clean)

@@ -17,6 +17,10 @@ from ibrobust.evaluation.worst_case_attack.search import judging
 from ibrobust.seeds import evaluation_seed
 from ibrobust.spread import spread_evenly
 
+# At most so many of the images, spread evenly, get every check. The others get FGSM, the worst-case attack and the
+# caller's own attacks.
+COMPARED = 256
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -30,13 +34,9 @@ class Effort:
             as the attack makes by itself.
         random_draws: corners of the ball that random search tries for each image.
         draws: over which a stochastic model's logits are averaged for a gradient.
-        compared: at most so many of the images, spread evenly, get every check. The others get FGSM, the worst-case
-            attack and the caller's own attacks.
-        last_step: PGD on cross-entropy stops at a success from this step on.
         survivors: at most so many of the images that PGD left get the attacks which are tried on those alone, spread
             evenly; None takes all.
         radii: epsilon times these is tried as well.
-        radius_steps: of PGD at those radii. At the smaller ones most images survive, so that each step is expensive.
     """
 
     images: int | None
@@ -44,12 +44,9 @@ class Effort:
     queries: int
     random_draws: int
     draws: int
-    compared: int = 256
-    last_step: int = 20
     total_queries: int | None = None
     survivors: int | None = None
     radii: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
-    radius_steps: int = 20
 
 
 QUICK = Effort(
@@ -96,7 +93,7 @@ class Subject:
     @property
     def compared(self) -> Tensor:
         """(M,) positions of the images that get every check."""
-        return spread_evenly(self.labels, self.effort.compared).to(self.images.device)
+        return spread_evenly(self.labels, COMPARED).to(self.images.device)
 
     def part(self, positions: Tensor) -> Subject:
         """Return the subject with the images at positions (M,) alone."""

@@ -151,7 +151,18 @@ def climb(
                 break
     assert gaps is not None
     found[~broken] = last[~broken]
-    return Ascent(found, broken, last, margins, gaps, nonfinite, zero, reached, rose, at_once)
+    return Ascent(
+        found=found,
+        broken=broken,
+        last=last,
+        margins=margins,
+        gaps=gaps,
+        nonfinite=nonfinite,
+        zero=zero,
+        reached=reached,
+        rose=rose,
+        at_once=at_once,
+    )
 
 
 def _aimed(loss: AimedLoss, targets: Tensor | None) -> AttackLoss:

@@ -151,7 +151,7 @@ def take_short_steps(search: Search, positions: Tensor, seed: int, more: bool) -
 
 
 @dataclass(frozen=True)
-class AnotherWay:
+class ExtraAttack:
     """An attack that tells whether the steps along the gradient of a loss end at the wrong places.
 
     Attributes:
@@ -165,12 +165,14 @@ class AnotherWay:
 
 
 # By the name of the stage.
-OTHER_WAYS = {
-    SHORT_STEPS: AnotherWay(take_short_steps, "Short steps along the gradient broke {} images that longer steps left."),
-    BOUNDARY_WALK: AnotherWay(
+EXTRA_ATTACKS = {
+    SHORT_STEPS: ExtraAttack(
+        take_short_steps, "Short steps along the gradient broke {} images that longer steps left."
+    ),
+    BOUNDARY_WALK: ExtraAttack(
         walk_from_other_images, "A walk on the decision boundary broke {} images that the gradient of the losses left."
     ),
-    SMOOTHED: AnotherWay(
+    SMOOTHED: ExtraAttack(
         follow_smoothed_gradient,
         "A gradient that is averaged over the ball broke {} images that the model's own gradient left.",
     ),
@@ -194,15 +196,16 @@ def search_by_square(search: Search, positions: Tensor, seed: int, queries: int)
         search.offer(at, found)
 
 
-def fast_adaptive_boundary(search: Search, *, effort: FabEffort = FAB, goes_on: bool = False) -> None:
+def fast_adaptive_boundary(search: Search, *, effort: FabEffort, continues: bool) -> None:
     """Run FAB-T (Croce and Hein 2020), which follows the decision boundary, on the survivors nearest to it.
 
-    With `goes_on`, as many survivors follow as long as more than `TOLERATED` of all images were broken among the last.
+    If it `continues`, as many survivors follow as long as more than `TOLERATED` of all images were broken among the
+    last.
     """
     survivors = search.closest(search.left)
     for near in survivors.split(effort.most(len(search.images))):
         _follow_boundary(search, near, effort.targets)
-        if not goes_on or int(search.broken[near].sum()) <= TOLERATED * len(search.images):
+        if not continues or int(search.broken[near].sum()) <= TOLERATED * len(search.images):
             break
 
 
@@ -250,7 +253,7 @@ def warnings(
         cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
         shares: (L,) of `unexplained_shares`.
-        by_others: images that each of `OTHER_WAYS` broke.
+        by_others: images that each of `EXTRA_ATTACKS` broke.
         by_guards: images that attacks without a gradient broke.
     """
     right = max(int(search.clean.sum()), 1)
@@ -259,7 +262,7 @@ def warnings(
     if zero > 0.01 * right:
         found.append(f"The gradient is exactly zero at {zero} of {right} images.")
     if nonfinite:
-        found.append(f"A gradient was no number for {nonfinite} of {right} images.")
+        found.append(f"The gradient is NaN or infinite for {nonfinite} of {right} images.")
     stuck = int((search.stuck & search.clean & ~search.zero & ~search.nonfinite).sum())  # the others are named above
     if stuck >= FEWEST_STUCK and exceeds(stuck, by_untargeted, STUCK):
         found.append(f"For {stuck} of the {by_untargeted} images that 20 steps left, the margin never rose.")
@@ -279,7 +282,7 @@ def warnings(
         )
     for name, broken in by_others.items():
         if broken > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack
-            found.append(OTHER_WAYS[name].warning.format(broken))
+            found.append(EXTRA_ATTACKS[name].warning.format(broken))
     if by_guards > TOLERATED * len(search.images):
         found.append(f"Attacks without a gradient broke {by_guards} images that the gradient left.")
     return tuple(found)

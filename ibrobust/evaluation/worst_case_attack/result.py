@@ -8,10 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.pass_counter import Cost
 from ibrobust.readable import Readable, percent
-from ibrobust.records import WORST_CASE_VERSION
 
 
 @dataclass(frozen=True)
@@ -115,17 +113,3 @@ class WorstCaseResult(Readable):
             ("stage", "attacked", "broken"),
             *((stage.name, f"{stage.attacked:,}", f"{stage.broken:,}") for stage in self.stages),
         ]
-
-    def attack_result(self, attack: str) -> AttackResult:
-        """Return the result as a record of one attack of that name."""
-        return AttackResult(
-            attack,
-            self.norm,
-            self.epsilon,
-            self.clean_correct,
-            self.robust_correct,
-            sum(self.nonfinite_gradient),
-            self.seed,
-            self.warnings,
-            attack_version=WORST_CASE_VERSION,
-        )

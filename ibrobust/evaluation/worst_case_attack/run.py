@@ -215,44 +215,46 @@ class _Run:
         if misled:
             # Before the attacks without a gradient: those cost more, and FAB breaks most of what is left. It goes on
             # to the images further away as long as it breaks some.
-            broken = self._fab(guards.MORE_FAB, goes_on=True)
+            broken = self._fab(guards.MORE_FAB, continues=True)
             if broken > guards.TOLERATED * len(search.images):
                 by_fab = broken + self._fab(guards.FAB_FURTHER)
         watched = guards.watched(search)
-        by_others = {name: self._another_way(name, watched) for name in guards.OTHER_WAYS}
-        by_guards = self._guards(watched, guards.QUERIES)
+        by_others = {name: self._extra_attack(name, watched) for name in guards.EXTRA_ATTACKS}
+        by_guards = self._without_gradient(watched, guards.QUERIES)
         fired = bool(by_guards or warnings(by_guards=by_guards, by_others=by_others))
         if fired:
             seed = evaluation_seed(self.seed, "random restarts")
             self.stage("random restarts", lambda: stages.random_restarts(search, seed))
             for name in (name for name, broken in by_others.items() if broken):
-                by_others[name] += self._another_way(name, search.left, more=True)
+                by_others[name] += self._extra_attack(name, search.left, more=True)
             more = guards.MORE_QUERIES
             if queries is not None:
                 more = min(more, max(queries // max(len(search.left), 1), guards.QUERIES))
-            by_guards += self._guards(search.left, more)
+            by_guards += self._without_gradient(search.left, more)
         if not misled:
             effort, left = guards.MORE_FAB if fired else guards.FAB, len(search.left)
             broken = self._fab(effort)
             if guards.fab_breaks_many(broken, left, effort, len(search.images)):
-                by_fab = broken + self._fab(guards.MORE_FAB, goes_on=True)
+                by_fab = broken + self._fab(guards.MORE_FAB, continues=True)
         found = warnings(by_guards=by_guards, by_others=by_others)
         if by_fab:
             images = "an image" if by_fab == 1 else f"{by_fab} images"
             found = (*found, f"FAB broke {images} that the other gradient stages left{advice}.")
         return found if search.target is search.model else (AVERAGED, *found)
 
-    def _fab(self, effort: guards.FabEffort, *, goes_on: bool = False) -> int:
-        return self.stage("FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, goes_on=goes_on))
+    def _fab(self, effort: guards.FabEffort, *, continues: bool = False) -> int:
+        return self.stage(
+            "FAB-T", lambda: guards.fast_adaptive_boundary(self.search, effort=effort, continues=continues)
+        )
 
-    def _another_way(self, name: str, positions: Tensor, *, more: bool = False) -> int:
-        """Return the number of images at `positions` that one of `guards.OTHER_WAYS` broke."""
+    def _extra_attack(self, name: str, positions: Tensor, *, more: bool = False) -> int:
+        """Return the number of images at `positions` that one of `guards.EXTRA_ATTACKS` broke."""
         search = self.search
         if search.target is not search.model:  # its draws are averaged already, and the number is an upper bound
             return 0
-        return self.stage(name, lambda: guards.OTHER_WAYS[name].attack(search, positions, self.seed, more))
+        return self.stage(name, lambda: guards.EXTRA_ATTACKS[name].attack(search, positions, self.seed, more))
 
-    def _guards(self, positions: Tensor, queries: int) -> int:
+    def _without_gradient(self, positions: Tensor, queries: int) -> int:
         """Return the number of images at `positions` that attacks without gradients broke."""
         search = self.search
         broken = self.stage(

@@ -90,12 +90,12 @@ class BenchmarkResult(Readable):
 
     @property
     def clean_accuracy(self) -> float:
-        """In [0, 1]."""
+        """Accuracy in [0, 1] without an attack."""
         return self.clean_correct / self.total
 
     @property
     def robust_accuracy(self) -> float:
-        """In [0, 1]."""
+        """Robust accuracy in [0, 1]."""
         return self.robust_correct / self.total
 
     def _sentence(self) -> str:
@@ -184,12 +184,12 @@ def benchmark(
         IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are missing.
     """
     if threat_model not in NORMS:
-        raise IbrobustError(f"The threat model {threat_model!r} is not one of {', '.join(NORMS)}.")
+        raise IbrobustError(f"The threat model {threat_model!r} is unknown: choose one of {', '.join(NORMS)}.")
     if decoder is not None and not isinstance(model, str):
         raise IbrobustError(f"A module has no choice of decoders: leave `decoder` {decoder!r} out.")
     eps = read_radius(eps, norm=threat_model)
     if n_examples is not None and n_examples < 1:
-        raise IbrobustError(f"The number of images, {n_examples}, is not positive.")
+        raise IbrobustError(f"n_examples is {n_examples}: give a whole number of at least 1.")
     card = model_card(model) if isinstance(model, str) else None
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else model_device(module)

@@ -86,7 +86,7 @@ def _draw(axes: Any, line: Line, look: Look, scale: int) -> None:
         color=look.colour,
         linestyle=look.dashes,
         marker=look.marker,
-        markerfacecolor="white" if line.is_masked else look.colour,
+        markerfacecolor="white" if line.is_marked else look.colour,
         clip_on=False,
         zorder=3,
     )
@@ -106,7 +106,7 @@ def _draw(axes: Any, line: Line, look: Look, scale: int) -> None:
 
 def _daggers(axes: Any, panel: Panel, style: dict[Any, Look], scale: int) -> None:
     """Write the share of unattacked images beside the ends of the lines, without overlap."""
-    masked = [line for line in panel.lines if line.is_masked]
+    masked = [line for line in panel.lines if line.is_marked]
     places = [1 - place for place in spread([1 - line.points[-1].mean for line in masked], gap=0.075)]
     for line, place in zip(masked, places, strict=True):
         axes.annotate(
@@ -138,7 +138,7 @@ def _legend(panels: Sequence[Panel], style: dict[Any, Look]) -> dict[str, Any]:
         if line.setting.beta is None:
             look = style[line.setting]
             entries[line.setting.label()] = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes)
-    if any(line.is_masked for line in lines):
+    if any(line.is_marked for line in lines):
         entries[f"{DAGGER} gradient vanished"] = Line2D(
             [], [], color=NOTE, marker="o", markerfacecolor="white", linestyle="none"
         )
@@ -154,7 +154,7 @@ def _note(shown: Sequence[StudyRecord], panels: Sequence[Panel]) -> str:
     if any(point.is_bound for point in points):
         parts.append(f"{BOUND} upper bound: other attacks may break more images")
     note = "; ".join(parts)
-    if any(line.is_masked for panel in panels for line in panel.lines):
+    if any(line.is_marked for panel in panels for line in panel.lines):
         note += (
             f"\n{DAGGER} not a sign of robustness: FGSM did not change this share of the images (over "
             f"{UNATTACKED_SHARE:.0%}), "

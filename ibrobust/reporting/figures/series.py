@@ -66,7 +66,7 @@ class Line:
     images: int | None = None
 
     @property
-    def is_masked(self) -> bool:
+    def is_marked(self) -> bool:
         """Whether too many images were not attacked for the accuracy to be reliable."""
         return self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
 

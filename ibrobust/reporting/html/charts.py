@@ -58,7 +58,7 @@ class Curve:
         colour: on white.
         dashes: as SVG writes them.
         shape: outline of its markers.
-        is_masked: whether its markers are hollow.
+        is_marked: whether its markers are hollow.
         path: through the means.
         band: around them, from the smallest to the largest; empty if there is only one cell.
         marks: by rising epsilon.
@@ -68,7 +68,7 @@ class Curve:
     colour: str
     dashes: str
     shape: str
-    is_masked: bool
+    is_marked: bool
     path: str
     band: str
     marks: tuple[Mark, ...]
@@ -141,7 +141,7 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
         colour=look.colour,
         dashes=DASHES[look.dashes],
         shape=SHAPES[look.marker],
-        is_masked=line.is_masked,
+        is_marked=line.is_marked,
         path="M" + "L".join(place(point, point.mean) for point in line.points),
         band="M" + "L".join([*there, *back]) + "z" if several else "",
         marks=tuple(
@@ -163,7 +163,7 @@ def _reading(line: Line, point: Point) -> str:
         text += f" ({per_cent(point.low)} to {per_cent(point.high)} in {point.cells} cells)"
     if line.images is not None:
         text += f", n = {line.images:,}"
-    if line.is_masked:
+    if line.is_marked:
         text += f" {DAGGER} {line.unattacked:.0%} of the images were not attacked"
     return text
 

@@ -54,7 +54,7 @@ class Entry:
         is_best: the best of its column.
         tone: a verdict's, see `Verdict.tone`, or "marked" for a figure that is no sign of robustness.
         is_bound: whether other attacks may break more images.
-        is_masked: whether FGSM did not attack too many images; it has a dagger.
+        is_marked: whether FGSM did not attack too many images; it has a dagger.
         images: number of images of a number; None if unknown.
     """
 
@@ -63,7 +63,7 @@ class Entry:
     is_best: bool = False
     tone: str = ""
     is_bound: bool = False
-    is_masked: bool = False
+    is_marked: bool = False
     images: int | None = None
 
 
@@ -158,7 +158,7 @@ class Row:
         return not (unknown or self.is_marked(measure) or speak_against(self.of_model, measure.epsilon))
 
     def rank(self, columns: Sequence[Measure]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
-        """Its place among the rows: by its verdict, then by the numbers of some columns, exact ones before bounds."""
+        """Return the sort key of the row: by its verdict, then by the numbers of some columns, exact ones before bounds."""
         return self.trust, [_falling(self.found.get(column)) for column in columns], self.cell
 
     def description(self) -> tuple[Entry, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.readable import hardware_words, per_cent
+from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
@@ -134,7 +134,7 @@ def _cell(cell: Mapping[str, Any], records: Sequence[StudyRecord]) -> dict[str, 
             for key, value in (cell.get("recipe") or {}).items()
         },
         "versions": {str(key): str(of) for key, of in (cell.get("versions") or {}).items() if of != "not installed"},
-        "hardware": hardware_words(str(cell.get("hardware") or "")),
+        "hardware": str(cell.get("hardware") or ""),
         "numbers": [_number(record) for record in records if record.cell == name],
     }
 

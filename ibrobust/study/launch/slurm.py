@@ -88,7 +88,7 @@ def slurm_launcher(*, device: str | None, data_dir: Path | None) -> Launcher:
             subprocess.run(["scancel", array], check=False, capture_output=True)
             raise
         for cell, job in zip(cells, jobs, strict=True):
-            _mark_stillborn(study, cell, job)
+            _mark_never_started(study, cell, job)
 
     return launch
 
@@ -146,7 +146,7 @@ def _refuse_second_launch(study: Study) -> None:
         )
 
 
-def _mark_stillborn(study: Study, cell: Cell, job: Any) -> None:
+def _mark_never_started(study: Study, cell: Cell, job: Any) -> None:
     """Mark a cell as failed if its job started and ended before the cell started."""
     state = read_state(study, cell.name)
     if state.status == "waiting" and job.paths.stderr.is_file():

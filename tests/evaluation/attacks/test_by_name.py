@@ -9,8 +9,9 @@ from pydantic.fields import FieldInfo
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import NamedAttack
-from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
 from ibrobust.evaluation.attacks.own_attacks import FGSM, OWN_ATTACKS, PGD, AutoAttack, WorstCase
+from ibrobust.evaluation.attacks.text_form import list_attacks
 from ibrobust.evaluation.attacks.torchattacks_classes import NUMBERS
 
 

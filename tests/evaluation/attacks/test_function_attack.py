@@ -14,11 +14,12 @@ from torch import nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks import text_form
 from ibrobust.evaluation.attacks.attack import NamedAttack
-from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
 from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.over_attacks import worst_case
 from ibrobust.evaluation.attacks.run import run_attacks
 from ibrobust.evaluation.attacks.surrogate import Transfer
+from ibrobust.evaluation.attacks.text_form import list_attacks
 
 EPSILON = 0.1
 

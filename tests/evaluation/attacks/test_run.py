@@ -16,11 +16,12 @@ from torch import Tensor, nn
 import ibrobust
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
 from ibrobust.evaluation.attacks.perturbation import perturbation_size
 from ibrobust.evaluation.attacks.pgd import ZERO_GRADIENT
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.text_form import list_attacks
 from ibrobust.evaluation.sweep import fgsm_sweep
 from ibrobust.records import is_older_attack
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.attack import Attack
 from ibrobust.evaluation.attacks.batch import attack_batch
-from ibrobust.evaluation.attacks.by_name import create_attack, list_attacks, read_attack
+from ibrobust.evaluation.attacks.by_name import create_attack, read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.attacks.run import run_attacks
+from ibrobust.evaluation.attacks.text_form import list_attacks
 
 Data = tuple[Tensor, Tensor]
 EPSILON = 0.1

@@ -148,7 +148,7 @@ def test_a_job_that_ends_before_its_cell_starts_leaves_no_older_error(make_study
 
     def launch(study, cells):
         for each in cells:
-            module._mark_stillborn(study, each, job)
+            module._mark_never_started(study, each, job)
 
     (state,) = run_study(study, launch=launch, retry_failed=True)
     assert (state.status, state.error[:26]) == ("failed", "Its job 7_0 ended before t")
