@@ -158,7 +158,7 @@ class Row:
         return not (unknown or self.is_marked(measure) or speak_against(self.of_model, measure.epsilon))
 
     def rank(self, columns: Sequence[Measure]) -> tuple[tuple[int, int], list[tuple[int, float]], str]:
-        """Return the sort key of the row: by its verdict, then by the numbers of some columns, exact ones before bounds."""
+        """Return the row's sort key: its verdict, then the numbers of some columns, exact ones before bounds."""
         return self.trust, [_falling(self.found.get(column)) for column in columns], self.cell
 
     def description(self) -> tuple[Entry, ...]:
