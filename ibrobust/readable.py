@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
 
 class Readable:
@@ -40,14 +40,22 @@ class Readable:
         return "".join(parts)
 
 
-def percent(share: float) -> str:
-    """Return a share in [0, 1] as 84.8%."""
-    return f"{per_cent(share)}%"
+def percent(share: float, *, is_bound: bool = False) -> str:
+    """Return a share in [0, 1] as 84.8%, see `per_cent`."""
+    return f"{per_cent(share, is_bound=is_bound)}%"
 
 
-def per_cent(share: float, digits: int = 1) -> str:
+def per_cent(share: float, digits: int = 1, *, is_bound: bool = False) -> str:
     """Return a share in [0, 1] in per cent with so many decimals, and a half rounded up: 31.7 for 0.3165.
 
-    Python would round the nearest binary number, which lies below 31.65.
+    Python would round the nearest binary number, which lies below 31.65. Only 0 is shown as 0.0 and only 1 as 100.0:
+    0.0004 is <0.1. An upper bound is rounded up, since a smaller number may be false: 19.8 for 0.1974.
     """
-    return str((100 * Decimal(str(float(share)))).quantize(Decimal(10) ** -digits, ROUND_HALF_UP))
+    # Means have errors of floats, which a bound must not be rounded up for.
+    exact, step = (100 * Decimal(str(float(share)))).quantize(Decimal("1e-9")), Decimal(10) ** -digits
+    rounded = exact.quantize(step, ROUND_CEILING if is_bound else ROUND_HALF_UP)
+    if exact > 0 and rounded == 0:
+        return f"<{step}"
+    if exact < 100 and rounded == 100 and not is_bound:
+        return f">{100 - step}"
+    return str(rounded)

@@ -57,3 +57,20 @@ def test_a_worst_case_at_a_larger_epsilon_goes_with_the_older_result_that_it_was
     before = {"attacks": {"head": {"results": [older, over, smaller]}}}
     after = with_result(before, "attacks", "head", {"results": [new]}, "mine")
     assert after["attacks"]["head"]["results"] == [smaller, new]
+
+
+@pytest.mark.parametrize("field", ["robust_accuracy", "epsilon", "total"])
+def test_a_repeat_that_breaks_fewer_of_the_same_images_does_not_weaken_the_bound(field):
+    strong = {**PLACE, "attack": "AutoAttack"}
+    weak = {**strong, "robust_accuracy": 0.3, "upper_bound": True, field: 2 * strong[field]}
+    before = {"attacks": {"head": {"results": [strong]}}}
+    after = with_result(before, "attacks", "head", {"results": [weak]}, "mine")["attacks"]["head"]["results"]
+    assert after == ([strong] if field == "robust_accuracy" else [strong, weak])
+
+
+def test_a_sweep_over_the_epsilons_of_two_keeps_the_warnings_of_both():
+    sweep = {"total": 100, "clean_correct": 90, "zero_gradient": 0, "nonfinite_gradient": 0}
+    known = {**sweep, "epsilons": [0.1], "correct": [50], "flags": ["a warning"]}
+    new = {**sweep, "epsilons": [0.2], "correct": [2]}
+    merged = with_result({"fgsm": {"head": known}}, "fgsm", "head", new, "mine")["fgsm"]["head"]
+    assert (merged["epsilons"], merged["flags"]) == ([0.1, 0.2], ["a warning"])

@@ -143,3 +143,43 @@ def test_a_class_that_says_its_sentence_has_no_empty_table():
 def test_a_half_is_rounded_up_as_by_hand():
     """0.3165 is 31.65%, but the nearest binary number is below it."""
     assert [percent(share) for share in (0.3165, 0.5, 1 / 3, 0.0)] == ["31.7%", "50.0%", "33.3%", "0.0%"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text", "as_bound"),
+    [
+        (0.0, "0.0%", "0.0%"),
+        (4 / 10_000, "<0.1%", "0.1%"),
+        (0.1974, "19.7%", "19.8%"),
+        (0.19, "19.0%", "19.0%"),
+        ((0.1 + 0.2) / 3, "10.0%", "10.0%"),
+        (16 / 256, "6.3%", "6.3%"),
+        (0.9996, ">99.9%", "100.0%"),
+        (1.0, "100.0%", "100.0%"),
+    ],
+)
+def test_rounding_makes_no_claim_that_the_count_refutes(share, text, as_bound):
+    """0.0 would say that no image is left, and 19.7 as an upper bound would lie below what was found."""
+    assert (percent(share), percent(share, is_bound=True)) == (text, as_bound)
+
+
+MANY = (True,) * 1974 + (False,) * 8026
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (replace(ATTACK, clean_correct=MANY, attacked_correct=MANY, flags=("a warning",)), "leaves at most 19.8%"),
+        (replace(SWEEP, correct=(1974, 4), total=10_000, flags=("a warning",)), "at most 19.8% at 2/255, 0.1% at 0.1"),
+        (replace(AUDIT, upper_bound=True, n=256, worst_case_correct=16), ", at most 6.3% in the worst case at"),
+        (replace(AUDIT, upper_bound=True, n=256, worst_case_correct=16), "The worst case leaves at most 16 of 256"),
+        (replace(AUDIT, upper_bound=True, worst_case_correct=0), ", 0.0% in the worst case at"),
+        (replace(BENCHMARK, flags=("a warning",)), "leaves at most 25.0%; AutoAttack warns: a warning"),
+    ],
+)
+def test_an_upper_bound_is_called_so_in_one_line(result, sentence):
+    assert sentence in repr(result)
+
+
+def test_a_benchmark_with_a_warning_is_an_upper_bound_in_its_record():
+    assert [replace(BENCHMARK, flags=flags).to_dict()["upper_bound"] for flags in ((), ("a warning",))] == [False, True]

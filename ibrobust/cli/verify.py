@@ -87,7 +87,7 @@ def verify(
         f"{model} on {record.total} images, {record.attack} at "
         f"{format_epsilon(record.epsilon, norm=record.norm)} in {record.norm}: "
         f"{per_cent(found.clean_correct / record.total, 2)}% correct without an attack, "
-        f"{'at most ' if found.robust_correct else ''}{per_cent(found.robust_accuracy, 2)}% under it"
+        f"{'at most ' if found.robust_correct else ''}{per_cent(found.robust_accuracy, 2, is_bound=True)}% under it"
     )
     if found.outside:
         typer.echo(f"Not counted: {_images(found.outside)} beyond epsilon or outside [0, 1].")

@@ -105,12 +105,16 @@ class SweepResult(Readable):
     def _sentence(self) -> str:
         left = [f"{accuracy} at {epsilon}" for epsilon, accuracy in self._rows()[1:]]
         shown = ", ".join(left[:MOST_SHOWN]) + (", ..." if len(left) > MOST_SHOWN else "")
+        bound = "at most " if self.flags else ""
         unattacked = f"; {percent(self.zero_gradient_share)} have a zero gradient" if self.zero_gradient else ""
-        return f"{percent(self.clean_accuracy)} of {self.total:,} images clean, FGSM leaves {shown}{unattacked}"
+        return f"{percent(self.clean_accuracy)} of {self.total:,} images clean, FGSM leaves {bound}{shown}{unattacked}"
 
     def _rows(self) -> list[tuple[str, str]]:
         numbers = zip(self.epsilons, self.accuracy, strict=True)
-        return [("epsilon", "accuracy"), *((format_epsilon(epsilon), percent(share)) for epsilon, share in numbers)]
+        return [
+            ("epsilon", "accuracy"),
+            *((format_epsilon(epsilon), percent(share, is_bound=bool(self.flags))) for epsilon, share in numbers),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts and their accuracies, for JSON."""

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.readable import per_cent
+from ibrobust.readable import percent
 from ibrobust.reporting.attack_lines import AttackLine
-from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
+from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, in_per_cent
 from ibrobust.reporting.tables import TEXT_WIDTH, add_number_column, left_table, verdict_text
 
 
@@ -61,9 +61,9 @@ def attack_table(lines: Sequence[AttackLine], *, dataset: str, images: str = "te
         cells += [_spaced(line.model if is_first else ""), _spaced(attacks[index]), _clean(line, lines)]
         cells += [_under_attack(line, epsilon, lines) for epsilon in epsilons]
         if has_zero:
-            cells.append("-" if line.zero_gradient is None else f"{line.zero_gradient:.1%}")
+            cells.append("-" if line.zero_gradient is None else percent(line.zero_gradient))
         if has_nonfinite:
-            cells.append(f"{line.nonfinite_gradient:.1%}")
+            cells.append(percent(line.nonfinite_gradient))
         table.add_row(*cells, style="bold" if line.is_worst_case else "")
     return table
 
@@ -96,12 +96,13 @@ def _under_attack(line: AttackLine, epsilon: float, lines: Sequence[AttackLine])
     allowed = [rival for rival in rivals if rival.may_be_best(epsilon, others_audited=audited)]
     best = max((rival.accuracy[epsilon] for rival in allowed), default=None)
     is_best = len(rivals) > 1 and line in allowed and line.accuracy[epsilon] == best
-    before = bound_sign(line.accuracy[epsilon], is_bound=epsilon in line.upper_bounds)
-    return _number(line.accuracy[epsilon], is_best=is_best, before=before, after=DAGGER if line.is_marked else "")
+    is_bound = epsilon in line.upper_bounds
+    return _number(line.accuracy[epsilon], is_best=is_best, is_bound=is_bound, after=DAGGER if line.is_marked else "")
 
 
-def _number(value: float, *, is_best: bool, before: str = "", after: str = "") -> Text:
-    return Text(f"{before}{'*' if is_best else ''}{per_cent(value)}{after}", style="bold" if is_best else "")
+def _number(value: float, *, is_best: bool, is_bound: bool = False, after: str = "") -> Text:
+    text = f"{'*' if is_best else ''}{in_per_cent(value, is_bound=is_bound)}{after}"
+    return Text(text, style="bold" if is_best else "")
 
 
 def _caption(lines: Sequence[AttackLine], images: str, note: str) -> str:

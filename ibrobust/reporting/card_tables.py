@@ -10,8 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.readable import per_cent
-from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign
+from ibrobust.reporting.marks import BOUND, DAGGER, NO_SIGN, bound_sign, in_per_cent
 from ibrobust.reporting.model_rows import ModelRow, Withstood
 from ibrobust.reporting.tables import TEXT_WIDTH, left_table, verdict_text
 from ibrobust.verdicts import read_verdict
@@ -48,14 +47,15 @@ def models_table(rows: Sequence[ModelRow]) -> Table:
     table.add_column("audit", overflow="fold", min_width=max(len("audit"), min(longest, TEXT_WIDTH)))
     table.add_column("MB", justify="right", no_wrap=True, min_width=4)
     shown = None
-    for row, sign, fgsm_sign in zip(rows, signs, fgsm_signs, strict=True):
+    for row in rows:
         if len(datasets) > 1 and row.dataset != shown:
             shown = row.dataset
             table.add_section()
             table.add_row(f"trained on {shown}", style="bold")
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
-        worst = sign + percent(row.worst_case)
-        fgsm = fgsm_sign + percent(row.fgsm) + (DAGGER if row.fgsm_is_marked and row.fgsm is not None else "")
+        worst = percent(row.worst_case, is_bound=row.upper_bound)
+        fgsm = percent(row.fgsm, is_bound=row.fgsm_upper_bound)
+        fgsm += DAGGER if row.fgsm_is_marked and row.fgsm is not None else ""
         numbers = [percent(row.clean), fgsm, worst]
         table.add_row(row.model, row.decoder, *numbers, verdict_text(read_verdict(row.verdict or "")), size)
     return table
@@ -155,8 +155,7 @@ def withstood_table(card: Any, lines: Sequence[Withstood]) -> Table:
             values = [line.accuracy.get(epsilon) if line.norm == norm else None for norm, epsilon in kept]
             if line.decoder == decoder and any(value is not None for value in values):
                 shown = [
-                    bound_sign(value, is_bound=epsilon in line.upper_bounds)
-                    + percent(value)
+                    percent(value, is_bound=epsilon in line.upper_bounds)
                     + (DAGGER if value is not None and line.is_marked else "")
                     for value, (_, epsilon) in zip(values, kept, strict=True)
                 ]
@@ -168,6 +167,6 @@ def _dagger(is_needed: bool) -> str:
     return f"; {NO_SIGN}" if is_needed else ""
 
 
-def percent(value: float | None) -> str:
-    """Return a share in [0, 1] in per cent, or a dash if it is unknown."""
-    return "-" if value is None else per_cent(value)
+def percent(value: float | None, *, is_bound: bool = False) -> str:
+    """Return a share in [0, 1] in per cent with its sign if it is an upper bound, or a dash if it is unknown."""
+    return "-" if value is None else in_per_cent(value, is_bound=is_bound)

@@ -11,7 +11,7 @@ from ibrobust.card_results import attacked_in, is_own, results_in, strictest
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import percent
 from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_thorough
-from ibrobust.reporting.marks import UNATTACKED_SHARE, bound_sign
+from ibrobust.reporting.marks import UNATTACKED_SHARE, in_per_cent
 from ibrobust.verdicts import Verdict, read_verdict
 
 SAME = 1e-6  # epsilons that differ by less are one
@@ -225,10 +225,10 @@ def _audit_sentence(card: Any, decoder: str, audit: dict[str, Any]) -> str:
     again = " (run ibrobust audit again for the current answers)" if answer.older else ""
     left = f"{percent(audit['fgsm_accuracy'])} under FGSM, " if "fgsm_accuracy" in audit else ""
     worst = audit["worst_case_accuracy"]
-    sign = bound_sign(worst, is_bound=bool(audit.get("upper_bound")))
+    shown = in_per_cent(worst, is_bound=bool(audit.get("upper_bound")) or is_older_audit(audit))
     return (
         f"Audit of {decoder}{_elsewhere(card, audit)} at {format_epsilon(audit['epsilon'])}: {answer.text}{again}; "
-        f"{left}{sign}{percent(worst)} in the worst case; surrogate {audit.get('surrogate') or 'none'}{failed}."
+        f"{left}{shown}% in the worst case; surrogate {audit.get('surrogate') or 'none'}{failed}."
     )
 
 

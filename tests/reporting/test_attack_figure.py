@@ -103,7 +103,7 @@ def test_a_sweep_is_drawn_as_every_other_attack():
 def test_a_model_that_was_not_attacked_is_dotted_and_its_label_says_so():
     (axes,) = attack_figure(attack_lines(swept("m", zero=37)), dataset="digits").axes
     (line,) = axes.get_lines()
-    assert (line.get_label(), line.get_linestyle()) == ("m (head), 37% not attacked", ":")
+    assert (line.get_label(), line.get_linestyle()) == ("m (head), 37.0% not attacked", ":")
 
 
 def test_no_two_models_look_alike():

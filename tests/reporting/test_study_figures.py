@@ -626,7 +626,7 @@ def test_the_mark_of_a_masked_model_is_in_the_picture(tmp_path, study_rows, writ
     (_, path) = draw_study_figures(write_records(rows), tmp_path, ["fgsm"])
     # matplotlib draws letters as paths, and writes every text in a comment beside them.
     texts = re.findall("<!-- (.*?) -->", path.read_text())
-    assert ("† 37%" in texts) is marks
+    assert ("† 37.0%" in texts) is marks
     assert ("† gradient vanished" in texts) is marks
 
 

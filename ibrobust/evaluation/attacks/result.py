@@ -74,9 +74,10 @@ class AttackResult(Readable):
 
     def _sentence(self) -> str:
         bound = "at most " if self.upper_bound and self.robust_accuracy else ""
+        left = f"{bound}{percent(self.robust_accuracy, is_bound=self.upper_bound)}"
         return (
             f"{percent(self.clean_accuracy)} of {self.total:,} images clean, {self.attack} at {self.norm} "
-            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {bound}{percent(self.robust_accuracy)}"
+            f"{format_epsilon(self.epsilon, norm=self.norm)} leaves {left}"
         )
 
     def to_dict(self) -> dict[str, Any]:

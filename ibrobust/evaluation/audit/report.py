@@ -9,7 +9,7 @@ from typing import Any
 from ibrobust.epsilon import format_epsilon
 from ibrobust.evaluation.audit.robustness import HALF, Claim, Kept
 from ibrobust.evaluation.pass_counter import Cost
-from ibrobust.readable import Readable
+from ibrobust.readable import Readable, percent
 from ibrobust.records import AUDIT_VERSION
 from ibrobust.verdicts import Verdict
 
@@ -195,12 +195,17 @@ class AuditReport(Readable):
         return ""
 
     @property
+    def _bound(self) -> str:
+        return "at most " if self.upper_bound and self.worst_case_correct else ""
+
+    @property
     def headline(self) -> str:
         """The result in one sentence, which begins with the answer."""
         claimed = "claimed" if self.claim.source == "claimed" else f"under {self.claim.source}"
         text = (
-            f"{self.robustness}: {self.claim.accuracy:.1%} {claimed}, {self.worst_case_accuracy:.1%} in the worst case "
-            f"at {format_epsilon(self.epsilon)}"
+            f"{self.robustness}: {percent(self.claim.accuracy)} {claimed}, {self._bound}"
+            f"{percent(self.worst_case_accuracy, is_bound=self.upper_bound)} in the worst case at "
+            f"{format_epsilon(self.epsilon)}"
         )
         if self.robustness == "undecided":
             guesses = self.worst_case_accuracy <= self.chance and self.kept.low > HALF
@@ -218,8 +223,8 @@ class AuditReport(Readable):
         if self.claim.accuracy == 0.0:
             share = f"and so does {self.claim.source}: there is no claim to test"
         return (
-            f"The worst case leaves {self.worst_case_correct} of {self.n} images, {share}; without an attack "
-            f"{self.clean_accuracy:.1%} are correct.{own}"
+            f"The worst case leaves {self._bound}{self.worst_case_correct} of {self.n} images, {share}; without an "
+            f"attack {percent(self.clean_accuracy)} are correct.{own}"
         )
 
     def _sentence(self) -> str:

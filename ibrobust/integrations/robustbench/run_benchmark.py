@@ -98,18 +98,24 @@ class BenchmarkResult(Readable):
         """Robust accuracy in [0, 1]."""
         return self.robust_correct / self.total
 
+    @property
+    def upper_bound(self) -> bool:
+        """Whether other attacks may break more images, by a warning of AutoAttack's checks."""
+        return bool(self.flags) and self.robust_correct > 0
+
     def _sentence(self) -> str:
+        bound = "at most " if self.upper_bound else ""
         warned = f"; AutoAttack warns: {'; '.join(self.flags)}" if self.flags else ""
         return (
             f"{self.model}: {percent(self.clean_accuracy)} of {self.total:,} images of {self.dataset} clean, "
             f"AutoAttack at {self.threat_model} {format_epsilon(self.epsilon, norm=self.threat_model)} leaves "
-            f"{percent(self.robust_accuracy)}{warned}"
+            f"{bound}{percent(self.robust_accuracy, is_bound=self.upper_bound)}{warned}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result in the plain types of YAML and JSON."""
         accuracies = {"clean_accuracy": self.clean_accuracy, "robust_accuracy": self.robust_accuracy}
-        return asdict(self) | {"flags": list(self.flags)} | accuracies
+        return asdict(self) | {"flags": list(self.flags), "upper_bound": self.upper_bound} | accuracies
 
 
 def register() -> dict[str, tuple[str, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ibrobust.readable import percent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel
 from ibrobust.reporting.figures.settings import averaged_over
@@ -110,7 +111,7 @@ def _daggers(axes: Any, panel: Panel, style: dict[Any, Look], scale: int) -> Non
     places = [1 - place for place in spread([1 - line.points[-1].mean for line in masked], gap=0.075)]
     for line, place in zip(masked, places, strict=True):
         axes.annotate(
-            f"{DAGGER} {line.unattacked:.0%}",
+            f"{DAGGER} {percent(line.unattacked)}",
             xy=(scale * line.points[-1].x, line.points[-1].mean),
             xytext=(1.02, place),
             textcoords="axes fraction",

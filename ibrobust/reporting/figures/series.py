@@ -55,20 +55,20 @@ class Line:
         decoder: used for its values.
         points: by rising x.
         unattacked: the largest share in [0, 1], over the cells, of images that FGSM did not change, because their
-            gradient was zero or not finite; None if unknown.
+            gradient was zero or not finite; 0 if unknown.
         images: number of images of each of its values under attack; None if unknown.
     """
 
     setting: Setting
     decoder: str
     points: tuple[Point, ...]
-    unattacked: float | None = None
+    unattacked: float = 0.0
     images: int | None = None
 
     @property
     def is_marked(self) -> bool:
         """Whether too many images were not attacked for the accuracy to be reliable."""
-        return self.unattacked is not None and self.unattacked > UNATTACKED_SHARE
+        return self.unattacked > UNATTACKED_SHARE
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
+from ibrobust.readable import percent
 from ibrobust.reporting.attack_lines import AttackLine
 from ibrobust.reporting.figures.style import BASELINE, LIGHTEST, lighter
 from ibrobust.reporting.marks import BOUND
@@ -69,7 +70,7 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         if len(attacks) > 1:
             marker, label = MARKERS[place % len(MARKERS)], f"{label}, {line.attack}"
         if line.is_marked:
-            label += f", {line.unattacked:.0%} not attacked"
+            label += f", {percent(line.unattacked)} not attacked"
         dashes = UNATTACKED_DASHES if line.is_marked else DASHES[place % len(DASHES)]
         if any(map(line.accuracy.get, line.upper_bounds)):  # nothing is below 0
             label += f", {BOUND} upper bound"

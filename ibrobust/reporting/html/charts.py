@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ibrobust.epsilon import format_epsilon
-from ibrobust.readable import per_cent
+from ibrobust.readable import per_cent, percent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import Line, Panel, Point, fgsm_panels
 from ibrobust.reporting.figures.settings import Setting, betas_of
 from ibrobust.reporting.figures.style import DOTTED, Look, looks
-from ibrobust.reporting.marks import DAGGER, bound_sign
+from ibrobust.reporting.marks import DAGGER, in_per_cent
 
 # User units of the SVG. Small, so that its text stays readable at a width of 360 pixels.
 WIDTH, HEIGHT = 420, 280
@@ -149,7 +149,7 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
                 x=round(across(point.x), 1),
                 y=round(_up(point.mean), 1),
                 epsilon=format_epsilon(point.x),
-                accuracy=f"{_sign(point)}{per_cent(point.mean)}",
+                accuracy=in_per_cent(point.mean, is_bound=point.is_bound),
                 reading=_reading(line, point),
             )
             for point in line.points
@@ -158,18 +158,15 @@ def _curve(line: Line, look: Look, across: Callable[[float], float]) -> Curve:
 
 
 def _reading(line: Line, point: Point) -> str:
-    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {_sign(point)}{per_cent(point.mean)}%"
+    number = in_per_cent(point.mean, is_bound=point.is_bound)
+    text = f"{line.setting.label()} at ε = {format_epsilon(point.x)}: {number}%"
     if point.cells > 1:
         text += f" ({per_cent(point.low)} to {per_cent(point.high)} in {point.cells} cells)"
     if line.images is not None:
         text += f", n = {line.images:,}"
     if line.is_marked:
-        text += f" {DAGGER} {line.unattacked:.0%} of the images were not attacked"
+        text += f" {DAGGER} {percent(line.unattacked)} of the images were not attacked"
     return text
-
-
-def _sign(point: Point) -> str:
-    return bound_sign(point.mean, is_bound=point.is_bound)
 
 
 def _epsilon_ticks(largest: float) -> list[tuple[float, str]]:

@@ -10,7 +10,7 @@ from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord
 from ibrobust.reporting.figures.series import UNATTACKED, WORST_CASE
 from ibrobust.reporting.figures.settings import OBJECTIVE_NAMES
-from ibrobust.reporting.marks import DAGGER, UNATTACKED_SHARE, bound_sign
+from ibrobust.reporting.marks import DAGGER, UNATTACKED_SHARE, in_per_cent
 from ibrobust.verdicts import Audited, Verdict, read_verdict, speak_against
 
 # A model without an audit comes after those that are real or partly real, and before all others. If it was attacked by
@@ -183,9 +183,8 @@ class Row:
         record = self.found.get(measure)
         if record is None:
             return Entry("–")
-        text, marked = per_cent(record.value), self.is_marked(measure)
-        bound = bool(record.upper_bound)
-        text = f"{bound_sign(record.value, is_bound=bound)}{text}{DAGGER if marked else ''}"
+        marked, bound = self.is_marked(measure), bool(record.upper_bound)
+        text = in_per_cent(record.value, is_bound=bound) + (DAGGER if marked else "")
         if record.num_images is not None and record.num_images < most:
             text += f" (n = {record.num_images:,})"
         tone = "marked" if marked else ""

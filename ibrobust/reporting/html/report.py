@@ -13,13 +13,12 @@ from typing import Any
 from ibrobust.atomic import write_text
 from ibrobust.epsilon import format_epsilon
 from ibrobust.errors import IbrobustError
-from ibrobust.readable import per_cent
 from ibrobust.records import StudyRecord, read_study_records
 from ibrobust.reporting.html.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, epsilon_charts
 from ibrobust.reporting.html.leaderboard import leaderboard
 from ibrobust.reporting.html.summary import summary
 from ibrobust.reporting.html.training_curves import training_curves
-from ibrobust.reporting.marks import BOUND, DAGGER, UNATTACKED_SHARE, bound_sign
+from ibrobust.reporting.marks import BOUND, DAGGER, UNATTACKED_SHARE, in_per_cent
 from ibrobust.verdicts import read_verdict
 
 MOST_CHARTS = 6  # more are folded away
@@ -164,8 +163,9 @@ def _number(record: StudyRecord) -> dict[str, str]:
         "attack": record.attack,
         "epsilon": "" if record.epsilon is None else format_epsilon(record.epsilon, norm=record.norm or "Linf"),
         "epoch": "" if record.epoch is None else str(record.epoch),
-        "value": bound_sign(record.value, is_bound=bool(record.upper_bound))
-        + (f"{per_cent(record.value, 2)}%" if is_share else f"{record.value:.4g}"),
+        "value": f"{in_per_cent(record.value, is_bound=bool(record.upper_bound), digits=2)}%"
+        if is_share
+        else f"{record.value:.4g}",
         "images": "" if record.num_images is None else f"{record.num_images:,}",
         "verdict": verdict.text if (verdict := read_verdict(record.verdict)) else "",
     }
