@@ -1,4 +1,4 @@
-"""Whether a model's gradient adds up to what the model does, along lines between images."""
+"""Whether a model's gradient adds up to what the model does, along lines between images and in random directions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ STEPS, MORE_STEPS = 32, 256
 # The median of shipped models' lines is at most 0.04, and that of straight-through quantisers too. Networks that decide
 # by what has no gradient, such as hard routing or votes, have over 0.5 in the tests.
 UNEXPLAINED = 0.2
-ROUNDING = 1e-5  # of the largest logit
+ROUNDING, HALF_ROUNDING = 1e-5, 0.1  # of the largest logit
+# In a random direction, the share of shipped models is at most 0.4. Over a shorter way, levels of rounding whose
+# gradient passes straight through would not add up.
+RANDOM_STEPS, RANDOM_LENGTH, UNEXPLAINED_AT_RANDOM = 8, 1 / 8, 0.5
 
 
 def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) -> Tensor:
@@ -52,15 +55,42 @@ def unexplained_shares(model: GuardedModel, images: Tensor, *, batch_size: int) 
         lines = (images, torch.full_like(images, 0.5), labels, seconds)
     for steps in (STEPS, MORE_STEPS):
         parts = zip(*(each.split(batch_size) for each in lines), strict=True)
-        shares = torch.cat([_of_lines(model, *part, steps=steps) for part in parts])
-        shares = shares[shares.isfinite()]
+        shares = _finite([_of_lines(model, *part, steps=steps)[0] for part in parts])
         if len(shares) == 0 or float(shares.median()) <= UNEXPLAINED:
             break
     return shares
 
 
-def _of_lines(model: GuardedModel, start: Tensor, end: Tensor, own: Tensor, other: Tensor, *, steps: int) -> Tensor:
-    """Return the shares (B,) of lines from `start` to `end` (B, C, H, W); v is for the classes `own`, `other` (B,)."""
+def unexplained_at_random(model: GuardedModel, images: Tensor, *, batch_size: int) -> Tensor:
+    """Return what the gradient does not explain, as `unexplained_shares`, on lines from images in random directions.
+
+    A gradient may be right between images and wrong in the directions in which images do not differ, which are most of
+    an attack. Each pixel goes up or down by `RANDOM_LENGTH`. Here v is the margin between an image's two first classes,
+    and the difference is divided by the change of v, or by the mean size of its slope along the line if that is larger:
+    v may rise and fall again.
+    """
+    images = images[evenly_spaced(len(images), min(LINES, len(images)), images.device)].detach()
+    drawn = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    ends, shares = (images + RANDOM_LENGTH * (drawn - 0.5).sign()).clamp(0.0, 1.0), []
+    for start, end in zip(images.split(batch_size), ends.split(batch_size), strict=True):
+        with torch.no_grad():
+            own, other = model(start).topk(2, dim=1).indices.T
+        shares.append(_of_lines(model, start, end, own, other, steps=RANDOM_STEPS)[1])
+    return _finite(shares)
+
+
+def _finite(shares: list[Tensor]) -> Tensor:
+    together = torch.cat(shares)
+    return together[together.isfinite()]
+
+
+def _of_lines(
+    model: GuardedModel, start: Tensor, end: Tensor, own: Tensor, other: Tensor, *, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return the shares (B,) of the change of v, and of its change or slope, of lines from `start` to `end`.
+
+    Both are (B, C, H, W); v is for the classes `own` and `other` (B,).
+    """
     values, slopes, largest = [], [], torch.zeros(len(start), dtype=torch.float64)
     for step in range(steps + 1):
         points = (start + step / steps * (end - start)).requires_grad_()
@@ -73,6 +103,9 @@ def _of_lines(model: GuardedModel, start: Tensor, end: Tensor, own: Tensor, othe
         largest = torch.maximum(largest, two.detach().abs().amax(dim=1).cpu().double())
         slopes.append((gradient * (end - start)).flatten(1).sum(dim=1).cpu().double())
     change = values[-1] - values[0]
-    integral = torch.trapezoid(torch.stack(slopes), dx=1 / steps, dim=0)
+    difference = (change - torch.trapezoid(torch.stack(slopes), dx=1 / steps, dim=0)).abs()
     # A model that hardly answers to its images has no change but that of rounding.
-    return (change - integral).abs() / torch.maximum(change.abs(), ROUNDING * largest).clamp(min=1e-300)
+    size = torch.maximum(change.abs(), ROUNDING * largest).clamp(min=1e-300)
+    slope = torch.stack(slopes).abs().mean(dim=0)
+    rounding = (HALF_ROUNDING if model.in_half_precision else ROUNDING) * largest
+    return difference / size, difference / torch.maximum(torch.maximum(size, slope), rounding)

@@ -1,4 +1,4 @@
-"""Whether gradients add up along lines between images."""
+"""Whether gradients add up along lines between images and in random directions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import torch.nn.functional as F
 from awkward_models import Hidden
 from torch import Tensor, nn
 
-from ibrobust.evaluation.gradient_lines import LINES, MORE_STEPS, STEPS, UNEXPLAINED, unexplained_shares
+from ibrobust.evaluation.gradient_lines import (
+    LINES,
+    MORE_STEPS,
+    STEPS,
+    UNEXPLAINED,
+    UNEXPLAINED_AT_RANDOM,
+    unexplained_at_random,
+    unexplained_shares,
+)
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.pass_counter import counting_passes
 from ibrobust.evaluation.worst_case_attack import worst_case_attack
+from ibrobust.evaluation.worst_case_attack.guards import line_warnings
 
 IMAGES = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 WEIGHT = 3 * torch.randn(48, 5, generator=torch.Generator().manual_seed(1))
@@ -49,6 +58,36 @@ def test_an_honest_gradient_explains_all(name):
     found = shares(HONEST[name])
     assert len(found) == LINES
     assert found.median() < 0.04
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_gradient_explains_random_directions(name):
+    found = unexplained_at_random(guard(Function(HONEST[name])), IMAGES, batch_size=250)
+    assert len(found) == LINES
+    assert found.median() < 0.2
+    assert not line_warnings(torch.zeros(0), found)
+
+
+# Images that differ in few directions, as of natural images.
+PLANE = torch.linalg.qr(torch.randn(48, 4, generator=torch.Generator().manual_seed(4))).Q
+FLAT = (0.5 + 0.2 * torch.randn(40, 4, generator=torch.Generator().manual_seed(5)) @ PLANE.T).view(40, 3, 4, 4)
+
+
+def turned(x: Tensor) -> Tensor:
+    """A network whose gradient is right in the directions in which images differ, and turned around in all others."""
+    if x.requires_grad:
+        x = x * 1.0
+        x.register_hook(lambda gradient: 2 * gradient @ PLANE @ PLANE.T - gradient)
+    return F.relu(x @ HIDDEN) @ WEIGHT
+
+
+def test_a_gradient_that_is_right_only_between_images_makes_an_upper_bound():
+    model = Function(turned)
+    labels = model(FLAT).argmax(dim=1)
+    assert unexplained_shares(guard(model), FLAT, batch_size=250).max() < UNEXPLAINED
+    assert (unexplained_at_random(guard(model), FLAT, batch_size=250) > UNEXPLAINED_AT_RANDOM).float().mean() > 0.5
+    found = worst_case_attack(model, FLAT, labels, epsilon=0.001)
+    assert any("in a random direction, the gradient does not explain" in warning for warning in found.warnings)
 
 
 def routed(x: Tensor) -> Tensor:
@@ -172,3 +211,9 @@ def test_the_worst_case_is_then_an_upper_bound(function):
     assert any("does not explain" in warning for warning in found.warnings)
     honest = Function(HONEST["ReLU"])
     assert not worst_case_attack(honest, IMAGES, honest(IMAGES).argmax(dim=1), epsilon=0.001).warnings
+
+
+@pytest.mark.parametrize(("wrong", "warns"), [(2, False), (3, True)])
+def test_one_or_two_lines_in_random_directions_may_be_cut_by_a_kink(wrong, warns):
+    at_random = torch.tensor([1.0] * wrong + [0.1] * (16 - wrong))
+    assert bool(line_warnings(torch.zeros(0), at_random)) is warns

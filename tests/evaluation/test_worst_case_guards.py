@@ -38,9 +38,7 @@ def test_images_whose_margin_never_rose_are_watched_first():
 def test_the_surrogate_may_break_one_in_a_hundred_of_the_correct_images(transferred, warns):
     search = search_of(200)
     search.transferred = transferred
-    found = guards.warnings(
-        search, by_untargeted=100, cuts=(), past_cuts=0, shares=torch.zeros(0), by_others={}, by_guards=0
-    )
+    found = guards.warnings(search, by_untargeted=100, cuts=(), past_cuts=0, by_lines=(), by_others={}, by_guards=0)
     assert any("break the surrogate" in sentence for sentence in found) is warns
 
 
@@ -51,7 +49,7 @@ def test_a_gradient_past_the_cuts_may_break_one_in_five_hundred_images(broken, w
         by_untargeted=100,
         cuts=("round", "detach"),
         past_cuts=broken,
-        shares=torch.zeros(0),
+        by_lines=(),
         by_others={},
         by_guards=0,
     )
@@ -69,7 +67,7 @@ def test_another_way_may_break_one_image_or_one_in_five_hundred(name, count, bro
         by_untargeted=50,
         cuts=(),
         past_cuts=0,
-        shares=torch.zeros(0),
+        by_lines=(),
         by_others={name: broken},
         by_guards=0,
     )

@@ -194,6 +194,9 @@ class Subject:
             losses.append(run.losses)
         if judged_afterwards:
             broken = last_broken = self.wrong(which, images)
+        else:  # a model may give other logits with a gradient
+            broken = self.wrong(broken, images)
+            last_broken &= broken
         survivors = torch.cat(losses, dim=1)[:, ~broken[which]] if losses else self.images.new_zeros((1, 0))
         return Attempt(images, broken, last_broken, survivors)
 

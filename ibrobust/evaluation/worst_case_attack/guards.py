@@ -11,7 +11,7 @@ from torch import Tensor
 from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.attacks.pgd import loss_gradient
-from ibrobust.evaluation.gradient_lines import UNEXPLAINED
+from ibrobust.evaluation.gradient_lines import UNEXPLAINED, UNEXPLAINED_AT_RANDOM
 from ibrobust.evaluation.smoothed_gradient import SmoothedGradient
 from ibrobust.evaluation.statistics import exceeds
 from ibrobust.evaluation.worst_case_attack.ascent import climb, margin_loss
@@ -37,6 +37,7 @@ MISLED = 0.03
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 FEW_BY_FAB = 0.1  # of the images that FAB attacks
 # Of what the untargeted steps left, and at least two: images whose margin never rose. No shipped model has any.
+WRONG_LINES = 0.05  # of the lines in random directions: a kink may spoil one
 STUCK, FEWEST_STUCK = 0.05, 2
 
 
@@ -235,13 +236,35 @@ def _follow_boundary(search: Search, near: Tensor, targets: range) -> None:
             search.offer(at, search.ball.project(found, images))
 
 
+def line_warnings(between: Tensor, at_random: Tensor) -> tuple[str, ...]:
+    """Return a sentence for each kind of lines along which the gradient does not add up.
+
+    Args:
+        between: (L,) of `unexplained_shares`; empty if it was not measured, as for a model that draws random numbers.
+        at_random: (L,) of `unexplained_at_random`, likewise.
+    """
+    found = []
+    if len(between) and float(between.median()) > UNEXPLAINED:
+        found.append(
+            f"The gradient does not explain {100 * min(float(between.median()), 1.0):.0f}% of the change between "
+            f"images (median of {len(between)} lines)."
+        )
+    wrong = int((at_random > UNEXPLAINED_AT_RANDOM).sum())
+    if exceeds(wrong, len(at_random), WRONG_LINES):
+        found.append(
+            f"From {wrong} of {len(at_random)} images in a random direction, the gradient does not explain the change "
+            "of the logits."
+        )
+    return tuple(found)
+
+
 def warnings(
     search: Search,
     *,
     by_untargeted: int,
     cuts: Sequence[str],
     past_cuts: int,
-    shares: Tensor,
+    by_lines: Sequence[str],
     by_others: Mapping[str, int],
     by_guards: int,
 ) -> tuple[str, ...]:
@@ -252,7 +275,7 @@ def warnings(
         by_untargeted: images that the untargeted steps left.
         cuts: the operations of the model that cut its gradient.
         past_cuts: images that the gradient past the model's cuts broke, and its own did not.
-        shares: (L,) of `unexplained_shares`.
+        by_lines: the sentences of `line_warnings`.
         by_others: images that each of `EXTRA_ATTACKS` broke.
         by_guards: images that attacks without a gradient broke.
     """
@@ -275,11 +298,7 @@ def warnings(
             f"The model cuts its gradient ({', '.join(cuts)}): a gradient that passes straight through broke "
             f"{past_cuts} images that its own gradient left."
         )
-    if len(shares) and float(shares.median()) > UNEXPLAINED:
-        found.append(
-            f"The gradient does not explain {100 * min(float(shares.median()), 1.0):.0f}% of the change between images "
-            f"(median of {len(shares)} lines)."
-        )
+    found += by_lines
     for name, broken in by_others.items():
         if broken > max(1, TOLERATED * len(search.images)):  # one may be luck: it is another attack
             found.append(EXTRA_ATTACKS[name].warning.format(broken))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,7 +17,7 @@ from ibrobust.evaluation.attacks.result import are_bits, from_bits, to_bits
 from ibrobust.evaluation.attacks.state import AttackLog
 from ibrobust.evaluation.ball import Ball
 from ibrobust.evaluation.grad_mode import GRAD_MODE, grad_mode_flags
-from ibrobust.evaluation.gradient_lines import unexplained_shares
+from ibrobust.evaluation.gradient_lines import unexplained_at_random, unexplained_shares
 from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.logit_distance import BATCH_DEPENDENT, COMPARED, draws_random_numbers, logits_depend_on
@@ -127,7 +127,7 @@ def worst_case_attack(
                 depends = logits_depend_on(guarded, points[: min(batch_size, COMPARED)])
                 probed = evenly_spaced(len(points), min(len(points), PROBED), points.device)
                 cuts = gradient_cuts(guarded, points[probed], ball, batch_size=batch_size)
-                shares = torch.zeros(0) if depends else unexplained_shares(guarded, points, batch_size=batch_size)
+                by_lines = () if depends else _lines(guarded, points, batch_size)
             with clean_draws(seed):
                 search = Search(guarded, DRAWS if depends == "draws" else 1, points, targets, ball, batch_size)
         run = _Run(search, other, seed, report, [StageRecord("clean", len(points), 0, counter(), Cost(0, 0))])
@@ -135,15 +135,16 @@ def worst_case_attack(
             log, key = log or AttackLog(), key or {}
             before = log.step(
                 {**key, "part": "before AutoAttack"},
-                lambda: run.to_fields(run.own_stages(cuts, shares, queries=queries, advice="")),
+                lambda: run.to_fields(run.own_stages(cuts, by_lines, queries=queries, advice="")),
                 run.is_mine,
             )
             warnings = (*run.restore(before), *run.autoattack(log, key))
         else:
-            warnings = run.own_stages(cuts, shares, queries=queries, advice=": give escalate=true")
+            warnings = run.own_stages(cuts, by_lines, queries=queries, advice=": give escalate=true")
         if depends == "batch":
             warnings = (BATCH_DEPENDENT, *warnings)
-        warnings = (*by_grad_mode, *search.probabilities, *cuts.warnings, *warnings)
+        # Both may say that the logits change with a gradient.
+        warnings = tuple(dict.fromkeys((*by_grad_mode, *search.probabilities, *cuts.warnings, *warnings)))
         run.judge_again()
     robust = search.clean & ~search.broken
     return WorstCaseResult(
@@ -159,6 +160,11 @@ def worst_case_attack(
         adversarial=search.adversarial,
         nonfinite_gradient=tuple((search.nonfinite & search.clean).tolist()),
     )
+
+
+def _lines(model: GuardedModel, images: Tensor, batch_size: int) -> tuple[str, ...]:
+    between = unexplained_shares(model, images, batch_size=batch_size)
+    return guards.line_warnings(between, unexplained_at_random(model, images, batch_size=batch_size))
 
 
 def _described(line: LiveLine) -> Callable[[str, int, int], None]:
@@ -186,7 +192,7 @@ class _Run:
         # For each image, the position in `records` of the stage that broke it; 0, the clean images', if none did.
         self.broken_in = [0] * len(search.images)
 
-    def own_stages(self, cuts: Cuts, shares: Tensor, *, queries: int | None, advice: str) -> tuple[str, ...]:
+    def own_stages(self, cuts: Cuts, by_lines: Sequence[str], *, queries: int | None, advice: str) -> tuple[str, ...]:
         """Run every stage but AutoAttack; return the warnings, with advice after FAB's."""
         search, surrogate = self.search, self.surrogate
         self.stage("untargeted", lambda: stages.untargeted(search))
@@ -209,7 +215,7 @@ class _Run:
             by_untargeted=by_untargeted,
             cuts=cuts.operations,
             past_cuts=past_cuts,
-            shares=shares,
+            by_lines=by_lines,
         )
         by_fab = 0  # as long as it is not many
         if misled:
@@ -240,6 +246,8 @@ class _Run:
         if by_fab:
             images = "an image" if by_fab == 1 else f"{by_fab} images"
             found = (*found, f"FAB broke {images} that the other gradient stages left{advice}.")
+        if len(search.rejected):  # a model may give other logits with a gradient only to attacked images
+            found = (*grad_mode_flags(search.model, search.rejected), *found)
         return found if search.target is search.model else (AVERAGED, *found)
 
     def _fab(self, effort: guards.FabEffort, *, continues: bool = False) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ibrobust.correctness import is_correct
 from ibrobust.evaluation.attacks.losses import margin
 from ibrobust.evaluation.ball import Ball
+from ibrobust.evaluation.grad_mode import TRACKED
 from ibrobust.evaluation.guarded_model import GuardedModel
 from ibrobust.evaluation.predictions import probability_flags
 from ibrobust.evaluation.worst_case_attack.ascent import Ascent
@@ -54,6 +55,8 @@ class Search:
         zero, nonfinite: (N,) bool, images with an exactly zero gradient at the image, or a NaN gradient.
         stuck: (N,) bool, images whose margin the untargeted steps never raised.
         probabilities: a warning if the outputs are probabilities.
+        rejected: (M, C, H, W) points in the ball that a pass with a gradient misclassified and the judge did not; at
+            most `TRACKED`.
         transferred: number of images that the untargeted steps left and the surrogate's images broke as they were.
     """
 
@@ -71,7 +74,7 @@ class Search:
         self.clean, self.predictions = is_correct(logits, labels), logits.argmax(dim=1)
         self.broken = torch.zeros_like(self.clean)
         self.reached, self.zero, self.nonfinite, self.stuck = (self.broken.clone() for _ in range(4))
-        self.transferred = 0
+        self.transferred, self.rejected = 0, images[:0]
         self.clean_margin = -margin(logits, labels)
         self.probabilities = probability_flags(logits)
         self.gaps = torch.full_like(logits, -torch.inf)
@@ -164,6 +167,8 @@ class Search:
         broken = torch.zeros_like(run.broken)
         if bool(run.broken.any()):
             broken[run.broken] = self.offer(positions[run.broken], run.found[run.broken])
+            if self.target is self.model:
+                self.rejected = torch.cat([self.rejected, run.found[run.broken & ~broken]])[:TRACKED]
         return broken
 
     def closest(self, positions: Tensor, *, within: float = torch.inf) -> Tensor:
