@@ -103,7 +103,9 @@ def test_the_page_says_how_many_passes_each_of_them_takes_for_an_image():
         (stages[name].cost.forward_images + stages[name].cost.backward_images) / guards.LEAST_WATCHED
         for name in (guards.SHORT_STEPS, guards.BOUNDARY_WALK, guards.SMOOTHED)
     )
-    page = " ".join((Path(__file__).parents[2] / "docs" / "worst-case.md").read_text(encoding="utf-8").split())
+    page = " ".join(
+        (Path(__file__).parents[2] / "docs" / "worst-case-comparison.md").read_text(encoding="utf-8").split()
+    )
     most = re.search(r"boundary walk at most (\d+)", page)
     assert f"Short steps take {short:g} for each of at most 62 images, the boundary walk at most" in page
     assert f"and the smoothed gradient {smoothed:g}:" in page
