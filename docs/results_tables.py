@@ -198,7 +198,10 @@ def seed_difference_table(known: dict[str, Content]) -> Lines:
     baseline = seeds.pop(BASELINE.rstrip("0123456789") + "*")
     yield from header("worst case, over seeds", *map(format_epsilon, EPSILONS))
     for model, of_seeds in seeds.items():
-        cells = [_two_errors(of_seeds, baseline, epsilon) for epsilon in EPSILONS]
+        cells = []
+        for epsilon in EPSILONS:
+            of_both = [[worst_of(each, first_decoder(each), epsilon) for each in of] for of in (of_seeds, baseline)]
+            cells.append(_two_errors(*of_both))
         if any(cells):
             yield row(model, *cells)
 
@@ -235,6 +238,36 @@ def reencoding_table(known: dict[str, Content]) -> Lines:
         yield row(model, *(f"{statistics.mean(of_images):.1f}" for of_images in by_images))
 
 
+def same_decoder_table(known: dict[str, Content]) -> Lines:
+    """Yield the leads over cross-entropy at the smallest epsilon, by the attack alone, with one decoder for both.
+
+    The worst case of a first decoder has AutoAttack, which would not be compared with the same.
+    """
+    images = {"re-encoded images": known, "RobustBench's images": read_records("zoo-lossless")}
+    yield from header("model (decoder of both)", *images)
+    of_images = [seeds_of(each) for each in images.values()]
+    baseline = BASELINE.rstrip("0123456789") + "*"
+    for decoder in ("logistic", "gaussian_mixture"):
+        for model in (name for name in of_images[0] if name != baseline):
+            cells = [
+                _two_errors(*([alone(each, decoder) for each in seeds[name]] for name in (model, baseline)))
+                for seeds in of_images
+            ]
+            yield row(f"{model} ({decoder})", *cells)
+
+
+def alone(content: Content, decoder: str) -> AttackResult | None:
+    """Return what the worst-case attack by itself leaves of a decoder at the smallest epsilon."""
+    return next(
+        (
+            AttackResult.from_dict(result)
+            for result in content["decoders"].get(decoder, {}).get("attacks", ())
+            if (result["attack"], result["norm"], result["epsilon"]) == ("WorstCase", "Linf", EPSILONS[0])
+        ),
+        None,
+    )
+
+
 def autoattack_table(known: dict[str, Content]) -> Lines:
     """Yield how many images the attack alone leaves at the smallest epsilon, and how many of them AutoAttack breaks."""
     yield from header("model (decoder)", "left by the attack", "of these broken by AutoAttack")
@@ -258,11 +291,8 @@ def left_and_broken(content: Content, epsilon: float) -> tuple[int, int] | None:
 
 def _by_the_attack_alone(content: Content) -> float:
     """Return the accuracy in % that the worst-case attack leaves of the first decoder at the smallest epsilon."""
-    (found,) = (
-        AttackResult.from_dict(result)
-        for result in content["decoders"][first_decoder(content)]["attacks"]
-        if (result["attack"], result["norm"], result["epsilon"]) == ("WorstCase", "Linf", EPSILONS[0])
-    )
+    found = alone(content, first_decoder(content))
+    assert found is not None, content["model"]
     return 100 * found.robust_accuracy
 
 
@@ -279,6 +309,7 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
     "widths": widths_table,
     "reencoding": reencoding_table,
     "AutoAttack": autoattack_table,
+    "same decoder": same_decoder_table,
 }
 
 
@@ -459,9 +490,8 @@ def _mean_and_extremes(found: list[tuple[float, bool] | None]) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _two_errors(contents: list[Content], baseline: list[Content], epsilon: float) -> str:
-    """Return the difference of two means over seeds and images in points."""
-    cases = [[worst_of(each, first_decoder(each), epsilon) for each in group] for group in (contents, baseline)]
+def _two_errors(*cases: list[AttackResult | None]) -> str:
+    """Return the difference of two means over seeds and images in points, with the standard errors from both."""
     if any(case is None for group in cases for case in group):
         return ""
     one, other = (np.array([case.robust_correct for case in group if case], dtype=float) for group in cases)

@@ -66,7 +66,7 @@ def read_widths(*files: Path) -> list[Network]:
 def accuracy_cell(share: float | None, *, is_bound: bool = False, digits: int = 1) -> str:
     """Return an accuracy in % as every table shows it, with a sign if it is an upper bound; nothing if it is None."""
     # Nothing is below 0, so that a bound of 0 is the value.
-    return "" if share is None else f"{'≤ ' if is_bound and share else ''}{per_cent(share, digits)}"
+    return "" if share is None else f"{'≤ ' if is_bound and share else ''}{per_cent(share, digits, is_bound=is_bound)}"
 
 
 def widths_rows(networks: list[Network]) -> Iterator[list[str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.home import zoo_dir
+from ibrobust.readable import per_cent
 from ibrobust.records import AUDIT_VERSION, SAME_AUDIT, WORST_CASE_VERSION
 from ibrobust.registry.card import read_card
 from ibrobust.study import load_study
@@ -348,37 +351,6 @@ def test_what_autoattack_breaks_at_2_255_is_that_of_the_records(tables):
     assert f"{broken} of {left:,} of the {len(few)} others, at most 1 each." in text
 
 
-def test_how_many_worst_cases_a_gaussian_mixture_lowers_is_that_of_the_records(tables):
-    lowered = {}
-    for name, content in tables.read_records().items():
-        if "-w16-" in name:
-            head = next(iter(content["decoders"]))
-            with_head, with_mixture = (
-                sum(tables.worst_of(content, decoder, 2 / 255).robust_correct) for decoder in (head, "gaussian_mixture")
-            )
-            lowered[name] = with_mixture < with_head
-    text = " ".join(_page("docs/results.md").split())
-    assert f"lowers the worst case of {sum(lowered.values())} of the {len(lowered)} models of width 16" in text
-
-
-def test_the_leads_over_cross_entropy_with_their_own_decoder_are_those_of_the_records(tables):
-    known, text = tables.read_records(), " ".join(_page("docs/results.md").split())
-
-    def mean(model: str) -> float:
-        found = []
-        for seed in range(3):
-            part = known[f"{model}-w16-s{seed}"]["decoders"]["logistic"]
-            (alone,) = (r for r in part["attacks"] if (r["attack"], r["epsilon"]) == ("WorstCase", 2 / 255))
-            found.append(100 * alone["robust_accuracy"])
-        return sum(found) / 3
-
-    baseline, *leads = (mean(model) for model in ("cross_entropy", "knn_ib-k50", "soft_ib"))
-    assert (
-        f"cross-entropy keeps {baseline:.1f}% over three seeds: without AutoAttack, `knn_ib-k50` and `soft_ib` are "
-        f"{leads[0] - baseline:.1f} and {leads[1] - baseline:.1f} points above it."
-    ) in text
-
-
 def _clean_fgsm_and_worst_case(tables, content) -> tuple[str, list[str], list[str]]:
     """Return the first decoder's accuracies in %, as the pages write them; under attack at 2, 4 and 8/255."""
     decoder = next(iter(content["decoders"]))
@@ -513,3 +485,56 @@ def test_the_leads_on_robustbenchs_images_are_those_of_the_records(tables):
     of_seeds = [100 * case.robust_accuracy for case in cases]
     other = tables.worst_of(known["knn_ib-k50-beta0.03-w16-s0"], "logistic", 2 / 255).robust_accuracy
     assert f"it keeps {100 * other:.1f}%, and they {min(of_seeds):.1f} to {max(of_seeds):.1f}%." in text
+
+
+def test_the_leads_with_the_same_decoder_are_those_of_the_records(tables):
+    text = " ".join(_page("docs/results.md").split())
+    rows = [line.strip("| ").split(" | ") for line in tables.table_text("same decoder").splitlines()[2:]]
+    numbers = {name: [list(map(float, re.findall(r"\d+\.\d", cell))) for cell in cells] for name, *cells in rows}
+    with_mixture = [cells for name, cells in numbers.items() if "gaussian_mixture" in name]
+    assert [round(lead) for (lead, *_), _ in with_mixture] == [3, 3]
+    assert [round(lead) for _, (lead, *_) in with_mixture] == [2, 2]
+    assert "the leads are 3 points, and 2 points on RobustBench's images (without AutoAttack)" in text
+    large = [name for name, (_, (lead, *errors)) in numbers.items() if lead > 2 * math.hypot(*errors)]
+    assert large == ["soft_ib-w16-s* (gaussian_mixture)"]
+
+
+def test_what_decoders_keep_on_robustbenchs_images_is_that_of_the_records(tables):
+    text = " ".join(_page("docs/results.md").split())
+    known = tables.seeds_of(tables.read_records("zoo-lossless"))
+
+    def keeps(model: str, decoder: str) -> str:
+        cases = [tables.alone(content, decoder) for content in known[f"{model}-w16-s*"]]
+        return f"{100 * sum(case.robust_accuracy for case in cases) / 3:.1f}"
+
+    plain, soft, knn = (partial(keeps, name) for name in ("cross_entropy", "soft_ib", "knn_ib-k50"))
+    fitted = ("logistic", "gaussian_mixture")
+    shown = "With its head it keeps {}%, with a logistic decoder {}% and with a Gaussian mixture {}%."
+    assert shown.format(*map(plain, ("head", *fitted))) in text
+    shown = "`soft_ib` keeps {}% (logistic) and {}% (Gaussian mixture), and `knn_ib-k50` {} and {}%."
+    assert shown.format(*map(soft, fitted), *map(knn, fitted)) in text
+
+
+def test_what_a_gaussian_mixture_changes_in_the_worst_case_is_that_of_the_records(tables):
+    known, text, at = tables.read_records(), " ".join(_page("docs/results.md").split()), 2 / 255
+    pairs = {
+        name: [tables.worst_of(content, decoder, at) for decoder in (tables.first_decoder(content), "gaussian_mixture")]
+        for name, content in known.items()
+        if "-w16-" in name
+    }
+    lower = [name for name, (first, mixture) in pairs.items() if mixture.robust_accuracy < first.robust_accuracy]
+    assert f"a Gaussian mixture lowers the worst case of {len(lower)} of the {len(pairs)} models of width 16" in text
+    change = {name: [per_cent(case.robust_accuracy) for case in pair] for name, pair in pairs.items()}
+    assert "those of dropout ({} to {}%)".format(*change["dropout-w16-s0"]) in text
+    assert "`adversarial-w16-s0` ({} to {}%)".format(*change["adversarial-w16-s0"]) in text
+    for model, shown in (
+        ("cross_entropy", "that of cross-entropy ({} to {}% over"),
+        ("knn_ib-k50", "`knn_ib-k50` ({} to {}%)"),
+        ("soft_ib", "`soft_ib` (at most {} to {}%)"),
+    ):
+        means = []
+        for decoder in (0, 1):
+            cases = [pairs[f"{model}-w16-s{seed}"][decoder] for seed in range(3)]
+            mean = sum(case.robust_accuracy for case in cases) / 3
+            means.append(per_cent(mean, is_bound=any(map(tables.is_bound, cases))))
+        assert shown.format(*means) in text
