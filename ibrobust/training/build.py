@@ -18,7 +18,10 @@ from ibrobust.training.recipe import Recipe
 
 
 def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
-    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
+    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained.
+
+    A warm start later replaces these statistics by the other model's.
+    """
     kind = objective_class(recipe.objective)
     mean, std = channel_statistics(dataset.train.images)
     if any(std):  # one channel may be constant, as an empty one

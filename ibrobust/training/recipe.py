@@ -181,7 +181,11 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         bool, Field(description="centre the latents and fix their power, with one scalar for all dimensions")
     ] = False
     warm_start: Annotated[
-        str | None, Field(min_length=1, description="stored model; the training starts from its encoder")
+        str | None,
+        Field(
+            min_length=1,
+            description="stored model; the training starts from its encoder, with its normalisation of images",
+        ),
     ] = None
     decoders: Annotated[
         tuple[DecoderName, ...],
@@ -195,7 +199,9 @@ class Recipe(BaseModel, metaclass=_OneSentence):
 
     epochs: Annotated[int, Field(ge=1, le=MOST, description="passes over the training images")] = 20
     batch_size: Annotated[int, Field(ge=2, le=MOST, description="images per step")] = 125
-    balanced_batches: Annotated[bool, Field(description="the same number of images per class in every batch")] = True
+    balanced_batches: Annotated[
+        bool, Field(description="in a batch, the classes' numbers of images differ by at most one")
+    ] = True
     augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
     optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0, description="highest learning rate of the schedule")] = 0.01

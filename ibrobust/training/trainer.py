@@ -117,7 +117,8 @@ def train_encoder(
         resume: continue from the newest checkpoint in `run_dir`, or from the beginning if there is none, in the
             precision with which the run began.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
-        initial_encoder: weights to start from, as of `Encoder.state_dict`; by default drawn anew.
+        initial_encoder: weights to start from, as of `Encoder.state_dict`, with the statistics by which it normalises
+            images; by default drawn anew, and the statistics are those of the training images.
         on_progress: called after every few steps.
         on_epoch: called with an epoch's number and the encoder, in evaluation mode, after the epoch's training and
             before its checkpoint: a run that is killed in between does both again.
