@@ -22,7 +22,7 @@ class MutualInformation:
         nats: the estimate. It can be slightly below zero if z and the labels are independent.
         error: the standard error of its mean over points, as if they were independent, plus the largest amount by
             which it can exceed the entropy of the labels. Near points share neighbours, so the standard deviation over
-            samples is larger: up to 1.7 times `error` for 3,000 points, and up to 1.3 times for 500.
+            samples can be larger: up to 1.7 times `error` for 3,000 points, and up to 1.3 times for 500.
         label_entropy: H[Y] of the labels given, in nats, at most log C.
     """
 
