@@ -1,4 +1,4 @@
-"""What a training costs: FLOPs and activations an image, and how the time of the kNN entropies grows.
+"""What a training costs: FLOPs and activations an image, and how the time of the entropies grows.
 
 FLOPs and bytes are counted, not timed, and do not depend on the machine. Times are the CPU's of this one process, in
 interleaved rounds; read their ratios.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ibrobust.estimators import conditional_knn_entropy, knn_entropy
+from ibrobust.estimators.batch_entropy import batch_knn_entropies
 from ibrobust.estimators.soft_entropy import soft_entropies
 from ibrobust.models import Encoder
 
@@ -23,7 +27,7 @@ DIMS = (64, 256, 1024)
 CLASSES = 10
 NEIGHBORS = 3
 MEMORIES = (0, 1000, 5000, 20000)
-SOFT_BATCH = 125
+TRAINING_BATCH, TRAINING_DIM = 125, 256
 
 # Images of a counted pass.
 FEW = 8
@@ -69,15 +73,24 @@ def entropy_seconds(batch: int, dim: int) -> float:
     return time.process_time() - started
 
 
-def soft_seconds(memory: int) -> float:
-    """Return this process's CPU time for both soft entropies, with gradient and so many latents in memory."""
-    latents = torch.randn(SOFT_BATCH, 256, requires_grad=True)
-    labels = torch.arange(SOFT_BATCH) % CLASSES
-    remembered = (torch.randn(memory, 256), torch.arange(memory) % CLASSES) if memory else None
+def training_seconds(estimator: Callable[..., tuple[Tensor, Tensor]], memory: int) -> float:
+    """Return this process's CPU time for both entropies as in training, with gradient and so many latents in memory."""
+    latents = torch.randn(TRAINING_BATCH, TRAINING_DIM, requires_grad=True)
+    labels = torch.arange(TRAINING_BATCH) % CLASSES
+    remembered = (torch.randn(memory, TRAINING_DIM), torch.arange(memory) % CLASSES) if memory else None
     started = time.process_time()
-    within, overall = soft_entropies(latents, labels, sharpness=2.0, memory=remembered)
+    within, overall = estimator(latents, labels, memory=remembered)
     (within - 0.97 * overall).backward()
     return time.process_time() - started
+
+
+# Those of `knn_ib` and of `soft_ib`.
+IN_TRAINING: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    f"batch_knn_entropies, k = {NEIGHBORS}": partial(
+        batch_knn_entropies, within_neighbors=NEIGHBORS, overall_neighbors=NEIGHBORS
+    ),
+    "soft_entropies": partial(soft_entropies, sharpness=2.0),
+}
 
 
 def main() -> None:
@@ -98,7 +111,6 @@ def main() -> None:
             f"forward and backward, and {kept[0]:.2f} MiB in between, {kept[1]:.2f} MiB with bfloat16 autocast"
         )
 
-    soft: dict[int, list[float]] = {memory: [] for memory in MEMORIES}
     times: dict[tuple[int, int], list[float]] = {(batch, dim): [] for batch in BATCHES for dim in DIMS}
     for round_ in range(rounds + 1):
         for (batch, dim), measured in times.items():
@@ -106,18 +118,22 @@ def main() -> None:
             if round_:  # the first one warms up
                 measured.append(seconds)
     print(
-        f"H[Z|Y] and H[Z] with gradient, k = {NEIGHBORS}, {CLASSES} classes: median CPU milliseconds of {rounds} rounds"
+        f"conditional_knn_entropy and knn_entropy with gradient, k = {NEIGHBORS}, {CLASSES} classes: median CPU "
+        f"milliseconds of {rounds} rounds"
     )
     print("batch     " + "".join(f"{f'D = {dim}':>12}" for dim in DIMS))
     for batch in BATCHES:
         print(f"{batch:<10}" + "".join(f"{statistics.median(times[batch, dim]) * 1e3:12.2f}" for dim in DIMS))
-    for round_ in range(rounds + 1):  # by themselves: the matrices of a large memory leave the next measurement cold
-        for memory, measured in soft.items():
-            seconds = soft_seconds(memory)
-            if round_:
-                measured.append(seconds)
-    print(f"soft entropies with gradient, batch {SOFT_BATCH}, D = 256, by the memory's latents: median CPU ms")
-    print("  ".join(f"{memory}: {statistics.median(measured) * 1e3:.2f}" for memory, measured in soft.items()))
+    print(f"in training, with gradient, batch {TRAINING_BATCH}, D = {TRAINING_DIM}, by the memory's latents: CPU ms")
+    for name, estimator in IN_TRAINING.items():
+        in_training: dict[int, list[float]] = {memory: [] for memory in MEMORIES}
+        for round_ in range(rounds + 1):  # by themselves: the matrices of a large memory leave the next one cold
+            for memory, measured in in_training.items():
+                seconds = training_seconds(estimator, memory)
+                if round_:
+                    measured.append(seconds)
+        cells = (f"{memory}: {statistics.median(measured) * 1e3:.2f}" for memory, measured in in_training.items())
+        print(f"{name}  " + "  ".join(cells))
 
 
 if __name__ == "__main__":

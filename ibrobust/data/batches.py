@@ -22,7 +22,7 @@ def shuffled_batches(labels: Tensor, batch_size: int, generator: torch.Generator
 
 
 def balanced_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Return (num_batches, batch_size) int64 indices; every batch has the same number of images of each class.
+    """Return (num_batches, batch_size) int64 indices; in a batch the classes' numbers of images differ by at most one.
 
     The epoch has N // batch_size batches. If batch_size is not a multiple of the number of classes C, the remaining
     places go to classes drawn at random, at most one more each, so that every class has at least batch_size // C. Each

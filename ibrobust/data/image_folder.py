@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 
-# Part of the cache's key, with Pillow's version: increase it if the same file would give other pixels.
+# Part of the cache's key, with the versions of the packages that decode and scale: increase it if the same file would
+# give other pixels.
 DECODER_VERSION = 2
 
 
@@ -172,7 +173,10 @@ def _content_key(root: Path, listing: _Listing, size: int | None) -> str:
     import PIL
 
     digest = hashlib.sha256(f"{DECODER_VERSION}\0{PIL.__version__}\0".encode())
-    digest.update(f"size {size}\0".encode() if size is not None else b"")
+    if size is not None:
+        import torchvision
+
+        digest.update(f"size {size}\0{torch.__version__}\0{torchvision.__version__}\0".encode())
     for files in listing.files.values():
         for file, _ in files:
             if not file.is_file():

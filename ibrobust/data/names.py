@@ -49,6 +49,17 @@ HALVES = {
     "USPS": FLAG,
 }
 
+# Those of digits, letters and signs: the mirror image of one is another, or none.
+UNMIRRORED = (
+    "digits",
+    "mnist",
+    "svhn",
+    *(
+        f"{TORCHVISION}{kind}"
+        for kind in ("EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SVHN", "USPS")
+    ),
+)
+
 # The options of each kind of data set; further ones of torchvision's classes are known to torchvision alone.
 _FIXED, _HALVES, _PICTURES = ("channels",), ("train", "test", "channels"), ("train", "test", "size", "channels")
 _OF_HUGGING_FACE = ("config", "image", "label", *_PICTURES)
@@ -73,6 +84,11 @@ def read_name(spec: str) -> tuple[str, dict[str, str]]:
     if len(options) < len(pairs):
         raise IbrobustError(f"The data set {spec!r} gives an option twice: give each once.")
     return spec[: found.start()], options
+
+
+def may_be_mirrored(spec: str) -> bool:
+    """Return whether a ``--dataset`` value is none of `UNMIRRORED`, so that its images may be mirrored."""
+    return not any(spec == name or spec.startswith(f"{name}:") for name in UNMIRRORED)
 
 
 def _is_known(name: str) -> bool:

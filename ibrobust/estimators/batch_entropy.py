@@ -48,7 +48,7 @@ def batch_knn_entropies(
     """
     with torch.autocast(z.device.type, enabled=False):
         points = z.double()
-        centre = points.detach().mean(dim=0)
+        centre = points.detach().median(dim=0).values  # far points do not move it
         points = points - centre
         neighbors, their_labels = points, labels
         if memory is not None:

@@ -18,7 +18,7 @@ ROWS_OF_TILES = 16
 
 # Candidates kept beyond the k nearest, by the dtype of the products: without a gap after the k-th, nothing could be
 # proved about the other points. The coarser the products, the wider the gap.
-SPARE = {torch.bfloat16: 5, torch.float32: 2, torch.float64: 2}
+SPARE = {torch.bfloat16: 7, torch.float32: 2, torch.float64: 2}
 
 # Number of rows for a trial of bfloat16, and the share of them for which its proof may fail.
 TRIED = 64
@@ -39,8 +39,9 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, tile: int = TILE) -
     The distances are float64, and 0 only if points coincide. The product form |a|^2 + |b|^2 - 2 a.b only proposes
     candidates, a few more than k, in as low a precision as the device multiplies fastest and the points allow. Their
     distances are recomputed as sums of squared differences, exact for points far from the origin. The comparison of
-    both shows the rounding error of the product form. If it could hide a nearer point outside the candidates, the row
-    is searched again by `search_exactly`. So the result does not depend on the precision or the tiles.
+    both shows the rounding error of the product form; in bfloat16 it is bounded by how far rounding moved each point.
+    If it could hide a nearer point outside the candidates, the row is searched again by `search_exactly`. So the result
+    does not depend on the precision or the tiles.
 
     Args:
         points: (N, D) float32 or float64; N > k. A point that is not finite has no meaningful neighbours, and distances
@@ -53,13 +54,14 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, tile: int = TILE) -
     if points.is_cuda and count <= SMALL_ON_GPU:
         return _nearest_by_differences(points, None, num_neighbors)
     centred = centre(points, points.dtype)
+    product, shift = points.dtype, 0.0
     if points.is_cuda or count <= 2 * tile:
-        proposed = _search_rows(centred.points, None, _kept(num_neighbors, points.dtype, count), tile)
+        proposed = _search_rows(centred.points, None, _kept(num_neighbors, product, count), tile)
     else:
         product, shift = _choose_product(points, centred, num_neighbors, tile)
         kept = _kept(num_neighbors, product, count)
         proposed = search_symmetric(centred.points, kept, tile, product=product, shift=shift)
-    distances, neighbors, unproved = _prove(points, centred, None, proposed, num_neighbors)
+    distances, neighbors, unproved = _prove(points, centred, None, proposed, num_neighbors, product, shift)
     if len(unproved):
         distances[unproved], neighbors[unproved] = search_exactly(points, unproved, num_neighbors)
     return distances, neighbors
@@ -76,7 +78,7 @@ def _choose_product(points: Tensor, centred: Centred, num_neighbors: int, tile: 
     rows = torch.linspace(0, len(points) - 1, TRIED).long()
     kept = _kept(num_neighbors, torch.bfloat16, len(points))
     proposed = _search_rows(centred.points.bfloat16().float(), rows, kept, tile)
-    distances, _, unproved = _prove(points, centred, rows, proposed, num_neighbors)
+    distances, _, unproved = _prove(points, centred, rows, proposed, num_neighbors, torch.bfloat16, None)
     shift = 0.5 * float((distances[:, -1] * centred.scale).square().median())
     if len(unproved) > LARGEST_SHARE_UNPROVED * TRIED or not math.isfinite(shift):
         return torch.float32, 0.0
@@ -150,9 +152,25 @@ def _search_rows(points: Tensor, rows: Tensor | None, kept: int, tile: int) -> t
 
 
 def _prove(
-    points: Tensor, centred: Centred, rows: Tensor | None, proposed: tuple[Tensor, Tensor], num_neighbors: int
+    points: Tensor,
+    centred: Centred,
+    rows: Tensor | None,
+    proposed: tuple[Tensor, Tensor],
+    num_neighbors: int,
+    product: torch.dtype,
+    shift: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k nearest of the proposed points, and the rows (U,) that may have a nearer point outside them."""
+    """Return the k nearest of the proposed points, and the rows (U,) that may have a nearer point outside them.
+
+    Args:
+        points: (N, D).
+        centred: the points that were multiplied.
+        rows: (R,) whose neighbours are proposed; all if None.
+        proposed: squared distances (R, K), ascending, and indices.
+        num_neighbors: k.
+        product: dtype to which the points were rounded.
+        shift: as in `search_symmetric`, which rounds its results to the same dtype; None if they were not rounded.
+    """
     approximate, candidates = proposed
     exact = distances_between(points, rows, candidates)
     distances, order = exact.topk(num_neighbors, dim=1, largest=False)
@@ -164,14 +182,23 @@ def _prove(
         own = own[rows]
     norms = own.square()
     scaled, kth = exact * centred.scale, distances[:, -1] * centred.scale
-    # Relative to |a|^2 + |b|^2, to which rounding in the product form is proportional. Of those norms the candidates'
-    # are bounded by the triangle inequality, and so is that of any point nearer than the k-th.
-    sums = norms[:, None] + (own[:, None] + scaled).square()
-    seen = ((approximate - scaled.square()).abs() / sums).nan_to_num(nan=0.0, posinf=0.0).amax()
     # Errors of a sum of D products grow as sqrt(D) (Higham and Mary 2019), even if none was observed.
     limits, dim = torch.finfo(points.dtype), points.shape[1]
-    error = ERROR_SAFETY * seen.clamp(min=max(1.0, 0.5 * math.sqrt(dim)) * limits.eps)
-    bound = error * (norms + (own + kth).square()) + ERROR_SAFETY * dim * limits.tiny
+    error = points.new_full((), max(1.0, 0.5 * math.sqrt(dim)) * limits.eps, dtype=torch.float64)
+    if product == points.dtype:
+        # Relative to |a|^2 + |b|^2, to which rounding in the product form is proportional. Of those norms the
+        # candidates' are bounded by the triangle inequality, and so is that of any point nearer than the k-th.
+        sums = norms[:, None] + (own[:, None] + scaled).square()
+        seen = ((approximate - scaled.square()).abs() / sums).nan_to_num(nan=0.0, posinf=0.0).amax()
+        error = error.maximum(seen)
+    bound = ERROR_SAFETY * (error * (norms + (own + kth).square()) + dim * limits.tiny)
+    if product != points.dtype:
+        # The sums are as exact, but of rounded points. Rounding has moved each by a known distance.
+        moved = torch.linalg.vector_norm(centred.points - centred.points.to(product).to(points.dtype), dim=1).double()
+        kth = kth + (moved if rows is None else moved[rows]) + moved.amax()
+        if shift is not None:
+            coarse = 0.5 * torch.finfo(product).eps * (approximate[:, -1] - 2.0 * shift).abs()
+            bound = bound + coarse + ERROR_SAFETY * error * 2.0 * shift
     uncertain = ~(approximate[:, -1] - bound > kth.square())
     # No point is nearer than a coinciding one, and nothing is known about a point that is not finite.
     return distances, neighbors, (uncertain & (distances[:, -1] > 0.0) & own.isfinite()).nonzero().squeeze(1)

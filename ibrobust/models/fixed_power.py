@@ -38,7 +38,7 @@ class FixedPower(nn.Module):
         if latents.dtype != torch.float64:
             latents = latents.float()  # half precision would lose the small deviations from a large mean
         if not self.training:
-            return (latents - self.running_mean) * self.running_power.rsqrt()
+            return (latents - self.running_mean) * _inverse_root(self.running_power)
         mean = latents.mean(dim=0)
         centred = latents - mean
         power = centred.square().mean()
@@ -48,9 +48,13 @@ class FixedPower(nn.Module):
             weight = self.num_batches.to(power.dtype).reciprocal().clamp(min=MOMENTUM)
             self.running_mean.lerp_(mean, weight)
             self.running_power.lerp_(power, weight)
-        return centred * (power + torch.finfo(power.dtype).tiny).rsqrt()
+        return centred * _inverse_root(power)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Models of earlier versions have no such number, and their statistics are of many batches.
         state_dict.setdefault(f"{prefix}num_batches", torch.tensor(round(1 / MOMENTUM)))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _inverse_root(power: Tensor) -> Tensor:
+    return (power + torch.finfo(power.dtype).tiny).rsqrt()  # also of no power, where all latents coincide

@@ -21,10 +21,11 @@ MARGIN_QUANTILE = 0.99
 
 
 class GaussianMixtureDecoder(nn.Module):
-    """Logits are the classes' log-likelihoods in nats, log N(z; mu_y, Sigma_y), divided by a temperature.
+    """Logits are log N(z; mu_y, Sigma_y) + log (C p_y) in nats, divided by a temperature; p_y is the class's prior.
 
-    With equal class priors, as in CIFAR-10, the softmax at temperature 1 is the posterior p(y | z). The temperature
-    divides all logits alike and so changes no prediction; see `margin_temperature` for why it is there.
+    The softmax at temperature 1 is the posterior p(y | z). With equal priors, as in CIFAR-10, the logits are the
+    classes' log-likelihoods. The temperature divides all logits alike and so changes no prediction; see
+    `margin_temperature` for why it is there.
     """
 
     means: Tensor
@@ -85,7 +86,7 @@ def fit_gaussian_mixture(
     clean latents. The added term is the same for all classes: if the latents fill only a subspace, it is the whole
     variance in the other dimensions, and a different term per class would decide the class. For an encoder trained with
     latent noise, the decoder is fitted with the variance of that noise. This is the covariance of the noisy latents in
-    expectation, so no noise is drawn.
+    expectation, so no noise is drawn. The priors are the classes' shares of the latents.
 
     Args:
         latents: (N, D) clean latents.
@@ -94,8 +95,7 @@ def fit_gaussian_mixture(
         noise_variance: variance per dimension of the encoder's training noise.
         ridge: share of the mean variance, over dimensions and classes, that is added, so that a class with fewer
             images than dimensions, or a collapsed one, still has an invertible covariance.
-        attackable: set the temperature with `margin_temperature`; otherwise it is 1, and the logits are
-            the log-likelihoods themselves.
+        attackable: set the temperature with `margin_temperature`; otherwise it is 1.
 
     Raises:
         IbrobustError: a class has fewer than 2 latents, or its latents are all alike and nothing regularises them.
@@ -104,7 +104,7 @@ def fit_gaussian_mixture(
     points = latents.detach().double()
     dim = points.shape[1]
     decoder = GaussianMixtureDecoder(dim, num_classes).to(device)
-    means, covariances = [], []
+    means, covariances, priors = [], [], []
     for label in range(num_classes):
         members = points[labels == label]
         if len(members) < 2:
@@ -114,6 +114,7 @@ def fit_gaussian_mixture(
         means.append(members.mean(dim=0))
         centred = members - means[-1]
         covariances.append(centred.T @ centred / len(members))
+        priors.append(len(members) * num_classes / len(points))  # in units of 1 / C: equal ones change no logit
     added = noise_variance + ridge * float(torch.stack([own.diagonal() for own in covariances]).mean())
     for label, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         covariance.diagonal().add_(added)
@@ -126,7 +127,8 @@ def fit_gaussian_mixture(
         identity = torch.eye(dim, dtype=torch.float64, device=device)
         decoder.means[label] = mean
         decoder.whitening[label] = torch.linalg.solve_triangular(factor, identity, upper=False)
-        decoder.log_normalizers[label] = -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
+        log_density = -0.5 * dim * math.log(2.0 * math.pi) - factor.diagonal().log().sum()
+        decoder.log_normalizers[label] = log_density + math.log(priors[label])
     if attackable:
         logits = torch.cat([decoder(part) for part in torch.split(latents.detach().float(), 1000)])
         decoder.temperature.fill_(margin_temperature(logits))

@@ -250,7 +250,10 @@ def _try_on_random_latents(name: str, recipe: Recipe, num_classes: int) -> None:
 
 
 def _encoder_weights(recipe: Recipe) -> dict[str, Tensor]:
-    """Return the initial encoder weights of the recipe; raise IbrobustError if they do not fit it."""
+    """Return the initial encoder weights of the recipe; raise IbrobustError if they do not fit it.
+
+    The mean and standard deviation by which images are normalised are among them: the weights were trained with these.
+    """
     assert recipe.warm_start is not None
     card, tensors = read_model(recipe.warm_start)
     outputs = recipe.latent_dim * objective_class(recipe.objective).outputs_per_latent

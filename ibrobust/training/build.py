@@ -18,7 +18,10 @@ from ibrobust.training.recipe import Recipe
 
 
 def build_modules(recipe: Recipe, dataset: Dataset) -> tuple[Encoder, Objective]:
-    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained."""
+    """Return the encoder, normalising by the training images' statistics, and the objective of a recipe, untrained.
+
+    A warm start later replaces these statistics by the other model's.
+    """
     kind = objective_class(recipe.objective)
     mean, std = channel_statistics(dataset.train.images)
     if any(std):  # one channel may be constant, as an empty one
@@ -180,7 +183,7 @@ def check_fit(recipe: Recipe, dataset: Dataset, *, processes: int = 1) -> None:
 def _check_decoders(recipe: Recipe, dataset: Dataset) -> None:
     """Raise IbrobustError if a class has too few training images for a decoder that is fitted after the training."""
     sizes = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
-    for decoder, least in (("logistic", 1), ("gaussian_mixture", 2)):
+    for decoder, least in (("logistic", 1), ("gaussian_mixture", 2), ("resfc", 1)):
         few = [name for name, size in zip(dataset.class_names, sizes, strict=True) if size < least]
         if decoder in recipe.decoders and few:
             raise IbrobustError(

@@ -23,7 +23,7 @@ from pydantic import (
 
 from ibrobust.atomic import write_text
 from ibrobust.counts import MOST
-from ibrobust.data.names import file_name
+from ibrobust.data.names import file_name, may_be_mirrored
 from ibrobust.epsilon import read_epsilon
 from ibrobust.errors import IbrobustError
 from ibrobust.faults import clause
@@ -69,7 +69,8 @@ ENTROPY_OBJECTIVES = ("knn_ib", "soft_ib")
 WITH_BETA = (*ENTROPY_OBJECTIVES, "dib", "dvib", "ceb")
 WITHOUT_BETA = ("cross_entropy", "adversarial")
 
-# The best settings per objective, which replace the fields' own defaults (docs/method.md).
+# The best settings per objective, which replace the fields' own defaults (docs/method.md). Beside them, the data set
+# decides whether images are mirrored.
 BEST_WITH: dict[str, dict[str, Any]] = {
     "knn_ib": {
         "num_neighbors": 50,
@@ -181,7 +182,11 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         bool, Field(description="centre the latents and fix their power, with one scalar for all dimensions")
     ] = False
     warm_start: Annotated[
-        str | None, Field(min_length=1, description="stored model; the training starts from its encoder")
+        str | None,
+        Field(
+            min_length=1,
+            description="stored model; the training starts from its encoder, with its normalisation of images",
+        ),
     ] = None
     decoders: Annotated[
         tuple[DecoderName, ...],
@@ -195,8 +200,16 @@ class Recipe(BaseModel, metaclass=_OneSentence):
 
     epochs: Annotated[int, Field(ge=1, le=MOST, description="passes over the training images")] = 20
     batch_size: Annotated[int, Field(ge=2, le=MOST, description="images per step")] = 125
-    balanced_batches: Annotated[bool, Field(description="the same number of images per class in every batch")] = True
-    augment: Annotated[Augmentation, Field(description="random padded crops, and flips")] = "crop_flip"
+    balanced_batches: Annotated[
+        bool, Field(description="in a batch, the classes' numbers of images differ by at most one")
+    ] = True
+    augment: Annotated[
+        Augmentation,
+        Field(
+            description="random padded crops, and flips; by default no flips of known data sets of digits, letters or "
+            "signs"
+        ),
+    ] = "crop_flip"
     optimizer: Annotated[Optimizer, Field(description="optimiser")] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0, description="highest learning rate of the schedule")] = 0.01
     weight_decay: Annotated[float, Field(ge=0.0, description="weight decay")] = 1e-4
@@ -218,15 +231,17 @@ class Recipe(BaseModel, metaclass=_OneSentence):
     @model_validator(mode="wrap")
     @classmethod
     def _filled_up(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Fill omitted fields with the best settings of their objective.
+        """Fill omitted fields with the best settings of their objective, and of their data set.
 
         `model_fields_set` then holds what was given, without what was filled in.
         """
         if not isinstance(fields, dict):
             return handler(fields)
         given = set(fields)
-        objective = fields.get("objective", "knn_ib")
+        objective, dataset = fields.get("objective", "knn_ib"), fields.get("dataset")
         best = BEST_WITH.get(objective, {}) if isinstance(objective, str) else {}
+        if isinstance(dataset, str) and not may_be_mirrored(dataset):
+            best = {**best, "augment": "crop"}
         recipe = handler({**best, **fields})
         recipe.model_fields_set.intersection_update(given)
         return recipe
@@ -276,6 +291,8 @@ class Recipe(BaseModel, metaclass=_OneSentence):
         """Return the fields that differ from the defaults for the objective, as a call that gives this recipe."""
         plain = type(self)(objective=self.objective)
         changed = [name for name in type(self).model_fields if getattr(self, name) != getattr(plain, name)]
+        if not may_be_mirrored(self.dataset):  # another data set's default
+            changed.append("augment")
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in dict.fromkeys(["objective", *changed]))
         return f"{type(self).__name__}({fields})"
 

@@ -117,7 +117,8 @@ def train_encoder(
         resume: continue from the newest checkpoint in `run_dir`, or from the beginning if there is none, in the
             precision with which the run began.
         log_with: a tracker that accelerate knows, for example ``tensorboard``, beside the metrics file.
-        initial_encoder: weights to start from, as of `Encoder.state_dict`; by default drawn anew.
+        initial_encoder: weights to start from, as of `Encoder.state_dict`, with the statistics by which it normalises
+            images; by default drawn anew, and the statistics are those of the training images.
         on_progress: called after every few steps.
         on_epoch: called with an epoch's number and the encoder, in evaluation mode, after the epoch's training and
             before its checkpoint: a run that is killed in between does both again.
@@ -182,24 +183,24 @@ def train_encoder(
                 "images_per_second": steps * recipe.batch_size / seconds,
                 "seconds": seconds,
             }
-            if not main:
-                continue
-            if on_epoch:
-                encoder.eval()
-                on_epoch(epoch, encoder)
-                encoder.train()
-            # Before the checkpoint: a line too many is dropped on resumption, a line too few could not be made again.
-            append_json_line(metrics, record)
-            position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}
-            with new_checkpoint(run_dir / "checkpoints", epoch) as folder:
-                accelerator.save_state(str(folder), safe_serialization=True)
-                # Not through accelerate's own hook for such state, which unpickles whatever the file holds.
-                (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
-            if log_with:
-                accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=epoch)
+            if main:
+                if on_epoch:
+                    encoder.eval()
+                    on_epoch(epoch, encoder)
+                    encoder.train()
+                # Before the checkpoint: a line too many is dropped on resumption, one too few could not be made again.
+                append_json_line(metrics, record)
+                position = {"epochs_done": epoch, "seconds": total_seconds, "schedule": schedule.state_dict()}
+                with new_checkpoint(run_dir / "checkpoints", epoch) as folder:
+                    accelerator.save_state(str(folder), safe_serialization=True)
+                    # Not through accelerate's own hook for such state, which unpickles whatever the file holds.
+                    (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
+                if log_with:
+                    accelerator.log({name: value for name, value in record.items() if name != "epoch"}, step=epoch)
+            processes.wait()  # longer than a collective may: a callback and a slow disk take their time
         for tracker in accelerator.trackers:
             tracker.finish()
-        processes.wait()  # for the metrics of the last epoch
+        processes.wait()  # for the metrics, also if no epoch was left
         history, precision = read_records(metrics), accelerator.mixed_precision
         return TrainedEncoder(encoder.eval(), objective.eval(), history, total_seconds, precision)
 

@@ -107,6 +107,15 @@ def test_another_decoder_decodes_again(tree, home, monkeypatch, change):
     assert len(list((home / "data" / "decoded").iterdir())) == 2
 
 
+@pytest.mark.parametrize("package", ["torch", "torchvision"])
+def test_another_version_of_what_scales_scales_again(tree, home, monkeypatch, package):
+    for _ in range(2):
+        load_dataset(f"{tree}:size=4")
+        load_dataset(str(tree))  # not scaled
+        monkeypatch.setattr(f"{package}.__version__", "99.0")
+    assert len(list((home / "data" / "decoded").iterdir())) == 3
+
+
 def test_a_file_that_is_changed_while_it_is_decoded_is_not_cached(tree, home, monkeypatch):
     decode = image_folder._decode
 

@@ -155,6 +155,14 @@ def test_points_far_from_the_origin_have_the_entropy_of_points_near_it(points: T
     assert values(points + 1e6, LABELS, **options) == pytest.approx(near, rel=1e-6)
 
 
+@pytest.mark.parametrize("far", [1e7, 1e8])
+def test_one_far_point_costs_the_others_no_digits(points: Tensor, far: float):
+    z = points.clone()
+    z[0] = far
+    _, overall = values(z, LABELS, within_neighbors=3, overall_neighbors=3)
+    assert overall == pytest.approx(float(knn_entropy(z, 3)), rel=1e-9)
+
+
 def test_a_gaussian_has_its_entropy_also_by_a_memory():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(6000, 3, dtype=torch.float64, generator=generator)

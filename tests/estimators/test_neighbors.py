@@ -108,7 +108,30 @@ def test_bfloat16_products_give_the_same_neighbours_and_distances(monkeypatch: p
     assert torch.equal(found[True][1], found[False][1])
 
 
-def test_few_rows_of_ordinary_points_are_searched_again(monkeypatch: pytest.MonkeyPatch):
+def test_a_nearest_point_that_bfloat16_moves_away_is_found(monkeypatch: pytest.MonkeyPatch):
+    """Two points on both sides of the middle between two numbers of bfloat16, which moves them apart.
+
+    Points that are exact in bfloat16 then seem to be nearer. Their distances are almost right in it, so that the
+    errors of the candidates alone do not tell that anything is wrong.
+    """
+    unit, dim = 2.0**-7, 64  # the distance of the numbers of bfloat16 beyond 1
+    one = torch.ones(dim)
+    pair = [one + 0.5 * unit - 2.0**-12, one + 0.5 * unit + 2.0**-12]
+    for ones in (15, *range(18, 28)):
+        step = torch.zeros(dim)
+        step[:ones], step[ones : 2 * ones - 15] = unit, -unit
+        pair += [one + step, one + unit - step]
+    near = torch.cat([torch.stack(pair), torch.zeros(len(pair), 8)], dim=1)
+    corners = (torch.arange(256)[:, None] >> torch.arange(8)) % 2 - 0.5  # of a box, around the origin
+    far = torch.cat([torch.zeros(256, dim), unit * torch.arange(4, 12) * corners], dim=1)
+    z = torch.cat([far[:128], near, far[128:]])
+    monkeypatch.setattr(neighbors, "_choose_product", lambda *_: (torch.bfloat16, 2.0**-13))
+    assert nearest_neighbors(z, 1, tile=64)[1][128:130, 0].tolist() == [129, 128]
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_few_rows_of_ordinary_points_are_searched_again(faster: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "bfloat16_is_faster", lambda: faster)
     searched = []
 
     def counted(search: Callable[..., object]) -> Callable[..., object]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from ibrobust.errors import IbrobustError
@@ -48,16 +50,19 @@ def test_a_decoder_is_the_same_with_another_default_dtype(clouds, name):
         assert torch.equal(fitted[1][key], expected)
 
 
-def test_gaussian_logits_are_scipys_log_likelihoods(clouds):
+@pytest.mark.parametrize("counts", [(200, 200, 200), (150, 60, 30)])
+def test_gaussian_logits_are_scipys_log_likelihoods_and_the_priors(clouds, counts):
     from scipy.stats import multivariate_normal
 
-    points, labels = clouds
+    chosen = torch.cat([200 * label + torch.arange(count) for label, count in enumerate(counts)])
+    points, labels = clouds[0][chosen], clouds[1][chosen]
     decoder = fit_gaussian_mixture(points, labels, 3, ridge=0.0, attackable=False)
     logits = decoder(points)
     for label in range(3):
         members = points[labels == label].double()
         covariance = torch.cov(members.T, correction=0)
         expected = multivariate_normal(members.mean(0).numpy(), covariance.numpy()).logpdf(points.double().numpy())
+        expected += math.log(3 * counts[label] / sum(counts))
         torch.testing.assert_close(logits[:, label].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -118,11 +123,10 @@ def test_a_collapsed_class_without_regulariser_is_refused():
         fit_gaussian_mixture(torch.ones(6, 2), torch.arange(2).repeat(3), 2, ridge=0.0)
 
 
-def test_logistic_regression_is_at_the_minimum_of_its_penalised_loss(clouds):
-    points, labels = clouds
-    decoder = fit_logistic(points, labels, 3)
+def largest_gradient_of_the_penalised_loss(decoder: nn.Linear, points: torch.Tensor, labels: torch.Tensor) -> float:
+    """Of the summed cross-entropy with half the squared weights, in the standardised space of the fit."""
     scale = points.double().std(0, correction=0)
-    weight = (decoder.weight.detach().double() * scale).requires_grad_()  # in the standardised space of the fit
+    weight = (decoder.weight.detach().double() * scale).requires_grad_()
     bias = (
         decoder.bias.detach().double() + decoder.weight.detach().double() @ points.double().mean(0)
     ).requires_grad_()
@@ -130,8 +134,17 @@ def test_logistic_regression_is_at_the_minimum_of_its_penalised_loss(clouds):
     loss = (
         nn.functional.cross_entropy(standard @ weight.T + bias, labels, reduction="sum") + 0.5 * weight.square().sum()
     )
-    for gradient in torch.autograd.grad(loss, [weight, bias]):
-        assert float(gradient.abs().max()) < 0.05 * len(points) ** 0.5
+    return max(float(gradient.abs().max()) for gradient in torch.autograd.grad(loss, [weight, bias]))
+
+
+def test_logistic_regression_is_at_the_minimum_of_its_penalised_loss(clouds):
+    assert largest_gradient_of_the_penalised_loss(fit_logistic(*clouds, 3), *clouds) < 0.1
+
+
+@pytest.mark.parametrize("c", [3.0, 1e10])
+def test_another_penalty_would_be_noticed(clouds, c, monkeypatch):
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", partial(LogisticRegression, C=c))  # 1 / penalty
+    assert largest_gradient_of_the_penalised_loss(fit_logistic(*clouds, 3), *clouds) > 0.1
 
 
 def test_logistic_regression_of_two_classes_separates_them():

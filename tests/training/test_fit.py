@@ -140,7 +140,7 @@ def test_a_balanced_batch_with_copies_is_refused_if_the_objective_cannot_tell_th
     check_fit(knn(objective="cross_entropy"), images_of(150, 8))
 
 
-@pytest.mark.parametrize(("decoder", "count"), [("logistic", 0), ("gaussian_mixture", 1)])
+@pytest.mark.parametrize(("decoder", "count"), [("logistic", 0), ("gaussian_mixture", 1), ("resfc", 0)])
 def test_a_class_with_too_few_images_for_a_decoder_is_refused_before_training(decoder, count):
     data = images_of(30, 30, 2)
     train = images_of(30, 30, count).train

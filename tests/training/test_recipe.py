@@ -31,6 +31,30 @@ def test_a_sharpness_changes_nothing_else(objective):
     assert given == Recipe(objective=objective).model_copy(update={"neighbor_sharpness": 4.0})
 
 
+@pytest.mark.parametrize(
+    ("dataset", "augment"),
+    [
+        ("cifar10", "crop_flip"),
+        ("digits", "crop"),
+        ("digits:channels=1", "crop"),
+        ("svhn", "crop"),
+        ("torchvision:EMNIST:split=letters", "crop"),
+        ("torchvision:FashionMNIST", "crop_flip"),
+        ("/data/digits", "crop_flip"),
+    ],
+)
+def test_digits_and_signs_are_not_mirrored_unless_asked_for(dataset, augment):
+    assert Recipe(dataset=dataset).augment == augment
+    assert Recipe(dataset=dataset, augment="crop_flip").augment == "crop_flip"
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_a_recipes_text_is_a_call_that_gives_it(dataset, augment):
+    recipe = Recipe(dataset=dataset, augment=augment, width=8)
+    assert eval(repr(recipe), {"Recipe": Recipe}) == recipe
+
+
 def test_a_recipe_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         Recipe().beta = 0.5

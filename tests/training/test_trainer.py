@@ -414,3 +414,16 @@ def test_progress_is_reported_between_looks_where_steps_are_slow(
     train_encoder(recipe, digits, tmp_path, on_progress=lambda at: seen.append((at.step, at.steps)))
     steps = seen[-1][1]
     assert [step for step, _ in seen] == (list(range(1, steps + 1)) if reports == "each" else [steps])
+
+
+def test_processes_wait_for_the_main_ones_callback_and_checkpoint_after_each_epoch(
+    tiny_recipe, digits, tmp_path, monkeypatch
+):
+    events = []
+    monkeypatch.setattr(trainer.processes, "wait", lambda: events.append(latest_checkpoint(tmp_path / "checkpoints")))
+    recipe = tiny_recipe.model_copy(update={"epochs": 2})
+    train_encoder(recipe, digits, tmp_path, on_epoch=lambda epoch, _: events.append(epoch))
+    first, second = events[events.index(1) + 1], events[events.index(2) + 1]
+    assert events[events.index(1) :][:4] == [1, first, 2, second]
+    assert first != second
+    assert second == latest_checkpoint(tmp_path / "checkpoints")
