@@ -32,12 +32,18 @@ class Verdict:
         return f"{OLDER}{self.older}" if self.older else f"{self.robustness}, {self.gradient}"
 
     @property
-    def may_be_best(self) -> bool:
-        """Whether an accuracy under attack of this model may be marked as the best of its column."""
+    def is_honest(self) -> bool:
+        """Whether the audit found no fault with the gradient, which would mislead attacks in every norm."""
         if self.older:
             answers = read_verdict(self.older)  # an older audit may have given the same answers, by other rules
-            return self.older != "masked" if answers is None or answers.older else answers.may_be_best
-        return self.robustness != "not real" and self.gradient == "honest"
+            return self.older != "masked" if answers is None or answers.older else answers.is_honest
+        return self.gradient == "honest"
+
+    @property
+    def may_be_best(self) -> bool:
+        """Whether an accuracy under attack of this model, in L-infinity, may be marked as the best of its column."""
+        answers = read_verdict(self.older) if self.older else self
+        return self.is_honest and (answers is None or answers.robustness != "not real")
 
     @property
     def tone(self) -> str:
@@ -66,16 +72,19 @@ class Audited:
     verdict: Verdict
 
 
-def speak_against(audits: Iterable[Audited], epsilon: float) -> bool:
+def speak_against(audits: Iterable[Audited], epsilon: float, norm: str = "Linf") -> bool:
     """Return whether a model's audits rule out that its accuracy at an epsilon is the best, whatever its decoder.
 
-    All decoders have one encoder: what an audit says of one of them is a doubt about all.
+    All decoders have one encoder: what an audit says of one of them is a doubt about all. Audits are in L-infinity, so
+    in another norm only a gradient that is not honest counts, at any epsilon.
     """
+    if norm != "Linf":
+        return not all(audit.verdict.is_honest for audit in audits)
     return bool(doubts(audits, epsilon))
 
 
 def doubts(audits: Iterable[Audited], epsilon: float) -> list[Audited]:
-    """Return the audits that rule out that a model's accuracy at an epsilon is the best.
+    """Return the audits that rule out that a model's accuracy at an epsilon in L-infinity is the best.
 
     Of each decoder, the audits at this epsilon count, or all of its audits if there is none at this epsilon.
     """

@@ -82,7 +82,7 @@ def show(
 
     from rich.console import Console
 
-    from ibrobust.cli.printing import print_table
+    from ibrobust.cli.printing import has_no_width, print_table
     from ibrobust.registry.catalog import weights_size
     from ibrobust.reporting.card_tables import facts_table, withstood_table
     from ibrobust.reporting.model_rows import audit_sentences, withstood
@@ -91,6 +91,7 @@ def show(
     unused = without_effect(card.recipe.objective) if card.recipe is not None else ()
     print_table(facts_table(card, size=weights_size(card), unused=unused))
     print_table(withstood_table(card, withstood(card)))
+    console = Console()
     for sentence in audit_sentences(card):
-        Console().print(sentence, markup=False, highlight=False)
-    Console().print(f"The whole card: ibrobust show {card.name} --yaml", markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence, markup=False, highlight=False, soft_wrap=has_no_width(console))
+    console.print(f"The whole card: ibrobust show {card.name} --yaml", markup=False, highlight=False, soft_wrap=True)

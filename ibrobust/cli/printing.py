@@ -39,11 +39,16 @@ def print_table(table: Table, *, stderr: bool = False) -> None:
     ]
     unbounded = console.options.update(max_width=UNBOUNDED)
     needed = console.measure(narrowest, options=unbounded).minimum
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if has_no_width(console):
         needed = console.measure(table, options=unbounded).maximum
     if needed > console.width:
         console = plain(width=needed)
     console.print(table)
+
+
+def has_no_width(console: Console) -> bool:
+    """Return whether lines may be of any length: in a pipe or a file, unless COLUMNS gives their length."""
+    return not console.is_terminal and "COLUMNS" not in os.environ
 
 
 def tell_written(*files: Path | None) -> None:

@@ -6,9 +6,9 @@ import codecs
 import io
 import sys
 
-# Replacements for characters that an encoding (ASCII, Latin-1, Windows' code pages) lacks. One character each, so that
-# the columns of a table stay aligned.
-REPLACEMENTS = {"ε": "e", "†": "+", "±": "+/-", "×": "x", "…": "..."}
+# Replacements for characters that an encoding (ASCII, Latin-1, Windows' code pages) lacks. One character for those in
+# the cells of a table, so that its columns stay aligned.
+REPLACEMENTS = {"ε": "e", "†": "+", "±": "+/-", "×": "x", "≤": "<", "…": "..."}
 _HANDLER = "ibrobust.replace"
 
 

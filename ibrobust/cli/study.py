@@ -174,11 +174,18 @@ def cards(
 
 
 def _records(study: Study) -> Path:
-    """Collect and return the records of the finished cells; raise IbrobustError if no cell is finished."""
+    """Collect and return the records of the finished cells; raise IbrobustError if no cell is finished.
+
+    Outdated cells, which are left out, are named in notes.
+    """
     from ibrobust.errors import IbrobustError
     from ibrobust.study import gather_records, study_states
 
-    if not any(state.status == "done" for state in study_states(study)):
+    states = study_states(study)
+    for state in states:
+        if state.status == "outdated":
+            typer.echo(f"Note: {state.cell} is left out. {state.error}", err=True)
+    if not any(state.status == "done" for state in states):
         raise IbrobustError(f"No cell of the study {study.name!r} is finished: run it with ibrobust study run.")
     return gather_records(study)
 

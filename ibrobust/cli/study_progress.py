@@ -13,7 +13,7 @@ from rich.live import Live
 from ibrobust.cli.flags import in_flags
 from ibrobust.errors import IbrobustError
 from ibrobust.reporting.progress_table import study_table
-from ibrobust.study import study_states
+from ibrobust.study.state import stored_states
 from ibrobust.study.time_left import seconds_left
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _quietly(watch: Watch, study: Study, console: Console, stop: threading.Event
 def _watch_live(study: Study, console: Console, stop: threading.Event) -> None:
     def table() -> object:
         rows = max(1, console.height - LINES_AROUND_ROWS)
-        states = study_states(study)
+        states = stored_states(study)
         return study_table(states, title=study.title or study.name, rows=rows, seconds_left=seconds_left(states))
 
     with Live(table(), console=console, transient=True, auto_refresh=False) as live:  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def _watch_lines(study: Study, console: Console, stop: threading.Event) -> None:
     before: dict[str, tuple[str, str]] = {}
     ending = False
     while True:
-        for state in study_states(study):
+        for state in stored_states(study):
             seen = (state.status, state.stage.partition(",")[0])
             if before.get(state.cell, ("waiting", "")) != seen:
                 before[state.cell] = seen

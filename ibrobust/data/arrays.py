@@ -94,16 +94,12 @@ def _stacked(values: Any, what: str) -> Tensor:
         if isinstance(values, Tensor):
             # Floats are converted anyway; the caller may go on to change what is not.
             return values.detach().to("cpu", copy=values.dtype == torch.uint8)
-        array = np.asarray(values)
-        if array.dtype == np.uint16:
-            levels = "images // 256" if array.max(initial=0) > 255 else "images"
-            raise IbrobustError(f"The {what} images have 16 bits: give uint8, as ({levels}).astype('uint8').")
-        return tensor_of(array)
+        return tensor_of(values)
     except IbrobustError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise IbrobustError(
-            f"The {what} images cannot be read as numbers ({' '.join(str(error).split())}): give an array or a tensor."
+            f"The {what} images cannot be read as numbers ({_reason(error)}): give an array or a tensor of numbers."
         ) from error
 
 
@@ -118,6 +114,9 @@ def _one(part: Any, *, grey: bool, what: str) -> Tensor:
 def _eight_bits(images: Tensor, what: str) -> Tensor:
     if images.dtype == torch.uint8:
         return images
+    if images.dtype == torch.uint16:
+        levels = "images // 256" if images.numpy().max() > 255 else "images"  # torch has no maximum of them
+        raise IbrobustError(f"The {what} images have 16 bits: give uint8, as ({levels}).astype('uint8').")
     if not images.is_floating_point():
         raise IbrobustError(
             f"The {what} images have the dtype {_name(images.dtype)}: give uint8 in [0, 255] or floats in [0, 1]."
@@ -200,10 +199,14 @@ def _numbers(labels: Any, what: str) -> Tensor:
             labels = [label.tolist() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
         return tensor_of(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split()).partition(". The only supported types")[0]  # torch lists all of its own
         raise IbrobustError(
-            f"The {what} labels cannot be read as numbers ({why}): give whole numbers from 0."
+            f"The {what} labels cannot be read as numbers ({_reason(error)}): give whole numbers from 0."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the text of an error in one line, without the list of all types that torch has."""
+    return " ".join(str(error).split()).partition(". The only supported types")[0]
 
 
 def _pair(item: Any, what: str) -> tuple[Any, Any]:

@@ -20,6 +20,9 @@ ENDINGS = (".npz", ".safetensors")
 NO_TRAINING = "none"
 FORMS = f"{', '.join(NAMED_DATASETS)}, torchvision:NAME, hf:NAME, an image folder, or an .npz or .safetensors file"
 
+# A side of an image that the option size gives: no memory holds a data set of larger ones.
+MOST_PIXELS = 4096
+
 # How torchvision names the halves of its data sets of images and classes: by a flag, or by a split each.
 FLAG = ("True", "False")
 HALVES = {
@@ -136,9 +139,9 @@ def needs_datasets(name: str, why: str = "") -> IbrobustError:
 
 
 def _check_options(spec: str, name: str, options: dict[str, str]) -> None:
-    for option in ("size", "channels"):
+    for option, most in (("size", MOST_PIXELS), ("channels", None)):
         if option in options:
-            _check_count(spec, option, options[option])
+            _check_count(spec, option, options[option], most=most)
     if name.startswith(MEMORY):
         return
     if name.startswith(TORCHVISION) and (kind := name.removeprefix(TORCHVISION)) not in HALVES:
@@ -161,9 +164,10 @@ def _check_options(spec: str, name: str, options: dict[str, str]) -> None:
             raise IbrobustError(f"The data set {spec!r} has no option {option!r}: {hint}")
 
 
-def _check_count(spec: str, option: str, text: str) -> None:
-    if not text.isdecimal() or int(text) < 1:
-        raise IbrobustError(f"The data set {spec!r} gives {option}={text}: give a whole number, at least 1.")
+def _check_count(spec: str, option: str, text: str, *, most: int | None) -> None:
+    if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
+        bounds = ", at least 1" if most is None else f" from 1 to {most}"
+        raise IbrobustError(f"The data set {spec!r} gives {option}={text}: give a whole number{bounds}.")
 
 
 def with_option(spec: str, key: str, value: object) -> str:

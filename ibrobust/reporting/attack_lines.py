@@ -99,7 +99,7 @@ class AttackLine:
 
     @property
     def is_refuted(self) -> bool:
-        """Whether an audit, which is always of L-infinity, speaks against one of its accuracies."""
+        """Whether an audit speaks against one of its accuracies."""
         return any(map(self._is_refuted_at, self.accuracy))
 
     def may_be_best(self, epsilon: float, *, others_audited: bool = False) -> bool:
@@ -111,7 +111,7 @@ class AttackLine:
         return not (unknown or self.is_marked or self._is_refuted_at(epsilon) or epsilon in self.upper_bounds)
 
     def _is_refuted_at(self, epsilon: float) -> bool:
-        return self.norm == "Linf" and speak_against(self.known.audits, epsilon)
+        return speak_against(self.known.audits, epsilon, self.norm)
 
 
 def attack_lines(model: AttackedModel) -> list[AttackLine]:

@@ -10,10 +10,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
+COLORS = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "interrupted": "yellow",
+    "outdated": "yellow",
+    "waiting": "dim",
+}
 
 # If not all cells fit, they are shown in this order of their status.
-URGENCY = ("running", "failed", "interrupted", "waiting", "done")
+URGENCY = ("running", "failed", "interrupted", "outdated", "waiting", "done")
 
 
 def study_table(

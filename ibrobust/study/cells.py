@@ -120,6 +120,11 @@ def is_its_card(cell: Cell, card: ModelCard) -> bool:
     )
 
 
+def can_be_measured(cell: Cell, card: ModelCard | None) -> bool:
+    """Return whether a cell can be measured without training, given the card of its model; None if none is stored."""
+    return cell.recipe is None if card is None else is_its_card(cell, card)
+
+
 def find_cell(study: Study, name: str) -> Cell:
     """Return the cell of that name; raise IbrobustError if it does not exist."""
     for cell in expand(study):

@@ -48,7 +48,7 @@ from ibrobust.study.results import (
     has_older,
     replaced_surrogates,
 )
-from ibrobust.study.spec import Audit, Entropies, Study
+from ibrobust.study.spec import AttackAt, Audit, Entropies, Study
 
 Stage = Callable[[str], None]
 BATCH = 250
@@ -127,15 +127,19 @@ def measure(
     if (sweep := evaluations.sweep) is not None:
         for name in work.chosen(sweep.decoders, "sweep"):
             work.sweep(name, sweep.eps, data.test.subset(sweep.n_examples))
+    runs: list[AttackAt] = []
     if (attacks := evaluations.attacks) is not None:
-        for run in (each for each in attacks.runs if each.is_for(cell.name)):
+        runs = [run for run in attacks.runs if run.is_for(cell.name)]
+        for run in runs:
             for name in work.chosen(run.decoders or (), "attacks"):
                 work.attack(name, run.attack, run.eps, data.test.subset(attacks.n_examples))
     if evaluations.audit is not None:
         for name in work.chosen(evaluations.audit.decoders, "audit"):
             for epsilon in evaluations.audit.eps:
                 work.audit(name, evaluations.audit, epsilon, None if cell.recipe is None else card)
-    epsilons = [epsilon for each in (sweep, attacks, evaluations.audit) if each is not None for epsilon in each.eps]
+    # The images are attacked in L-infinity: the radii of attacks in other norms are much larger.
+    in_linf = [run for run in runs if read_attack(run.attack).norm == "Linf"]
+    epsilons = [at for each in (sweep, evaluations.audit, *in_linf) if each is not None for at in each.eps]
     if any(epsilons):
         if results.content.get("examples", {}).get("epsilon") != max(epsilons):
             results.content.pop("examples", None)
@@ -258,8 +262,10 @@ class _Measuring:
             shown = " ".join(format_epsilon(radius, norm=attack.norm) for radius in radii)
             what = f"{attack.label.replace(',', ' ')} at {shown} {name}"  # progress follows a comma
             self._stage(what)
-            version = attack.attack_version  # a run that an older one began is not resumed
-            parts = [name, attack.label, repr(radii[0]), *([f"v{version}"] if version > 1 else [])]
+            # A run that an older version or other code of the attack began is not resumed.
+            version = attack.attack_version
+            began = (f"v{version}" if version > 1 else "", source.get("source", "")[:12])
+            parts = filter(None, (name, attack.label, repr(radii[0]), *began))
             state = self._state / re.sub(r"[^A-Za-z0-9._-]", "_", f"{'-'.join(parts)}.jsonl")
             results = run_attacks(
                 self._models[name],

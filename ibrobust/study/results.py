@@ -22,6 +22,10 @@ from ibrobust.study.information_plane import QUANTITIES
 Row = dict[str, Any]
 RESULTS_FILE = "results.json"
 
+# What the file always has, and what a finished measurement adds.
+_NEEDED = ("model", "weights", "dataset", "dataset_fingerprint", "decoders")
+_OF_FINISHED = ("card", "asked")
+
 
 class Results:
     """The results of one model, kept in a file after each measurement.
@@ -56,13 +60,25 @@ class Results:
         write_text(self._path, json.dumps(self.content, indent=1) + "\n")
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """Return the results in the folder of a cell; empty if it has none."""
+def read_results(folder: Path, *, finished: bool = False) -> dict[str, Any]:
+    """Return the results in the folder of a cell; empty if it has none.
+
+    Args:
+        folder: of the cell.
+        finished: whether its measurement is finished, which adds to the results.
+
+    Raises:
+        IbrobustError: the file is damaged.
+    """
     path = folder / RESULTS_FILE
     if not path.is_file():
         return {}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("they are not a mapping")
+        if missing := [key for key in (*_NEEDED, *(_OF_FINISHED if finished else ())) if key not in found]:
+            raise ValueError(f"{missing[0]!r} is missing")
     except ValueError as error:
         raise IbrobustError(
             f"The results in {str(path)!r} are damaged ({error}): remove the file, and run the study again."
@@ -105,6 +121,23 @@ def is_outdated(content: Mapping[str, Any], weights: str | None, images: str | N
     today = {"weights": weights, "dataset_fingerprint": images}
     differs = any(value is not None and content.get(key) != value for key, value in today.items())
     return bool(content) and (differs or bool(replaced_surrogates(content)))
+
+
+def has_other_code(content: Mapping[str, Any], sources: Mapping[str, str]) -> bool:
+    """Return whether an attack that the study asks for was run by other code than today's.
+
+    Args:
+        content: the results of a finished cell.
+        sources: today's `Attack.source` by label, of attacks that have one without a surrogate.
+    """
+    for part in asked_for(content)["decoders"].values():
+        used = [(each["attack"], each.get("source", "")) for each in part["attacks"]]
+        for report in part["audits"]:
+            labels = [label for label, _ in report.get("attacks", ())]
+            used += zip(labels, report.get("sources", [""] * len(labels)), strict=True)
+        if any(sources.get(label, source) != source for label, source in used):
+            return True
+    return False
 
 
 def replaced_surrogates(content: Mapping[str, Any]) -> set[str]:

@@ -13,14 +13,15 @@ from ibrobust.atomic import write_text
 from ibrobust.data import load_dataset
 from ibrobust.devices import default_device
 from ibrobust.errors import IbrobustError
+from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.home import require_writable_folder, runs_dir
 from ibrobust.integrations.references import is_reference
 from ibrobust.registry import ModelCard, copy_model, list_models, model_card, train
-from ibrobust.study.cells import Cell, expand, find_cell, is_its_card
+from ibrobust.study.cells import Cell, can_be_measured, expand, find_cell, is_its_card
 from ibrobust.study.checks import check_machine, check_study
 from ibrobust.study.information_plane import has_snapshots, snapshot_taker, snapshots_folder
 from ibrobust.study.measure import measure, state_folder
-from ibrobust.study.results import RESULTS_FILE, has_older, is_outdated, read_results
+from ibrobust.study.results import RESULTS_FILE, has_older, has_other_code, is_outdated, read_results
 from ibrobust.study.spec import Study, read_study
 from ibrobust.study.state import (
     CellState,
@@ -29,6 +30,7 @@ from ibrobust.study.state import (
     hold,
     now,
     read_state,
+    stored_states,
     study_states,
     write_state,
 )
@@ -83,9 +85,9 @@ def run_study(
     """Check the study, run every unfinished cell, and collect the records; return the states.
 
     A failed cell stays failed and does not stop the others. Finished cells are skipped, unless their stored model, a
-    surrogate or the images of a stored model were replaced since, or the rules of an audit changed. References are not
-    compared: to measure one again, remove ``state.json`` in the folder of its cell. Partly trained models resume from
-    their last checkpoint.
+    surrogate or the images of a stored model were replaced since, the rules of an audit changed, or the text of an
+    attack function. References are not compared: to measure one again, remove ``state.json`` in the folder of its cell.
+    Partly trained models resume from their last checkpoint.
 
     Args:
         study: the study.
@@ -122,31 +124,38 @@ def run_study(
 def _reopen_outdated(study: Study, fingerprints: Mapping[str, str]) -> None:
     """Let finished cells be measured again whose results are of other weights, surrogates or images than today's.
 
-    Also those with an audit or a worst-case attack by older rules, if the study has such. The weights of references
-    are not compared, since loading them may take long.
+    Also those with an audit or a worst-case attack by older rules, or with an attack by other code, if the study has
+    such. The weights of references are not compared, since loading them may take long.
     """
-    stored = set(list_models())
+    stored, sources = set(list_models()), _sources(study)
     for cell in expand(study):
         state = read_state(study, cell.name)
         if state.status != "done":
             continue
         card = model_card(cell.model) if cell.model in stored else None
-        if card is not None and not is_its_card(cell, card):
-            continue  # the cell could not be measured again
-        if card is None and cell.recipe is not None:
-            continue  # it would have to be trained again
+        if not can_be_measured(cell, card):
+            continue
         # A model that the study trained keeps the results on the images of its training.
         images = fingerprints[cell.name] if cell.recipe is None else None
-        results = read_results(cell_folder(study, cell.name))
+        results = read_results(cell_folder(study, cell.name), finished=True)
         wanted = {"attacks": study.evaluations.attacks, "audits": study.evaluations.audit}
         has_old = any(has_older(results, kind) for kind, asked in wanted.items() if asked is not None)
-        if has_old or is_outdated(results, card.weights.sha256 if card is not None else None, images):
+        is_old = is_outdated(results, card.weights.sha256 if card is not None else None, images)
+        if is_old or has_old or has_other_code(results, sources):
             write_state(study, replace(state, asked=""))
+
+
+def _sources(study: Study) -> dict[str, str]:
+    """Return the sources, by label, of the attacks of a study that have one, such as functions."""
+    attacks, audit = study.evaluations.attacks, study.evaluations.audit
+    texts = [run.attack for run in attacks.runs] if attacks is not None else []
+    chosen = map(read_attack, [*texts, *(audit.attacks if audit is not None else ())])
+    return {attack.label: attack.source for attack in chosen if attack.source}
 
 
 def _reopen_failed(study: Study) -> None:
     """Let failed cells run again. Their error is removed, as a process that dies early would leave it behind."""
-    for state in study_states(study):
+    for state in stored_states(study):
         if state.status == "failed":
             write_state(study, CellState(state.cell))
 

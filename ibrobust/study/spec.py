@@ -80,7 +80,7 @@ class Attacks(_Part):
     """Attacks as on the command line, and their worst case in each norm."""
 
     attacks: Annotated[tuple[str | AttackAt, ...], Field(min_length=1)]
-    eps: Annotated[tuple[Epsilon, ...], Field(description="of the attacks without epsilons of their own")] = ()
+    eps: Annotated[tuple[Radius, ...], Field(description="of the attacks without epsilons of their own")] = ()
     n_examples: Examples = None
     decoders: Decoders = ()
 

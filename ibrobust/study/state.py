@@ -15,11 +15,14 @@ from typing import Literal
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.locking import is_locked, locked
-from ibrobust.study.cells import expand
-from ibrobust.study.results import RESULTS_FILE
+from ibrobust.registry import list_models, model_card
+from ibrobust.study.cells import can_be_measured, expand
+from ibrobust.study.results import RESULTS_FILE, is_outdated, read_results
 from ibrobust.study.spec import Study
 
-Status = Literal["waiting", "running", "interrupted", "done", "failed"]
+Status = Literal["waiting", "running", "interrupted", "outdated", "done", "failed"]
+
+OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,13 @@ class CellState:
 
     Attributes:
         cell: its name.
-        status: `interrupted` if its process ended without a final state; the next run resumes it.
+        status: `interrupted` if its process ended without a final state; the next run resumes it. `outdated` if it was
+            done, but its model or a surrogate was replaced since; the next run measures it again.
         stage: its current step, in a few words.
         epoch: the current one, 0 before the first.
         epochs: total number.
         seconds_left: of training, None if unknown.
-        error: one sentence, of a failed cell.
+        error: one sentence, of a failed or outdated cell.
         process: host and process that run it, or ran it.
         asked: of a cell that is done, `asked_digest` of the study that it was measured for.
         started: UTC, ISO 8601.
@@ -71,9 +75,27 @@ def write_state(study: Study, state: CellState) -> None:
     write_text(cell_folder(study, state.cell) / "state.json", json.dumps(asdict(stamped), indent=2) + "\n")
 
 
-def study_states(study: Study) -> list[CellState]:
-    """Return the state of every cell, in the order of the cells."""
+def stored_states(study: Study) -> list[CellState]:
+    """Return the state of every cell, in the order of the cells, without a look at its results: none is outdated."""
     return [read_state(study, cell.name) for cell in expand(study)]
+
+
+def study_states(study: Study) -> list[CellState]:
+    """Return the state of every cell, in the order of the cells; `outdated` needs the results of those that are done.
+
+    Raises:
+        IbrobustError: a state, a result or a model's card is damaged.
+    """
+    stored, states = set(list_models()), []
+    for cell, state in zip(expand(study), stored_states(study), strict=True):
+        if state.status == "done":
+            card = model_card(cell.model) if cell.model in stored else None
+            results = read_results(cell_folder(study, cell.name), finished=True)
+            weights = card.weights.sha256 if card is not None else None
+            if can_be_measured(cell, card) and is_outdated(results, weights, None):
+                state = replace(state, status="outdated", error=OUTDATED)
+        states.append(state)
+    return states
 
 
 def read_state(study: Study, cell: str) -> CellState:

@@ -8,36 +8,31 @@ from ibrobust.home import runs_dir
 from ibrobust.registry import ModelCard, list_models, model_card
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.study.cells import expand, is_its_card
-from ibrobust.study.results import asked_for, is_outdated, read_results
+from ibrobust.study.results import asked_for, read_results
 from ibrobust.study.setting_words import usual_settings
 from ibrobust.study.spec import Study
-from ibrobust.study.state import cell_folder, read_state
+from ibrobust.study.state import cell_folder, study_states
 from ibrobust.training.build import unused_if_known
 from ibrobust.training.metrics_log import read_records, terms_of
 from ibrobust.training.recipe import Recipe
-
-OUTDATED = "The model or a surrogate was replaced after these numbers were measured: run the study again."
 
 
 def report_cells(study: Study) -> list[dict[str, Any]]:
     """Return every cell's name, status, error, and the facts about its model; see `model_facts`."""
     there = set(list_models())
     cells = []
-    for cell in expand(study):
-        state = read_state(study, cell.name)
-        results = read_results(cell_folder(study, cell.name))
+    for cell, state in zip(expand(study), study_states(study), strict=True):
+        is_done = state.status == "done"
+        results = read_results(cell_folder(study, cell.name), finished=is_done)
         card = model_card(cell.model) if cell.model in there else None
-        if card is not None and not is_its_card(cell, card):
-            card = None
-        is_old = card is not None and is_outdated(results, card.weights.sha256, None)
-        facts = model_facts(card) if card is not None and not is_old else {}
+        is_known = card is not None and is_its_card(cell, card) and state.status != "outdated"
+        facts = model_facts(card) if card is not None and is_known else {}
         if cell.recipe is not None:
             facts |= {"recipe": _settings(cell.recipe), "usual": usual_settings(cell.recipe.objective)}
         if results:
             facts["dataset"] = results["dataset"]
-            facts["examples"] = asked_for(results).get("examples") if state.status == "done" else None
-        told = {"status": "outdated", "error": OUTDATED} if is_old else {"status": state.status, "error": state.error}
-        cells.append({**facts, "name": cell.name, **told})
+            facts["examples"] = asked_for(results).get("examples") if is_done else None
+        cells.append({**facts, "name": cell.name, "status": state.status, "error": state.error})
     return cells
 
 

@@ -151,10 +151,11 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def gather_records(study: Study) -> Path:
     """Write the records of all finished cells into the study's file; return its path.
 
-    They are made from the cells' results, by today's rules and with what the study asks for now.
+    They are made from the cells' results, by today's rules and with what the study asks for now. Outdated cells, see
+    `CellState`, have none.
     """
     done = [state.cell for state in study_states(study) if state.status == "done"]
-    results = {name: read_results(cell_folder(study, name)) for name in done}
+    results = {name: read_results(cell_folder(study, name), finished=True) for name in done}
     cards = {name: _measured_card(content) for name, content in results.items()}
     columns = cell_columns(study, cards)
     rows = [

@@ -117,6 +117,14 @@ def test_show_is_for_people_and_yaml_for_programs(run, evaluated):
     assert yaml.safe_load(raw)["name"] == evaluated
 
 
+def test_a_sentence_about_an_audit_is_one_line_in_a_pipe(run, mine, digits, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    audit = {"verdict": "real, honest", "epsilon": 8 / 255, "n": 50, "worst_case_accuracy": 0.25, "surrogate": None}
+    add_evaluation(mine, "audit", "head", audit, digits)  # by the rules of an older version
+    (line,) = [line for line in run("show", mine).stdout.splitlines() if line.startswith("Audit of head")]
+    assert line.endswith("surrogate none.")
+
+
 @pytest.mark.parametrize(
     ("model", "objective"),
     [("cross_entropy-digits", "cross_entropy"), ("knn_ib-digits", "knn_ib, beta 0.03, noise on")],

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from ibrobust.cli.main import main
 from ibrobust.cli.printing import print_table
+from ibrobust.cli.streams import accept_any_text
+from ibrobust.reporting.marks import BOUND, DAGGER
 
 
 @pytest.fixture
@@ -51,6 +53,17 @@ def test_a_command_ends_well_in_any_encoding_with_its_file_written(run_in, mine,
     assert "mine" in text
     assert "?" not in text
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize(("mark", "shown"), [(BOUND, "<"), (DAGGER, "+"), ("ε", "e")])
+def test_marks_of_a_table_are_one_letter_in_any_encoding(monkeypatch, encoding, mark, shown):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    accept_any_text()
+    stream.write(mark)
+    stream.flush()
+    assert stream.buffer.getvalue().decode(encoding) in (shown, mark)
 
 
 def test_brackets_and_colons_in_names_are_no_markup(capsys):

@@ -9,7 +9,7 @@ import yaml
 from ibrobust import devices
 from ibrobust.cli.study import run as run_command
 from ibrobust.errors import IbrobustError
-from ibrobust.registry import list_models
+from ibrobust.registry import copy_model, list_models
 
 STUDY = {
     "name": "mine",
@@ -72,6 +72,21 @@ def test_a_study_is_run_drawn_and_told_of(run, write, home):
     shown = run("study", "status", "mine")
     assert shown.returncode == 0
     assert "2 done" in shown.stdout
+
+
+def test_a_cell_whose_model_was_replaced_is_outdated_and_left_out(run, mine, home, tmp_path):
+    file = tmp_path / "given.yaml"
+    models = {"name": "given", "base": {"dataset": "digits"}, "models": ["mine", "knn_ib-digits"], "figures": ["fgsm"]}
+    file.write_text(yaml.safe_dump({**models, "evaluations": {"sweep": {"eps": ["8/255"], "n_examples": 4}}}))
+    assert run("study", "run", str(file)).returncode == 0
+    (home / "models" / "mine.yaml").unlink()
+    copy_model("cross_entropy-digits", "mine")
+    assert "1 done, 1 outdated" in run("study", "status", "given").stdout
+    for command in ("figures", "report"):
+        told = run("study", command, "given")
+        assert told.returncode == 0
+        assert "Note: mine is left out. The model or a surrogate was replaced" in told.stderr
+        assert set(pd.read_csv(home / "studies" / "given" / "records.csv").model) == {"knn_ib-digits"}
 
 
 def test_the_status_of_a_study_that_was_not_run(run, write, home):

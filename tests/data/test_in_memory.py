@@ -143,6 +143,8 @@ class Endless(torch.utils.data.IterableDataset):
         (TensorDataset(PIXELS, LABELS, LABELS), {}, "tuple where a pair"),
         (([PIXELS[0], PIXELS[1, :, :3]], [0, 1]), {}, r"several shapes \(\(3, 3, 4\) and \(3, 5, 4\)\)"),
         ((["a"], [0]), {}, "cannot be read as numbers"),
+        ((np.array([None, None]), [0, 1]), {}, r"read as numbers \(can't convert [^()]*object_\): give an array"),
+        (([np.full((5, 4), 256, np.uint16)] * 2, [0, 1]), {}, r"16 bits: give uint8, as \(images // 256\)\.astype"),
         ((PIXELS, ["a"] * 6), {}, "labels cannot be read as numbers"),
         *(
             (given, {}, r"labels have the shape \(6, 3\), not \(6,\): .* of one-hot labels labels.argmax\(1\)")

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ibrobust.data.names import file_name, lasting_name, portable_name, read_name, with_option
+from ibrobust.data.names import (
+    MOST_PIXELS,
+    check_exists,
+    file_name,
+    lasting_name,
+    portable_name,
+    read_name,
+    with_option,
+)
+from ibrobust.errors import IbrobustError
 from ibrobust.training.recipe import Recipe
 
 
@@ -73,3 +82,9 @@ def test_a_path_of_this_machine_is_replaced_and_options_stay(spec, expected):
 def test_models_are_named_after_the_last_part(spec, expected):
     assert file_name(spec) == expected
     assert Recipe(dataset=spec).default_name() == f"knn_ib-beta0.03-{expected}-w64-s0"
+
+
+def test_a_size_that_no_memory_holds_is_refused():
+    check_exists(f"mnist:size={MOST_PIXELS}")
+    with pytest.raises(IbrobustError, match="gives size=400000: give a whole number from 1 to 4096"):
+        check_exists("mnist:size=400000")

@@ -51,6 +51,14 @@ def test_upper_bounds_are_marked_where_they_are():
     assert [(text.get_text(), text.xy) for text in axes.texts] == [("≤", pytest.approx((8.0, 40.0)))]
 
 
+def test_the_legend_has_every_name_as_it_is():
+    names = ["_hidden", r"a$\q$b", "plain"]
+    models = [AttackedModel(name, "head", (result("FGSM", 0.1, 3),)) for name in names]
+    figure = attack_figure([line for model in models for line in attack_lines(model)], dataset=r"d$\q$")
+    figure.canvas.draw()  # where wrong mathematics would fail
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [f"{name} (head)" for name in names]
+
+
 def test_attacks_differ_in_style_and_models_in_colour():
     (axes,) = attack_figure(LINES, dataset="digits").axes
     of_model = [line for label, line in lines(axes).items() if label.startswith("m ")]

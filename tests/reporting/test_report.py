@@ -298,6 +298,23 @@ def test_what_was_measured_at_one_epsilon_stands_side_by_side(records):
         )
 
 
+@pytest.mark.parametrize(("unit", "is_said"), [("model", True), ("cell", False)])
+def test_the_page_of_all_models_says_that_worst_cases_may_be_over_different_attacks(
+    study_rows, write_records, tmp_path, unit, is_said
+):
+    page = write_report(
+        title="t", records=write_records(study_rows), figures=(), cells=[], out=tmp_path / "r.html", unit=unit
+    ).read_text(encoding="utf-8")
+    assert ("may be over different attacks" in page) == is_said
+
+
+def test_the_page_says_which_audits_count_in_l2_if_it_has_such_a_column(study_rows, write):
+    wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
+    sentence = "In L2, only models whose gradient is not honest are left out"
+    assert sentence in write([*study_rows, {**wanted, "attack": "worst case, L2", "epsilon": 0.5, "value": 0.99}])
+    assert sentence not in write()
+
+
 def test_a_worst_case_in_l2_has_a_column_of_its_own(study_rows, write_records):
     wanted = next(row for row in study_rows if row["quantity"] == "worst_case_accuracy")
     rows = [*study_rows, {**wanted, "attack": "worst case, L2", "epsilon": 0.5, "value": 0.99}]

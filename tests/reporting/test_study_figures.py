@@ -24,6 +24,7 @@ from ibrobust.reporting.figures.style import (
     baseline_colour,
     beta_colours,
     grid_of_axes,
+    legend_below,
     looks,
     spread,
     study_style,
@@ -37,6 +38,17 @@ def records(study_rows, write_records):
 
 def line(panel, label):
     return next(line for line in panel.lines if line.setting.label() == label)
+
+
+def test_the_legend_has_every_name_as_it_is():
+    from matplotlib.lines import Line2D
+
+    names = ["_hidden", r"a$\q$b"]
+    with study_style() as new:
+        figure = new(COLUMN_WIDTH, 3.0)
+        legend_below(figure, {name: Line2D([], []) for name in names}, note=r"$\q$")
+        figure.canvas.draw()  # where wrong mathematics would fail
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
 
 
 # What is read

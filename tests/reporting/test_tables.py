@@ -112,7 +112,13 @@ def test_a_model_without_an_audit_is_the_best_only_if_no_other_was_audited():
     assert "models without an audit are left out" in " ".join(text(unknown, audited).split())
 
 
-def test_an_audit_says_nothing_about_another_norm():
+@pytest.mark.parametrize(("verdict", "shown"), [("real, honest", "*50.0"), ("real, vanishing", "50.0")])
+def test_a_gradient_that_is_not_honest_is_a_doubt_in_every_norm(verdict, shown):
+    printed = text(*(under(name, ("CW", 0.5, left), norm="L2", verdict=verdict) for name, left in (("a", 5), ("b", 4))))
+    assert line(printed, "a")[-1] == shown
+
+
+def test_whether_the_robustness_is_real_says_nothing_about_another_norm():
     models = [under(name, ("CW", 0.5, left), norm="L2", verdict=said) for name, left, said in TWO]
     printed = text(*models)
     assert line(printed, "a")[-1] == "*50.0"

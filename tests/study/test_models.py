@@ -484,29 +484,48 @@ def test_what_was_measured_for_an_earlier_study_file_is_not_done():
     assert "PGD:steps=2" in set(pd.read_csv(more.folder / "records.csv").attack)
 
 
-def test_the_records_of_a_replaced_model_are_those_of_the_measured_one():
+def test_a_replaced_model_leaves_the_records_and_a_removed_one_does_not():
     copy_model("cross_entropy-digits", "mine")
-    study = study_of("mine", evaluations={"sweep": SMALL["sweep"]})
+    study = study_of("mine", "cross_entropy-digits", evaluations={"sweep": SMALL["sweep"]})
     run_study(study)
     before = (study.folder / "records.csv").read_text()
     replace_model("mine", "knn_ib-digits")
-    assert gather_records(study).read_text() == before
+    assert [state.status for state in study_states(study)] == ["outdated", "done"]
+    assert set(pd.read_csv(gather_records(study)).model) == {"cross_entropy-digits"}
     (models_dir() / "mine.yaml").unlink()
     assert gather_records(study).read_text() == before
+
+
+def test_a_reference_that_was_attacked_with_a_replaced_surrogate_is_outdated():
+    copy_model("cross_entropy-digits", "other")
+    attacks = {"attacks": ["transfer:other:steps=1"], "eps": ["8/255"], "n_examples": 4}
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": attacks})
+    run_study(study)
+    replace_model("other", "knn_ib-digits")
+    assert [cell["status"] for cell in report_cells(study)] == ["outdated"]
 
 
 UNCHANGED, DARKENED = "images", "(images - epsilon).clamp(0)"
 
 
-def test_an_attack_function_that_was_changed_is_run_again(tmp_path, monkeypatch):
+@pytest.fixture
+def write_attack(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run_with(result: str, *, eps: list[str]) -> list[tuple[float, float]]:
+    def write(result: str) -> None:
+        """Let the function my_attacks:hit give this result, as in a new process."""
         monkeypatch.delitem(sys.modules, "my_attacks", raising=False)
         linecache.clearcache()
         text = f"def hit(model, images, labels, *, epsilon, seed):\n    return {result}\n"
         (tmp_path / "my_attacks.py").write_text(text)
+
+    return write
+
+
+def test_an_attack_function_that_was_changed_is_run_again(write_attack):
+    def run_with(result: str, *, eps: list[str]) -> list[tuple[float, float]]:
+        write_attack(result)
         attacks = {"attacks": ["my_attacks:hit"], "eps": eps, "n_examples": 40}
         study = study_of(f"{__name__}:Dark", evaluations={"attacks": attacks})
         run_study(study)
@@ -519,13 +538,66 @@ def test_an_attack_function_that_was_changed_is_run_again(tmp_path, monkeypatch)
     assert after[64 / 255] != before[64 / 255]
 
 
-def test_damaged_results_are_one_sentence():
-    study = study_of(f"{__name__}:Dark", evaluations={"sweep": EVALUATIONS["sweep"]})
+ATTACKED = {"attacks": ["my_attacks:hit"], "eps": ["64/255"], "n_examples": 4}
+
+
+@pytest.mark.parametrize("evaluations", [{"attacks": ATTACKED}, {"audit": ATTACKED}], ids=["attacks", "audit"])
+def test_a_finished_cell_is_measured_again_if_an_attack_function_was_changed(write_attack, monkeypatch, evaluations):
+    measured, measure = [], run_module.measure
+    monkeypatch.setattr(run_module, "measure", lambda *a, **k: measured.append(a) or measure(*a, **k))
+    study = study_of(f"{__name__}:Dark", evaluations=evaluations)
+    for result, times in ((UNCHANGED, 1), (UNCHANGED, 1), (DARKENED, 2), (DARKENED, 2)):
+        write_attack(result)
+        assert [state.status for state in run_study(study)] == ["done"]
+        assert len(measured) == times
+
+
+def test_an_earlier_result_of_an_attack_function_does_not_count_if_it_is_not_asked_for_any_more(
+    write_attack, monkeypatch
+):
+    write_attack(UNCHANGED)
+    for eps in ("64/255", "32/255"):
+        study = study_of(f"{__name__}:Dark", evaluations={"audit": {**ATTACKED, "eps": eps}})
+        run_study(study)
+    write_attack(DARKENED)
+    run_study(study)
+    monkeypatch.setattr(run_module, "measure", None)
+    assert [state.status for state in run_study(study)] == ["done"], "it is not measured again and again"
+
+
+def test_an_interrupted_attack_function_starts_anew_if_it_was_changed(write_attack, monkeypatch):
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": ATTACKED})
+    monkeypatch.setattr(measure_module, "BATCH", 2)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    write_attack(UNCHANGED)
+    with monkeypatch.context() as patched:
+        patched.setattr(measure_module, "_share_of", lambda *_: interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study)
+    write_attack(DARKENED)
+    assert [(state.status, state.error) for state in run_study(study)] == [("done", "")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:40], ""),
+        (lambda text: "[]", "not a mapping"),
+        (lambda text: '{"model": "x"}', "'weights' is missing"),
+        (lambda text: text.replace('"card"', '"cart"'), "'card' is missing"),
+    ],
+)
+def test_damaged_results_are_one_sentence(change, said):
+    study = study_of(f"{__name__}:Dark", evaluations={"sweep": SMALL["sweep"]})
     run_study(study)
     path = cell_folder(study, f"{__name__}-Dark") / RESULTS_FILE
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(IbrobustError, match=r"results\.json' are damaged .*: remove the file"):
-        list(study_results(study))
+    path.write_text(change(path.read_text()))
+    for command in (gather_records, report_cells, study_states, run_study):
+        with pytest.raises(IbrobustError, match=rf"results\.json' are damaged \(.*{said}.*\): remove the file"):
+            command(study)
 
 
 @pytest.mark.parametrize("older", [{}, {"attack_version": SAME_WORST_CASE - 1}])
@@ -651,6 +723,23 @@ def test_some_adversarial_images_are_kept_for_the_report():
     assert found["attacked"] == [data.class_names[label] for label in model(points).argmax(dim=1).tolist()]
     assert found["labels"] == [data.class_names[label] for label in chosen.labels.tolist()]
     assert found["labels"] != found["attacked"]
+
+
+def test_the_adversarial_images_of_a_report_have_the_largest_epsilon_in_linf():
+    attacks = ["FGSM", {"attack": "FGSM", "eps": ["16/255"]}, {"attack": "PGD:steps=1,norm=L2", "eps": [1.0]}]
+    wanted = {"attacks": attacks, "eps": ["8/255"], "n_examples": 4}
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": wanted})
+    run_study(study)
+    (cell,) = report_cells(study)
+    assert cell["examples"]["epsilon"] == 16 / 255
+
+
+def test_attacks_that_are_all_in_l2_may_share_a_large_epsilon():
+    wanted = {"attacks": ["PGD:steps=1,norm=L2"], "eps": [2.0], "n_examples": 4}
+    study = study_of(f"{__name__}:Dark", evaluations={"attacks": wanted})
+    assert [state.status for state in run_study(study)] == ["done"]
+    with pytest.raises(IbrobustError, match=r"epsilon 2 is outside \[0, 1\]"):
+        run_study(study_of(f"{__name__}:Dark", evaluations={"attacks": {**wanted, "attacks": ["FGSM"]}}))
 
 
 def test_a_worst_case_starts_from_the_surrogate_that_the_study_names(monkeypatch):

@@ -33,7 +33,8 @@ def finish(study, cell, content):
     }
     folder = cell_folder(study, cell.name)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"model": cell.model, "dataset_fingerprint": "0" * 64, "card": None, "asked": asked}
+    images = {"dataset": "digits", "dataset_fingerprint": "0" * 64}
+    about = {"model": cell.model, "weights": "0" * 64, **images, "card": None, "asked": asked}
     (folder / RESULTS_FILE).write_text(json.dumps({**about, **content}))
     write_state(study, CellState(cell.name, "done", asked=asked_digest(study)))
 

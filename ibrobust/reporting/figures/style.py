@@ -29,7 +29,10 @@ NOTE = "#404040"
 BETA_MARKERS = "osD^v<>dhp"
 BASELINE_MARKERS = "XP*8Hphd"
 DOTTED = (0, (1, 1.2))
+# A name of a model or a data set may have dollar signs, between which matplotlib would read mathematics.
+PLAIN_TEXT = {"text.parse_math": False}
 _STYLE = {
+    **PLAIN_TEXT,
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same
     "font.size": 7.5,
     "axes.labelsize": 8,
@@ -213,16 +216,24 @@ def grid_of_axes(
     return figure, places
 
 
+def add_legend(place: Any, names: Sequence[str], handles: Sequence[Any], **options: Any) -> Any:
+    """Draw a legend into a figure or axes and return it; matplotlib would leave out names that begin with "_"."""
+    legend = place.legend(handles, [str(number) for number in range(len(names))], **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
+    return legend
+
+
 def legend_below(figure: Any, entries: dict[str, Any], note: str) -> None:
     """Write a note and the legend under the panels; the figure grows by their height."""
     width = figure.get_figwidth()
-    for label, entry in entries.items():
-        entry.set_label(label)
     columns = _legend_columns(width, list(entries))
     lines = [line for part in note.split("\n") for line in wrap(part, int(width / 0.045))]  # inches of a letter
     figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.15 * -(-len(entries) // columns) + 0.1)
-    legend = figure.legend(
-        handles=list(entries.values()),
+    legend = add_legend(
+        figure,
+        list(entries),
+        list(entries.values()),
         loc="outside lower left",
         ncols=columns,
         title="\n".join(lines),

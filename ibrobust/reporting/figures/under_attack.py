@@ -10,7 +10,7 @@ from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
 from ibrobust.readable import percent
 from ibrobust.reporting.attack_lines import AttackLine
-from ibrobust.reporting.figures.style import BASELINE, LIGHTEST, lighter
+from ibrobust.reporting.figures.style import BASELINE, LIGHTEST, PLAIN_TEXT, add_legend, lighter
 from ibrobust.reporting.marks import BOUND
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         lines: at least one.
         dataset: name for the title.
     """
+    from matplotlib import rc_context
+
     models = _looks({line.model: line.known.is_baseline for line in lines})
     attacks = list(dict.fromkeys(line.attack for line in lines))
     panels: dict[str, list[tuple[AttackLine, dict[str, Any]]]] = {}  # the lines of each norm, with their style
@@ -77,7 +79,8 @@ def attack_figure(lines: Sequence[AttackLine], *, dataset: str) -> Figure:
         style = {"label": label, "color": colour, "marker": marker, "linestyle": dashes}
         panels.setdefault(line.norm, []).append((line, style))
     under = attacks[0] if len(attacks) == 1 else "attack"
-    return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
+    with rc_context(PLAIN_TEXT):
+        return _figure(panels, title=f"{dataset}, n = {lines[0].total:,}", ylabel=f"accuracy under {under} (%)")
 
 
 def _looks(models: Mapping[str, bool]) -> dict[str, tuple[str, str]]:
@@ -110,9 +113,10 @@ def _figure(panels: Mapping[str, Sequence[tuple[AttackLine, dict[str, Any]]]], *
     for axes, (norm, lines) in zip(all_axes, panels.items(), strict=True):
         largest = max(epsilon for line, _ in lines for epsilon in line.accuracy)
         scale = 255 if norm == "Linf" else 1
+        drawn = []
         for line, style in lines:
             points = {scale * at: 100 * share for at, share in sorted({0.0: line.clean, **line.accuracy}.items())}
-            axes.plot(list(points), list(points.values()), **style, clip_on=False)
+            drawn += axes.plot(list(points), list(points.values()), **style, clip_on=False)
             for at in (scale * epsilon for epsilon in line.upper_bounds):
                 if points[at]:
                     axes.annotate(
@@ -125,6 +129,7 @@ def _figure(panels: Mapping[str, Sequence[tuple[AttackLine, dict[str, Any]]]], *
         axes.grid(alpha=0.3)
         # Below the axes where it would hide the lines.
         below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14), "ncols": columns} if is_below else {}
-        axes.legend(fontsize=8, handlelength=3.5, **below)
+        names = [style["label"] for _, style in lines]
+        add_legend(axes, names, drawn, fontsize=8, handlelength=3.5, **below)
     all_axes[0].set_ylabel(ylabel)
     return figure

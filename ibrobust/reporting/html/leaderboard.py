@@ -35,7 +35,8 @@ def leaderboard(records: Sequence[StudyRecord], datasets: Mapping[str, str] | No
     numbers on the most images of a data set. If FGSM did not change more than 1% of the images, its accuracies have a
     dagger and are never the best of their column; neither is an upper bound, which is marked, nor any accuracy under
     attack of a model if an audit of one of its decoders says that its robustness is not real or that its gradient is
-    not honest, or of a decoder without an audit if others of the data set have one.
+    not honest, or of a decoder without an audit if others of the data set have one. Since audits are in L-infinity, in
+    L2 only a gradient that is not honest counts.
     """
     # FGSM among other attacks, perhaps on fewer images, only counts in the worst case.
     swept = set(sweep_records(records))

@@ -149,11 +149,13 @@ class Row:
     def may_win(self, measure: Measure, *, others_audited: bool) -> bool:
         """Whether a figure may be the best of its column.
 
-        Under attack, that is none of a model that an audit speaks against, and none without an audit if others of the
-        table have one.
+        Under attack, that is none of a model that an audit speaks against; and in L-infinity, the norm of audits, none
+        without an audit if others of the table have one.
         """
-        if measure.epsilon is None or measure.attack == IN_L2:  # an audit is in L-infinity
+        if measure.epsilon is None:
             return True
+        if measure.attack == IN_L2:
+            return not speak_against(self.of_model, measure.epsilon, "L2")
         unknown = others_audited and not self.audits
         return not (unknown or self.is_marked(measure) or speak_against(self.of_model, measure.epsilon))
 

@@ -3,6 +3,9 @@
 // Answers are sorted by a number, and shown and saved as words.
 const isVerdict = (head) => head.dataset.key.startsWith("verdict");
 
+// Shown in %, and saved as shares in [0, 1].
+const isPercent = (head) => (head.querySelector("small")?.textContent ?? "").startsWith("%");
+
 // The leaderboard: a press on a column's head sorts by it, another one turns the order round. What is empty comes last.
 for (const table of document.querySelectorAll("table.board")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -75,12 +78,13 @@ for (const table of document.querySelectorAll("table.board")) {
         ["is an upper bound", (cell) => String(cell.dataset.bound === "true"), (found) => found.includes("true")],
         ["is not a sign of robustness", (cell) => String(cell.dataset.masked === "true"), (found) => found.includes("true")],
         ["number of images", (cell) => (cell.dataset.images ? Number(cell.dataset.images) : null),
-          (found) => new Set(found.filter((count) => count !== null)).size > 1],
+          (found) => found.some((count) => count !== null)],
       ];
       const marked = marks.flatMap(([words, read, isNeeded]) => places
         .filter((place) => isNeeded(rows.map((row) => read(row.cells[place]))))
         .map((place) => ({ name: `${title(place)} ${words}`, read: (row) => read(row.cells[place]) })));
-      const names = [...places.map(title), ...marked.map((mark) => mark.name)];
+      const named = (place) => title(place) + (isPercent(heads[place]) ? " (share)" : "");
+      const names = [...places.map(named), ...marked.map((mark) => mark.name)];
       const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
       const fields = shown.map((row) => [
         ...heads.map((head, place) => exact(row.cells[place], head)),
