@@ -359,7 +359,8 @@ def test_the_worst_case_has_everything_that_the_worst_case_attack_breaks(plain_m
 
 def test_the_full_audit_attacks_every_image_and_compares_attacks_on_some(monkeypatch, plain_model, test_data):
     images, labels = test_data[0][:48], test_data[1][:48]
-    monkeypatch.setattr("ibrobust.evaluation.audit.run.FULL", replace(QUICK, images=None, compared=16))
+    monkeypatch.setattr("ibrobust.evaluation.audit.run.FULL", replace(QUICK, images=None))
+    monkeypatch.setattr("ibrobust.evaluation.audit.subject.COMPARED", 16)
     report = audit(plain_model, images, labels, epsilon=0.02, surrogate=None)
     found = {check.name: check.meaning for check in report.checks}
     assert report.n == 48

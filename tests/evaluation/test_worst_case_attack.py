@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.autoattack import autoattack
 from ibrobust.evaluation.attacks.pgd import pgd
-from ibrobust.evaluation.gradient_lines import LINES, STEPS
+from ibrobust.evaluation.gradient_lines import LINES, RANDOM_STEPS, STEPS
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.logit_distance import REPEATED
 from ibrobust.evaluation.model_state import evaluation_mode
@@ -408,8 +408,9 @@ def test_an_image_far_from_every_class_takes_the_first_ball_of_each_class_and_no
     # 20 untargeted steps, 10 in the larger ball, 10 towards each of five classes and 5 towards each of four; FAB steps
     # until it gives up, on a few images towards three classes. On those that are watched, 20 steps at four points and
     # 10 steps, 15 short steps in each of six balls, and a step of the walk from each of two images, since no
-    # misclassified point is within eight radii. And the points of the lines between images.
-    fab, lines = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE, LINES * (STEPS + 1)
+    # misclassified point is within eight radii. And the points of the lines between images
+    # and in random directions.
+    fab, lines = guards.LEAST_FAB * 3 * guards.FAB_PATIENCE, LINES * (STEPS + 1 + RANDOM_STEPS + 1)
     watched = guards.LEAST_WATCHED * (20 * 4 + 10 + 15 * 6 + 2)
     steps = len(images) * (20 + 10 + 5 * 10 + 4 * 5)
     assert result.cost.backward_images == steps + fab + watched + lines + 2 * REPEATED
