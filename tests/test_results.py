@@ -525,6 +525,16 @@ def test_what_a_gaussian_mixture_changes_in_the_worst_case_is_that_of_the_record
     lower = [name for name, (first, mixture) in pairs.items() if mixture.robust_accuracy < first.robust_accuracy]
     assert f"a Gaussian mixture lowers the worst case of {len(lower)} of the {len(pairs)} models of width 16" in text
     change = {name: [per_cent(case.robust_accuracy) for case in pair] for name, pair in pairs.items()}
+    of_resfc = {
+        name: 100 * tables.worst_of(known[name], "resfc", at).robust_accuracy
+        for name in ("soft_ib-no_noise-w16-s0", *(f"soft_ib-w16-s{seed}" for seed in range(3)))
+    }
+    without_noise, *of_seeds = of_resfc.values()
+    logistic = change["soft_ib-no_noise-w16-s0"][0]
+    assert (
+        f"With resfc, `soft_ib-no_noise` keeps {without_noise:.1f}% at 2/255 (logistic: {logistic}%), and three seeds "
+        f"of `soft_ib` {sum(of_seeds) / 3:.1f}%."
+    ) in text
     assert "those of dropout ({} to {}%)".format(*change["dropout-w16-s0"]) in text
     assert "`adversarial-w16-s0` ({} to {}%)".format(*change["adversarial-w16-s0"]) in text
     for model, shown in (
