@@ -161,9 +161,9 @@ def test_a_default_model_that_cannot_be_loaded_costs_no_other_result(run):
 @pytest.mark.filterwarnings("default:The model's outputs are probabilities")
 def test_a_warning_of_several_attacks_is_printed_once(run, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "soft_net", raising=False)
-    (tmp_path / "elsewhere" / "soft_net.py").write_text(
-        "from torch import nn\ndef soft():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 2), nn.Softmax(1))\n"
-    )
+    layers = "nn.Flatten(), nn.Linear(3072, 10), nn.Softmax(1)"
+    code = f"from torch import nn\ndef soft():\n    return nn.Sequential({layers})\n"
+    (tmp_path / "elsewhere" / "soft_net.py").write_text(code)
     attacks = ("--attack", "PGD:steps=1", "--attack", "FGSM")
     finished = run("attack", "soft_net:soft", "--dataset", "digits", "--n-examples", "8", "--eps", "8/255", *attacks)
     assert finished.returncode == 0, finished.stderr

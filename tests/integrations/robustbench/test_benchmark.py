@@ -394,7 +394,7 @@ def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, mo
     [
         ({"eps": 0.0}, "epsilon 0.0 is not a positive number"),
         ({"eps": float("nan")}, "epsilon nan"),
-        ({"eps": 0.1, "threat_model": "corruptions"}, "'corruptions' is not one of Linf, L2"),
+        ({"eps": 0.1, "threat_model": "corruptions"}, "'corruptions' is unknown: choose one of Linf, L2"),
         ({"eps": 0.1, "n_examples": 0}, "n_examples is 0: give"),
         ({"eps": 0.1, "n_examples": 61}, "61 images were requested"),
     ],
