@@ -266,7 +266,8 @@ def test_a_curve_is_read_under_the_pointer(visit):
     box = mark.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert output.inner_text() == (
-        "β = 0.3, noise at ε = 32/255: 51.0% (50.8 to 51.1 in 2 cells), n = 1,000 † 37% of the images were not attacked"
+        "β = 0.3, noise at ε = 32/255: 51.0% (50.8 to 51.1 in 2 cells), n = 1,000 "
+        "† 37.0% of the images were not attacked"
     )
     assert plot.locator(".curve.read").get_attribute("data-label") == "β = 0.3, noise"
     page.mouse.move(0, 0)
