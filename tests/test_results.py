@@ -52,7 +52,7 @@ def test_every_table_is_the_one_that_the_records_give(tables):
 
 
 def test_the_results_have_every_row_that_the_records_give_and_no_other(tables):
-    of_others = ("answers", "differences over seeds", "L2", "AutoAttack")
+    of_others = ("answers", "differences over seeds", "L2", "AutoAttack", "decoders in the worst case")
     names = [*set(tables.TABLES) - {"AutoAttack"}, *(f"lossless: {name}" for name in of_others)]
     given = {row for name in names for row in _rows(tables.table_text(name))}
     shown = _rows(_page("docs/results.md"))
@@ -548,3 +548,19 @@ def test_what_a_gaussian_mixture_changes_in_the_worst_case_is_that_of_the_record
             mean = sum(case.robust_accuracy for case in cases) / 3
             means.append(per_cent(mean, is_bound=any(map(tables.is_bound, cases))))
         assert shown.format(*means) in text
+
+
+def test_the_most_that_a_bottleneck_model_keeps_at_4_255_is_that_of_the_records(tables):
+    def most(study: str) -> str:
+        cases = [
+            tables.worst_of(content, decoder, 4 / 255)
+            for name, content in tables.read_records(study).items()
+            if name.startswith(("knn_ib", "soft_ib", "ceb", "dib", "dvib"))
+            for decoder in content["decoders"]
+        ]
+        return per_cent(max(case.robust_accuracy for case in cases if case is not None))
+
+    text = " ".join(_page("docs/results.md").split())
+    shown = f"or more than {most('zoo')}% at 4/255 ({most('zoo-lossless')}% on [RobustBench's 1,000 images]"
+    assert shown in text
+    assert f"At 4/255 the bottleneck models keep at most {most('zoo-lossless')}%, and at 8/255 nothing." in text
