@@ -177,8 +177,8 @@ def _merged_sweeps(known: Record, new: Record) -> dict[str, Any]:
 def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
     """Return the results of both; of the same attack, norm, epsilon and number of images, that which broke more.
 
-    Both are of the same weights and images, so a repeat with another seed must not weaken what is known.
-    What a worst case over several attacks took from a replaced result by older rules may be too low, so it goes too.
+    Both are of the same weights and images, so a repeat with another seed must not weaken what is known. What a worst
+    case over several attacks took from a replaced result by older rules may be too low, so it goes too.
     """
     found = {_place(each): each for each in known.get("results", ()) if not is_older_attack(each)}
     stronger = [min(found.get(_place(each), each), each, key=_left) for each in new["results"]]

@@ -15,8 +15,8 @@ STEPS, MORE_STEPS = 32, 256
 # by what has no gradient, such as hard routing or votes, have over 0.5 in the tests.
 UNEXPLAINED = 0.2
 ROUNDING, HALF_ROUNDING = 1e-5, 0.1  # of the largest logit
-# In a random direction, the share of shipped models is at most 0.4. Over a shorter way, levels of rounding whose
-# gradient passes straight through would not add up.
+# In a random direction, at most one line of a shipped model has a larger share, with each of its decoders. Over a
+# shorter way, levels of rounding whose gradient passes straight through would not add up.
 RANDOM_STEPS, RANDOM_LENGTH, UNEXPLAINED_AT_RANDOM = 8, 1 / 8, 0.5
 
 

@@ -16,7 +16,7 @@ from ibrobust.data import Dataset, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.ball import Ball
-from ibrobust.evaluation.gradient_lines import unexplained_shares
+from ibrobust.evaluation.gradient_lines import UNEXPLAINED_AT_RANDOM, unexplained_at_random, unexplained_shares
 from ibrobust.evaluation.guarded_model import guard
 from ibrobust.evaluation.straight_through import Cuts, gradient_cuts
 from ibrobust.evaluation.sweep import fgsm_sweep
@@ -116,6 +116,7 @@ def test_the_gradient_explains_each_model_as_the_page_on_the_worst_case_says(pat
     for decoder in read_card(path).decoders:
         model = guard(load_model(path.stem, decoder=decoder).cpu())
         assert unexplained_shares(model, images, batch_size=64).median() < 0.045
+        assert (unexplained_at_random(model, images, batch_size=64) > UNEXPLAINED_AT_RANDOM).sum() <= 1
 
 
 @pytest.mark.parametrize("name", ["cross_entropy-w16-s1", "dvib-w16-s0", "knn_ib-k50-w16-s1"])

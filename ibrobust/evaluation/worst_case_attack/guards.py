@@ -36,8 +36,8 @@ MORE_QUERIES = 2000
 MISLED = 0.03
 TOLERATED = 0.002  # of all images, as for AutoAttack's own warning about Square
 FEW_BY_FAB = 0.1  # of the images that FAB attacks
-# Of what the untargeted steps left, and at least two: images whose margin never rose. No shipped model has any.
 WRONG_LINES = 0.05  # of the lines in random directions: a kink may spoil one
+# Of what the untargeted steps left, and at least two: images whose margin never rose. No shipped model has any.
 STUCK, FEWEST_STUCK = 0.05, 2
 
 

@@ -62,11 +62,11 @@ def worst_case_attack(
     start; the ratio loss towards each class through shrinking balls; further steps, slower balls and last steps for
     images near another class; attacks without gradients, and FAB on a few. If the model cuts its gradient, for example
     by rounding, the stages are repeated with a gradient that passes straight through. If gradients are zero or NaN or
-    do not raise the margin, or do not add up along lines between images, or if a gradient that is averaged over the
-    ball, attacks without the model's gradient or the surrogate's images break what it left, the number is an upper
-    bound. Random restarts, more queries on all that is left and FAB on more images then follow. If better starts and
-    targets break more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then runs on
-    more images, and the number is an upper bound if FAB breaks more than 0.2% of the images.
+    do not raise the margin, or do not add up along lines, or if a gradient that is averaged over the ball, attacks
+    without the model's gradient or the surrogate's images break what it left, the number is an upper bound. Random
+    restarts, more queries on all that is left and FAB on more images then follow. If better starts and targets break
+    more than 3% of the correct images after the untargeted steps, the gradient misleads: FAB then runs on more images,
+    and the number is an upper bound if FAB breaks more than 0.2% of the images.
     Model mode, parameter gradients and random state are restored afterwards.
 
     A model that draws random numbers is attacked through its logits' mean over 8 draws (EOT, expectation over
