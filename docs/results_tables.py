@@ -6,13 +6,16 @@
     python docs/results_tables.py                                      # again, from docs/records alone
 
 A study's results are copied to docs/records/STUDY, one file per model with a result for every image. Each table in
-results.md stands between two comments; the text around them is written by hand.
+results.md stands between two comments; the text around them is written by hand. A table with a row for each model is
+a CSV file in the folder tables, but for the two with which the page begins.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import re
 import statistics
 import sys
@@ -173,10 +176,13 @@ def l2_table(known: dict[str, Content]) -> Lines:
 
 def difference_table(known: dict[str, Content]) -> Lines:
     """Yield by how much every first decoder's worst case exceeds cross-entropy's, image by image."""
-    yield from header("model (decoder)", *map(format_epsilon, EPSILONS))
+    # A program for tables would compute "-2.7 +- 1.0" in one cell.
+    radii = map(format_epsilon, EPSILONS)
+    yield from header("model (decoder)", *(title for radius in radii for title in (radius, f"{radius} standard error")))
     for name, content in known.items():
         decoder = first_decoder(content)
-        cells = [_difference(content, known[BASELINE], epsilon) for epsilon in EPSILONS]
+        of_epsilons = [_difference(content, known[BASELINE], epsilon) for epsilon in EPSILONS]
+        cells = [cell for of_epsilon in of_epsilons for cell in of_epsilon]
         if name != BASELINE and any(cells):
             yield row(f"{name} ({decoder})", *cells)
 
@@ -313,10 +319,33 @@ TABLES: dict[str, Callable[[dict[str, Content]], Lines]] = {
 }
 
 
+# The tables that are files of their own, by the name of the file.
+FILES = {
+    "audits": "audits",
+    "difference-from-cross-entropy": "differences",
+    "decoders-fgsm": "decoders",
+    "decoders-worst-case": "decoders in the worst case",
+    "l2": "L2",
+    "information": "information",
+    "robustbench-images-autoattack": "lossless: AutoAttack",
+    "robustbench-images-decoders-worst-case": "lossless: decoders in the worst case",
+    "robustbench-images-l2": "lossless: L2",
+}
+
+
 def table_text(name: str) -> str:
     """Return a table of results.md; ``lossless: NAME`` is that of the other images."""
     images, _, of_them = name.rpartition(": ")
     return "\n".join(TABLES[of_them](read_records(f"zoo-{images}" if images else "zoo")))
+
+
+def table_csv(name: str) -> str:
+    """Return the same table as CSV, with its cells as the page would show them."""
+    lines = table_text(name).splitlines()
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:]))
+    return file.getvalue()
 
 
 def with_tables(text: str) -> str:
@@ -355,6 +384,8 @@ def main(studies: list[str]) -> None:
     selected.unlink()
     paths += draw_widths(read_widths(*WIDTHS), figures)
     print(*paths, sep="\n")
+    for file, name in FILES.items():
+        write_text(DOCS / "tables" / f"{file}.csv", table_csv(name))
     page = DOCS / "results.md"
     write_text(page, with_tables(page.read_text(encoding="utf-8")))
 
@@ -450,13 +481,20 @@ def header(*names: str) -> Lines:
     yield row(*("--" for _ in names))
 
 
-def _difference(content: Content, baseline: Content, epsilon: float) -> str:
+def _difference(content: Content, baseline: Content, epsilon: float) -> tuple[str, str]:
     one, other = (worst_of(each, first_decoder(each), epsilon) for each in (content, baseline))
     if one is None or other is None:
-        return ""
+        return "", ""
     difference = paired_difference(one, other)
-    sign = difference_sign(is_bound(one), is_bound(other))
-    return f"{sign}{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
+    points = in_points(difference.value, difference_sign(is_bound(one), is_bound(other)))
+    return points, f"{100 * difference.standard_error:.1f}"
+
+
+def in_points(difference: float, sign: str) -> str:
+    """Return a difference of two accuracies in points with its sign; a bound is rounded so that it remains one."""
+    tenths = round(1000 * difference, 6)  # a difference of 0.0007 is 0.7 tenths, and not a bit more
+    rounded = {"≤ ": math.ceil, "≥ ": math.floor}.get(sign, lambda value: value)(tenths)
+    return f"{sign}{rounded / 10:+.1f}"
 
 
 def difference_sign(one_is_bound: bool, other_is_bound: bool) -> str:
@@ -499,7 +537,7 @@ def _two_errors(*cases: list[AttackResult | None]) -> str:
     of_images = per_image.std(ddof=1) / np.sqrt(len(per_image))
     of_seeds = np.sqrt(sum(each.mean(axis=1).var(ddof=1) / len(each) for each in (one, other)))
     sign = difference_sign(*(any(is_bound(case) for case in group if case) for group in cases))
-    return f"{sign}{100 * per_image.mean():+.1f} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
+    return f"{in_points(float(per_image.mean()), sign)} +- {100 * of_images:.1f}, {100 * of_seeds:.1f}"
 
 
 if __name__ == "__main__":
