@@ -11,7 +11,7 @@ import typer
 
 from ibrobust.cli.options import DataDir, Device
 from ibrobust.epsilon import format_epsilon
-from ibrobust.training.recipe import BEST_WITH, Recipe, preset_names, read_fields
+from ibrobust.training.recipe import BEST_WITH, Recipe, preset_file, preset_names, read_fields
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -95,7 +95,8 @@ def _train(
 
 def _merged(preset: str | None, file: Path | None, given: dict[str, Any], assigned: list[str]) -> Recipe:
     """Return the recipe of a preset, a file, options and --set, each of which overrides those before it."""
-    fields = Recipe.preset(preset).model_dump() if preset else {}
+    # Of a preset, what its file names: another data set may have another default.
+    fields = read_fields(preset_file(preset)) if preset else {}
     written = read_fields(file) if file else {}  # only what it names: validation would fill it up for its own objective
     recipe = Recipe.parse(_assigned({**fields, **written, **given}, assigned))
     return recipe.given_only({*written, *given, *_assigned({}, assigned)})

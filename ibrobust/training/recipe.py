@@ -277,11 +277,7 @@ class Recipe(BaseModel, metaclass=_OneSentence):
 
         Its fields count as defaults, not as given: another objective may leave some unused.
         """
-        if name not in preset_names():
-            near = suggestion(name, preset_names())
-            hint = f"{near} All presets:" if near else "choose one of"
-            raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
-        return cls.from_yaml(recipes_dir() / f"{name}.yaml").given_only(())
+        return cls.from_yaml(preset_file(name)).given_only(())
 
     def given_only(self, names: Collection[str]) -> Recipe:
         """Return the same recipe, of which these fields alone count as given (`model_fields_set`)."""
@@ -333,6 +329,15 @@ def read_fields(path: str | Path) -> dict[str, Any]:
 def preset_names() -> list[str]:
     """Return the names of the recipes that ship with ibrobust, sorted."""
     return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+
+
+def preset_file(name: str) -> Path:
+    """Return the file of a recipe that ships with ibrobust; raise IbrobustError, with all names, if it is unknown."""
+    if name not in preset_names():
+        near = suggestion(name, preset_names())
+        hint = f"{near} All presets:" if near else "choose one of"
+        raise IbrobustError(f"Unknown preset {name!r}: {hint} {', '.join(preset_names())}.")
+    return recipes_dir() / f"{name}.yaml"
 
 
 def _sentence(error: ValidationError) -> str:

@@ -89,6 +89,11 @@ def test_a_recipe_file_sets_only_what_it_names(preset, given, expected, tmp_path
     assert {name: getattr(recipe, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(("dataset", "augment"), [("digits", "crop"), ("cifar10-jpeg", "crop_flip")])
+def test_a_preset_mirrors_no_images_of_digits(dataset, augment):
+    assert _merged("soft_w16", None, {"dataset": dataset}, []).augment == augment
+
+
 @pytest.fixture
 def full(tmp_path, monkeypatch) -> str:
     """A recipe file that ibrobust wrote, with fields that its objective does not use; a training is refused."""
