@@ -365,7 +365,9 @@ def main(studies: list[str]) -> None:
     from ibrobust.study.write_records import rows_of_models, write_records
 
     for study in studies:
-        for content in study_results(stored_study(study)):
+        for content, is_done in study_results(stored_study(study)):
+            if not is_done:
+                raise SystemExit(f"{content['model']} of {study} is not done: run the study first.")
             content.pop("examples", None)  # pictures, which no number comes from
             write_text(RECORDS / study / f"{content['model']}.json", json.dumps(content, indent=1) + "\n")
     for folder in (folder for folder in sorted(RECORDS.glob("zoo*")) if folder.is_dir()):

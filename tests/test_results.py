@@ -495,7 +495,8 @@ def test_what_autoattack_breaks_on_robustbenchs_images_beside_its_table_is_that_
     at_2 = {name: tables.left_and_broken(content, 2 / 255) for name, content in known.items()}
     assert [name for name, pair in at_2.items() if pair is None] == ["adversarial-w32-s0"]
     most = max(broken for _, broken in filter(None, at_2.values()))
-    assert f"At 2/255, AutoAttack broke at most {most} images of a model ([counts](tables/robustbench-images-autoattack.csv))." in text
+    counts = "[counts](tables/robustbench-images-autoattack.csv)"
+    assert f"At 2/255, AutoAttack broke at most {most} images of a model ({counts})." in text
     adversarial = known["adversarial-w16-s0"]
     for epsilon, said in ((4 / 255, "and none of the {} of"), (8 / 255, "At 8/255 it broke none of the {} of")):
         left, broken = tables.left_and_broken(adversarial, epsilon)

@@ -169,7 +169,7 @@ def cards(
         typer.echo(name)
     kind = "a shipped model" if shipped else "your own model"
     for name in others:
-        why = f"it is not {kind}, or it or its surrogate was replaced since"
+        why = f"its cell is not done, it is not {kind}, or it or its surrogate was replaced since"
         typer.echo(f"Note: The card of {name} was not changed: {why}.", err=True)
 
 

@@ -11,21 +11,21 @@ from ibrobust.registry import add_evaluations, list_models, model_card
 from ibrobust.study.cells import expand
 from ibrobust.study.results import card_evaluations, is_outdated, read_results
 from ibrobust.study.spec import Study
-from ibrobust.study.state import cell_folder
+from ibrobust.study.state import cell_folder, study_states
 
 
-def study_results(study: Study) -> Iterator[dict[str, Any]]:
-    """Yield the results of each cell that has any."""
-    for cell in expand(study):
+def study_results(study: Study) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the results of each cell that has any, and whether the cell is done."""
+    for cell, state in zip(expand(study), study_states(study), strict=True):
         if found := read_results(cell_folder(study, cell.name)):
-            yield found
+            yield found, state.status == "done"
 
 
 def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list[str]]:
     """Store the results of a study in cards; return the names of the models that were changed, and of the others.
 
-    A card is not changed if its weights, or those of a surrogate, are not the measured ones, or if the model ships with
-    a package.
+    A card is not changed if its weights, or those of a surrogate, are not the measured ones, if the cell is not done,
+    or if the model ships with a package.
 
     Args:
         study: the study.
@@ -34,13 +34,14 @@ def write_cards(study: Study, *, shipped: bool = False) -> tuple[list[str], list
     """
     changed, others = [], []
     stored = set(list_models())
-    for content in study_results(study):
+    for content, is_done in study_results(study):
         name = content["model"]
         card = model_card(name) if name in stored else None
         is_own = (models_dir() / f"{name}.yaml").is_file()
         # What a shipped card holds is replaced, so only results on its own images may go into it.
         images = card.dataset.fingerprint if card is not None and shipped else None
-        if card is None or is_outdated(content, card.weights.sha256, images) or is_own == shipped:
+        is_current = card is not None and not is_outdated(content, card.weights.sha256, images)
+        if card is None or not is_done or not is_current or is_own == shipped:
             others.append(name)
             continue
         found = card_evaluations(content)

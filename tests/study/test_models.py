@@ -7,6 +7,7 @@ import io
 import json
 import linecache
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from ibrobust.study import measure as measure_module
 from ibrobust.study import run as run_module
 from ibrobust.study.examples import COUNT, adversarial_examples
 from ibrobust.study.results import RESULTS_FILE, card_evaluations, results_of_card, rows_of
-from ibrobust.study.state import cell_folder
+from ibrobust.study.state import cell_folder, write_state
 from ibrobust.study.summary import report_cells
 from ibrobust.study.write_cards import study_results, write_cards
 from ibrobust.study.write_records import cell_columns, settings_of, without_unlike_worst_cases
@@ -344,7 +345,7 @@ def test_what_was_made_with_a_replaced_surrogate_is_forgotten_if_it_is_not_asked
         wanted = {"attacks": list(attacks), "eps": ["8/255"], "n_examples": 4, "decoders": ["default"]}
         study = study_of("mine", evaluations={"attacks": wanted})
         assert [state.status for state in run_study(study)] == ["done"]
-        (cell,), (content,) = report_cells(study), study_results(study)
+        (cell,), ((content, _),) = report_cells(study), study_results(study)
         assert cell["status"] == "done"
         return content
 
@@ -384,6 +385,16 @@ def test_results_of_a_replaced_surrogate_do_not_go_into_cards():
     assert write_cards(study) == ([], ["mine"])
     run_study(study)
     assert write_cards(study) == (["mine"], [])
+
+
+def test_the_results_of_a_cell_that_is_not_done_do_not_go_into_its_card():
+    copy_model("cross_entropy-digits", "mine")
+    study = study_of("mine", evaluations=SMALL)
+    run_study(study)
+    (state,) = study_states(study)
+    write_state(study, replace(state, status="failed"))
+    assert write_cards(study) == ([], ["mine"])
+    assert model_card("mine").evaluations == {}
 
 
 def test_the_results_of_a_reference_that_is_another_module_now_are_not_reused(monkeypatch):
@@ -645,7 +656,7 @@ def test_results_go_into_the_cards_of_ones_own_models_and_into_shipped_ones_on_r
     copy_model("cross_entropy-digits", "mine")
     study = study_of("mine", "cross_entropy-digits", evaluations=SMALL)
     run_study(study)
-    mine, shipped = study_results(study)
+    (mine, _), (shipped, _) = study_results(study)
     assert write_cards(study) == (["mine"], ["cross_entropy-digits"])
     assert model_card("mine").evaluations == card_evaluations(mine)
     monkeypatch.setattr("ibrobust.study.write_cards.zoo_dir", lambda: tmp_path)
@@ -689,7 +700,7 @@ def test_a_result_that_another_process_stores_meanwhile_stays_in_the_card(monkey
     copy_model("cross_entropy-digits", "mine")
     study = study_of("mine", evaluations={"sweep": SMALL["sweep"]})
     run_study(study)
-    (mine,) = study_results(study)
+    ((mine, _),) = study_results(study)
     read_before = model_card("mine")
 
     add_evaluation("mine", "fgsm", "another", {"stored": "meanwhile"}, load_dataset("digits"))
