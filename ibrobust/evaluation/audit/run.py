@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibrobust.epsilon import format_epsilon, read_epsilon
 from ibrobust.errors import IbrobustError
@@ -16,7 +16,7 @@ from ibrobust.evaluation.attacks.by_name import read_attack
 from ibrobust.evaluation.attacks.function_attack import AttackFunction
 from ibrobust.evaluation.attacks.result import AttackResult
 from ibrobust.evaluation.audit.attack_checks import attack_checks
-from ibrobust.evaluation.audit.attack_runs import run_attacks_for_audit
+from ibrobust.evaluation.audit.attack_runs import AttackRuns, run_attacks_for_audit
 from ibrobust.evaluation.audit.gradient_checks import (
     check_gradient_matches_differences,
     check_gradients,
@@ -31,13 +31,13 @@ from ibrobust.evaluation.audit.model_checks import (
     check_grad_mode,
     check_logits_not_probabilities,
 )
-from ibrobust.evaluation.audit.report import BLINDING, AuditReport, gradient_answer
+from ibrobust.evaluation.audit.report import BLINDING, AuditReport, Check, gradient_answer
 from ibrobust.evaluation.audit.robustness import Claim, is_it_real, share_kept
-from ibrobust.evaluation.audit.subject import FULL, QUICK, Subject
-from ibrobust.evaluation.guarded_model import guard
+from ibrobust.evaluation.audit.subject import FULL, QUICK, Effort, Subject
+from ibrobust.evaluation.guarded_model import GuardedModel, guard
 from ibrobust.evaluation.inputs import ArrayLike, check_batch_size, images_and_labels, unit_range
 from ibrobust.evaluation.model_state import evaluation_mode, model_device, model_reference
-from ibrobust.evaluation.pass_counter import counting_passes
+from ibrobust.evaluation.pass_counter import Cost, counting_passes
 from ibrobust.evaluation.predictions import count_classes, guessing_accuracy
 from ibrobust.evaluation.worst_case_attack.run import clean_draws
 from ibrobust.evaluation.worst_case_attack.search import AveragedDraws
@@ -139,38 +139,18 @@ def audit(
         num_classes = count_classes(guarded, points, targets)
         for attack in own:
             attack.check_fit(channels=points.shape[1], num_classes=num_classes)
-        first = spread_evenly(targets, batch_size).to(points.device)
-        some = points[first]
-        determinism = check_determinism(guarded, some)
-        target = guarded if determinism.passed else AveragedDraws(guarded, effort.draws)
-        every = torch.ones(len(points), dtype=torch.bool, device=points.device)
-        subject = Subject(
-            model=guarded,
-            target=target,
-            images=points,
-            labels=targets,
-            clean=every,
+        subject, checks = _examined(
+            guarded,
+            points,
+            targets,
             num_classes=num_classes,
             epsilon=epsilon,
             effort=effort,
             batch_size=batch_size,
             seed=seed,
         )
-        with clean_draws(subject.attack_seed):
-            clean = ~subject.wrong(every, points)
-        subject = replace(subject, clean=clean)
-        part = subject.part(subject.compared)
-        checks = [
-            determinism,
-            check_logits_not_probabilities(guarded, some),
-            check_batch_invariance(
-                target, some[spread_evenly(targets[first], 16).to(some.device)], stochastic=subject.stochastic
-            ),
-            check_grad_mode(guarded, some, stochastic=subject.stochastic),
-            check_clean_accuracy(subject),
-            check_epsilon_zero(part),
-        ]
         report("gradients")
+        part = subject.part(subject.compared)
         checks += [
             *check_gradients(part),
             *check_gradient_matches_differences(part),
@@ -184,35 +164,104 @@ def audit(
             with evaluation_mode(surrogate, seed=seed):
                 count_classes(other, points, targets)
                 runs = run_attacks_for_audit(subject, other, attacks=own, report=report)
-        if runs.draws and determinism.passed:
+        if runs.draws and checks[0].passed:  # the check of determinism
             seldom = (
                 "The worst-case attack found passes over the same images that differ; the passes of this check did not."
             )
-            checks[0] = replace(determinism, value=None, passed=False, meaning=seldom)
+            checks[0] = replace(checks[0], value=None, passed=False, meaning=seldom)
         checks += attack_checks(subject, runs)
         if told:
             told("done", STAGES + len(own), STAGES + len(own))
-    total, fgsm, left = len(points), int((clean & ~runs.fgsm).sum()), int((clean & ~runs.worst_case).sum())
-    claimed = claimed or Claim(fgsm / total, "FGSM", fgsm)
-    kept = share_kept(claimed, left, total)
-    chance = guessing_accuracy(targets, num_classes)
+    return _report(
+        subject,
+        runs,
+        checks,
+        claimed,
+        cost=counter(),
+        quick=quick,
+        surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
+    )
+
+
+def _examined(
+    model: GuardedModel,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    epsilon: float,
+    effort: Effort,
+    batch_size: int,
+    seed: int,
+) -> tuple[Subject, list[Check]]:
+    """Return what is audited, with the images that are right without an attack, and the checks of the model itself.
+
+    The first check, of determinism, decides whether the model is attacked through its average over draws.
+    """
+    first = spread_evenly(labels, batch_size).to(images.device)
+    some = images[first]
+    determinism = check_determinism(model, some)
+    target = model if determinism.passed else AveragedDraws(model, effort.draws)
+    every = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    subject = Subject(
+        model=model,
+        target=target,
+        images=images,
+        labels=labels,
+        clean=every,
+        num_classes=num_classes,
+        epsilon=epsilon,
+        effort=effort,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    with clean_draws(subject.attack_seed):
+        clean = ~subject.wrong(every, images)
+    subject = replace(subject, clean=clean)
+    few = some[spread_evenly(labels[first], 16).to(some.device)]
+    return subject, [
+        determinism,
+        check_logits_not_probabilities(model, some),
+        check_batch_invariance(target, few, stochastic=subject.stochastic),
+        check_grad_mode(model, some, stochastic=subject.stochastic),
+        check_clean_accuracy(subject),
+        check_epsilon_zero(subject.part(subject.compared)),
+    ]
+
+
+def _report(
+    subject: Subject,
+    runs: AttackRuns,
+    checks: list[Check],
+    claim: Claim | None,
+    *,
+    cost: Cost,
+    quick: bool,
+    surrogate: str | None,
+) -> AuditReport:
+    """Return both answers, and the numbers that they follow from."""
+    clean, total = subject.clean, len(subject.images)
+    fgsm, left = int((clean & ~runs.fgsm).sum()), int((clean & ~runs.worst_case).sum())
+    claim = claim or Claim(fgsm / total, "FGSM", fgsm)
+    kept = share_kept(claim, left, total)
+    chance = guessing_accuracy(subject.labels, subject.num_classes)
     upper_bound = runs.warned or any(check.passed is False and check.name in BLINDING for check in checks)
     return AuditReport(
         robustness=is_it_real(kept, left, total, chance=chance, upper_bound=upper_bound),
         gradient=gradient_answer(checks),
-        claim=claimed,
+        claim=claim,
         kept=kept,
         upper_bound=upper_bound,
         checks=tuple(checks),
-        epsilon=epsilon,
+        epsilon=subject.epsilon,
         n=total,
         clean_correct=int(clean.sum()),
         fgsm_correct=fgsm,
         worst_case_correct=left,
-        cost=counter(),
+        cost=cost,
         quick=quick,
-        seed=seed,
-        surrogate=None if surrogate is None else surrogate_name or type(surrogate).__name__,
+        seed=subject.seed,
+        surrogate=surrogate,
         attacks=tuple((label, int(broken.sum())) for label, broken in runs.given.items()),
         chance=chance,
     )
