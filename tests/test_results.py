@@ -462,7 +462,7 @@ def test_the_readme_counts_the_models_whose_gradient_misleads(tables):
 
     assert (
         f"at 4/255 the gradient of {misleading(4 / 255)} of the {len(of_kind)} `knn_ib` and `soft_ib` models misleads "
-        f"attacks (at 8/255, of {misleading(8 / 255)}; there" in text
+        f"attacks. (At 8/255 that of {misleading(8 / 255)} does; there" in text
     )
 
 

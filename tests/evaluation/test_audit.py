@@ -260,7 +260,7 @@ def test_the_page_counts_each_network_once_for_the_rate_of_false_alarms():
     table = page.partition("| honest models |")[2].partition("\n\n")[0]
     small = sum(map(int, re.findall(r"(\d+) seeds", table)))
     shipped = sum(len(re.findall("`", row)) // 2 for row in table.splitlines() if "seeds" not in row)
-    ((networks, percent),) = re.findall(r"each of the (\d+) networks, .*? is\s+below (\d+)%", page, re.DOTALL)
+    ((networks, percent),) = re.findall(r"audits of (\d+) networks\. .*? is\s+below (\d+)%", page, re.DOTALL)
     assert small + shipped == int(networks)
     assert int(percent) - 1 < 100 * interval(0, int(networks))[1] < int(percent)
 
@@ -283,9 +283,12 @@ def test_gradients_of_images_sorted_by_class_are_looked_at_for_all_classes(plain
 
 
 def test_a_report_names_its_surrogate(plain_model, robust_model, test_data):
-    assert quick_audit(plain_model, test_data).surrogate is None
+    alone = quick_audit(plain_model, test_data)
+    assert (alone.surrogate, alone.gradient) == (None, "honest")
+    assert alone.detail.endswith(" Without a surrogate, two checks of the gradient were not made.")
     report = quick_audit(plain_model, test_data, surrogate=robust_model, surrogate_name="the other one")
     assert report.surrogate == report.to_dict()["surrogate"] == "the other one"
+    assert "Without a surrogate" not in report.detail
 
 
 def test_a_surrogate_of_fewer_classes_is_refused(plain_model, test_data):

@@ -217,14 +217,17 @@ class AuditReport(Readable):
 
     @property
     def detail(self) -> str:
-        """The counts and the interval behind the headline, and what attacks of the caller's own added."""
+        """The counts and the interval behind the headline, what attacks of the caller's own added, and what is missing."""
+        missing = ""
+        if self.gradient == "honest" and self.surrogate is None:
+            missing = " Without a surrogate, two checks of the gradient were not made."
         own = "".join(f" {label} broke {count} images that all others had left." for label, count in self.attacks)
         share = f"{self.kept.share:.0%} of the claim (95% interval {self.kept.low:.0%} to {self.kept.high:.0%})"
         if self.claim.accuracy == 0.0:
             share = f"and so does {self.claim.source}: there is no claim to test"
         return (
             f"The worst case leaves {self._bound}{self.worst_case_correct} of {self.n} images, {share}; without an "
-            f"attack {percent(self.clean_accuracy)} are correct.{own}"
+            f"attack {percent(self.clean_accuracy)} are correct.{own}{missing}"
         )
 
     def _sentence(self) -> str:

@@ -81,7 +81,8 @@ def audit(
         claim: the robust accuracy in question: in (0, 1], or an attack's result at this epsilon; by default FGSM's on
             the same images.
         surrogate: another classifier of the same images, trained in the ordinary way; its adversarial images are tried
-            on the model, and are starting points.
+            on the model, and are starting points. Without one, two checks are not made, and some gradients that mislead
+            are called honest.
         surrogate_name: its name in the report; by default its class.
         attacks: your own attacks in L-infinity, as `run_attacks` takes them. Each runs on the
             images that are still unbroken. If the model draws random numbers, it runs on all images. All count in the
