@@ -101,7 +101,7 @@ def test_a_function_of_the_callers_own_takes_the_place_of_the_line(capsys, monke
     monkeypatch.setattr(live_line, "is_watched", lambda console: True)
     called = []
     sweep(progress=lambda *state: called.append(state))
-    worst_case(on_progress=lambda *state: called.append(state))
+    worst_case(progress=lambda *state: called.append(state))
     assert called[:3] == [(1, 2), (2, 2), ("untargeted", 2, 2)]
     assert capsys.readouterr().err == ""
 

@@ -91,7 +91,7 @@ def benchmark(
             name=model,
             state_path=state,
             log_path=log,
-            on_message=lambda line: status.update(escape(line)) if line else None,
+            progress=lambda line: status.update(escape(line)) if line else None,
         )
     try:  # files first, so that they exist even if printing fails
         if json_file:

@@ -227,7 +227,7 @@ class WorstCase(SurrogateAttack):
         """Return images, adversarial if a stage succeeded, and the warnings of `WorstCaseResult`."""
         import torch
 
-        result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images))
+        result = self.run(model, images, labels, epsilon=epsilon, seed=seed, batch_size=len(images), progress=False)
         nonfinite = torch.tensor(result.nonfinite_gradient, device=result.adversarial.device)
         return Found(result.adversarial, nonfinite, result.warnings)
 
@@ -245,7 +245,6 @@ class WorstCase(SurrogateAttack):
             norm=self.norm,
             surrogate=self.surrogate_model,
             escalate=self.escalate,
-            progress=False,
             **options,
         )
 

@@ -282,7 +282,7 @@ class _Run:
             epsilon=self.epsilon,
             seed=self.seed,
             batch_size=self.batch_size,
-            on_progress=lambda _, left, clean: self.show(len(self.labels) * (clean - left) // max(clean, 1)),
+            progress=lambda _, left, clean: self.show(len(self.labels) * (clean - left) // max(clean, 1)),
             **resumed,
         )
         self._give(result.adversarial)

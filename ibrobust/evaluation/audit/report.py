@@ -217,7 +217,7 @@ class AuditReport(Readable):
 
     @property
     def detail(self) -> str:
-        """The counts and the interval behind the headline, what attacks of the caller's own added, and what is missing."""
+        """The counts and the interval behind the headline, and what is missing or was added by the caller's attacks."""
         missing = ""
         if self.gradient == "honest" and self.surrogate is None:
             missing = " Without a surrogate, two checks of the gradient were not made."

@@ -51,8 +51,7 @@ def worst_case_attack(
     batch_size: int = 250,
     queries: int | None = None,
     escalate: bool = False,
-    progress: bool | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    progress: bool | Callable[[str, int, int], None] | None = None,
     log: AttackLog | None = None,
     key: Mapping[str, Any] | None = None,
 ) -> WorstCaseResult:
@@ -90,9 +89,9 @@ def worst_case_attack(
         queries: limit of Square's queries on all remaining images together, if gradients mislead; at least 100 per
             image are made. By default 2,000 per image.
         escalate: run AutoAttack on the remaining images.
-        progress: whether to show it; by default in a notebook or on a terminal, if there is no `on_progress`.
-        on_progress: called with (name of the stage, images that are left to attack, correct images without an attack)
-            at the start of each stage, and after each batch of AutoAttack.
+        progress: whether to show it; by default in a notebook or on a terminal. Or a function, called with (name of the
+            stage, images that are left to attack, correct images without an attack) at the start of each stage, and
+            after each batch of AutoAttack.
         log: the finished steps of an interrupted run with `escalate`, from `run_attacks` with a `state_path`: what the
             stages before AutoAttack found, and each batch of AutoAttack. It has to keep images.
         key: tells this run's steps from those of other runs in the log.
@@ -115,7 +114,7 @@ def worst_case_attack(
     points = unit_range(images, model_reference(guarded))
     targets = labels.to(model_device(guarded)).long()
     with ExitStack() as stack:
-        report = stack.enter_context(following(on_progress or progress, "worst case", _described))
+        report = stack.enter_context(following(progress, "worst case", _described))
         stack.enter_context(evaluation_mode(model, seed=seed))
         if surrogate is not None and other is not None:
             stack.enter_context(evaluation_mode(surrogate))

@@ -162,8 +162,7 @@ def benchmark(
     name: str | None = None,
     state_path: str | Path | None = None,
     log_path: str | Path | None = None,
-    progress: bool | None = None,
-    on_message: Callable[[str], None] | None = None,
+    progress: bool | Callable[[str], None] | None = None,
 ) -> BenchmarkResult:
     """Return the result of RobustBench's own `benchmark`: clean accuracy, and accuracy under AutoAttack.
 
@@ -182,9 +181,8 @@ def benchmark(
         name: for the record, of a module.
         state_path: file for the progress; an existing one is resumed.
         log_path: file to which AutoAttack's messages are appended.
-        progress: whether to show the last line of output; by default in a notebook or on a terminal, if there is no
-            `on_message`.
-        on_message: called with every line of output of RobustBench and AutoAttack.
+        progress: whether to show the last line of output; by default in a notebook or on a terminal. Or a function,
+            called with every line of output of RobustBench and AutoAttack.
 
     Raises:
         IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are missing.
@@ -211,7 +209,7 @@ def benchmark(
     dataset = BenchmarkDataset(timm_integration.dataset_of(len(images.class_names)))
     loaders = {dataset: lambda *_: (images.images, images.labels)}
     with (
-        following(on_message or progress, "AutoAttack", _described) as report,
+        following(progress, "AutoAttack", _described) as report,
         evaluation_mode(module),
         patch.dict(robustbench.data._clean_dataset_loaders, loaders),
         # Also in place of an installed `autoattack`, so that a model has one number.

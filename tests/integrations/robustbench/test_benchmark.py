@@ -240,7 +240,7 @@ def test_benchmark_equals_autoattack_run_by_hand(
         data_dir=digits_folder,
         batch_size=10,
         seed=1,
-        on_message=lines.append,
+        progress=lines.append,
     )
     test = load_dataset(str(digits_folder)).test.subset(10)
     images, labels = to_unit_range(test.images), test.labels
