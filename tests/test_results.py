@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import re
+import statistics
 from functools import partial
 from pathlib import Path
 
@@ -539,6 +540,34 @@ def test_the_means_in_l2_on_robustbenchs_images_are_those_of_the_records(tables)
         cases = [tables.worst_of(each, next(iter(each["decoders"])), 0.25, norm="L2") for each in of_seeds]
         mean = sum(sum(case.robust_correct) / 30 for case in cases)
         assert f"{mean:.1f}% for {shown}" in text
+
+
+def test_what_is_kept_in_l2_is_that_of_the_records(tables):
+    known, text = tables.read_records(), " ".join(_page("docs/results.md").split())
+    seeds = tables.seeds_of(known)
+
+    def kept(model: str, epsilon: float) -> tuple[str, float]:
+        cases = [tables.worst_of(of, tables.first_decoder(of), epsilon, norm="L2") for of in seeds[f"{model}-w16-s*"]]
+        shares = [case.robust_accuracy for case in cases]
+        is_bound = any(map(tables.is_bound, cases))
+        shown = per_cent(statistics.mean(shares), is_bound=is_bound)
+        return f"{'at most ' * is_bound}{shown}%", 100 * statistics.stdev(shares) / math.sqrt(3)
+
+    def of_all(epsilon: float) -> list[float]:
+        beginnings = ("knn_ib", "soft_ib", "ceb", "dib", "dvib")
+        models = [of for name, of in known.items() if name.startswith(beginnings)]
+        return [tables.worst_of(of, tables.first_decoder(of), epsilon, norm="L2").robust_accuracy for of in models]
+
+    means, errors = zip(*(kept(model, 0.25) for model in ("knn_ib-k50", "soft_ib", "cross_entropy")), strict=True)
+    assert (
+        "At 0.25, over three seeds, `knn_ib-k50` keeps {}, `soft_ib` {} and cross-entropy {}, each +- {:.1f} to {:.1f} "
+        "(one standard error over the seeds); all bottleneck models keep {} to {}%."
+    ).format(*means, min(errors), max(errors), *map(per_cent, (min(of_all(0.25)), max(of_all(0.25))))) in text
+    means, errors = zip(*(kept(model, 0.5) for model in ("knn_ib-k50", "soft_ib", "cross_entropy")), strict=True)
+    assert (
+        "At 0.5 they keep {} to at most {}%: over three seeds, `knn_ib-k50` {}, `soft_ib` {} and cross-entropy {}, "
+        "each +- {:.1f} to {:.1f}."
+    ).format(*map(per_cent, (min(of_all(0.5)), max(of_all(0.5)))), *means, min(errors), max(errors)) in text
 
 
 def test_the_leads_on_robustbenchs_images_are_those_of_the_records(tables):
