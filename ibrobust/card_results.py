@@ -215,8 +215,14 @@ def _later_audit(known: Record, new: Record) -> dict[str, Any]:
     """Return the new audit, if the known one is not stronger."""
     if known and not is_older_audit(known):
         _require_as_many(known.get("n", 0), new.get("n", 0), "an audit at this epsilon")
-        if new.get("quick") and not known.get("quick", True):
+        was_quick, is_quick = bool(known.get("quick", True)), bool(new.get("quick"))
+        if is_quick and not was_quick:
             raise WeakerResultError("The card already holds a full audit at this epsilon, which stays in it.")
+        if is_quick == was_quick and known.get("surrogate") and not new.get("surrogate"):
+            raise WeakerResultError(
+                f"The card already holds an audit with the surrogate {known['surrogate']} at this epsilon, which stays "
+                "in it; this one has no surrogate."
+            )
     return dict(new)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+AUTOCAST = ("cpu", "cuda")  # kinds of devices
 _lock = threading.Lock()
 _blocks = 0  # that are open, in all threads: the switches belong to the process
 _restore: Callable[[], None]
@@ -16,7 +17,7 @@ _restore: Callable[[], None]
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute convolutions and products of float32 matrices in float32 in the block.
+    """Compute convolutions and products of float32 matrices in float32 in the block, also within an autocast.
 
     On NVIDIA GPUs torch rounds the operands of convolutions to TF32 by default, and `set_float32_matmul_precision`
     allows the same, or bfloat16, for products of matrices. TF32 has 10 bits of mantissa: an image just across a
@@ -29,7 +30,11 @@ def full_precision() -> Iterator[None]:
             _restore = _switch_off()
         _blocks += 1
     try:
-        yield
+        with ExitStack() as stack:
+            for kind in AUTOCAST:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
     finally:
         with _lock:
             _blocks -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +21,11 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
     def load(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(modules[name]), name)
+        state = random.getstate()  # the imports of some packages draw from it
+        try:
+            return getattr(importlib.import_module(modules[name]), name)
+        finally:
+            random.setstate(state)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *modules})

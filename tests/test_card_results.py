@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ibrobust.card_results import strictest, with_result
-from ibrobust.records import WORST_CASE_VERSION
+from ibrobust.card_results import WeakerResultError, strictest, with_result
+from ibrobust.records import AUDIT_VERSION, WORST_CASE_VERSION
 
 PLACE = {"norm": "Linf", "epsilon": 8 / 255, "total": 100, "robust_accuracy": 0.1}
 EXACT = {**PLACE, "attack": "WorstCase", "attack_version": WORST_CASE_VERSION}
@@ -66,6 +66,15 @@ def test_a_repeat_that_breaks_fewer_of_the_same_images_does_not_weaken_the_bound
     before = {"attacks": {"head": {"results": [strong]}}}
     after = with_result(before, "attacks", "head", {"results": [weak]}, "mine")["attacks"]["head"]["results"]
     assert after == ([strong] if field == "robust_accuracy" else [strong, weak])
+
+
+def test_an_audit_without_a_surrogate_does_not_replace_one_with_a_surrogate():
+    audit = {"epsilon": 0.1, "n": 100, "quick": True, "audit_version": AUDIT_VERSION, "verdict": "not real, misleading"}
+    known = with_result({}, "audit", "head", {**audit, "surrogate": "other"}, "mine")
+    with pytest.raises(WeakerResultError, match="with the surrogate other .* this one has no surrogate"):
+        with_result(known, "audit", "head", {**audit, "surrogate": None}, "mine")
+    full = {**audit, "surrogate": None, "quick": False}
+    assert with_result(known, "audit", "head", full, "mine") == {"audit 0.1": {"head": full}}
 
 
 def test_a_sweep_over_the_epsilons_of_two_keeps_the_warnings_of_both():

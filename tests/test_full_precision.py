@@ -75,6 +75,16 @@ def test_a_precision_that_was_set_by_its_name_is_respected_as_well():
     subprocess.run([sys.executable, "-c", MIXED], check=True)
 
 
+def test_latents_do_not_depend_on_the_callers_autocast():
+    torch.manual_seed(0)
+    layer, images = nn.Linear(64, 8).requires_grad_(False), torch.rand(4, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encode_in_batches(layer, iter([images]))
+        assert torch.is_autocast_enabled("cpu")
+    assert found.dtype == torch.float32
+    assert torch.equal(found, encode_in_batches(layer, iter([images])))
+
+
 def test_latents_do_not_depend_on_what_is_allowed_for_products(products):
     torch.manual_seed(0)
     layer, images = nn.Linear(1024, 64).requires_grad_(False), torch.rand(64, 1024)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,3 +45,11 @@ def test_gpus_that_no_one_has_started_are_left_alone_and_later_get_the_callers_s
         torch.manual_seed(4)  # as APGD does
         raise ValueError
     assert seeds[-1] == 1
+
+
+def test_the_first_use_of_a_name_of_the_package_leaves_pythons_generator_alone():
+    # In a process of its own, where nothing was imported yet.
+    code = "import random, ibrobust; random.seed(1); ibrobust.fgsm_sweep; print(random.random())"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    random.seed(1)
+    assert float(found) == random.random()

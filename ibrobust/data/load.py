@@ -21,7 +21,9 @@ from ibrobust.live_line import following
 _OF_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "mnist": "MNIST"}
 
 
-def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: bool | Progress | None = None) -> Dataset:
+def load_dataset(
+    spec: str | Path, *, data_dir: str | Path | None = None, progress: bool | Progress | None = None
+) -> Dataset:
     """Return the data set of that name or path, as uint8 tensors on the CPU.
 
     Args:
@@ -47,6 +49,7 @@ def load_dataset(spec: str, *, data_dir: str | Path | None = None, progress: boo
         >>> ibrobust.load_dataset("digits:channels=1").train.images.shape
         torch.Size([1437, 1, 32, 32])
     """
+    spec = str(spec)
     check_exists(spec)
     name, options = read_name(spec)
     folder = expanded(data_dir) if data_dir is not None else default_data_dir()

@@ -51,6 +51,6 @@ def warn_of_mistakes(model: GuardedModel, images: Tensor, labels: Tensor, *, bat
     if probability_flags(outputs):
         warnings.warn(
             "The model's outputs are probabilities, which make attacks that follow the gradient weaker: remove the "
-            "softmax, so that the model gives logits.",
+            "softmax or sigmoid at its end, so that it gives logits.",
             stacklevel=3,
         )

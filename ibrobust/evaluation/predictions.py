@@ -16,11 +16,19 @@ def guessing_accuracy(labels: Tensor, num_classes: int) -> float:
     return max(float(labels.bincount().max()) / len(labels), 1.0 / num_classes)
 
 
+FEWEST_SINGLE = 8  # images: the logits of fewer may all be in [0, 1]
+
+
 def is_distribution(outputs: Tensor) -> Tensor:
     """Return (B,) bool: the outputs (B, K) are numbers in [0, 1] that sum to 1, so probabilities and no logits.
 
-    Those of a model in half precision sum to 1 only up to its rounding, also after they were made float32.
+    Those of a model in half precision sum to 1 only up to its rounding, also after they were made float32. A single
+    probability that was taken for a logit stands beside a logit of 0, see `two_logits`: it is in [0, 1] for all images.
     """
+    if outputs.shape[1] == 2 and len(outputs) >= FEWEST_SINGLE:
+        zero, single = outputs.T
+        if bool((zero == 0).all() & (single >= 0).all() & (single <= 1).all()):
+            return torch.ones_like(zero, dtype=torch.bool)
     halves = (dtype for dtype in (torch.float16, torch.bfloat16) if torch.equal(outputs, outputs.to(dtype).to(outputs)))
     rounding = max([1e-4, *(4 * torch.finfo(dtype).eps for dtype in halves)])
     return ((outputs >= 0) & (outputs <= 1 + rounding)).all(dim=1) & ((outputs.sum(dim=1) - 1).abs() < rounding)

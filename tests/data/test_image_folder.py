@@ -34,7 +34,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_pixels_labels_and_classes_are_those_of_the_files(tree):
-    data = load_dataset(str(tree))
+    data = load_dataset(tree)
     assert data.class_names == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     expected = torch.from_numpy(np.array(Image.open(tree / "test" / "dog" / "1.png"))).permute(2, 0, 1)

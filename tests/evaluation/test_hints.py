@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ibrobust import fgsm_sweep, run_attacks
+from ibrobust import fgsm_sweep, run_attacks, two_logits
 from ibrobust.evaluation.predictions import PROBABILITIES, is_distribution
 
 GUESSES = "which is not better than guessing one of 10 classes"
@@ -48,6 +48,29 @@ def test_outputs_that_are_probabilities(evaluate, plain_model, test_data):
     model = nn.Sequential(plain_model, nn.Softmax(dim=1))
     with pytest.warns(UserWarning, match="outputs are probabilities.*remove the softmax"):
         evaluate(model, test_data[0][:5], test_data[1][:5])
+
+
+class _OneOutput(nn.Module):
+    """The likelier of two halves of the classes, as one number."""
+
+    def __init__(self, model: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.model, self.last = model, last
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return self.last(logits[:, 5:].amax(dim=1) - logits[:, :5].amax(dim=1))
+
+
+@pytest.mark.parametrize(("last", "warns"), [(nn.Sigmoid(), True), (nn.Tanh(), False)])
+def test_a_single_probability_that_was_taken_for_a_logit(last, warns, plain_model, test_data):
+    model = two_logits(_OneOutput(plain_model, last))
+    images, labels = test_data[0][:60], (test_data[1][:60] >= 5).long()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        (result,) = run_attacks(model, images, labels, attacks="PGD:steps=2", epsilons=0.05)
+    assert any("remove the softmax or sigmoid" in str(warning.message) for warning in found) is warns
+    assert (PROBABILITIES in result.flags) is result.upper_bound is warns
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
