@@ -107,6 +107,11 @@ def check_exists(spec: str) -> None:
     name, options = read_name(spec)
     known = _is_known(name)
     if not known and not expanded(name).exists():
+        if re.search(r":\w+=", name):
+            raise IbrobustError(
+                f"The data set {spec!r} has options after two colons: write them after one, with commas between them, "
+                "as in NAME:size=64,channels=3."
+            )
         # A path has no similar name.
         similar = NAMED_DATASETS if Path(name).name == name else ()
         raise IbrobustError(

@@ -34,6 +34,11 @@ def test_a_name_and_its_options(spec, name, options):
     assert read_name(spec) == (name, options)
 
 
+def test_options_after_two_colons_are_told_where_they_belong():
+    with pytest.raises(IbrobustError, match="options after two colons: .* as in NAME:size=64,channels=3"):
+        check_exists("pets:size=64:channels=3")
+
+
 def test_a_path_that_exists_has_no_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pets:test=val").mkdir()
