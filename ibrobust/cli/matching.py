@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ibrobust.data import Dataset
-from ibrobust.data.names import attacked_split, lasting_name, read_name, training_splits
+from ibrobust.data.names import NO_TRAINING, attacked_split, lasting_name, read_name, training_splits
 from ibrobust.registry import list_models
 from ibrobust.registry.card import ModelCard
 from ibrobust.registry.catalog import readable_cards
@@ -51,11 +51,14 @@ def training_images(card: ModelCard, *, name: str, source: str | None, fingerpri
     if fingerprint is None:
         return None
     split = attacked_split(source)
-    if source is None or split is None:
-        return f"other images of {name}"
-    own = training_splits(card.images)
     # Options such as size, or config of the Hub, make other images of the same split.
-    if _without_halves(source) == _without_halves(lasting_name(card.images)):
+    is_same = source is not None and _without_halves(source) == _without_halves(lasting_name(card.images))
+    if source is None or split is None:
+        # A fingerprint is of both halves, so that of the test images alone tells nothing.
+        is_alone = is_same and source is not None and read_name(source)[1].get("train") == NO_TRAINING
+        return f"{'' if is_alone else 'other '}images of {name}"
+    own = training_splits(card.images)
+    if is_same:
         if split in own:
             return "these images"
         if own and not any(split in half or half in split for half in own):  # trainval holds train

@@ -94,6 +94,11 @@ def test_the_same_images_under_another_name_are_those_of_the_training(run, halve
     assert "trained on" not in said
 
 
+def test_the_test_images_alone_are_not_called_other_images(run, halves):
+    said = run("attack", "whole", "--dataset", f"{halves}:train=none", "--eps", "2/255").stdout
+    assert "trained on images of halves" in " ".join(said.split())
+
+
 def test_the_accuracy_after_a_training_names_the_scored_split(run, halves):
     options = ("--objective", "cross_entropy", "--width", "1", "--epochs", "1", "--batch-size", "3")
     finished = run("train", "--dataset", f"{halves}:test=val", *options, "--name", "small")
