@@ -153,12 +153,20 @@ def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, home: Pat
         assert list(rb.register()) == [registered]
 
 
-def test_names_that_timm_cannot_tell_apart_are_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+def test_names_that_timm_cannot_tell_apart_are_not_offered(registered: str, digits_classifier: ImageClassifier) -> None:
     for name in ("same-name", "same_name"):
         register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    with pytest.warns(UserWarning, match="'same.name' is not offered to timm: timm cannot tell it from") as warned:
+        assert list(rb.register()) == [registered]
+    assert len(warned) == 2
+
+
+def test_a_twin_that_was_made_after_registration_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+    register_model("late-name", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     rb.register()
-    with pytest.raises(IbrobustError, match="stands for both same-name and same_name"):
-        robustbench.load_model("same_name")
+    register_model("late_name", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    with pytest.raises(IbrobustError, match="stands for both late-name and late_name"):
+        robustbench.load_model("late_name")
 
 
 def test_another_number_of_classes_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
@@ -183,6 +191,12 @@ def test_timm_options_that_mean_nothing_are_refused(registered: str, options: di
     rb.register()
     with pytest.raises(IbrobustError, match=message):
         timm.create_model("digits_net_b0.03_cifar10_linf", **options)
+
+
+def test_an_option_of_timm_without_a_value_is_none(registered: str) -> None:
+    rb.register()
+    create = timm.models.model_entrypoint("digits_net_b0")
+    assert isinstance(create(pretrained=True, pretrained_cfg="03_cifar10_linf", cache_dir=None), ImageClassifier)
 
 
 def test_a_module_in_training_mode_is_benchmarked_as_it_is(digits_folder: Path) -> None:
