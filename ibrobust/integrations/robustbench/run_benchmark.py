@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
 from ibrobust.evaluation.inputs import check_batch_size
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.function_names import short_reason
 from ibrobust.home import expanded
 from ibrobust.integrations.external_models import UnitRangeInput
 from ibrobust.integrations.references import is_reference, no_such_zoo_model
@@ -310,8 +312,28 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
 
 
 def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:
-    """Return the model from RobustBench's `load_model`, which downloads weights that are missing in `folder`."""
-    with imported_quietly():
+    """Return the model from RobustBench's `load_model`, which downloads weights that are missing in `folder`.
+
+    Raises:
+        IbrobustError: the weights are missing and cannot be downloaded.
+    """
+    download = robustbench.utils.download_gdrive_new
+
+    def whole(gdrive_id: str, target: str | Path) -> None:
+        """Download a file completely or not at all: a part of it would be taken for the weights next time."""
+        target = Path(target)
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+                download(gdrive_id, Path(temporary) / target.name)
+                (Path(temporary) / target.name).replace(target)
+        # gdown and requests raise many types of errors: offline, over quota.
+        except Exception as error:
+            raise IbrobustError(
+                f"The weights of robustbench:{name} are not in {str(target)!r} and could not be downloaded "
+                f"({short_reason(error)}): check the network, or put the file there."
+            ) from error
+
+    with imported_quietly(), patch.object(robustbench.utils, "download_gdrive_new", whole):
         model: nn.Module = robustbench.utils.load_model(
             name, model_dir=folder, dataset=dataset, threat_model=threat_model
         )
