@@ -94,7 +94,7 @@ def benchmark_images(
         )
     if len(images.class_names) not in (10, 100):
         raise IbrobustError(
-            f"{images.source} has {len(images.class_names)} classes, but this command supports 10 or "
+            f"{images.source} has {len(images.class_names)} classes, but the benchmark supports 10 or "
             "100: use ibrobust attack."
         )
     return images
@@ -110,7 +110,7 @@ def _is_image_folder(folder: Path) -> bool:
     if any((folder / name).is_dir() for name in (*TRAIN_FOLDERS, *TEST_FOLDERS)):
         return True
     if found and found.isdisjoint(LEFT_BY_DOWNLOADS):
-        raise IbrobustError(f"{str(folder)!r} holds other files: {REMEDY}.")
+        raise IbrobustError(f"{str(folder)!r} holds neither test images by class nor a data set: {REMEDY}.")
     return False
 
 
