@@ -91,7 +91,7 @@ class BenchmarkResult(Readable):
     hardware: str
     versions: dict[str, str]
     dataset_fingerprint: str
-    first_images: bool
+    first_images: bool = False
 
     @property
     def clean_accuracy(self) -> float:

@@ -334,7 +334,6 @@ def test_a_repeat_does_not_replace_a_stronger_result(registered: str) -> None:
         hardware="CPU",
         versions={},
         dataset_fingerprint=model_card(registered).dataset.fingerprint,
-        first_images=False,
     )
     stored = []
     for seed, left in ((0, 20), (1, 35), (2, 20), (3, 10)):
