@@ -16,7 +16,6 @@ from ibrobust.records import WORST_CASE_OF, is_older_attack, is_older_audit, is_
 Record = Mapping[str, Any]
 KINDS = ("fgsm", "attacks", "audit")
 BENCHMARK = "robustbench"  # begins the keys of RobustBench's benchmark
-CIFAR10_TEST = 10_000  # images
 # What tells the results of attacks apart.
 _PLACE = ("attack", "norm", "epsilon", "total")
 
@@ -62,11 +61,9 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str) -> Itera
         yield from ({**_possible(result), **elsewhere} for result in record.get("results", ()))
     for key, record in evaluations.items():
         if key.startswith(f"{BENCHMARK} {decoder} ") and isinstance(record, Mapping):
-            # CIFAR-10's own files, as RobustBench reads them, have no fingerprint; of them it takes the first images,
-            # also where an earlier record does not say so. All other evaluations take evenly spaced ones.
-            fingerprint = record.get("dataset_fingerprint")
-            are_first = record.get("first_images") or (fingerprint is None and record["total"] < CIFAR10_TEST)
-            first = f", the first {record['total']:,} images" if are_first else ""
+            # All other evaluations take evenly spaced images.
+            first = f", the first {record['total']:,} images" if record.get("first_images") else ""
+            is_of_own = record.get("dataset_fingerprint") == own and not first
             numbers = {field: record[field] for field in ("epsilon", "total", "clean_accuracy", "robust_accuracy")}
             yield {
                 "attack": "AutoAttack",
@@ -74,7 +71,7 @@ def attacked_in(evaluations: Mapping[str, Any], decoder: str, own: str) -> Itera
                 **_possible(numbers),
                 "accuracy_under_attack": record["robust_accuracy"],
                 "upper_bound": bool(record.get("flags")),
-                **({} if fingerprint == own and not first else {"dataset": f"{record['dataset']}{first}"}),
+                **({} if is_of_own else {"dataset": f"{record['dataset']}{first}"}),
             }
 
 
@@ -116,7 +113,7 @@ def with_result(
 
     Args:
         evaluations: of the card.
-        kind: of the result: one of `KINDS`, or another, whose result replaces the earlier one.
+        kind: of the result: one of `KINDS`, or `BENCHMARK`.
         decoder: that was evaluated.
         record: the result.
         own: fingerprint of the card's own images.
@@ -124,6 +121,9 @@ def with_result(
     Raises:
         WeakerResultError: the card holds a stronger one in its place.
     """
+    if kind == BENCHMARK:
+        key = benchmark_key(evaluations, decoder, record, own)
+        return {**evaluations, key: _stronger_benchmark(evaluations.get(key), record)}
     key = _key(evaluations, kind, record, own)
     records = evaluations.get(key)
     records = records if isinstance(records, Mapping) else {}
@@ -141,6 +141,19 @@ def _key(evaluations: Mapping[str, Any], kind: str, record: Record, own: str) ->
     epsilon = record.get("epsilon")
     key = f"{kind} {epsilon:.6g}" if kind == "audit" and isinstance(epsilon, int | float) else kind
     return key if is_own(record, own) else key_on_images(evaluations, key, record)
+
+
+def benchmark_key(evaluations: Mapping[str, Any], decoder: str, record: Record, own: str) -> str:
+    """Return the key of a result of RobustBench's benchmark in a card.
+
+    Args:
+        evaluations: of the card.
+        decoder: that was attacked.
+        record: the result.
+        own: fingerprint of the card's own images.
+    """
+    key = f"{BENCHMARK} {decoder} {record['threat_model']} {record['epsilon']:.6g} {record['total']}"
+    return key if record.get("dataset_fingerprint") == own else key_on_images(evaluations, key, record)
 
 
 def key_on_images(evaluations: Mapping[str, Any], key: str, record: Record) -> str:
@@ -190,6 +203,16 @@ def _merged_attacks(known: Record, new: Record) -> dict[str, Any]:
         if _place(result) not in measured and not any(_is_over(result, each) for each in replaced)
     ]
     return {**new, "results": [*kept, *stronger]}
+
+
+def _stronger_benchmark(known: Any, new: Record) -> dict[str, Any]:
+    """Return the result that leaves fewer images; the new one if both leave as many, or on other images."""
+    same = isinstance(known, Mapping) and all(
+        known.get(field) == new.get(field) for field in ("total", "dataset_fingerprint", "first_images")
+    )
+    left = known.get("robust_correct") if same else None
+    is_stronger = isinstance(left, int) and 0 <= left < new["robust_correct"]
+    return dict(known if is_stronger else new)
 
 
 def _is_over(case: Record, result: Record) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[str, typer.Argument(help="Stored model, or robustbench:NAME, timm:NAME, module:function.")],
+    model: Annotated[str, typer.Argument(help="Stored, robustbench:NAME or module:function; of 10 or 100 classes.")],
     eps: Annotated[str, typer.Option(help="Epsilon, as 8/255 or a decimal in [0, 1]. In L2 also above 1.")] = ("8/255"),
     n_examples: Annotated[int, typer.Option(min=1, help="Number of test images.")] = 1000,
     threat_model: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
@@ -25,7 +25,7 @@ def benchmark(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with cifar-10-batches-py, or an image folder with test/<class>/*. "
+            help="Folder with cifar-10-batches-py or cifar-100-python, or an image folder with test/<class>/*. "
             "By default the model's own data."
         ),
     ] = None,

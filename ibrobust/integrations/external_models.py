@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from ibrobust.evaluation.predictions import check_logits
 from ibrobust.function_names import function_by_name, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
-from ibrobust.integrations.robustbench.environment import adapt_timm
+from ibrobust.integrations.robustbench.environment import adapt_robustbench, adapt_timm
 from ibrobust.models import Normalized
 from ibrobust.suggestions import a_type, no_such_model
 
@@ -137,8 +138,6 @@ def _load_robustbench(name: str) -> nn.Module:
 
     dataset, threat_model, name = robustbench.find_zoo_model(name)
     folder = robustbench_models_dir()
-    files = folder / dataset / threat_model
-    before = set(files.glob(f"{name}*")) if files.is_dir() else set()
     output = io.StringIO()
     try:
         # Older versions of torch unpickle any file by default.
@@ -150,23 +149,26 @@ def _load_robustbench(name: str) -> nn.Module:
             return robustbench.load_zoo_model(name, folder, dataset, threat_model)
     except IbrobustError:
         raise
-    # gdown, requests and torch raise many types of errors: offline, over quota, damaged file.
+    # torch raises many types of errors for a damaged file.
     except Exception as error:
-        for file in set(files.glob(f"{name}*")) - before:
-            file.unlink()  # the rest of a broken download would be taken for the weights next time
-        where = f"{files / name}.pt"
-        if before:
+        file = folder / dataset / threat_model / f"{name}.pt"
+        where = str(file if file.exists() else f"{file}_m*.pt")  # of a model that is several
+        if "Unsupported global" in str(error):
             raise IbrobustError(
-                f"The weights in {where!r} cannot be loaded ({short_reason(error)}): replace them."
+                f"The weights in {where!r} hold Python objects, which ibrobust does not unpickle, since they may run "
+                "code: if you trust the file, load the model in a function of your own and give module:function."
             ) from error
         raise IbrobustError(
-            f"The weights of robustbench:{name} are not in {where!r} and could not be downloaded "
-            f"({short_reason(error)}): check the network, or put the file there."
+            f"The weights in {where!r} cannot be loaded ({short_reason(error)}): remove the file, so that it is "
+            "downloaded again, or replace it."
         ) from error
 
 
 def _call_function(module_name: str, function_name: str) -> nn.Module:
     reference = f"{module_name}:{function_name}"
+    # The function may import RobustBench. An autoattack in the current folder takes precedence.
+    with patch.object(sys, "path", [*sys.path, str(Path.cwd())]), contextlib.suppress(IbrobustError):
+        adapt_robustbench()
     function = function_by_name(reference, f"The model {reference!r}", forms=FORMS)
     try:
         model = function()

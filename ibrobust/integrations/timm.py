@@ -33,7 +33,11 @@ _MODULE = "ibrobust.integrations.timm.models"
 
 def timm_name(name: str, dataset: str, threat_model: str) -> str:
     """Return the model's name in RobustBench's request to timm: lower case, with ``_`` for ``-``."""
-    return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model}".lower()
+    return f"{_plain(name)}_{dataset}_{threat_model}".lower()
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def dataset_of(num_classes: int) -> str:
@@ -47,15 +51,19 @@ def dataset_of(num_classes: int) -> str:
 def register(*, reserved: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Offer all registered models to `timm.create_model(..., pretrained=True)`; return model -> timm names.
 
-    A model that cannot be offered is left out with a warning: its card is damaged, or it would hide one of
-    timm's own models. Nothing is loaded yet. Call it again after training.
+    A model that cannot be offered is left out with a warning: its card is damaged, it would hide one of timm's own
+    models, or another one has the same name in timm, as ``my-net`` and ``my_net`` have; then both are left out. Nothing
+    is loaded yet. Call it again after training.
 
     Args:
         reserved: timm names that must not be taken.
     """
     offered = {}
-    for name in list_models():
+    stored = list_models()
+    for name in stored:
         try:
+            if twins := [other for other in stored if other != name and _plain(other) == _plain(name)]:
+                raise IbrobustError(f"timm cannot tell it from {twins[0]!r}: rename one of them.")
             dataset = dataset_of(len(model_card(name).dataset.class_names))
             names = tuple(timm_name(name, dataset, threat_model) for threat_model in THREAT_MODELS)
             if not set(names).isdisjoint(reserved):
@@ -90,7 +98,9 @@ def _factory(architecture: str) -> Callable[..., nn.Module]:
         full_name = f"{architecture}.{pretrained_cfg}" if isinstance(pretrained_cfg, str) else architecture
         if not pretrained:
             raise IbrobustError(f"{full_name!r} is a trained model: create it with pretrained=True.")
-        given = [*options, *(["pretrained_cfg_overlay"] if pretrained_cfg_overlay else [])]
+        # timm always passes some of its options, as cache_dir=None.
+        options["pretrained_cfg_overlay"] = pretrained_cfg_overlay or None
+        given = [option for option, value in options.items() if value is not None]
         if given:
             raise IbrobustError(f"{full_name!r} is a trained model: leave out the option {given[0]!r}.")
         return _load(full_name, num_classes)

@@ -45,6 +45,10 @@ def test_an_outside_model_is_not_looked_for_in_the_registry(
     assert done.stderr.strip() == ""
 
 
+def test_the_help_offers_only_models_that_are_accepted() -> None:
+    assert "timm:NAME" not in invoke("--help").stdout  # they have 1,000 classes
+
+
 def test_messages_are_not_appended_to_a_file_of_another_kind(tmp_path: Path) -> None:
     module = tmp_path / "net.py"
     module.write_text("here\n")

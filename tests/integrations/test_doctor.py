@@ -134,10 +134,22 @@ def test_a_damaged_card_is_noted(registered: str, home: Path) -> None:
     assert "ibrobust show broken" in found.remedy
 
 
-def test_cifar10_that_is_there_is_found(home: Path) -> None:
-    (home / "data" / "cifar-10-batches-py").mkdir(parents=True)
-    found = quick.check_data()
-    assert (found.status, str(home) in found.detail) == ("ok", True)
+@pytest.mark.parametrize(("name", "place"), [("cifar10", "cifar-10-batches-py"), ("cifar10-jpeg", "cifar10-jpeg")])
+def test_a_data_set_that_is_there_is_found(name: str, place: str, home: Path) -> None:
+    folder = home / "data" / place
+    folder.mkdir(parents=True)
+    assert quick.check_data().status == "note"  # it is empty
+    (folder / "a_file").write_bytes(b"")
+    assert quick.check_data() == Check("data", "ok", f"digits (embedded); {name} in {home / 'data'}")
+
+
+def test_a_folder_that_no_command_reads_by_default_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/cifar-10-batches-py").mkdir(parents=True)
+    Path("data/cifar-10-batches-py/test_batch").write_bytes(b"")
+    assert quick.check_data().status == "note"
 
 
 def test_the_checks_leave_random_numbers_alone() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +59,28 @@ def test_a_function_of_the_current_folder(my_models: Path) -> None:
     model = load_reference("my_models:network", image_size=(32, 32), num_classes=10)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
     assert not model.training
+
+
+@pytest.fixture
+def no_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules as in a new process, where nothing stands in for RobustBench's missing autoattack yet."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "autoattack"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_module_that_imports_robustbench_finds_what_it_needs(my_models: Path, no_stand_ins: None) -> None:
+    (my_models / "zoo_models.py").write_text("import autoattack.state\nfrom my_models import network\n")
+    load_reference("zoo_models:network")
+
+
+def test_an_autoattack_of_the_current_folder_is_not_hidden(
+    my_models: Path, no_stand_ins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "autoattack", None)  # forgotten after the test
+    monkeypatch.delitem(sys.modules, "autoattack")
+    (my_models / "autoattack.py").write_text("mine = True\n")
+    (my_models / "mine_models.py").write_text("from autoattack import mine\nfrom my_models import network\n")
+    load_reference("mine_models:network")
 
 
 def test_a_model_in_half_precision_gets_images_of_its_precision(my_models: Path) -> None:
@@ -207,6 +231,38 @@ def test_damaged_zoo_weights_are_named_and_kept(no_download: None, home: Path) -
     assert file.read_bytes() == b"not a checkpoint"
 
 
+def test_a_download_leaves_the_files_of_other_models(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = home / "robustbench" / "cifar10" / "Linf"
+    other = folder / f"{SMALL_ZOO_MODEL}_R18.pt"
+
+    def offline(gdrive_id: str, file: Path) -> None:
+        other.write_bytes(b"of another process")
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(robustbench.utils, "download_gdrive_new", offline)
+    with pytest.raises(IbrobustError, match="could not be downloaded"):
+        load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
+    assert list(folder.iterdir()) == [other]
+
+
+def test_the_weights_of_another_model_are_not_named_as_damaged(no_download: None, home: Path) -> None:
+    file = home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}_R18.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"of another model")
+    with pytest.raises(IbrobustError, match="could not be downloaded"):
+        load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
+
+
+def test_downloaded_weights_with_python_objects_are_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(gdrive_id: str, file: Path) -> None:
+        torch.save({"state_dict": {}, "args": SimpleNamespace(lr=0.1)}, file)
+
+    monkeypatch.setattr(robustbench.utils, "download_gdrive_new", download)
+    with pytest.raises(IbrobustError, match=r"Wong2020Fast.pt' hold Python objects, which ibrobust does not unpickle"):
+        load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
+    assert [file.name for file in home.rglob("*.pt")] == [f"{SMALL_ZOO_MODEL}.pt"]
+
+
 class Planted:
     """Unpickling this makes a file."""
 
@@ -221,7 +277,7 @@ def test_code_in_zoo_weights_is_not_run(no_download: None, home: Path) -> None:
     file = home / "robustbench" / "cifar10" / "Linf" / f"{SMALL_ZOO_MODEL}.pt"
     file.parent.mkdir(parents=True)
     torch.save({"state_dict": Planted(home / "planted")}, file)
-    with pytest.raises(IbrobustError, match="cannot be loaded"):
+    with pytest.raises(IbrobustError, match="hold Python objects"):
         load_reference(f"robustbench:{SMALL_ZOO_MODEL}")
     assert not (home / "planted").exists()
 

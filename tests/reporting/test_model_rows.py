@@ -266,17 +266,6 @@ def test_a_result_by_older_rules_counts_only_if_there_is_no_other() -> None:
     assert (row.worst_case, row.upper_bound) == (0.0, True)
 
 
-@pytest.mark.parametrize(
-    ("total", "shown"), [(1000, "AutoAttack on cifar10, the first 1,000 images"), (10000, "AutoAttack on cifar10")]
-)
-def test_an_earlier_record_of_cifar10s_own_files_is_of_the_first_images(total: int, shown: str) -> None:
-    one = card()
-    record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": total, "dataset": "cifar10"}
-    record |= {"clean_accuracy": 1.0, "robust_accuracy": 0.1, "dataset_fingerprint": None, "first_images": False}
-    one.evaluations["robustbench head Linf 0.0313725"] = record
-    assert [line.attack for line in withstood(one)] == [shown]
-
-
 def test_the_first_images_are_not_the_evenly_spaced_ones() -> None:
     one = card(attacked("WorstCase"))
     record = {"decoder": "head", "threat_model": "Linf", "epsilon": EPSILON, "total": 4, "dataset": "cifar10"}

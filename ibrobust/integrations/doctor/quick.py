@@ -20,6 +20,9 @@ MOST_PINS = 3
 OLDEST_PYTHON = (3, 10)
 NEEDED_BYTES = 2**30
 
+# Of the data sets of the shipped recipes and models.
+DATA_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar10-jpeg": "cifar10-jpeg"}
+
 
 def check_python() -> Check:
     """Python's version."""
@@ -93,13 +96,17 @@ def check_pins() -> Check:
 
 
 def check_data() -> Check:
-    """The data sets that are available without a download."""
-    folders = [data_dir(), Path("data").absolute()]
-    found = [folder for folder in folders if (folder / "cifar-10-batches-py").is_dir()]
-    if found:
-        return Check("data", "ok", f"digits (embedded), CIFAR-10 in {found[0]}")
-    detail = f"digits (embedded); no CIFAR-10 in {' or '.join(map(str, folders))}, so it would be downloaded"
-    return Check("data", "note", detail)
+    """The data sets that are available without a download, where every command looks for them by default."""
+    folder = data_dir()
+    there = [name for name, place in DATA_FOLDERS.items() if _holds_files(folder / place)]
+    if there:
+        return Check("data", "ok", f"digits (embedded); {' and '.join(there)} in {folder}")
+    missing = " nor ".join(DATA_FOLDERS)
+    return Check("data", "note", f"digits (embedded); neither {missing} in {folder}, so they would be downloaded")
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def check_models() -> Check:

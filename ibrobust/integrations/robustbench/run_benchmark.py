@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,22 +21,26 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ibrobust.card_results import BENCHMARK, key_on_images
+from ibrobust.card_results import BENCHMARK, benchmark_key
 from ibrobust.epsilon import format_epsilon, read_radius
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.guarded_model import LibraryModel, guard
+from ibrobust.evaluation.inputs import check_batch_size
 from ibrobust.evaluation.model_state import evaluation_mode, model_device
+from ibrobust.function_names import short_reason
 from ibrobust.home import expanded
-from ibrobust.integrations.references import no_such_zoo_model
+from ibrobust.integrations.external_models import UnitRangeInput
+from ibrobust.integrations.references import is_reference, no_such_zoo_model
 from ibrobust.integrations.robustbench.environment import adapt_robustbench, imported_quietly
 from ibrobust.integrations.robustbench.images import BenchmarkImages, benchmark_images
 from ibrobust.live_line import LiveLine, following
 from ibrobust.readable import Readable, percent
-from ibrobust.registry import ModelCard, load_model, model_card, update_metrics
+from ibrobust.registry import ModelCard, add_evaluations, load_model, model_card
 from ibrobust.registry.provenance import hardware, library_versions
+from ibrobust.seeds import check_seed, whole_number
 
 adapt_robustbench()
 
@@ -58,7 +63,7 @@ class BenchmarkResult(Readable):
         model: its name, or its class for a module that was given without one.
         decoder: of a registered model.
         dataset: of the images.
-        dataset_fingerprint: of it; None for CIFAR-10's own files, as RobustBench reads them.
+        dataset_fingerprint: of it.
         first_images: whether the images are the first of it, and not evenly spaced.
         threat_model: ``Linf`` or ``L2``.
         epsilon: radius in [0, 1] pixel scale.
@@ -85,7 +90,7 @@ class BenchmarkResult(Readable):
     flags: tuple[str, ...]
     hardware: str
     versions: dict[str, str]
-    dataset_fingerprint: str | None = None
+    dataset_fingerprint: str
     first_images: bool = False
 
     @property
@@ -167,13 +172,15 @@ def benchmark(
     """Return the result of RobustBench's own `benchmark`: clean accuracy, and accuracy under AutoAttack.
 
     Args:
-        model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+        model: name of a registered model, or a module: images (B, 3, H, W) in [0, 1] -> logits (B, C), with C of 10
+            or 100.
         eps: epsilon, in [0, 1] pixel scale.
         n_examples: number of test images: the first of CIFAR-10 and CIFAR-100, as RobustBench takes them, or evenly
             spaced ones of an image folder, which is sorted by class. All by default.
         threat_model: ``Linf`` or ``L2``.
-        data_dir: folder with CIFAR-10 in RobustBench's layout (it holds ``cifar-10-batches-py``), or an image
-            folder ``train/<class>/*``, ``test/<class>/*``. By default the model's own data set.
+        data_dir: folder with CIFAR-10 or CIFAR-100 in RobustBench's layout (it holds ``cifar-10-batches-py`` or
+            ``cifar-100-python``), or an image folder ``train/<class>/*``, ``test/<class>/*``. By default the model's
+            own data set, and for a module CIFAR-10 or CIFAR-100, by its number of classes.
         batch_size: of the attacks.
         device: by default that of the model, and the CPU for a name.
         seed: of the attacks; RobustBench itself uses the time.
@@ -185,20 +192,28 @@ def benchmark(
             called with every line of output of RobustBench and AutoAttack.
 
     Raises:
-        IbrobustError: epsilon, threat model, number of images or data do not fit, or the images are missing.
+        IbrobustError: the model, epsilon, threat model, data or a number do not fit, or the images are missing.
     """
     if threat_model not in NORMS:
         raise IbrobustError(f"The threat model {threat_model!r} is unknown: choose one of {', '.join(NORMS)}.")
     if decoder is not None and not isinstance(model, str):
         raise IbrobustError(f"A module has no choice of decoders: leave `decoder` {decoder!r} out.")
     eps = read_radius(eps, norm=threat_model)
-    if n_examples is not None and n_examples < 1:
-        raise IbrobustError(f"n_examples is {n_examples}: give a whole number of at least 1.")
+    batch_size, seed = check_batch_size(batch_size), check_seed(seed)
+    if n_examples is not None:
+        n_examples = _number_of_images(n_examples)
+    if isinstance(model, str) and is_reference(model):
+        raise IbrobustError(
+            f"{model!r} is a reference, but a module or the name of a stored model is needed: give "
+            f"ibrobust.integrations.external_models.load_reference({model!r})."
+        )
     card = model_card(model) if isinstance(model, str) else None
     module = load_model(model, decoder=decoder, device=device) if isinstance(model, str) else model
     target = torch.device(device) if device is not None else model_device(module)
-    images = benchmark_images(card, None if data_dir is None else expanded(data_dir), n_examples)
+    folder = None if data_dir is None else expanded(data_dir)
+    of_cifar = torch.full((2, 3, 32, 32), 0.5)
     with evaluation_mode(module):
+        images = benchmark_images(card, folder, n_examples, lambda: _num_outputs(module, of_cifar, target))
         _require_classes(module, card, images, target)
     adversaries: list[AutoAttack] = []
 
@@ -255,6 +270,8 @@ def _described(line: LiveLine) -> Callable[[str], None]:
 def store(result: BenchmarkResult) -> str:
     """Store a result in the card of its registered model; return its key there.
 
+    If the card holds a result on the same images that leaves fewer of them, with another seed, that one stays.
+
     Raises:
         IbrobustError: the model was given as a module, is not in the registry, or ships with ibrobust.
     """
@@ -264,12 +281,8 @@ def store(result: BenchmarkResult) -> str:
             "benchmark with the name of a stored model."
         )
     record = result.to_dict()
-    key = f"{BENCHMARK} {result.decoder} {result.threat_model} {result.epsilon:.6g} {result.total}"
-    card = model_card(result.model)
-    if result.dataset_fingerprint != card.dataset.fingerprint:
-        key = key_on_images(card.evaluations, key, record)
-    update_metrics(result.model, key, record)
-    return key
+    card = add_evaluations(result.model, {BENCHMARK: {result.decoder: record}})
+    return benchmark_key(card.evaluations, result.decoder, record, card.dataset.fingerprint)
 
 
 def find_zoo_model(name: str) -> tuple[str, str, str]:
@@ -299,27 +312,66 @@ def find_zoo_model(name: str) -> tuple[str, str, str]:
 
 
 def load_zoo_model(name: str, folder: Path, dataset: str, threat_model: str) -> nn.Module:
-    """Return the model from RobustBench's `load_model`, which downloads weights that are missing in `folder`."""
-    with imported_quietly():
+    """Return the model from RobustBench's `load_model`, which downloads weights that are missing in `folder`.
+
+    Raises:
+        IbrobustError: the weights are missing and cannot be downloaded.
+    """
+    download = robustbench.utils.download_gdrive_new
+
+    def whole(gdrive_id: str, target: str | Path) -> None:
+        """Download a file completely or not at all: a part of it would be taken for the weights next time."""
+        target = Path(target)
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+                download(gdrive_id, Path(temporary) / target.name)
+                (Path(temporary) / target.name).replace(target)
+        # gdown and requests raise many types of errors: offline, over quota.
+        except Exception as error:
+            raise IbrobustError(
+                f"The weights of robustbench:{name} are not in {str(target)!r} and could not be downloaded "
+                f"({short_reason(error)}): check the network, or put the file there."
+            ) from error
+
+    with imported_quietly(), patch.object(robustbench.utils, "download_gdrive_new", whole):
         model: nn.Module = robustbench.utils.load_model(
             name, model_dir=folder, dataset=dataset, threat_model=threat_model
         )
     return model
 
 
+def _number_of_images(n_examples: object) -> int:
+    number = whole_number(n_examples)
+    if number is None or number < 1:
+        raise IbrobustError(f"n_examples is {n_examples!r}: give a whole number of at least 1.")
+    return number
+
+
 def _require_classes(module: nn.Module, card: ModelCard | None, images: BenchmarkImages, device: torch.device) -> None:
     if card is not None and card.dataset.class_names != images.class_names:
         raise IbrobustError(
             f"The model {card.name!r} was trained on {card.dataset.name!r}, whose classes are not those of "
-            f"{images.source!r}: give the model's own data set as `data_dir`."
+            f"{images.source!r}: leave `data_dir` out, or give a folder of the model's own images."
+        )
+    classes = _num_outputs(module, images.images[:2], device)
+    if classes != len(images.class_names):
+        raise IbrobustError(
+            f"The model has {classes} classes, but {images.source!r} has {len(images.class_names)}: give images of the "
+            "model's classes as `data_dir`."
+        )
+
+
+def _num_outputs(module: nn.Module, images: Tensor, device: torch.device) -> int:
+    """Return the number of classes of a model of such images."""
+    height, width = images.shape[-2:]
+    own = module.image_size if isinstance(module, UnitRangeInput) else None
+    if own is not None and own != (height, width):
+        raise IbrobustError(
+            f"{module.name} was trained on {own[1]}x{own[0]} images, but these are {width}x{height}: give images of "
+            "that size as `data_dir`."
         )
     with torch.no_grad():
-        outputs = guard(module.to(device))(images.images[:2].to(device))
-    if outputs.shape[1] != len(images.class_names):
-        raise IbrobustError(
-            f"The model gives outputs of shape {tuple(outputs.shape)} for 2 images of {images.source!r}, but "
-            f"logits of shape (2, {len(images.class_names)}) are needed."
-        )
+        return guard(module.to(device))(images.to(device)).shape[1]
 
 
 class _Lines(io.TextIOBase):

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 import ibrobust.integrations.robustbench.images as robustbench_images
 import ibrobust.integrations.robustbench.run_benchmark as rb
 from ibrobust.data import Dataset, Split, load_dataset, to_unit_range
+from ibrobust.data.image_folder import TEST_FOLDERS
 from ibrobust.errors import IbrobustError
+from ibrobust.integrations.external_models import UnitRangeInput
 from ibrobust.integrations.robustbench.environment import imported_quietly
-from ibrobust.integrations.robustbench.images import CIFAR10_CLASSES, benchmark_images
+from ibrobust.integrations.robustbench.images import benchmark_images
 from ibrobust.models import Encoder, ImageClassifier
-from ibrobust.registry import load_model, model_card, register_model
+from ibrobust.registry import ModelCard, load_model, model_card, register_model
 from ibrobust.training.recipe import Recipe
 
 with imported_quietly():
@@ -151,12 +153,20 @@ def test_a_damaged_card_is_named_and_the_rest_goes_on(registered: str, home: Pat
         assert list(rb.register()) == [registered]
 
 
-def test_names_that_timm_cannot_tell_apart_are_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+def test_names_that_timm_cannot_tell_apart_are_not_offered(registered: str, digits_classifier: ImageClassifier) -> None:
     for name in ("same-name", "same_name"):
         register_model(name, copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    with pytest.warns(UserWarning, match="'same.name' is not offered to timm: timm cannot tell it from") as warned:
+        assert list(rb.register()) == [registered]
+    assert len(warned) == 2
+
+
+def test_a_twin_that_was_made_after_registration_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
+    register_model("late-name", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
     rb.register()
-    with pytest.raises(IbrobustError, match="stands for both same-name and same_name"):
-        robustbench.load_model("same_name")
+    register_model("late_name", copy.deepcopy(digits_classifier), dataset=load_dataset("digits"))
+    with pytest.raises(IbrobustError, match="stands for both late-name and late_name"):
+        robustbench.load_model("late_name")
 
 
 def test_another_number_of_classes_is_refused(home: Path, digits_classifier: ImageClassifier) -> None:
@@ -183,6 +193,12 @@ def test_timm_options_that_mean_nothing_are_refused(registered: str, options: di
         timm.create_model("digits_net_b0.03_cifar10_linf", **options)
 
 
+def test_an_option_of_timm_without_a_value_is_none(registered: str) -> None:
+    rb.register()
+    create = timm.models.model_entrypoint("digits_net_b0")
+    assert isinstance(create(pretrained=True, pretrained_cfg="03_cifar10_linf", cache_dir=None), ImageClassifier)
+
+
 def test_a_module_in_training_mode_is_benchmarked_as_it_is(digits_folder: Path) -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).train()
     rb.benchmark(model, eps=0.5, n_examples=2, data_dir=digits_folder, batch_size=2)
@@ -190,12 +206,15 @@ def test_a_module_in_training_mode_is_benchmarked_as_it_is(digits_folder: Path) 
     assert int(model[0].num_batches_tracked) == 0
 
 
+def never() -> int:
+    raise AssertionError("the number of classes is known without the model")
+
+
 def test_images_are_never_those_of_another_data_set(registered: str, digits_folder: Path) -> None:
-    """A model of re-encoded CIFAR-10 images has CIFAR-10's classes, and was not trained on its files."""
     card = model_card(registered)
-    moved = card.dataset.model_copy(update={"name": "elsewhere", "class_names": CIFAR10_CLASSES})
+    moved = card.dataset.model_copy(update={"name": "elsewhere", "source": None})
     with pytest.raises(IbrobustError, match="`data_dir`"):
-        benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2)
+        benchmark_images(card.model_copy(update={"dataset": moved, "recipe": None}), None, 2, never)
 
 
 def test_a_data_set_of_the_same_name_is_not_the_models_own(home: Path, digits_classifier: ImageClassifier) -> None:
@@ -203,11 +222,11 @@ def test_a_data_set_of_the_same_name_is_not_the_models_own(home: Path, digits_cl
     inverted = Dataset.of((255 - digits.test.images, digits.test.labels), class_names=digits.class_names, name="digits")
     card = register_model("inverted", copy.deepcopy(digits_classifier), dataset=inverted)
     with pytest.raises(IbrobustError, match="given in memory, so they cannot be read again: give a folder"):
-        benchmark_images(card, None, 2)
+        benchmark_images(card, None, 2, never)
     # As after an export, which leaves out where the images were.
     moved = card.model_copy(update={"dataset": card.dataset.model_copy(update={"source": None})})
     with pytest.raises(IbrobustError, match="The images of 'digits' are not those that 'inverted' was trained on"):
-        benchmark_images(moved, None, 2)
+        benchmark_images(moved, None, 2, never)
 
 
 def test_a_folder_is_one_even_if_a_data_set_has_its_name(
@@ -215,18 +234,25 @@ def test_a_folder_is_one_even_if_a_data_set_has_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cifar100").symlink_to(digits_folder)
-    assert len(benchmark_images(None, Path("cifar100"), 2).class_names) == 10
+    assert len(benchmark_images(None, Path("cifar100"), 2, never).class_names) == 10
 
 
 def test_a_folder_without_images_is_refused(registered: str, tmp_path: Path) -> None:
     with pytest.raises(IbrobustError, match="holds no images"):
-        benchmark_images(model_card(registered), tmp_path / "typo", 2)
+        benchmark_images(model_card(registered), tmp_path / "typo", 2, never)
 
 
-def test_an_image_folder_may_call_its_test_images_val(registered: str, digits_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(digits_folder / "test", tmp_path / "other" / "val")
-    shutil.copytree(digits_folder / "train", tmp_path / "other" / "train")
-    assert benchmark_images(model_card(registered), tmp_path / "other", 2).source == "other"
+@pytest.mark.parametrize("test", TEST_FOLDERS)
+def test_an_image_folder_may_name_its_test_images_as_everywhere(test: str, digits_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_folder / "test", tmp_path / "other" / test)
+    assert benchmark_images(None, tmp_path / "other", 2, never).source == "other"
+
+
+def test_a_folder_of_other_files_is_not_downloaded_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robustbench_images, "load_dataset", None)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(IbrobustError, match="neither test images by class nor a data set: give a folder that holds"):
+        benchmark_images(None, tmp_path, 2, lambda: 10)
 
 
 def test_benchmark_equals_autoattack_run_by_hand(
@@ -292,6 +318,30 @@ def test_benchmark_of_a_registered_model_is_stored_in_its_card(
         rb.store(replace(result, decoder=None))
 
 
+def test_a_repeat_does_not_replace_a_stronger_result(registered: str) -> None:
+    strong = rb.BenchmarkResult(
+        model=registered,
+        decoder="logistic",
+        dataset="digits",
+        threat_model="Linf",
+        epsilon=8 / 255,
+        total=100,
+        clean_correct=90,
+        robust_correct=20,
+        seed=0,
+        batch_size=250,
+        flags=(),
+        hardware="CPU",
+        versions={},
+        dataset_fingerprint=model_card(registered).dataset.fingerprint,
+    )
+    stored = []
+    for seed, left in ((0, 20), (1, 35), (2, 20), (3, 10)):
+        key = rb.store(replace(strong, seed=seed, robust_correct=left))
+        stored.append(model_card(registered).evaluations[key]["seed"])
+    assert stored == [0, 0, 2, 3]
+
+
 def test_benchmark_goes_on_from_a_state_file(tiny_model: nn.Module, digits_folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"eps": 0.2, "n_examples": 8, "data_dir": digits_folder}
     expected = rb.benchmark(tiny_model, **options)
@@ -314,31 +364,32 @@ def test_the_module_is_left_in_its_mode(tiny_model: nn.Module, digits_folder: Pa
     assert model.training
 
 
-class FakeCifar10:
-    """In place of torchvision's data set: 150 grey images whose label is their index modulo 10."""
-
-    roots: list[str] = []  # noqa: RUF012
-
-    def __init__(self, root: str, train: bool, **_: Any) -> None:
-        assert not train
-        self.roots.append(root)
-
-    def __len__(self) -> int:
-        return 150
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index >= len(self):
-            raise IndexError
-        return torch.full((3, 32, 32), index / 255), index % 10
+def counting(name: str, num_classes: int) -> Dataset:
+    """150 grey images, brighter by 1 each, whose label is their index modulo the number of classes."""
+    images = torch.arange(150, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32).contiguous()
+    class_names = [f"{name} {index}" for index in range(num_classes)]
+    return Dataset.of((images, torch.arange(150) % num_classes), class_names=class_names, name=name)
 
 
-def test_robustbenchs_own_layout_is_read_by_robustbench(
-    tiny_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
+    """The data sets that are loaded, and their folders; each is of grey images."""
+    loaded: list[tuple[str, Path | None]] = []
+
+    def load(spec: str, data_dir: Path | None = None) -> Dataset:
+        loaded.append((spec, data_dir))
+        return counting(spec, 100 if spec == "cifar100" else 10)
+
+    monkeypatch.setattr(robustbench_images, "load_dataset", load)
+    return loaded
+
+
+def test_a_module_is_benchmarked_on_the_first_images_of_cifar10(
+    tiny_model: nn.Module, tmp_path: Path, downloads: list[tuple[str, Path | None]]
 ) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", FakeCifar10)
     result = rb.benchmark(tiny_model, eps=0.01, n_examples=20, data_dir=tmp_path)
-    assert FakeCifar10.roots[-1] == str(tmp_path)
+    assert downloads == [("cifar10", tmp_path)]
     images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 3, 32, 32) / 255  # the first 20, in order
     expected = tiny_model(images).argmax(dim=1).eq(torch.arange(20) % 10).sum()
     assert (result.dataset, result.total, result.clean_correct) == ("cifar10", 20, int(expected))
@@ -347,45 +398,85 @@ def test_robustbenchs_own_layout_is_read_by_robustbench(
         rb.benchmark(tiny_model, eps=0.01, n_examples=151, data_dir=tmp_path)
 
 
-@pytest.mark.parametrize(("name", "are_first"), [("cifar10", True), ("cifar100", True), ("cifar10-jpeg", False)])
-def test_the_first_images_of_cifar_are_used_as_in_robustbench(
-    name: str, are_first: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folder", [None, "cifar-10-batches-py", "cifar-100-python"])
+def test_a_module_of_100_classes_is_benchmarked_on_cifar100(
+    folder: str | None, tmp_path: Path, downloads: list[tuple[str, Path | None]]
 ) -> None:
-    images = torch.arange(150, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32).contiguous()
-    labels = torch.arange(150) % 10
-    dataset = Dataset.of((images, labels), train=(images, labels), name=name)
+    if folder:
+        (tmp_path / folder).mkdir()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))
+    result = rb.benchmark(model, eps=0.01, n_examples=2, data_dir=tmp_path if folder else None)
+    assert downloads == [("cifar100", tmp_path if folder else None)]
+    assert result.dataset == "cifar100"
+
+
+def test_a_module_of_other_classes_is_told_so_before_anything_is_downloaded(
+    downloads: list[tuple[str, Path | None]],
+) -> None:
+    with pytest.raises(IbrobustError, match="has 7 classes, but the benchmark supports 10 or 100: use ibrobust attack"):
+        rb.benchmark(nn.Sequential(nn.Flatten(), nn.Linear(3072, 7)), eps=0.01)
+    assert downloads == []
+
+
+def test_a_model_of_other_images_is_not_told_to_scale_them(tiny_model: nn.Module) -> None:
+    model = UnitRangeInput(tiny_model, mean=(0.5,) * 3, std=(0.5,) * 3, image_size=(64, 64), name="timm:some")
+    message = "timm:some was trained on 64x64 images, but these are 32x32: give images of that size as `data_dir`."
+    with pytest.raises(IbrobustError, match=f"^{message}$"):
+        rb.benchmark(model, eps=0.01)
+
+
+@pytest.mark.parametrize(
+    ("spec", "are_first"),
+    [
+        ("cifar10", True),
+        ("cifar100:train=none", True),
+        ("torchvision:CIFAR10", True),
+        ("torchvision:CIFAR100:size=64", True),
+        ("cifar10-jpeg", False),
+        ("svhn", False),
+    ],
+)
+def test_the_first_images_of_cifar_are_used_as_in_robustbench(
+    spec: str, are_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = counting("of the card", 10)
     monkeypatch.setattr(robustbench_images, "load_dataset", lambda *_, **__: dataset)
-    card = SimpleNamespace(images=name, name="net", dataset=SimpleNamespace(fingerprint=dataset.fingerprint))
-    found = benchmark_images(card, None, 3)  # type: ignore[arg-type]
+    found = benchmark_images(card_of(dataset, spec), None, 3, never)
     assert ((found.images[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]) is found.are_first is are_first
 
 
+def card_of(dataset: Dataset, spec: str) -> ModelCard:
+    facts = SimpleNamespace(fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+    return SimpleNamespace(images=spec, name="net", dataset=facts)  # type: ignore[return-value]
+
+
 def test_other_numbers_of_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
-    dataset = Dataset.of((images, labels), train=(images, labels), name="three")
+    dataset = counting("three", 3)
     monkeypatch.setattr(robustbench_images, "load_dataset", lambda *_, **__: dataset)
-    card = SimpleNamespace(images="three", name="net", dataset=SimpleNamespace(fingerprint=dataset.fingerprint))
-    with pytest.raises(IbrobustError, match="three has 3 classes, but this command supports 10 or 100: use ibrobust"):
-        benchmark_images(card, None, None)  # type: ignore[arg-type]
+    with pytest.raises(IbrobustError, match="three has 3 classes, but the benchmark supports 10 or 100: use ibrobust"):
+        benchmark_images(card_of(dataset, "three"), None, None, never)
 
 
 def test_missing_cifar10_that_cannot_be_downloaded_is_one_sentence(
     tiny_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("no route to host")
+    class Offline:
+        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+            raise OSError("no route to host")
 
-    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", offline)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Offline)
     with pytest.raises(
-        IbrobustError, match=r"CIFAR-10 is not in .* \(no route to host\): give a folder .* `data_dir`\.$"
+        IbrobustError, match=r"CIFAR-10 are not in .* \(no route to host\): .*: give a folder .* `data_dir`\.$"
     ):
         rb.benchmark(tiny_model, eps=0.01, n_examples=2, data_dir=tmp_path)
 
 
-def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_other_classes_is_refused(
+    registered: str, tmp_path: Path, downloads: list[tuple[str, Path | None]]
+) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    monkeypatch.setattr("robustbench.data.datasets.CIFAR10", FakeCifar10)
-    with pytest.raises(IbrobustError, match="trained on 'digits', whose classes are not those of 'cifar10'"):
+    message = "on 'digits', whose classes are not those of 'cifar10': leave `data_dir` out, or give a folder of"
+    with pytest.raises(IbrobustError, match=message):
         rb.benchmark(registered, eps=0.01, n_examples=2, data_dir=tmp_path)
 
 
@@ -396,6 +487,10 @@ def test_a_model_of_other_classes_is_refused(registered: str, tmp_path: Path, mo
         ({"eps": float("nan")}, "epsilon nan"),
         ({"eps": 0.1, "threat_model": "corruptions"}, "'corruptions' is unknown: choose one of Linf, L2"),
         ({"eps": 0.1, "n_examples": 0}, "n_examples is 0: give"),
+        ({"eps": 0.1, "n_examples": 5.5}, "n_examples is 5.5: give"),
+        ({"eps": 0.1, "n_examples": "10"}, "n_examples is '10': give"),
+        ({"eps": 0.1, "batch_size": 0}, "The batch size is 0: "),
+        ({"eps": 0.1, "seed": -1}, "The seed is -1: "),
         ({"eps": 0.1, "n_examples": 61}, "61 images were requested"),
     ],
 )
@@ -406,9 +501,14 @@ def test_impossible_requests_are_refused(
         rb.benchmark(tiny_model, data_dir=digits_folder, **options)
 
 
+def test_a_reference_is_answered_with_the_function_that_loads_it() -> None:
+    with pytest.raises(IbrobustError, match=r"external_models.load_reference\('robustbench:Standard'\)\.$"):
+        rb.benchmark("robustbench:Standard", eps=0.1)
+
+
 def test_a_module_with_other_outputs_is_refused(digits_folder: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
-    with pytest.raises(IbrobustError, match=r"outputs of shape \(2, 7\)"):
+    with pytest.raises(IbrobustError, match="has 7 classes, but '.*' has 10: give images of the model's"):
         rb.benchmark(model, eps=0.1, data_dir=digits_folder)
 
 
