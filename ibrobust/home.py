@@ -70,7 +70,7 @@ def models_dir() -> Path:
 
 
 def factories_dir() -> Path:
-    """Return the folder of what this user has allowed models to be built with: one file for each such call."""
+    """Return the folder of what this user has allowed models to be built with: one file for each such model."""
     return home() / "factories"
 
 

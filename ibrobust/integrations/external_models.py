@@ -16,7 +16,7 @@ from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.predictions import check_logits
-from ibrobust.function_names import function_by_name, short_reason
+from ibrobust.function_names import function_by_name, importable, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
 from ibrobust.integrations.robustbench.environment import adapt_timm
@@ -169,7 +169,8 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
     reference = f"{module_name}:{function_name}"
     function = function_by_name(reference, f"The model {reference!r}", forms=FORMS)
     try:
-        model = function()
+        with importable(None):
+            model = function()
     except Exception as error:
         raise IbrobustError(f"{reference} fails when it is called without arguments: {short_reason(error)}") from error
     if not isinstance(model, nn.Module):

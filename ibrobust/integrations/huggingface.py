@@ -25,7 +25,7 @@ from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_model
 from ibrobust.registry.card import check_name, read_card
 from ibrobust.registry.export import portable_card
-from ibrobust.registry.factories import allow
+from ibrobust.registry.factories import allow, folder_of
 from ibrobust.registry.store import pack_weights, read_model, read_weights, refuse_duplicate, write_model
 
 WEIGHTS = "model.safetensors"
@@ -192,7 +192,7 @@ def add_pretrained(
     weights, content = pack_weights(name, fetched.tensors)
     card = fetched.record.model_copy(update={"name": name, "weights": weights})
     if trust and card.architecture is not None:
-        allow(card.architecture)
+        allow(card.architecture, folder=folder_of(card.architecture, trust=True))
     write_model(card, content, overwrite=overwrite)
     return card
 

@@ -101,7 +101,7 @@ def build_outside(
             f"{card.architecture.factory}: leave decoder and num_samples out."
         )
     require_allowed(card.name, card.architecture, trust=trust)
-    module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture))
+    module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture, trust=trust))
     fault = f"The weights of {card.name!r} do not fit what {card.architecture.factory} builds"
     model = _wrapped(_filled(module, weights, fault), card.architecture).eval()
     if card.architecture.probe is not None and not _is_as_registered(model, card):
