@@ -163,17 +163,21 @@ def require_writable(target: Path, *, ending: str | None = None) -> None:
         target.parent.rmdir()
 
 
-def require_folder(folder: Path) -> None:
+def require_folder(folder: Path, *, parents: bool = False) -> None:
     """Make a folder if it is missing.
 
+    Args:
+        folder: to make.
+        parents: also make the folders above it.
+
     Raises:
-        IbrobustError: it cannot be made, or the folder above it is missing: then its name is probably mistyped.
+        IbrobustError: it cannot be made; or the folder above it is missing, and so its name is probably mistyped.
     """
     above = folder.absolute().parent
-    if not above.exists():
+    if not parents and not above.exists():
         raise IbrobustError(f"The folder {str(above)!r} does not exist: create it, or correct {str(folder)!r}.")
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=parents, exist_ok=True)
     except OSError as error:  # a file has its name, or the name of a folder above it; or permission is missing
         why = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
         raise IbrobustError(f"The folder {str(folder)!r} cannot be made ({why}): choose another folder.") from error

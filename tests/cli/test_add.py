@@ -140,6 +140,14 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
     assert "my_net:build" in (tmp_path / "hub" / "README.md").read_text()
 
 
+def test_an_export_does_not_replace_a_file_that_is_no_card(run, mine):
+    Path(f"{mine}.yaml").write_text("port: 80")
+    finished = run("export", mine, ".")
+    assert finished.returncode == 2
+    assert f"'{mine}.yaml' exists and is no model card" in finished.stderr
+    assert Path(f"{mine}.yaml").read_text() == "port: 80"
+
+
 def test_the_folder_of_an_export(run, mine, tmp_path):
     folder = tmp_path / "shared"
     assert run("export", mine, str(folder)).returncode == 0
