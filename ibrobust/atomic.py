@@ -26,14 +26,16 @@ STDOUT = Path("-")
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` for writing; rename it to `target` on success.
 
-    If the block raises, nothing is left behind. The folder is created if missing.
+    If the block raises, nothing is left behind. The folder is created if missing. A link stays a link: the file that it
+    points to is replaced.
 
     Raises:
         OSError: it cannot be written; the error names `target`.
     """
-    made = not target.parent.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    file = target.resolve() if target.is_symlink() else target
+    made = not file.parent.exists()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -41,13 +43,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
         flush_to_disk(temporary)
         # mkstemp makes files that only their owner can read; a result is as readable as any other file.
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        flush_to_disk(target.parent)
+        temporary.replace(file)
+        flush_to_disk(file.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if made:
             with suppress(OSError):  # something else is in it
-                target.parent.rmdir()
+                file.parent.rmdir()
         if isinstance(error, OSError) and error.errno and error.filename in (None, name):
             raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
         raise
@@ -149,6 +151,7 @@ def require_writable(target: Path, *, ending: str | None = None) -> None:
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
     if ending is not None and target.suffix.lower() != ending:
         raise IbrobustError(f"The file is written as {ending[1:].upper()}: end the name {str(target)!r} in {ending}.")
+    target = target.resolve() if target.is_symlink() else target
     made = not target.parent.exists()
     require_folder(target.parent)
     try:
