@@ -44,8 +44,8 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
     except ModuleNotFoundError as error:
         if folder:
             raise IbrobustError(
-                f"{what} needs the Python module {error.name!r}, which cannot be imported from {folder!r}, where it "
-                "was: restore it there, or register the model again."
+                f"{what} needs the Python module {error.name!r}, which cannot be imported: install it, or restore it "
+                f"in {folder!r}, where this was found before."
             ) from error
         raise IbrobustError(_not_importable(what, error.name, forms)) from error
     except AttributeError as error:

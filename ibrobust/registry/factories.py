@@ -111,8 +111,9 @@ def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.
         except IbrobustError:
             raise
         except Exception as error:  # whatever a factory does
-            missing = isinstance(error, ModuleNotFoundError)
-            remedy = "install that" if missing else "give the arguments with which the model was built"
+            remedy = "give the arguments with which the model was built"
+            if isinstance(error, ModuleNotFoundError):
+                remedy = "install that module, or put it beside the function's"
             raise IbrobustError(
                 f"{architecture.factory} fails with the arguments {architecture.arguments} ({short_reason(error)}): "
                 f"{remedy}."
