@@ -23,16 +23,19 @@ STDOUT = Path("-")
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, through_links: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `target` for writing; rename it to `target` on success.
 
-    If the block raises, nothing is left behind. The folder is created if missing. A link stays a link: the file that it
-    points to is replaced.
+    If the block raises, nothing is left behind. The folder is created if missing.
+
+    Args:
+        target: file to write.
+        through_links: if it is a link, replace the file that it points to, not the link.
 
     Raises:
         OSError: it cannot be written; the error names `target`.
     """
-    file = target.resolve() if target.is_symlink() else target
+    file = target.resolve() if through_links and target.is_symlink() else target
     made = not file.parent.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
