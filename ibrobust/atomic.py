@@ -23,17 +23,22 @@ STDOUT = Path("-")
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, through_links: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `target` for writing; rename it to `target` on success.
 
     If the block raises, nothing is left behind. The folder is created if missing.
 
+    Args:
+        target: file to write.
+        through_links: if it is a link, replace the file that it points to, not the link.
+
     Raises:
         OSError: it cannot be written; the error names `target`.
     """
-    made = not target.parent.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    file = target.resolve() if through_links and target.is_symlink() else target
+    made = not file.parent.exists()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -41,13 +46,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
         flush_to_disk(temporary)
         # mkstemp makes files that only their owner can read; a result is as readable as any other file.
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        flush_to_disk(target.parent)
+        temporary.replace(file)
+        flush_to_disk(file.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if made:
             with suppress(OSError):  # something else is in it
-                target.parent.rmdir()
+                file.parent.rmdir()
         if isinstance(error, OSError) and error.errno and error.filename in (None, name):
             raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
         raise
@@ -149,6 +154,7 @@ def require_writable(target: Path, *, ending: str | None = None) -> None:
         raise IbrobustError(f"{str(target)!r} is {what}: give the name of a file to write.")
     if ending is not None and target.suffix.lower() != ending:
         raise IbrobustError(f"The file is written as {ending[1:].upper()}: end the name {str(target)!r} in {ending}.")
+    target = target.resolve() if target.is_symlink() else target
     made = not target.parent.exists()
     require_folder(target.parent)
     try:
@@ -163,17 +169,21 @@ def require_writable(target: Path, *, ending: str | None = None) -> None:
         target.parent.rmdir()
 
 
-def require_folder(folder: Path) -> None:
+def require_folder(folder: Path, *, parents: bool = False) -> None:
     """Make a folder if it is missing.
 
+    Args:
+        folder: to make.
+        parents: also make the folders above it.
+
     Raises:
-        IbrobustError: it cannot be made, or the folder above it is missing: then its name is probably mistyped.
+        IbrobustError: it cannot be made; or the folder above it is missing, and so its name is probably mistyped.
     """
     above = folder.absolute().parent
-    if not above.exists():
+    if not parents and not above.exists():
         raise IbrobustError(f"The folder {str(above)!r} does not exist: create it, or correct {str(folder)!r}.")
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=parents, exist_ok=True)
     except OSError as error:  # a file has its name, or the name of a folder above it; or permission is missing
         why = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
         raise IbrobustError(f"The folder {str(folder)!r} cannot be made ({why}): choose another folder.") from error

@@ -28,7 +28,7 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
     Args:
         reference: its name.
         what: it is wanted for, to begin an error with.
-        folder: searched before Python's own path, by default the current one; empty for Python's path alone.
+        folder: see `importable`, which what the function imports when it is called needs again.
         forms: that such a reference may have, to end an error with.
 
     Raises:
@@ -37,11 +37,16 @@ def function_by_name(reference: str, what: str, *, folder: str | None = None, fo
     module_name, _, function_name = reference.partition(":")
     _refuse_file(reference, what)
     try:
-        with _importable(folder if folder is not None else str(Path.cwd())):
+        with importable(folder):
             found: Any = importlib.import_module(module_name)
             for part in function_name.split("."):
                 found = getattr(found, part)
     except ModuleNotFoundError as error:
+        if folder:
+            raise IbrobustError(
+                f"{what} needs the Python module {error.name!r}, which cannot be imported: install it, or restore it "
+                f"in {folder!r}, where this was found before."
+            ) from error
         raise IbrobustError(_not_importable(what, error.name, forms)) from error
     except AttributeError as error:
         raise IbrobustError(_no_function(module_name, function_name)) from error
@@ -57,9 +62,36 @@ def require_module(reference: str, what: str, *, forms: str = FORM) -> None:
     """Raise the error of `function_by_name` if the module cannot be found; nothing is imported."""
     _refuse_file(reference, what)
     top = reference.partition(":")[0].partition(".")[0]
-    with _importable(str(Path.cwd())):
+    with importable(None):
         if not top.isidentifier() or (top not in sys.modules and importlib.util.find_spec(top) is None):
             raise IbrobustError(_not_importable(what, top, forms))
+
+
+@contextlib.contextmanager
+def importable(folder: str | None) -> Iterator[None]:
+    """Let imports find a folder first, as `python -m` does for the current one and an installed command does not.
+
+    Args:
+        folder: by default the current one, which gives what Python has imported already if there is such a module. A
+            given folder gives its own modules: meanwhile, those of other folders with the same names are put aside. If
+            it is empty, only Python's own path is searched.
+    """
+    if folder == "":
+        yield
+        return
+    place = folder if folder is not None else str(Path.cwd())
+    aside = _namesakes(folder) if folder is not None else {}
+    for name in aside:
+        del sys.modules[name]
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        if place in sys.path:
+            sys.path.remove(place)
+        for name in _modules_below({name for name in aside if "." not in name}):
+            del sys.modules[name]
+        sys.modules.update(aside)
 
 
 def name_of_function(function: Callable[..., Any]) -> str:
@@ -79,7 +111,7 @@ def name_of_function(function: Callable[..., Any]) -> str:
 
 def folder_of_module(module: ModuleType) -> str | None:
     """Return the folder that a module's top-level package was imported from, or None where Python finds it anyway."""
-    top = sys.modules[module.__name__.partition(".")[0]]
+    top = sys.modules.get(getattr(module, "__name__", "").partition(".")[0], module)
     places = [top.__file__] if getattr(top, "__file__", None) else list(getattr(top, "__path__", []))
     if not places or places[0] is None:
         return None
@@ -181,14 +213,26 @@ def _not_importable(what: str, module: str | None, forms: str) -> str:
     return f"{what} needs the Python module {module!r}, which cannot be imported: the form is {forms}."
 
 
-@contextlib.contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """Let imports find a folder, as `python -m` does for the current one and an installed command does not."""
-    if not folder or folder in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
+def _namesakes(folder: str) -> dict[str, ModuleType]:
+    """Return the modules that were imported from other folders of the user, and whose names `folder` has too."""
+    own = Path(folder)
+    names = {path.stem for path in own.iterdir()} if own.is_dir() else set()
+    known = {name: sys.modules[name] for name in names & set(sys.modules) - {"__main__", "ibrobust"}}
+    return _modules_below(
+        {
+            name
+            for name, module in known.items()
+            if _has_module(own, name, module) and folder_of_module(module) not in (None, str(own.resolve()))
+        }
+    )
+
+
+def _has_module(folder: Path, name: str, instead_of: ModuleType) -> bool:
+    if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
+        return True
+    # A package without that file does not come before one that has it, wherever that is.
+    return (folder / name).is_dir() and getattr(instead_of, "__file__", None) is None
+
+
+def _modules_below(names: set[str]) -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}

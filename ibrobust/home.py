@@ -21,7 +21,10 @@ def home() -> Path:
     """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
-        return expanded(chosen).absolute()
+        folder = expanded(chosen).absolute()
+        if str(folder) != chosen:  # a relative path stays the same folder if the current one changes
+            os.environ[HOME_VARIABLE] = str(folder)
+        return folder
     import platformdirs
 
     remedy = f"export {HOME_VARIABLE}=FOLDER, with a folder that you can write to"
@@ -70,7 +73,7 @@ def models_dir() -> Path:
 
 
 def factories_dir() -> Path:
-    """Return the folder of what this user has allowed models to be built with: one file for each such call."""
+    """Return the folder of what this user has allowed models to be built with: one file for each such model."""
     return home() / "factories"
 
 

@@ -17,6 +17,26 @@ def test_a_file_appears_whole(tmp_path):
     assert (tmp_path / "new" / "file.txt").read_text(encoding="utf-8") == "content ψ"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("there.txt", "missing.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "elsewhere" / "there.txt").write_text("old")
+    for name in ("there.txt", "missing.txt"):
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "elsewhere" / name).read_text() == "new"
+    assert len(list(tmp_path.rglob("*.txt"))) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
+def test_the_folder_of_a_link_s_file_must_exist(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "nope" / "new" / "file.json")
+    with pytest.raises(IbrobustError, match="nope' does not exist"):
+        require_writable(tmp_path / "link.json")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_text(tmp_path / "file.txt", "old")
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "file.txt") as temporary:

@@ -34,6 +34,15 @@ def test_the_variable_decides(tmp_path, monkeypatch):
     assert home() == tmp_path / "mine"
 
 
+def test_a_relative_home_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IBROBUST_HOME", "mine")
+    assert home() == tmp_path / "mine"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert home() == tmp_path / "mine"
+
+
 def test_a_user_without_a_home_is_told_the_variable(homeless):
     with pytest.raises(IbrobustError, match="no home directory.*export IBROBUST_HOME=FOLDER"):
         home()

@@ -23,9 +23,11 @@ def export(
     """Write a model's card and weights to a folder, without paths of this machine."""
     from ibrobust.atomic import require_writable
     from ibrobust.cli.request import check_models
+    from ibrobust.registry.card import require_replaceable
 
     require_writable(folder / f"{name or model}.yaml")
     check_models([model])
+    require_replaceable(folder / f"{name or model}.yaml")
     from ibrobust.registry import export_model  # torch comes with it, seconds later
 
     card = export_model(model, folder, new_name=name, description=description, half=half, data_dir=data_dir)

@@ -17,7 +17,7 @@ from ibrobust.devices import check_device
 from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.model_state import model_device
 from ibrobust.evaluation.predictions import check_logits
-from ibrobust.function_names import function_by_name, short_reason
+from ibrobust.function_names import function_by_name, importable, short_reason
 from ibrobust.home import home
 from ibrobust.integrations.references import FORMS, check_reference
 from ibrobust.integrations.robustbench.environment import adapt_robustbench, adapt_timm
@@ -171,7 +171,8 @@ def _call_function(module_name: str, function_name: str) -> nn.Module:
         adapt_robustbench()
     function = function_by_name(reference, f"The model {reference!r}", forms=FORMS)
     try:
-        model = function()
+        with importable(None):
+            model = function()
     except Exception as error:
         raise IbrobustError(f"{reference} fails when it is called without arguments: {short_reason(error)}") from error
     if not isinstance(model, nn.Module):

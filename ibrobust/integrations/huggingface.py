@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,22 @@ from huggingface_hub import ModelCard as HubReadme
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from ibrobust.atomic import atomic_path, write_text
+from ibrobust.atomic import flush_to_disk, require_folder
 from ibrobust.errors import IbrobustError
 from ibrobust.integrations.references import CONFIG, check_exported
 from ibrobust.readable import per_cent
 from ibrobust.registry import ModelCard
 from ibrobust.registry.build import build_model
-from ibrobust.registry.card import check_name, read_card
+from ibrobust.registry.card import check_name, read_card, require_replaceable
 from ibrobust.registry.export import portable_card
-from ibrobust.registry.factories import allow
+from ibrobust.registry.factories import allow, folder_of
 from ibrobust.registry.store import pack_weights, read_model, read_weights, refuse_duplicate, write_model
 
 WEIGHTS = "model.safetensors"
+README = "README.md"
 
 WRITTEN = "<!-- Written by ibrobust, which replaces this page with each model: remove this line to keep it. -->"
-README = """---
+PAGE = """---
 {{ card_data }}
 ---
 
@@ -60,7 +62,7 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
     ModelHubMixin,
     library_name="ibrobust",
     tags=["adversarial-robustness"],
-    model_card_template=README,
+    model_card_template=PAGE,
 ):
     """A stored model with card and weights; `save_pretrained` and `push_to_hub` write it, `from_pretrained` reads it.
 
@@ -101,18 +103,48 @@ class HubModel(  # type: ignore[call-arg, unused-ignore]
         }
         return super().generate_model_card(**{**own, **fields})
 
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
+    ) -> str | None:
+        """Write the model to a folder; if that fails, the model that is there stays as it was.
+
+        Args:
+            save_directory: the folder, made if it is missing.
+            repo_id: on the Hub; by default the folder's name.
+            push_to_hub: push the model as well, and return the address of the commit.
+            options: of `push_to_hub`.
+
+        Raises:
+            IbrobustError: the folder cannot be made, or holds a config.json or weights that are not of ibrobust.
+        """
+        folder = Path(save_directory)
+        require_folder(folder, parents=True)
+        require_replaceable(folder / CONFIG)
+        if (folder / WEIGHTS).exists() and not (folder / CONFIG).exists():
+            raise IbrobustError(
+                f"The folder {str(folder)!r} holds a {WEIGHTS} without a {CONFIG}, so it is not replaced: choose "
+                "another folder, or remove that file."
+            )
+        # Elsewhere, since the mixin removes the old files before it writes.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
+            written = Path(temporary)
+            super().save_pretrained(written, model_card_kwargs=options.get("model_card_kwargs"))
+            for file in written.iterdir():
+                flush_to_disk(file)
+            page = folder / README
+            if not page.is_file() or WRITTEN in page.read_text(encoding="utf-8", errors="replace"):
+                (written / README).replace(page)  # else it is the user's own
+            for name in (WEIGHTS, CONFIG):
+                (written / name).replace(folder / name)
+        return self.push_to_hub(repo_id or folder.resolve().name, **options) if push_to_hub else None
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        readme = save_directory / "README.md"
-        # The mixin keeps a page that is there, also that of another model.
-        if readme.is_file() and WRITTEN in readme.read_text(encoding="utf-8", errors="replace"):
-            readme.unlink()
         packed, content = pack_weights(self.record.name, self.tensors)
-        with atomic_path(save_directory / WEIGHTS) as temporary:
-            temporary.write_bytes(content)
+        (save_directory / WEIGHTS).write_bytes(content)
         weights = packed.model_copy(update={"file": WEIGHTS})
         fields = portable_card(self.record).model_copy(update={"weights": weights}).model_dump(mode="json")
         text = json.dumps(fields, indent=2, ensure_ascii=False)
-        write_text(save_directory / CONFIG, f"{text}\n")  # last: it names the weights
+        (save_directory / CONFIG).write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubModel:  # type: ignore[override, unused-ignore]
@@ -132,7 +164,7 @@ def save_pretrained(name: str, folder: str | Path) -> Path:
     """Write a registered model to a folder in the Hugging Face form; return the folder.
 
     Raises:
-        IbrobustError: the model does not exist, or its weights are damaged.
+        IbrobustError: the model does not exist, its weights are damaged, or `HubModel.save_pretrained` refuses.
     """
     folder = Path(folder)
     hub_model(name).save_pretrained(folder)
@@ -192,7 +224,7 @@ def add_pretrained(
     weights, content = pack_weights(name, fetched.tensors)
     card = fetched.record.model_copy(update={"name": name, "weights": weights})
     if trust and card.architecture is not None:
-        allow(card.architecture)
+        allow(card.architecture, folder=folder_of(card.architecture, trust=True))
     write_model(card, content, overwrite=overwrite)
     return card
 

@@ -253,6 +253,19 @@ def read_card(path: Path) -> ModelCard:
         ) from error
 
 
+def require_replaceable(path: Path) -> None:
+    """Raise IbrobustError if there is a file that is no model card, and so must not be replaced by one."""
+    if not path.exists():
+        return
+    try:
+        read_card(path)
+    except IbrobustError as error:
+        raise IbrobustError(
+            f"{str(path)!r} exists and is no model card that ibrobust can read, so it is not replaced: choose another "
+            "folder or name, or remove that file."
+        ) from error
+
+
 def check_name(name: str, what: str = "model") -> None:
     """Raise IbrobustError unless `name`, of a model or `what` it is of, is a file name that is safe on every system."""
     if name.split(".")[0].lower() in _RESERVED:

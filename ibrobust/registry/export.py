@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ibrobust.atomic import atomic_path, write_text
+from ibrobust.atomic import atomic_path, require_folder, write_text
 from ibrobust.data import load_dataset
 from ibrobust.data.names import portable_name
 from ibrobust.errors import IbrobustError
@@ -17,7 +17,7 @@ from ibrobust.home import models_dir
 from ibrobust.models import HEAD
 from ibrobust.models.gaussian_mixture import pack_triangles
 from ibrobust.registry.build import build_classifier
-from ibrobust.registry.card import ModelCard, check_name
+from ibrobust.registry.card import ModelCard, check_name, require_replaceable
 from ibrobust.registry.outside import build_outside, probe_of
 from ibrobust.registry.scoring import clean_accuracy, module_accuracy
 from ibrobust.registry.store import pack_weights, read_model
@@ -61,7 +61,7 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def export_model(
     name: str,
-    folder: Path,
+    folder: str | Path,
     *,
     new_name: str | None = None,
     description: str | None = None,
@@ -82,9 +82,11 @@ def export_model(
         data_dir: see `load_dataset`.
 
     Raises:
-        IbrobustError: the model does not exist, the new name is unsafe, or the folder is that of the stored models; or,
-            with `half`, the data set cannot be read again or has changed.
+        IbrobustError: the model does not exist, the new name is unsafe, or the folder is that of the stored models,
+            cannot be made, or has a file of the card's name that is no card; or, with `half`, the data set cannot be
+            read again or has changed.
     """
+    folder = Path(folder)
     if folder.resolve() == models_dir().resolve():
         raise IbrobustError(
             f"{str(folder)!r} holds the stored models, which an export may replace: give another folder."
@@ -92,6 +94,8 @@ def export_model(
     card, tensors = read_model(name)
     name = new_name if new_name is not None else name
     check_name(name)
+    require_replaceable(folder / f"{name}.yaml")
+    require_folder(folder, parents=True)
     update: dict[str, object] = {"name": name}
     if description is not None:
         update["description"] = description

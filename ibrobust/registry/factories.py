@@ -24,7 +24,7 @@ from torch import nn
 from ibrobust.atomic import write_text
 from ibrobust.errors import IbrobustError
 from ibrobust.full_precision import default_dtype
-from ibrobust.function_names import folder_of_module, function_by_name, short_reason
+from ibrobust.function_names import folder_of_module, function_by_name, importable, short_reason
 from ibrobust.home import factories_dir
 from ibrobust.registry.card import ArchitectureRecord
 from ibrobust.suggestions import a_type, no_such_model
@@ -58,7 +58,7 @@ def require_allowed(name: str, architecture: ArchitectureRecord, *, trust: bool)
             )
     if trust or (library in _RESERVED and set(architecture.arguments) <= set(_HARMLESS)):
         return
-    if _record_path(architecture).is_file() or architecture.factory in _offered_by_packages():
+    if _records(architecture) or architecture.factory in _offered_by_packages():
         return
     raise IbrobustError(
         f"The model {name!r} is built by {architecture.factory}, which its card names and you have not allowed on this "
@@ -66,14 +66,20 @@ def require_allowed(name: str, architecture: ArchitectureRecord, *, trust: bool)
     )
 
 
-def allow(architecture: ArchitectureRecord) -> None:
-    """Keep, in the user's home, that this factory may be called with these arguments, and where it was found."""
+def allow(architecture: ArchitectureRecord, *, folder: str | None) -> None:
+    """Keep, in the user's home, that this factory may be called with these arguments, and where this model finds it.
+
+    Args:
+        architecture: of the model.
+        folder: with which it was built, see `build_module`.
+    """
     module = sys.modules.get(architecture.factory.partition(":")[0])
-    library = architecture.factory.partition(":")[0] in _RESERVED
+    if folder is None and module is not None and architecture.factory.partition(":")[0] not in _RESERVED:
+        folder = folder_of_module(module)
     record = {
         "factory": architecture.factory,
         "arguments": architecture.arguments,
-        "folder": None if library or module is None else folder_of_module(module),
+        "folder": folder or None,
     }
     write_text(_record_path(architecture), json.dumps(record, indent=2) + "\n")
 
@@ -84,7 +90,7 @@ def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.
 
     Args:
         architecture: names the factory, with its arguments.
-        folder: where its module is, see `function_by_name`.
+        folder: where its module is, see `importable`.
 
     Raises:
         IbrobustError: there is no such factory, it fails, or it gives no module.
@@ -99,36 +105,66 @@ def build_module(architecture: ArchitectureRecord, *, folder: str | None) -> nn.
                 module = makers[library](name, **architecture.arguments)
             else:
                 what = f"The factory {architecture.factory!r}"
-                function = function_by_name(architecture.factory, what, folder=folder, forms=FORMS)
-                module = function(**architecture.arguments)
+                with importable(folder):
+                    function = function_by_name(architecture.factory, what, folder=folder, forms=FORMS)
+                    module = function(**architecture.arguments)
         except IbrobustError:
             raise
         except Exception as error:  # whatever a factory does
+            remedy = "give the arguments with which the model was built"
+            if isinstance(error, ModuleNotFoundError):
+                remedy = "install that module, or put it beside the function's"
             raise IbrobustError(
                 f"{architecture.factory} fails with the arguments {architecture.arguments} ({short_reason(error)}): "
-                "give the arguments with which the model was built."
+                f"{remedy}."
             ) from error
     if not isinstance(module, nn.Module):
         raise IbrobustError(f"{architecture.factory} returns {a_type(module)}, where a torch.nn.Module is needed.")
     return module
 
 
-def folder_of(architecture: ArchitectureRecord) -> str | None:
+def folder_of(architecture: ArchitectureRecord, *, trust: bool) -> str | None:
     """Return the folder of an allowed factory's module, so that a model loads with the same code from everywhere.
 
     It is empty for an installed package, which a file of that name in the current folder must not replace, and None for
     a factory that was allowed for this once.
+
+    Raises:
+        IbrobustError: the folder does not exist any more, and the caller does not allow (`trust`) to search elsewhere.
     """
-    path = _record_path(architecture)
-    if path.is_file():
+    records = _records(architecture)
+    if not records:
+        return "" if architecture.factory in _offered_by_packages() else None
+    own = _record_path(architecture)
+    # Of a model that was brought in another way: a card that was copied by hand, or one with rounded weights.
+    path = own if own in records else max(records, key=lambda path: path.stat().st_mtime_ns)
+    try:
         folder: str | None = json.loads(path.read_text(encoding="utf-8"))["folder"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IbrobustError(f"The file {str(path)!r} is damaged: remove it, and register the model again.") from error
+    if not folder or Path(folder).is_dir():
         return folder or ""
-    return "" if architecture.factory in _offered_by_packages() else None
+    if trust:
+        return None
+    raise IbrobustError(
+        f"The folder {folder!r}, where {architecture.factory} was when the model was registered, does not exist: "
+        "restore it, or register the model again."
+    )
+
+
+def _records(architecture: ArchitectureRecord) -> list[Path]:
+    """Return what is kept of the models that this factory builds with these arguments."""
+    return list(factories_dir().glob(f"{_digest([architecture.factory, architecture.arguments])}*.json"))
 
 
 def _record_path(architecture: ArchitectureRecord) -> Path:
-    call = json.dumps([architecture.factory, architecture.arguments], sort_keys=True)
-    return factories_dir() / f"{hashlib.sha256(call.encode()).hexdigest()[:32]}.json"
+    # Factories of two folders may have one name: the architecture, with its probe, tells their models apart.
+    call, model = [architecture.factory, architecture.arguments], architecture.model_dump(mode="json")
+    return factories_dir() / f"{_digest(call)}-{_digest(model)}.json"
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _offered_by_packages() -> set[str]:

@@ -17,6 +17,8 @@ from ibrobust.registry.card import ArchitectureRecord, ModelCard
 from ibrobust.registry.factories import FORMS, build_module, folder_of, require_allowed
 from ibrobust.registry.same_function import is_the_same, probe
 
+_AROUND = ("module", "_orig_mod")  # where DataParallel, DistributedDataParallel and torch.compile put a model
+
 
 def describe(
     model: nn.Module, factory: str | Callable[..., Any], arguments: Mapping[str, Any], dataset: Dataset
@@ -101,7 +103,7 @@ def build_outside(
             f"{card.architecture.factory}: leave decoder and num_samples out."
         )
     require_allowed(card.name, card.architecture, trust=trust)
-    module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture))
+    module = build_module(card.architecture, folder=None if found_now else folder_of(card.architecture, trust=trust))
     fault = f"The weights of {card.name!r} do not fit what {card.architecture.factory} builds"
     model = _wrapped(_filled(module, weights, fault), card.architecture).eval()
     if card.architecture.probe is not None and not _is_as_registered(model, card):
@@ -134,7 +136,11 @@ def _filled(module: nn.Module, weights: Mapping[str, Tensor], fault: str) -> nn.
         module.load_state_dict(dict(weights))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).splitlines()[-1].split())
-        raise IbrobustError(f"{fault} ({reason}): both must be of one model.") from error
+        inside = next((name for name in _AROUND if all(key.startswith(f"{name}.") for key in weights)), None)
+        remedy = "both must be of one model"
+        if inside is not None and weights:
+            remedy = f"their names begin with {inside!r}, so take the module inside, model.{inside}, and its weights"
+        raise IbrobustError(f"{fault} ({reason}): {remedy}.") from error
     return module
 
 

@@ -147,7 +147,7 @@ def _register_outside(
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     accuracy = module_accuracy(rebuild().to(device), dataset)
     scored = card.model_copy(update={"clean_accuracy": {HEAD: accuracy}})
-    allow(architecture)
+    allow(recognised, folder=None)
     write_model(scored, content, overwrite=overwrite)
     return scored
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibrobust.atomic import atomic_path, write_text
+from ibrobust.atomic import atomic_path
 from ibrobust.errors import IbrobustError
 from ibrobust.home import models_dir, require_writable_folder, zoo_dir
 from ibrobust.locking import locked
@@ -119,15 +119,16 @@ def write_model(card: ModelCard, content: bytes, *, overwrite: bool) -> None:
     check_name(card.name)
     with held(card.name):
         refuse_duplicate(card.name, overwrite=overwrite)
-        with atomic_path(models_dir() / card.weights.file) as temporary:
+        with atomic_path(models_dir() / card.weights.file, through_links=False) as temporary:
             temporary.write_bytes(content)
         write_card(card)
         _drop_leftovers(card)
 
 
 def write_card(card: ModelCard) -> None:
-    """Store a card in the user's model folder; the caller holds its name."""
-    write_text(models_dir() / f"{card.name}.yaml", card.to_text())
+    """Store a card in the user's model folder; the caller holds its name. A linked card may be that of others."""
+    with atomic_path(models_dir() / f"{card.name}.yaml", through_links=False) as temporary:
+        temporary.write_text(card.to_text(), encoding="utf-8")
 
 
 def held(name: str) -> AbstractContextManager[None]:

@@ -140,6 +140,27 @@ def test_the_hub_form_needs_trust_on_another_machine(run, added, tmp_path, monke
     assert "my_net:build" in (tmp_path / "hub" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("inside", ["module", "_orig_mod"])
+def test_weights_of_a_parallel_or_compiled_model_are_told_from_those_of_another(run, monkeypatch, inside):
+    Path("my_net.py").write_text(FACTORY)
+    save_file({f"{inside}.{key}": value for key, value in network(4).state_dict().items()}, "net.safetensors")
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    finished = run("add", "my_net:build", "--name", "net", "--weights", "net.safetensors", "--dataset", "digits")
+    assert finished.returncode == 2
+    assert (
+        f"names begin with '{inside}', so take the module inside, model.{inside}, and its weights." in finished.stderr
+    )
+    assert finished.stderr.count("\n") == 1
+
+
+def test_an_export_does_not_replace_a_file_that_is_no_card(run, mine):
+    Path(f"{mine}.yaml").write_text("port: 80")
+    finished = run("export", mine, ".")
+    assert finished.returncode == 2
+    assert f"'{mine}.yaml' exists and is no model card" in finished.stderr
+    assert Path(f"{mine}.yaml").read_text() == "port: 80"
+
+
 def test_the_folder_of_an_export(run, mine, tmp_path):
     folder = tmp_path / "shared"
     assert run("export", mine, str(folder)).returncode == 0

@@ -55,6 +55,14 @@ def test_references_are_told_from_names() -> None:
     assert not is_reference("knn_ib_beta0.03-w16")
 
 
+def test_a_function_may_import_from_the_current_folder_when_it_is_called(my_models: Path) -> None:
+    (my_models / "late_models.py").write_text("def net():\n    import late_layers\n    return late_layers.layers()\n")
+    (my_models / "late_layers.py").write_text(
+        "from torch import nn\ndef layers():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    load_reference("late_models:net", image_size=(32, 32), num_classes=10)
+
+
 def test_a_function_of_the_current_folder(my_models: Path) -> None:
     model = load_reference("my_models:network", image_size=(32, 32), num_classes=10)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)

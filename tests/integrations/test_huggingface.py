@@ -84,6 +84,44 @@ def test_a_folder_gets_the_readme_of_the_model_that_is_saved_to_it_unless_it_is_
     assert (folder / "README.md").read_text() == "My own words."
 
 
+def test_a_failed_save_keeps_the_model_that_is_there(
+    folder: Path, registered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            save_pretrained(registered, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", '{"model_type": "vit"}', "config.json' exists and is no model card"),
+        ("model.safetensors", "", "holds a model.safetensors without a config.json"),
+    ],
+)
+def test_a_model_of_another_library_is_not_replaced(
+    registered: str, tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / file).write_text(text)
+    with pytest.raises(IbrobustError, match=message):
+        save_pretrained(registered, tmp_path / "vit")
+    assert [(found.name, found.read_text()) for found in (tmp_path / "vit").iterdir()] == [(file, text)]
+
+
+def test_a_file_is_no_folder_to_save_to(registered: str, tmp_path: Path) -> None:
+    (tmp_path / "saved").touch()
+    with pytest.raises(IbrobustError, match="saved' cannot be made .a file has this name.: choose another folder"):
+        save_pretrained(registered, tmp_path / "saved")
+
+
 def test_a_readme_rounds_halves_up(registered: str) -> None:
     score = AccuracyRecord(correct=5, total=160)  # 3.125%
     card = model_card(registered).model_copy(update={"clean_accuracy": {"head": score}})

@@ -95,6 +95,33 @@ def test_the_rounded_model_keeps_no_earlier_evaluation(exported):
     assert exported[0].evaluations == {}
 
 
+@pytest.fixture
+def untrained():
+    """The name of a stored model that costs no training."""
+    model = ImageClassifier(Encoder(width=1, latent_dim=2), torch.nn.Linear(2, 10))
+    return register_model("untrained", model, dataset=load_dataset("digits")).name
+
+
+def test_a_file_that_is_no_card_is_not_replaced(untrained, tmp_path):
+    (tmp_path / "settings.yaml").write_text("port: 80")
+    with pytest.raises(IbrobustError, match="settings.yaml' exists and is no model card"):
+        export_model(untrained, tmp_path, new_name="settings")
+    assert (tmp_path / "settings.yaml").read_text() == "port: 80"
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_folder_may_be_given_as_text(untrained, tmp_path):
+    card = export_model(untrained, str(tmp_path / "new" / "given"))
+    assert export_model(untrained, str(tmp_path / "new" / "given")) == card  # which an export may replace
+    assert read_card(tmp_path / "new" / "given" / "untrained.yaml") == card
+
+
+def test_a_file_is_no_folder_to_export_to(untrained, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(IbrobustError, match="file' cannot be made .a file has this name.: choose another folder"):
+        export_model(untrained, tmp_path / "file")
+
+
 def test_an_exact_export_keeps_weights_and_evaluations(tmp_path):
     train(RECIPE, name="tiny")
     update_metrics("tiny", "fgsm", {"accuracy": 0.5})

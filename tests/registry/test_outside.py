@@ -22,6 +22,7 @@ from ibrobust.data import Dataset, Split, load_dataset
 from ibrobust.errors import IbrobustError
 from ibrobust.registry import copy_model, export_model, factories, list_models, load_model, model_card, register_model
 from ibrobust.registry.card import read_card
+from ibrobust.registry.outside import module_of
 from ibrobust.registry.same_function import is_the_same
 from ibrobust.training.recipe import Recipe
 
@@ -254,18 +255,91 @@ def test_a_changed_gradient_is_another_function(nets):
         load_model("net")
 
 
-def test_a_module_of_the_same_name_in_another_folder_is_not_taken(nets, tmp_path, monkeypatch):
-    model = trained_a_little(nets.build())
-    register_model("net", model, dataset=dataset(), factory="my_nets:build")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "my_nets.py").write_text(FACTORY.replace("nn.ReLU()", "nn.Softplus()"))
-    monkeypatch.chdir(other)
-    monkeypatch.syspath_prepend(other)
-    del sys.modules["my_nets"]
-    theirs = importlib.import_module("my_nets")
-    register_model("theirs", trained_a_little(theirs.build()), dataset=dataset(), factory="my_nets:build")
-    with pytest.raises(IbrobustError, match="another function than when 'net' was registered"):
+@pytest.fixture
+def two_projects(tmp_path, monkeypatch):
+    """Two folders, on no path, with a module of the same name; the function itself imports another module of its."""
+    for folder, activation in (("one", "ReLU"), ("two", "Softplus")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_net.py").write_text(
+            "def build():\n    from same_layers import layers\n    return layers()\n"
+        )
+        (tmp_path / folder / "same_layers.py").write_text(
+            "from torch import nn\n\ndef layers():\n    start = nn.AvgPool2d(8), nn.Flatten(), nn.Linear(27, 27)\n"
+            f"    return nn.Sequential(*start, nn.{activation}(), nn.Linear(27, 7))\n"
+        )
+
+    def forget() -> None:
+        for name in ("same_net", "same_layers"):
+            sys.modules.pop(name, None)
+
+    forget()
+    yield forget
+    forget()
+
+
+def register_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """Register the model of a folder of `two_projects`, under the folder's name, as `ibrobust add` does; return it."""
+    monkeypatch.chdir(folder)
+    model = module_of("same_net:build", {}, None).eval()
+    register_model(folder.name, model, dataset=dataset(), factory="same_net:build")
+    return model
+
+
+def test_a_function_may_import_a_module_beside_its_own(two_projects, tmp_path, monkeypatch):
+    model = register_from(tmp_path / "one", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    two_projects()
+    path = list(sys.path)
+    assert torch.equal(logits(load_model("one")), logits(model))
+    assert sys.path == path
+
+
+def test_a_module_that_the_function_needs_and_nobody_has_is_named(nets):
+    Path("lacking.py").write_text("def build():\n    import a_module_nobody_has\n")
+    with pytest.raises(IbrobustError, match="No module named 'a_module_nobody_has'.: install that module"):
+        module_of("lacking:build", {}, None)
+
+
+def test_factories_of_one_name_in_two_folders(two_projects, tmp_path, monkeypatch):
+    models = {}
+    for name in ("one", "two"):
+        models[name] = register_from(tmp_path / name, monkeypatch)
+        two_projects()
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two", "one"):
+        assert torch.equal(logits(load_model(name)), logits(models[name]))
+
+
+def test_a_module_that_was_imported_from_another_folder_comes_back_after_loading(two_projects, tmp_path, monkeypatch):
+    register_from(tmp_path / "one", monkeypatch)
+    two_projects()
+    register_from(tmp_path / "two", monkeypatch)
+    mine = sys.modules["same_net"], sys.modules["same_layers"]
+    load_model("one")
+    assert (sys.modules["same_net"], sys.modules["same_layers"]) == mine
+
+
+def test_a_folder_that_is_gone_is_named(two_projects, tmp_path, monkeypatch):
+    register_from(tmp_path / "one", monkeypatch)
+    two_projects()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    with pytest.raises(IbrobustError, match=r"The folder '.*/one', where same_net:build was when .* does not exist"):
+        load_model("one")
+    monkeypatch.chdir(tmp_path / "moved")
+    load_model("one", trust=True)
+    two_projects()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
+    with pytest.raises(IbrobustError, match=r"'same_net', which cannot be imported: .* restore it in '.*/one', where"):
+        load_model("one")
+
+
+def test_a_damaged_record_of_what_is_allowed_is_named(nets, home):
+    register_model("net", nets.build().eval(), dataset=dataset(), factory="my_nets:build")
+    (record,) = (home / "factories").iterdir()
+    record.write_text("")
+    with pytest.raises(IbrobustError, match=rf"{record.name}' is damaged: remove it, and register the model again"):
         load_model("net")
 
 

@@ -19,7 +19,7 @@ from ibrobust.evaluation.attacks.fingerprint import fingerprint
 from ibrobust.evaluation.attacks.option_types import NORMS
 from ibrobust.evaluation.attacks.watched_model import WatchedModel, judged_by_gradients
 from ibrobust.from_numpy import tensor_of
-from ibrobust.function_names import short_reason
+from ibrobust.function_names import importable, short_reason
 from ibrobust.suggestions import a_type
 
 FORM = "attack(model, images, labels, *, epsilon, seed)"
@@ -93,7 +93,8 @@ class FunctionAttack(Attack):
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, seed: int) -> Tensor:
         options: dict[str, Any] = dict(self.options)
         try:
-            given = self.function(model, images.clone(), labels.clone(), epsilon=epsilon, seed=seed, **options)
+            with importable(None):  # also for what the function imports itself
+                given = self.function(model, images.clone(), labels.clone(), epsilon=epsilon, seed=seed, **options)
         except (MemoryError, torch.cuda.OutOfMemoryError, IbrobustError):
             raise
         except Exception as error:  # whatever it does

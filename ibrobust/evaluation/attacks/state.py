@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ibrobust.errors import IbrobustError
 from ibrobust.evaluation.attacks.behaviour import Behaviour
 
 FORMAT = 7
+_IMAGES = re.compile(r"\d{6,}\.safetensors|\.\d{6,}\.safetensors\.\w+\.tmp")  # also those of a kill
 _REMEDY = "remove it, or store the state elsewhere"
 
 
@@ -38,7 +40,8 @@ class AttackLog:
         keep_images: whether the images of a step are stored, in a folder beside the file.
 
     Raises:
-        IbrobustError: the file is damaged or belongs to another evaluation, or cannot be written.
+        IbrobustError: the file is damaged or belongs to another evaluation, or cannot be written; or the folder of the
+            images holds other files.
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class AttackLog:
             lines = _complete_lines(path)
             _check_header(path, lines[0], settings, behaviour, surrogates or {})
         elif keep_images:
-            shutil.rmtree(images_folder(path), ignore_errors=True)  # of an earlier evaluation
+            _refuse_other_files(path)
+            _remove_images(path)  # of an earlier evaluation
         self._finished = lines[1:]
         try:
             # Written again, to remove an incomplete last line after a kill.
@@ -128,9 +132,9 @@ class AttackLog:
 
 
 def remove_state(path: Path) -> None:
-    """Remove a state file and its images, if there are any."""
+    """Remove a state file and its images, if there are any; other files in the folder of the images stay."""
     path.unlink(missing_ok=True)
-    shutil.rmtree(images_folder(path), ignore_errors=True)
+    _remove_images(path)
 
 
 def images_folder(path: Path) -> Path:
@@ -169,6 +173,26 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 def _images_file(path: Path, number: int) -> Path:
     return images_folder(path) / f"{number:06d}.safetensors"
+
+
+def _refuse_other_files(path: Path) -> None:
+    folder = images_folder(path)
+    if not folder.exists():
+        return
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else [folder.name]
+    if other := next((name for name in names if not _IMAGES.fullmatch(name)), None):
+        raise IbrobustError(
+            f"{str(folder)!r} is needed for the images of the state {str(path)!r}, but {other!r} is there, which is "
+            "not of an evaluation: move it, or give the state another name."
+        )
+
+
+def _remove_images(path: Path) -> None:
+    with suppress(OSError):  # there is no such folder, or other files are in it
+        for file in list(images_folder(path).iterdir()):
+            if _IMAGES.fullmatch(file.name):
+                file.unlink()
+        images_folder(path).rmdir()
 
 
 def _holds(line: dict[str, Any], key: Mapping[str, Any], valid: Callable[[dict[str, Any]], bool]) -> bool:

@@ -258,6 +258,13 @@ def test_a_function_by_name_with_options(module):
     assert read_attack("my_attacks:darken:share=0.1").label == "my_attacks:darken:share=0.1"
 
 
+def test_a_function_may_import_from_the_current_folder_when_it_is_called(module, tmp_path):
+    (tmp_path / "late_attacks.py").write_text(
+        "def darken(*given, **options):\n    import my_attacks\n    return my_attacks.darken(*given, **options)\n"
+    )
+    assert robust("late_attacks:darken") == [(False, True, True, False)]
+
+
 def test_an_attack_of_a_plugin(module, tmp_path, monkeypatch):
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()

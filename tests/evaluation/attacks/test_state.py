@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ibrobust.errors import IbrobustError
-from ibrobust.evaluation.attacks.behaviour import behaviour, some_images
+from ibrobust.evaluation.attacks.behaviour import Behaviour, behaviour, some_images
 from ibrobust.evaluation.attacks.run import run_attacks
-from ibrobust.evaluation.attacks.state import data_digests
+from ibrobust.evaluation.attacks.state import AttackLog, data_digests, images_folder, remove_state
 
 Data = tuple[Tensor, Tensor]
 
@@ -202,3 +202,39 @@ def test_the_same_pixels_in_another_shape_are_other_images() -> None:
     images, labels = torch.arange(24.0).reshape(1, 1, 4, 6), torch.zeros(1)
     digests = [data_digests(None, shaped, labels)["images"] for shaped in (images, images.reshape(1, 1, 6, 4))]
     assert digests[0] != digests[1]
+
+
+def log_with_images(path: Path) -> None:
+    log = AttackLog(path, {}, Behaviour(logits=[[0.0]], gradients=[[0.0]]), keep_images=True)
+    log.step({"batch": 0}, lambda: {"images": torch.zeros(1, 3, 2, 2)}, lambda line: True)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "run/000001.safetensors"])
+def test_a_folder_of_other_files_is_refused_and_left_as_it_is(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "run1.images" / name
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(IbrobustError, match=r"run1.images' is needed for the images of the state .*: move it, or give"):
+        log_with_images(tmp_path / "run1")
+    assert file.exists()
+    assert not (tmp_path / "run1").exists()
+
+
+def test_the_images_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "run1"
+    log_with_images(path)
+    path.unlink()
+    for name in ("000002.safetensors", ".000003.safetensors.a_b1.tmp"):
+        (images_folder(path) / name).touch()
+    log_with_images(path)
+    assert [file.name for file in images_folder(path).iterdir()] == ["000001.safetensors"]
+
+
+def test_a_state_is_removed_with_its_images_and_nothing_else(tmp_path: Path) -> None:
+    for other in ([], ["notes.txt"]):
+        log_with_images(tmp_path / "run1")
+        for name in other:
+            (images_folder(tmp_path / "run1") / name).touch()
+        remove_state(tmp_path / "run1")
+        assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == other
+    assert images_folder(tmp_path / "run1").is_dir()
