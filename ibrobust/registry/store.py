@@ -161,6 +161,11 @@ def find_card(name: str) -> Path:
         paths = card_paths()
         if name in paths:
             return paths[name]
+    if ":" in name:
+        raise IbrobustError(
+            f"{name!r} is no stored model, and one is needed here: give a name that ibrobust list shows. In Python, "
+            "ibrobust.integrations.external_models.load_reference gives a model of another package."
+        )
     rule = "ibrobust list shows all." if paths else "no model is stored yet; train one with ibrobust train."
     hint = suggestion(name, paths, rule)
     raise IbrobustError(f"Unknown model {name!r}: {hint}")

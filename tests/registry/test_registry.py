@@ -282,6 +282,11 @@ def test_a_warm_start_from_an_encoder_without_a_latent_layer_is_refused(digits):
         train(TINY.model_copy(update={"warm_start": "first", "width": 1, "latent_dim": 8}), name="second")
 
 
+def test_a_reference_in_place_of_a_name_is_told_what_loads_it():
+    with pytest.raises(IbrobustError, match="'timm:resnet18' is no stored model.*load_reference gives a model"):
+        load_model("timm:resnet18")
+
+
 def test_a_loaded_model_is_in_evaluation_mode_and_can_be_trained_on(classifier, digits):
     register_model("mine", classifier, dataset=digits)
     model = load_model("mine")
