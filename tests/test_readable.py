@@ -41,7 +41,7 @@ AUDIT = ibrobust.AuditReport(
     quick=True,
     seed=0,
 )
-BENCHMARK = BenchmarkResult("m", "head", "digits", "Linf", 8 / 255, 4, 3, 1, 0, 128, (), "CPU", {})
+BENCHMARK = BenchmarkResult("m", "head", "digits", "Linf", 8 / 255, 4, 3, 1, 0, 128, (), "CPU", {}, "5a")
 DIGITS = ibrobust.load_dataset("digits")
 
 SHOWN = [
