@@ -542,6 +542,31 @@ def test_the_means_in_l2_on_robustbenchs_images_are_those_of_the_records(tables)
         assert f"{mean:.1f}% for {shown}" in text
 
 
+def test_what_autoattack_breaks_of_a_part_of_the_images_is_that_of_the_records(tables):
+    """Of the model whose other images were not attacked with it."""
+    text = " ".join(_page("docs/results.md").split())
+    runs = json.loads(_page("docs/records/autoattack-on-a-part.json"))
+    assert [tables.format_epsilon(run["epsilon"]) for run in runs] == ["2/255", "4/255"]
+    for run in runs:
+        (whole,) = (
+            result["attacked_correct"]
+            for result in tables.read_records()[run["model"]]["decoders"][run["decoder"]]["attacks"]
+            if (result["attack"], result["norm"], result["epsilon"]) == ("WorstCase", "Linf", run["epsilon"])
+        )
+        left = [image for image, right in enumerate(whole) if right == "1"]
+        assert len(left) == run["left"]
+        assert set(run["attacked"]) <= set(left)
+        assert (run["broken"], run["flags"]) == ([], [])
+    (few, of_638), (more, of_553) = ((len(run["attacked"]), run["left"]) for run in runs)
+    assert (
+        f"At 2 and 4/255 it was run on {few} of the {of_638} and {more} of the {of_553} images that are left of this "
+        "model, evenly spaced, and broke none"
+    ) in text
+    # Of n images, none is broken in less than 2.5% of all cases if more than this share of them would be.
+    shares = [math.ceil(1000 * (1 - 0.025 ** (1 / number))) / 10 for number in (few, more)]
+    assert "So with 97.5% confidence it would break less than {} and {}% of them.".format(*shares) in text
+
+
 def test_what_is_kept_in_l2_is_that_of_the_records(tables):
     known, text = tables.read_records(), " ".join(_page("docs/results.md").split())
     seeds = tables.seeds_of(known)
