@@ -15,12 +15,12 @@ from ibrobust.errors import IbrobustError
 
 # The number of today's way to audit. Raise it when the same model may get another verdict: an audit in a card that has
 # a lower number, or none, is shown as an older one until it is made again.
-AUDIT_VERSION = 13
+AUDIT_VERSION = 14
 # The earliest version with the same answers as today's, if the robustness was decided.
 SAME_AUDIT = 7
 # The same of the worst-case attack. Raise it when the attack may break other images: a study measures them anew, and a
 # run that was interrupted does not resume.
-WORST_CASE_VERSION = 10
+WORST_CASE_VERSION = 11
 # The earliest version that breaks the same images as today's, if no gradient is NaN, infinite, misleading or cut.
 SAME_WORST_CASE = 2
 # Attacks that search long. A worst case over others alone says little.

@@ -57,7 +57,7 @@ def check_determinism(model: nn.Module, images: Tensor) -> Check:
 
 @torch.no_grad()
 def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
-    """Count the images (B, C, H, W) whose outputs are a probability distribution."""
+    """Count the images (B, C, H, W) whose outputs are probabilities, see `is_distribution`."""
     distribution = is_distribution(model(images))
     share = float(distribution.float().mean())
     return Check(
@@ -65,8 +65,8 @@ def check_logits_not_probabilities(model: nn.Module, images: Tensor) -> Check:
         share,
         "at most 50%",
         share <= 0.5,
-        f"{int(distribution.sum())} of {len(images)} outputs are numbers in [0, 1] that sum to 1: cross-entropy of "
-        "a softmax flattens the loss.",
+        f"{int(distribution.sum())} of {len(images)} outputs are probabilities, in [0, 1] with a sum of 1, or a single "
+        "one instead of a logit: cross-entropy of a softmax flattens the loss.",
         CROCE,
     )
 
