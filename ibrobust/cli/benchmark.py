@@ -132,8 +132,17 @@ def _store(result: BenchmarkResult, errors: Console) -> None:
     from ibrobust.cli.flags import in_flags
     from ibrobust.errors import IbrobustError
     from ibrobust.integrations.robustbench.run_benchmark import store
+    from ibrobust.registry import model_card
 
     try:
-        store(result)
+        key = store(result)
+        kept = model_card(result.model).evaluations[key]
+        if kept["robust_correct"] < result.robust_correct:
+            errors.print(
+                f"Not stored: the card already holds {kept['robust_correct']} of {kept['total']} robust images with "
+                f"the seed {kept['seed']}, which stays in it.",
+                style="yellow",
+                markup=False,
+            )
     except IbrobustError as error:  # the card of a shipped model is not changed; the result is still shown
         errors.print(f"Not stored: {in_flags(str(error))}", style="yellow", markup=False)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ibrobust.cli.benchmark import benchmark
 from ibrobust.errors import IbrobustError
-from ibrobust.registry import model_card
+from ibrobust.registry import add_evaluations, model_card
 
 
 def invoke(*arguments: str) -> Any:
@@ -30,6 +30,16 @@ def test_a_registered_model(registered: str, tmp_path: Path) -> None:
     assert "Accuracy under attack, %" in done.stdout
     assert "n = 8 test images of digits" in done.stdout
     assert list(model_card(registered).evaluations.values()) == [record]
+
+
+def test_a_result_that_the_card_does_not_take_is_told(registered: str) -> None:
+    options = (registered, "--eps", "1/255", "--n-examples", "8")
+    assert "Not stored" not in invoke(*options).stderr
+    ((key, record),) = model_card(registered).evaluations.items()
+    add_evaluations(registered, {"robustbench": {record["decoder"]: {**record, "robust_correct": 0, "seed": 7}}})
+    done = invoke(*options)
+    assert "already holds 0 of 8 robust images with the seed 7" in " ".join(done.stderr.split())
+    assert model_card(registered).evaluations[key]["seed"] == 7
 
 
 def test_an_outside_model_is_not_looked_for_in_the_registry(
